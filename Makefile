@@ -1,0 +1,28 @@
+# One command each: `make demo` runs the main job, `make test` the tests. Both set everything up in .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test setup lint clean
+
+demo: setup
+	$(BIN)/hpa-lightning demo $(DEMO)
+
+test: setup
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# Set-up is skipped while nothing that it depends on has changed.
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: setup.cfg pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 10) else 'hpa_lightning needs Python 3.10 or newer, this is ' + sys.version.split()[0])"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,194 @@
+"""TaskEvaluation: after every task, all tasks and all safety sets are scored."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from tqdm.auto import tqdm
+
+from hpa_lightning.callbacks.running import evaluation_mode, forward_context, to_device
+from hpa_lightning.callbacks.sequential import SequentialTuning
+from hpa_lightning.callbacks.task import RESULTS_FILE, CurrentTask, TaskCallback, results_directory
+from hpa_lightning.metrics import build_metric
+from hpa_lightning.report import write_report
+from hpa_lightning.results import RunResults, source_commit
+
+_NEEDED = ("evaluation_sets", "evaluation_dataloader", "tasks")
+
+
+class TaskEvaluation(TaskCallback):
+    """Scores all tasks, the safety sets and over-refusal after every task and fills the matrix R.
+
+    The aligned model is scored before the first task (step -1). Every score goes to ``results.jsonl`` in the logger's
+    folder, to the logger, and into the checkpoint; raw answers are kept as JSON lines; tables, plots and an HTML page
+    are written at the end of the fit. The random state is put back, so that evaluating changes no training.
+
+    Hooks: task start (the first one), task end (after fusion and merge), ``on_train_epoch_end``, ``on_train_end``.
+    State: the scores. Strategies: one device; DDP (every rank scores everything, rank zero writes).
+
+    Args:
+        method: the name of the method in tables; made from the trainer's callbacks when ``None``.
+        initial: score the model before the first task; needed for DASR.
+        keep_predictions: write prompts and raw answers to ``predictions/``.
+        report: write tables, plots and the HTML page at the end of the fit.
+    """
+
+    start_order: ClassVar[int] = 10
+    end_order: ClassVar[int] = 90
+
+    def __init__(
+        self,
+        method: str | None = None,
+        initial: bool = True,
+        keep_predictions: bool = True,
+        report: bool = True,
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self.initial = initial
+        self.keep_predictions = keep_predictions
+        self.report = report
+        self._to_log: dict[str, float] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        missing = [name for name in _NEEDED if not hasattr(getattr(trainer, "datamodule", None), name)]
+        if stage == "fit" and missing:
+            raise MisconfigurationException(
+                f"TaskEvaluation asks the datamodule for {missing}, which {type(trainer.datamodule).__name__} does not "  # type: ignore[attr-defined]
+                "have; fit with a CVITDataModule."
+            )
+        if stage == "fit" and not hasattr(pl_module, "generate"):
+            raise MisconfigurationException(
+                f"TaskEvaluation calls generate(batch) -> list[str], which {type(pl_module).__name__} does not have."
+            )
+
+    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        if task.index > 0:
+            return
+        self._record_run(trainer)
+        if self.initial:
+            self._evaluate(trainer, pl_module, -1, None)
+
+    def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        self._evaluate(trainer, pl_module, task.index, task.name)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._to_log:
+            self.log_dict(self._to_log, rank_zero_only=True)  # so that ModelCheckpoint can monitor them
+            self._to_log = {}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self.report and trainer.is_global_zero:
+            directory = results_directory(trainer)
+            if (directory / RESULTS_FILE).exists():
+                page = write_report([directory], directory / "report")["html"]
+                rank_zero_info(f"Report: {page}")
+
+    def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int, after: str | None) -> None:
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        sets = datamodule.evaluation_sets()
+        bar = tqdm(
+            total=len(sets),
+            desc="Evaluating " + ("the aligned model" if after is None else f"after {after}"),
+            leave=False,
+            disable=not (trainer.is_global_zero and trainer.progress_bar_callback is not None),
+        )
+        with self.timed(trainer, step, "evaluate"), bar:
+            for evaluation_set in sets:
+                score, count = self._score(trainer, pl_module, evaluation_set, step)
+                self.record(
+                    trainer,
+                    "score",
+                    step=step,
+                    after=after,
+                    set=evaluation_set.name,
+                    kind=evaluation_set.kind,
+                    metric=evaluation_set.metric,
+                    score=score,
+                    n=count,
+                )
+                bar.update()
+        summary = RunResults(self._events).summary(step)
+        names = {"AP": "average_performance", "BWT": "backward_transfer", "MASR": "mean_attack_success_rate"}
+        names |= {"DASR": "attack_success_rise", "over_refusal": "over_refusal"}
+        values = {f"evaluation/{label}": summary.get(key) for key, label in names.items()}
+        values |= {
+            f"evaluation/{event['set']}": event["score"]
+            for event in self._events
+            if event["event"] == "score" and event["step"] == step
+        }
+        finite = {name: float(value) for name, value in values.items() if value is not None and value == value}
+        if step >= 0:
+            self._to_log = finite
+        elif trainer.logger is not None:
+            trainer.logger.log_metrics(finite, step=trainer.global_step)
+        shown = ", ".join(f"{key} {100 * summary[key]:.1f} %" for key in names if summary.get(key) is not None)
+        rank_zero_info(f"{'Aligned model' if after is None else f'After {after}'}: {shown}")
+
+    def _score(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: Any, step: int
+    ) -> tuple[float, int]:
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        metric = build_metric(evaluation_set.metric)
+        answers: list[dict[str, Any]] = []
+        with evaluation_mode(pl_module), forward_context(trainer):
+            for batch in datamodule.evaluation_dataloader(evaluation_set):
+                responses = pl_module.generate(  # type: ignore[operator]
+                    to_device(trainer, batch), max_new_tokens=evaluation_set.max_new_tokens
+                )
+                metric.update(responses, batch["references"])
+                answers += [
+                    {"id": identity, "prompt": prompt, "response": response, "references": list(references)}
+                    for identity, prompt, response, references in zip(
+                        batch["ids"], batch["prompts"], responses, batch["references"], strict=True
+                    )
+                ]
+        if self.keep_predictions and trainer.is_global_zero:
+            folder = results_directory(trainer) / "predictions"
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"step_{step + 1:02d}_{evaluation_set.name}.jsonl"
+            lines = (json.dumps({**answer, "max_new_tokens": evaluation_set.max_new_tokens}) for answer in answers)
+            _write_atomically(path, "\n".join(lines) + "\n")
+        return float(metric.compute()), len(answers)
+
+    def _record_run(self, trainer: L.Trainer) -> None:
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        own = [
+            type(callback).__name__
+            for callback in trainer.callbacks
+            if isinstance(callback, TaskCallback) and not isinstance(callback, (SequentialTuning, TaskEvaluation))
+        ]
+        self.record(
+            trainer,
+            "run",
+            method=self.method or " + ".join(own) or "Sequential tuning",
+            seed=int(os.environ.get("PL_GLOBAL_SEED", "-1")),
+            tasks=[task.name for task in datamodule.tasks],
+            sets=[{"name": item.name, "kind": item.kind} for item in datamodule.evaluation_sets()],
+            versions={
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("hpa-lightning", "torch", "lightning", "transformers", "peft")},
+                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            },
+            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            commit=source_commit(),
+        )
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)

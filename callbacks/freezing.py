@@ -1,0 +1,49 @@
+"""MaskedFreezing: the retained columns do not move while the task is trained."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch.optim import Optimizer
+
+from hpa_lightning.callbacks.partition import FocusPartition
+from hpa_lightning.callbacks.steps import StepCallback
+from hpa_lightning.callbacks.task import CurrentTask, required_callback
+
+
+class MaskedFreezing(StepCallback):
+    """Freezes the columns that :class:`FocusPartition` retained, bit for bit.
+
+    The columns' gradients are zeroed before the optimizer step and before clipping, so that the clipping norm ignores
+    them; after the step the columns are copied back. Only the copy holds for every optimizer: weight decay and stale
+    momentum move a column without a gradient. With LoRA the columns of A are zero from the task's start, where B = 0
+    and the model's function does not change, so ``(B A)[:, j] = 0`` exactly.
+
+    Hooks: task start, ``on_before_optimizer_step``, the optimizer's step post-hook.
+    State: none of its own (the masks are :class:`FocusPartition`'s). Strategies: one device, DDP.
+    Source: method.md, section 3, the in-training mode of HPA (arXiv 2511.20158).
+    """
+
+    start_order: ClassVar[int] = 40
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            required_callback(trainer, FocusPartition, self)
+
+    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        super().on_task_start(trainer, pl_module, task)
+        self.after_step(trainer, pl_module)
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        partition: FocusPartition = required_callback(trainer, FocusPartition, self)
+        for linear in partition.linears:
+            linear.mask_gradient_(partition.retained[linear.name])
+
+    @torch.no_grad()
+    def after_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        partition: Any = required_callback(trainer, FocusPartition, self)
+        for linear in partition.linears:
+            linear.restore_columns_(partition.anchors.get(linear.name), partition.retained[linear.name])

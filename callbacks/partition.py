@@ -1,0 +1,158 @@
+"""FocusPartition: which columns the in-training mode retains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from hpa_lightning.callbacks.calibrated import CalibratedCallback, CalibrationSettings, RetentionSettings
+from hpa_lightning.callbacks.running import muted_logging, plain_loader, to_device
+from hpa_lightning.callbacks.task import CurrentTask, cpu_state, task_stream
+
+
+class FocusPartition(CalibratedCallback):
+    """Partitions the columns of every tuned linear layer at a task's start and selects those to retain.
+
+    Safety and task Hessians come from the model at the task's start. The update does not exist yet then; it is probed:
+    ``probe_steps`` ordinary optimizer steps on the task's first batches, after which weights, optimizer and random
+    state are put back exactly (decision; the paper's method works after training, see :class:`HarmoniousFusion`).
+    The masks are used by :class:`MaskedFreezing` and the anchors also by :class:`OrthogonalProjection`; on its own
+    this callback changes nothing and only reports.
+
+    Hooks: task start. State: masks, the weights before the task (full-parameter tuning only), the safety calibration
+    set. Strategies: one device, DDP (every rank calibrates, rank zero's masks are used).
+    Source: HPA (arXiv 2511.20158), focusing-based partition and balanced selection.
+
+    Args:
+        probe_steps: optimizer steps of the probe.
+        safety_data, task_data, calibration, retention, blocks, target_modules: see :class:`CalibratedCallback`.
+
+    Attributes:
+        retained: name -> boolean ``(in_features,)`` on the weight's device; True keeps the old column.
+        anchors: name -> weight before the task, ``(out_features, in_features)``; empty with LoRA.
+    """
+
+    start_order: ClassVar[int] = 30
+
+    def __init__(
+        self,
+        probe_steps: int = 8,
+        safety_data: Iterable[Any] | None = None,
+        task_data: Iterable[Any] | None = None,
+        calibration: CalibrationSettings | None = None,
+        retention: RetentionSettings | None = None,
+        blocks: str | None = None,
+        target_modules: list[str] | None = None,
+    ) -> None:
+        super().__init__(safety_data, task_data, calibration, retention, blocks, target_modules)
+        if probe_steps < 1:
+            raise ValueError(f"probe_steps is {probe_steps}; expected at least 1, or there is no update to partition.")
+        self.probe_steps = probe_steps
+        self.retained: dict[str, Tensor] = {}
+        self.anchors: dict[str, Tensor] = {}
+
+    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        with self.timed(trainer, task.index, "calibrate"):
+            self.find_linears(pl_module)
+            self.anchors = {linear.name: anchor for linear in self.linears if (anchor := linear.anchor()) is not None}
+            safety = self.inverse_diagonals(trainer, pl_module, self.safety_batches(trainer, pl_module), "safety")
+            tasks = self.inverse_diagonals(trainer, pl_module, self.task_batches(trainer, task), "task")
+            with self._probed(trainer, pl_module):
+                self.retained = self.select(trainer, task, safety, tasks, self.anchors)
+            self.record_audit(trainer, task, {})
+
+    def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        self.find_linears(pl_module)
+        devices = {linear.name: linear.weight.device for linear in self.linears}
+        missing = sorted(devices.keys() - self.retained.keys())
+        if missing:
+            raise ValueError(
+                f"the checkpoint holds no column mask for {missing[:3]}; it was written with other layers under tuning."
+            )
+        self.retained = {name: self.retained[name].to(device) for name, device in devices.items()}
+        self.anchors = {name: anchor.to(devices[name]) for name, anchor in self.anchors.items()}
+
+    def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        self.retained, self.anchors = {}, {}
+        self.linears = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "retained": cpu_state(self.retained),
+            "anchors": cpu_state(self.anchors),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.retained = dict(state_dict["retained"])
+        self.anchors = dict(state_dict["anchors"])
+
+    @contextmanager
+    def _probed(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[None]:
+        """The model after a few optimizer steps; everything is as before afterwards, whatever happens inside."""
+        trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+        weights = [parameter.detach().clone() for parameter in trained]
+        buffers = [(buffer, buffer.detach().clone()) for buffer in pl_module.buffers()]
+        optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
+        try:
+            with isolate_rng(), muted_logging(pl_module):
+                loss = self._probe(trainer, pl_module)
+                rank_zero_info(f"Probed the update with {self.probe_steps} optimizer steps (last loss {loss:.4f}).")
+            with torch.no_grad():
+                yield
+        finally:
+            with torch.no_grad():
+                for parameter, weight in zip(trained, weights, strict=True):
+                    parameter.copy_(weight)
+                    parameter.grad = None
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            for optimizer, state in zip(trainer.optimizers, optimizers, strict=True):
+                optimizer.load_state_dict(state)
+
+    def _probe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:
+        (optimizer,) = trainer.optimizers
+        for group in optimizer.param_groups:
+            # A warm-up schedule starts at rate 0; the probe steps at the rate the schedule was built from.
+            group["lr"] = group.get("initial_lr", group["lr"])
+        stream = task_stream(trainer)
+        loader = stream.train_dataloader() if stream is not None else plain_loader(trainer.train_dataloader)
+        loss: Tensor = torch.tensor(float("nan"))
+        for step, batch in enumerate(cycle_batches(loader)):
+            if step == self.probe_steps:
+                break
+            optimizer.zero_grad()
+            with torch.enable_grad(), trainer.precision_plugin.train_step_context():
+                output = pl_module.training_step(to_device(trainer, batch), step)
+            loss = cast(Tensor, output["loss"] if isinstance(output, Mapping) else output)
+            if not torch.isfinite(loss):
+                raise ValueError(f"the probe's loss is {float(loss)} at step {step}; expected a finite loss.")
+            loss.backward()
+            if trainer.gradient_clip_val:
+                pl_module.clip_gradients(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+            optimizer.step()
+        return float(loss.detach())
+
+
+def cycle_batches(loader: Iterable[Any]) -> Iterator[Any]:
+    """The loader's batches, again from the start when they are used up.
+
+    Raises:
+        ValueError: the loader is empty.
+    """
+    while True:
+        empty = True
+        for batch in loader:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("the training data are empty; expected at least one batch.")

@@ -1,0 +1,41 @@
+"""OrthogonalProjection: the update never points along the weight before the task."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import lightning as L
+import torch
+
+from hpa_lightning.callbacks.freezing import MaskedFreezing
+from hpa_lightning.callbacks.partition import FocusPartition
+from hpa_lightning.callbacks.steps import StepCallback
+from hpa_lightning.callbacks.task import required_callback
+
+
+class OrthogonalProjection(StepCallback):
+    """Projects each layer's update onto the complement of the weight before the task, after every optimizer step.
+
+    Afterwards ``|<W - W_prev, W_prev>| <= 1e-6 ||W - W_prev|| ||W_prev||`` (Frobenius). Projecting gradients instead
+    would not hold it: Adam's rescaled step leaves the subspace. With LoRA, B is corrected within the adapter and the
+    base weight is only read. Columns frozen by :class:`MaskedFreezing` stay untouched.
+
+    Hooks: task start, the optimizer's step post-hook (after that of :class:`MaskedFreezing`).
+    State: none of its own. Strategies: one device, DDP.
+    Source: HPA (arXiv 2511.20158), orthogonal adjustment; the in-training form is a decision of this project.
+    """
+
+    start_order: ClassVar[int] = 45
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            required_callback(trainer, FocusPartition, self)
+
+    @torch.no_grad()
+    def after_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        partition: FocusPartition = required_callback(trainer, FocusPartition, self)
+        frozen = any(isinstance(callback, MaskedFreezing) for callback in trainer.callbacks)
+        for linear in partition.linears:
+            retained = partition.retained[linear.name] if frozen else None
+            linear.project_(partition.anchors.get(linear.name), retained)

@@ -1,0 +1,51 @@
+"""Sequential tuning: what happens between two tasks whatever the method."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.modules.adapters import merge_lora_, restart_lora_
+
+
+class SequentialTuning(TaskCallback):
+    """Starts every task of a stream afresh: LoRA merged and restarted, new optimizer, new scheduler.
+
+    At a task's end the adapters are merged into the base weights in fp32 and a fresh adapter begins; at the next
+    task's start the optimizer and the scheduler are built anew by ``configure_optimizers``. Without LoRA only the
+    latter happens. On its own this callback is plain sequential tuning (SeqFT), the baseline of every comparison.
+
+    Hooks: task start (before all other task callbacks) and task end (after fusion, before evaluation).
+    State: none of its own. Strategies: one device, DDP.
+
+    Args:
+        seed: the adapters of task t are initialised from ``seed`` and t alone.
+        merge_last: also merge after the last task, so that the final model is a plain dense one.
+    """
+
+    start_order: ClassVar[int] = 0
+    end_order: ClassVar[int] = 20
+    handles_task_boundaries: ClassVar[bool] = True
+
+    def __init__(self, seed: int = 0, merge_last: bool = True) -> None:
+        super().__init__()
+        self.seed = seed
+        self.merge_last = merge_last
+
+    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        merge_lora_(pl_module)  # an adapter that somebody brought along is kept, not lost
+        restart_lora_(pl_module, torch.Generator().manual_seed(self.seed * 1_000_003 + task.index))
+        if task.index > 0:
+            trainer.strategy.setup_optimizers(trainer)
+
+    def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        is_last = task.last_epoch is None or task.last_epoch + 1 >= (trainer.max_epochs or 0)
+        if is_last and not self.merge_last:
+            return
+        merged = merge_lora_(pl_module)
+        if merged:
+            rank_zero_info(f"Task {task.index} ({task.name}): merged {merged} LoRA layers into the base weights.")

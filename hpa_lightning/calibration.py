@@ -1,0 +1,239 @@
+"""Runs a model over calibration batches and returns diag(H^-1) of every linear layer's inputs.
+
+The decoder blocks are replayed one after the other, as GPTQ does (Frantar et al., ICLR 2023): a first pass, in which
+the blocks hand their input through without computing, records what each block is called with; then each block runs
+over all batches while the inputs of its linear layers are accumulated. Memory is one block's Hessians and one hidden
+state for each batch; time is one forward pass. Where a model does something between its blocks (features injected
+after some layer, blocks called twice) the replay would be wrong; that is detected in the first pass, and whole forward
+passes, one for each block, take its place: slower, with the same memory and the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpa_lightning.functional import HessianAccumulator
+
+_CACHES = ("past_key_values", "past_key_value", "layer_past")
+
+
+class _StopForward(Exception):
+    """Ends a forward pass once the blocks have been seen."""
+
+
+@dataclass
+class _Call:
+    """What one block was called with for one batch; the hidden state is kept apart."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    hidden_key: str | None  # keyword of the hidden state; None: first positional argument
+
+    def run(self, block: nn.Module, hidden: Tensor) -> Any:
+        kwargs = {key: (None if key in _CACHES else value) for key, value in self.kwargs.items()}
+        if "use_cache" in kwargs:
+            kwargs["use_cache"] = False
+        if self.hidden_key is None:
+            return block(hidden, *self.args, **kwargs)
+        return block(*self.args, **{self.hidden_key: hidden}, **kwargs)
+
+
+def inverse_hessian_diagonals(
+    forward: Callable[[Any], Any],
+    batches: Sequence[Any],
+    blocks: Sequence[nn.Module],
+    linears: Mapping[str, nn.Module],
+    *,
+    damping: float = 0.01,
+    valid_positions: Callable[[Any], Tensor | None] = lambda batch: None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    on_block: Callable[[int, int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Return diag(H^-1) of the inputs of each linear layer, ``H = (2/n) X^T X`` damped.
+
+    The modules that are passed must be in eval mode if dropout is to be off. Layers that are fed the very same tensor
+    (query, key and value; gate and up) share one Hessian.
+
+    Args:
+        forward: runs the whole model on one batch; its result is not used and it may be stopped by an exception.
+        batches: the calibration batches, on the model's device.
+        blocks: the decoder blocks in the order in which they are called.
+        linears: name -> module whose first input is recorded; every module lies inside one of ``blocks``.
+        damping: share of the mean diagonal added to the diagonal.
+        valid_positions: batch -> boolean ``(batch, tokens)``, True where a position is no padding, or ``None`` to
+            take every position. Decision: image tokens count, padding does not.
+        context: autocast or the like, entered around every computation.
+        on_block: called with (blocks done, blocks) for progress.
+
+    Returns:
+        name -> ``(in_features,)``, fp32, on the device of the inputs.
+
+    Raises:
+        ValueError: no batches, a layer outside the blocks, a layer that never ran, or inputs that are not finite.
+    """
+    if len(batches) == 0:
+        raise ValueError("calibration got no batches; expected at least one.")
+    inside = {id(module): index for index, block in enumerate(blocks) for module in block.modules()}
+    outside = [name for name, module in linears.items() if id(module) not in inside]
+    if outside:
+        raise ValueError(f"calibration got layers outside the decoder blocks: {outside[:3]}.")
+    by_block: list[dict[str, nn.Module]] = [{} for _ in blocks]
+    for name, module in linears.items():
+        by_block[inside[id(module)]][name] = module
+
+    result: dict[str, Tensor] = {}
+    with torch.no_grad(), context():
+        masks = [valid_positions(batch) for batch in batches]
+        recorded = _record_calls(forward, batches, blocks)
+        for index, block in enumerate(blocks):
+            with _Recorder(by_block[index], damping) as recorder:
+                if recorded is not None:
+                    calls, hidden = recorded
+                    for number, mask in enumerate(masks):
+                        recorder.start_batch(mask)
+                        output = calls[index][number].run(block, hidden[number])
+                        hidden[number] = output[0] if isinstance(output, tuple) else output
+                elif by_block[index]:
+                    for batch, mask in zip(batches, masks, strict=True):
+                        recorder.start_batch(mask)
+                        forward(batch)
+                result.update(recorder.inverse_diagonals())
+            if on_block is not None:
+                on_block(index + 1, len(blocks))
+    return result
+
+
+class _Recorder:
+    """Accumulates the inputs of one block's linear layers; owns the hooks and removes them on exit."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], damping: float) -> None:
+        self._modules = modules
+        self._damping = damping
+        self._accumulators: dict[str, HessianAccumulator] = {}
+        self._leader: dict[str, str] = {}  # layer -> the layer that was fed the same tensor first
+        self._inputs: dict[str, Tensor] = {}  # this batch's input of each layer, kept so that identity is meaningful
+        self._mask: Tensor | None = None
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> _Recorder:
+        for name, module in self._modules.items():
+            handle = module.register_forward_pre_hook(self._hook(name), with_kwargs=True)
+            self._hooks.callback(handle.remove)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._hooks.close()
+        self._inputs.clear()
+
+    def start_batch(self, mask: Tensor | None) -> None:
+        self._inputs.clear()
+        self._mask = mask
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inputs = args[0] if args else next(iter(kwargs.values()))
+            if name not in self._leader:
+                shared = (other for other, seen in self._inputs.items() if seen is inputs)
+                self._leader[name] = self._leader.get(next(shared, name), name)
+            leader = self._leader[name]
+            if leader != name:
+                if self._inputs.get(leader) is not inputs:
+                    raise RuntimeError(
+                        f"{name} shared its input with {leader} in the first calibration batch and not in a later one; "
+                        "models that route tokens differently from batch to batch are not supported."
+                    )
+                return
+            self._inputs[name] = inputs
+            if name not in self._accumulators:
+                self._accumulators[name] = HessianAccumulator(inputs.shape[-1], damping=self._damping)
+            mask = self._mask if self._mask is not None and self._mask.shape == inputs.shape[:-1] else None
+            self._accumulators[name].update(inputs.detach(), mask=mask)
+
+        return record
+
+    def inverse_diagonals(self) -> dict[str, Tensor]:
+        silent = [name for name in self._modules if name not in self._leader]
+        if silent:
+            raise ValueError(
+                f"calibration never reached {silent[:3]}; expected every tuned layer to run in a forward pass."
+            )
+        computed = {leader: accumulator.inverse_diagonal() for leader, accumulator in self._accumulators.items()}
+        return {name: computed[leader] for name, leader in self._leader.items()}
+
+
+def _record_calls(
+    forward: Callable[[Any], Any], batches: Sequence[Any], blocks: Sequence[nn.Module]
+) -> tuple[list[list[_Call]], list[Tensor]] | None:
+    """Record each block's call for each batch, and the first hidden states; ``None`` if replay would be wrong."""
+    calls: list[list[_Call]] = [[] for _ in blocks]
+    hidden_states: list[Tensor] = []
+    output_is_tuple = _returns_tuple(forward, batches[0], blocks[0])
+    for number, batch in enumerate(batches):
+        expected_block, handed_on = 0, None
+        is_first, faithful = number == 0, True
+
+        def pass_through(index: int, *args: Any, is_first: bool = is_first, **kwargs: Any) -> Any:
+            nonlocal expected_block, handed_on, faithful
+            hidden_key = None if args else next(iter(kwargs))
+            hidden = args[0] if hidden_key is None else kwargs[hidden_key]
+            if index != expected_block or (index > 0 and hidden is not handed_on):
+                faithful = False
+                raise _StopForward
+            if index == 0:
+                hidden_states.append(hidden)
+            rest = {key: value for key, value in kwargs.items() if key != hidden_key}
+            calls[index].append(_Call(args[1:], rest, hidden_key))
+            expected_block = index + 1
+            if expected_block == len(blocks) and not is_first:  # the first batch goes on: are blocks called again?
+                raise _StopForward
+            handed_on = hidden.view_as(hidden)  # a new object, so that the next block's input tells who touched it
+            return (handed_on,) if output_is_tuple else handed_on
+
+        with _replaced_forwards(blocks, pass_through), suppress(_StopForward):
+            forward(batch)
+        if not faithful or any(len(recorded) != number + 1 for recorded in calls):
+            return None
+    return calls, hidden_states
+
+
+def _returns_tuple(forward: Callable[[Any], Any], batch: Any, block: nn.Module) -> bool:
+    answer: list[bool] = []
+
+    def stop(module: nn.Module, args: Any, output: Any) -> None:
+        answer.append(isinstance(output, tuple))
+        raise _StopForward
+
+    handle = block.register_forward_hook(stop)
+    try:
+        forward(batch)
+    except _StopForward:
+        pass
+    finally:
+        handle.remove()
+    if not answer:
+        raise ValueError(
+            "calibration never reached the first decoder block; check `blocks` and the calibration batches."
+        )
+    return answer[0]
+
+
+@contextmanager
+def _replaced_forwards(blocks: Sequence[nn.Module], replacement: Callable[..., Any]) -> Iterator[None]:
+    """Give each block ``replacement(index, ...)`` as its forward, and put the old one back whatever happens."""
+    before = [block.__dict__.get("forward") for block in blocks]
+    try:
+        for index, block in enumerate(blocks):
+            block.__dict__["forward"] = lambda *args, _index=index, **kwargs: replacement(_index, *args, **kwargs)
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            if forward is None:
+                block.__dict__.pop("forward", None)
+            else:
+                block.__dict__["forward"] = forward

@@ -1,0 +1,87 @@
+"""The command `hpa-lightning`: Lightning's `fit`, `validate`, `test`, `predict`, and `demo` and `report`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+USAGE = """usage: hpa-lightning COMMAND [options]
+
+Lightning commands (`hpa-lightning COMMAND --help` lists every option; all can be set from YAML):
+  fit        tune on the task stream:  hpa-lightning fit --config examples/nano_hpa.yaml
+  validate   score the tasks of the stream
+  test       score all tasks, safety sets and over-refusal
+  predict    write the answers
+
+Other commands:
+  demo       sequential tuning against both modes of HPA on the embedded benchmark, one table
+  report     tables, plots and one HTML page from the result folders of earlier runs
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `hpa-lightning`; ``arguments`` defaults to the command line's."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(USAGE)
+        return
+    command, rest = arguments[0], arguments[1:]
+    if command in {"fit", "validate", "test", "predict"}:
+        _lightning(arguments)
+    elif command == "demo":
+        _demo(rest)
+    elif command == "report":
+        _report(rest)
+    elif command == "--version":
+        from importlib.metadata import version
+
+        print(version("hpa-lightning"))
+    else:
+        raise SystemExit(f"hpa-lightning: no command {command!r}\n\n{USAGE}")
+
+
+def _lightning(arguments: list[str]) -> None:
+    from lightning.pytorch.cli import LightningCLI
+
+    from hpa_lightning.data import CVITDataModule
+    from hpa_lightning.modules import MLLMModule
+
+    LightningCLI(
+        MLLMModule,
+        CVITDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        # Injected optimizer factories make a fresh optimizer for every task; the automatic one would be reused.
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        args=arguments,
+    )
+
+
+def _demo(arguments: list[str]) -> None:
+    from hpa_lightning.demo import METHODS, run_demo
+
+    parser = argparse.ArgumentParser(prog="hpa-lightning demo", description=run_demo.__doc__)
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="result folder (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[100], help="seeds of the runs (default: %(default)s)")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="what to run")
+    options = parser.parse_args(arguments)
+    run_demo(options.output, options.seeds, options.methods)
+
+
+def _report(arguments: list[str]) -> None:
+    from hpa_lightning.report import write_report
+
+    parser = argparse.ArgumentParser(prog="hpa-lightning report", description="Tables, plots and one HTML page.")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders that hold a results.jsonl")
+    parser.add_argument("--output", type=Path, default=Path("report"), help="folder (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    for what, path in write_report(options.runs, options.output).items():
+        print(f"{what}: {path}")
+
+
+if __name__ == "__main__":
+    main()

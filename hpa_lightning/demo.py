@@ -1,0 +1,77 @@
+"""The main job on the embedded benchmark: sequential tuning against both modes of HPA, one table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import CSVLogger
+
+from hpa_lightning.callbacks import (
+    FocusPartition,
+    HarmoniousFusion,
+    MaskedFreezing,
+    OrthogonalProjection,
+    SequentialTuning,
+    TaskEvaluation,
+)
+from hpa_lightning.data.nano import NanoDataModule, nano_module
+from hpa_lightning.report import summary_table, write_report
+from hpa_lightning.results import RunResults
+
+METHODS: dict[str, tuple[str, Callable[[], list[L.Callback]]]] = {
+    "sequential": ("Sequential tuning", list),
+    "in-training": ("HPA, in-training", lambda: [FocusPartition(), MaskedFreezing(), OrthogonalProjection()]),
+    "post-training": ("HPA, post-training", lambda: [HarmoniousFusion()]),
+}
+
+_INTRODUCTION = """\
+A small multimodal model that was taught to refuse harmful requests is tuned on six visual tasks, one after another.
+AP           average performance: share of correct answers over all six tasks after the last one   (higher is better)
+BWT          backward transfer: how much the earlier tasks have changed since they were learned    (higher is better)
+MASR         mean attack success rate: share of harmful inputs that are answered, over three sets  (lower is better)
+DASR         rise of MASR over the aligned model that everything started from                      (lower is better)
+over-refusal share of harmless, dangerous-sounding inputs that are refused                         (lower is better)
+All in percent; intervals are 95 % over seeds where there are several."""
+
+
+def run_demo(output: Path, seeds: Sequence[int], methods: Sequence[str]) -> str:
+    """Run sequential tuning and both modes of HPA on the embedded benchmark and print one table."""
+    print(_INTRODUCTION, flush=True)
+    folders: list[Path] = []
+    for method in methods:
+        for seed in seeds:
+            folder = output / method / f"seed_{seed}"
+            start = time.monotonic()
+            print(f"\n{METHODS[method][0]}, seed {seed}: tuning on six tasks", flush=True)
+            run_nano(method, seed, folder)
+            summary = RunResults.from_file(folder).summary()
+            print(
+                f"  {time.monotonic() - start:.0f} s, AP {100 * summary['AP']:.1f}, BWT {100 * summary['BWT']:.1f}, "
+                f"MASR {100 * summary['MASR']:.1f}",
+                flush=True,
+            )
+            folders.append(folder)
+    files = write_report(folders, output / "report")
+    table = summary_table([RunResults.from_file(folder) for folder in folders])
+    print(f"\n{table}\n\nThe page with plots: {files['html']}")
+    return table
+
+
+def run_nano(method: str, seed: int, folder: Path) -> None:
+    """Fit the six tasks of the embedded benchmark with one method and leave the results in ``folder``."""
+    name, callbacks = METHODS[method]
+    L.seed_everything(seed, workers=True, verbose=False)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=CSVLogger(folder, name="", version=""),
+        callbacks=[SequentialTuning(seed=seed), *callbacks(), TaskEvaluation(method=name)],
+        reload_dataloaders_every_n_epochs=1,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        log_every_n_steps=10,
+    )
+    trainer.fit(nano_module(), datamodule=NanoDataModule(seed=seed))

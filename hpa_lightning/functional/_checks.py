@@ -1,0 +1,90 @@
+"""Argument checks and row blocks shared by the functional core.
+
+The checks read shapes, dtypes and devices only, except `check_finite`, which reads values and therefore waits
+for the device: functions that run inside the optimizer step do not call it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# 2^23 entries are 64 MiB in float64: large enough to keep a GPU busy, small beside one layer's weight.
+BLOCK_ENTRIES = 1 << 23
+
+
+def describe(tensor: object) -> str:
+    """Say what a value is, for an error message: `float32 tensor of shape (2, 3) on cpu`."""
+    if not isinstance(tensor, Tensor):
+        return f"{type(tensor).__name__} {tensor!r}"
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return f"{dtype} tensor of shape {tuple(tensor.shape)} on {tensor.device}"
+
+
+def check_float(name: str, tensor: Tensor, shape: tuple[str | int, ...], like: Tensor | None = None) -> None:
+    """Require a floating-point tensor of `shape`; a letter in `shape` stands for any size >= 1."""
+    expected = "(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")"
+    good = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dim() == len(shape)
+    if good:
+        good = all(
+            actual == wanted if isinstance(wanted, int) else actual >= 1
+            for actual, wanted in zip(tensor.shape, shape, strict=True)
+        )
+    if not good:
+        raise ValueError(f"{name}: expected a floating-point tensor of shape {expected}, got {describe(tensor)}.")
+    if like is not None and tensor.device != like.device:
+        raise ValueError(
+            f"{name}: expected a tensor on {like.device} like the other arguments, got {describe(tensor)}."
+        )
+
+
+def check_mask(name: str, mask: Tensor, columns: int, like: Tensor) -> None:
+    """Require a boolean `(columns,)` tensor on the device of `like`."""
+    good = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == (columns,)
+    if not good or mask.device != like.device:
+        raise ValueError(
+            f"{name}: expected a boolean tensor of shape ({columns},) on {like.device} "
+            f"(True keeps the old column), got {describe(mask)}."
+        )
+
+
+def check_same_dtype(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Require equal dtypes where values must travel bit for bit."""
+    if tensor.dtype != other.dtype:
+        raise ValueError(
+            f"{name} and {other_name} must have the same dtype, or a column could not be kept bit for bit: "
+            f"got {describe(tensor)} and {describe(other)}."
+        )
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Require finite values (waits for the device)."""
+    finite = torch.isfinite(tensor)
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
+        raise ValueError(
+            f"{name}: expected finite values, got {bad} NaN or infinite of {tensor.numel()} in a "
+            f"{describe(tensor)}. Look for an overflow or a diverged loss where it was computed."
+        )
+
+
+def check_number(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> None:
+    """Require a finite number in `[low, high]`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{name}: expected a finite number in [{low:g}, {high:g}], got {value!r}.")
+
+
+def result_dtype(*tensors: Tensor) -> torch.dtype:
+    """Dtype of a statistic of `tensors`: float64 if one of them is, else float32."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def blocks(length: int, width: int) -> Iterator[slice]:
+    """Slices that cut `length` lines of `width` entries into blocks of at most `BLOCK_ENTRIES` entries."""
+    step = max(1, BLOCK_ENTRIES // max(1, width))
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))

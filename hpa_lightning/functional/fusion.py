@@ -1,0 +1,188 @@
+"""Harmonious fusion after a task (step 3 of HPA): kept columns, and an orthogonal update elsewhere.
+
+Arithmetic is float64, block of rows by block of rows, with one cast when the result is written.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hpa_lightning.functional._checks import (
+    blocks,
+    check_finite,
+    check_float,
+    check_mask,
+    check_number,
+    result_dtype,
+)
+from hpa_lightning.functional.projection import adapter_direction
+
+
+@torch.no_grad()
+def projection_scale(weight_prev: Tensor, weight_new: Tensor) -> Tensor:
+    """Compute `s = <D, W_prev>_F / ||W_prev||_F^2` with `D = W_new - W_prev`; 0 where `W_prev = 0`.
+
+    Args:
+        weight_prev: weight before the task, `(out_features, in_features)`, any floating dtype.
+        weight_new: weight after it, same shape, any floating dtype.
+
+    Returns:
+        0-dim tensor, float32 (float64 if an argument is float64).
+
+    Raises:
+        ValueError: wrong shapes or non-finite values.
+
+    Source: HPA (arXiv 2511.20158), step 3.
+
+    Example:
+        >>> import torch
+        >>> old = torch.tensor([[1.0, 2.0]])
+        >>> projection_scale(old, 1.5 * old)
+        tensor(0.5000)
+    """
+    _check_weights(weight_prev, weight_new)
+    return _dense_scale(weight_prev, weight_new).to(result_dtype(weight_prev, weight_new))
+
+
+@torch.no_grad()
+def orthogonal_update(weight_prev: Tensor, weight_new: Tensor) -> Tensor:
+    """Compute `W_tilde = W_prev + D - s W_prev`: the update without its part along the old weight.
+
+    Args:
+        weight_prev: weight before the task, `(out_features, in_features)`, any floating dtype.
+        weight_new: weight after it, same shape, any floating dtype.
+
+    Returns:
+        `(out_features, in_features)` in the dtype of `weight_prev`.
+
+    Raises:
+        ValueError: wrong shapes or non-finite values.
+
+    Source: HPA (arXiv 2511.20158), step 3.
+
+    Example:
+        >>> import torch
+        >>> orthogonal_update(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 1.0]]))
+        tensor([[2., 1.]])
+    """
+    _check_weights(weight_prev, weight_new)
+    nothing = torch.zeros(weight_prev.shape[1], dtype=torch.bool, device=weight_prev.device)
+    return _fuse(weight_prev, weight_new, nothing, orthogonal=True)
+
+
+@torch.no_grad()
+def fuse(weight_prev: Tensor, weight_new: Tensor, retained: Tensor, orthogonal: bool = True) -> Tensor:
+    """Compute `W_hat = m * W_prev + (1 - m) * W_tilde`, the weight that is kept after the task.
+
+    Args:
+        weight_prev: weight before the task, `(out_features, in_features)`, any floating dtype.
+        weight_new: weight after it, same shape, any floating dtype.
+        retained: the mask `m`, boolean `(in_features,)`; True keeps the old column, bit for bit.
+        orthogonal: subtract `s W_prev` from the other columns; False takes `W_new` there (ablation).
+
+    Returns:
+        `(out_features, in_features)` in the dtype of `weight_prev`.
+
+    Raises:
+        ValueError: wrong shapes, a mask that is not boolean, or non-finite values.
+
+    Source: HPA (arXiv 2511.20158), step 3 and Algorithm 1.
+
+    Example:
+        >>> import torch
+        >>> old, new = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[3.0, 1.0, 1.0]])
+        >>> fuse(old, new, torch.tensor([False, True, False]))
+        tensor([[2., 0., 1.]])
+    """
+    _check_weights(weight_prev, weight_new)
+    check_mask("retained", retained, weight_prev.shape[1], weight_prev)
+    return _fuse(weight_prev, weight_new, retained, orthogonal)
+
+
+@torch.no_grad()
+def lora_fuse_(
+    weight_prev: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scaling: float,
+    retained: Tensor,
+    orthogonal: bool = True,
+) -> Tensor:
+    """Write `fuse(W_prev, W_prev + g B A, retained)` into `W_prev`, in place.
+
+    Column j becomes `(1 - s (1 - m_j)) W_prev[:, j] + (1 - m_j) g (B A)[:, j]` with
+    `s = g <B, W_prev A^T> / ||W_prev||^2`. The weight is read once for `s` and written once; `B A` exists for
+    a block of rows at a time. `A` and `B` are left as they are: reset them afterwards, or the update counts
+    twice.
+
+    Args:
+        weight_prev: base weight, `(out_features, in_features)`, any floating dtype; changed in place.
+        lora_a: `A`, `(q, in_features)`, any floating dtype.
+        lora_b: `B`, `(out_features, q)`, any floating dtype.
+        scaling: LoRA's factor `g`.
+        retained: the mask `m`, boolean `(in_features,)`; True keeps the old column, bit for bit.
+        orthogonal: subtract `s W_prev` from the other columns; False takes `s = 0` (ablation).
+
+    Returns:
+        `s`, 0-dim, float32 (float64 if an argument is float64); 0 if not `orthogonal`.
+
+    Raises:
+        ValueError: wrong shapes, a mask that is not boolean, or non-finite values; nothing is changed then.
+
+    Example:
+        >>> import torch
+        >>> weight, a, b = torch.tensor([[2.0, 0.0, 0.0]]), torch.ones(1, 3), torch.ones(1, 1)
+        >>> lora_fuse_(weight, a, b, 1.0, torch.tensor([False, True, False]))
+        tensor(0.5000)
+        >>> weight
+        tensor([[2., 0., 1.]])
+    """
+    check_float("weight_prev", weight_prev, ("r", "c"))
+    check_float("lora_a", lora_a, ("q", weight_prev.shape[1]), like=weight_prev)
+    check_float("lora_b", lora_b, (weight_prev.shape[0], lora_a.shape[0]), like=weight_prev)
+    check_number("scaling", scaling)
+    check_mask("retained", retained, weight_prev.shape[1], weight_prev)
+    for name, tensor in (("weight_prev", weight_prev), ("lora_a", lora_a), ("lora_b", lora_b)):
+        check_finite(name, tensor)
+    wide_a, wide_b = lora_a.to(torch.float64), lora_b.to(torch.float64)
+    scale = torch.zeros((), dtype=torch.float64, device=weight_prev.device)
+    if orthogonal:
+        dot = scaling * (wide_b * adapter_direction(weight_prev, lora_a)).sum()
+        square = torch.linalg.vector_norm(weight_prev, dtype=torch.float64).square()
+        scale = torch.where(square > 0, dot / square, 0.0)
+    for lines in blocks(*weight_prev.shape):
+        old = weight_prev[lines]
+        new = torch.addmm(old.to(torch.float64), wide_b[lines], wide_a, beta=1.0, alpha=scaling)
+        new -= scale * old.to(torch.float64)
+        weight_prev[lines] = torch.where(retained, old, new.to(weight_prev.dtype))
+    return scale.to(result_dtype(weight_prev, lora_a, lora_b))
+
+
+def _dense_scale(weight_prev: Tensor, weight_new: Tensor) -> Tensor:
+    dot = torch.zeros((), dtype=torch.float64, device=weight_prev.device)
+    square = torch.zeros_like(dot)
+    for lines in blocks(*weight_prev.shape):
+        old = weight_prev[lines].to(torch.float64)
+        dot += (old * (weight_new[lines].to(torch.float64) - old)).sum()
+        square += old.square().sum()
+    return torch.where(square > 0, dot / square, 0.0)
+
+
+def _fuse(weight_prev: Tensor, weight_new: Tensor, retained: Tensor, orthogonal: bool) -> Tensor:
+    fused = torch.empty_like(weight_prev)
+    scale = _dense_scale(weight_prev, weight_new) if orthogonal else None
+    for lines in blocks(*weight_prev.shape):
+        old = weight_prev[lines]
+        new = weight_new[lines].to(torch.float64)
+        if scale is not None:
+            new = new - scale * old.to(torch.float64)
+        fused[lines] = torch.where(retained, old, new.to(weight_prev.dtype))
+    return fused
+
+
+def _check_weights(weight_prev: Tensor, weight_new: Tensor) -> None:
+    check_float("weight_prev", weight_prev, ("r", "c"))
+    check_float("weight_new", weight_new, tuple(weight_prev.shape), like=weight_prev)
+    check_finite("weight_prev", weight_prev)
+    check_finite("weight_new", weight_new)

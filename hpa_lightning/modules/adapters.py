@@ -1,0 +1,188 @@
+"""Low-rank adapters (LoRA) through peft: adding, reading, merging and restarting them.
+
+The only module of the package that knows about peft. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models"
+(ICLR 2022): ``W = W_prev + scaling * B @ A`` with ``A (rank, in_features)`` and ``B (out_features, rank)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from hpa_lightning.modules.blocks import find_decoder_blocks
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """LoRA on the linear layers of the language model's decoder blocks.
+
+    Args:
+        rank: number of rows of A.
+        alpha: the update is scaled by ``alpha / rank`` (``alpha / sqrt(rank)`` with ``rank_stabilized``).
+        dropout: dropout probability on the adapter's input.
+        target_modules: last names of the linear layers, for example ``["q_proj", "v_proj"]``; ``None`` takes every
+            linear layer of the decoder blocks.
+        rank_stabilized: scale by ``alpha / sqrt(rank)`` (rsLoRA).
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: list[str] | None = None
+    rank_stabilized: bool = False
+    blocks: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"LoRA rank is {self.rank}; expected at least 1.")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"LoRA dropout is {self.dropout}; expected a probability in [0, 1).")
+
+
+@dataclass(frozen=True)
+class LoraFactors:
+    """The tensors of one LoRA layer: ``W = weight + scaling * lora_b @ lora_a``.
+
+    Shapes: ``weight (r, c)``, ``lora_a (q, c)``, ``lora_b (r, q)``.
+    """
+
+    weight: nn.Parameter
+    lora_a: nn.Parameter
+    lora_b: nn.Parameter
+    scaling: float
+
+
+def add_lora(model: nn.Module, settings: LoraSettings) -> nn.Module:
+    """Inject LoRA layers in place, freeze every other parameter and return ``model``.
+
+    Raises:
+        ValueError: no linear layer of the decoder blocks matches ``settings.target_modules``.
+    """
+    prefix, blocks = find_decoder_blocks(model, settings.blocks)
+    linears = [
+        f"{prefix}.{index}.{name}"
+        for index, block in enumerate(blocks)
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    wanted = settings.target_modules
+    targets = [name for name in linears if wanted is None or name.rsplit(".", 1)[-1] in wanted]
+    missing = set(wanted or ()) - {name.rsplit(".", 1)[-1] for name in targets}
+    if not targets or missing:
+        raise ValueError(
+            f"target_modules={wanted} matches {len(targets)} linear layers of {prefix!r}"
+            + (f", none of them named {sorted(missing)}" if missing else "")
+            + f"; expected names out of {sorted({name.rsplit('.', 1)[-1] for name in linears})}."
+        )
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        use_rslora=settings.rank_stabilized,
+        target_modules=targets,
+    )
+    model.requires_grad_(False)
+    return inject_adapter_in_model(config, model)
+
+
+def lora_factors(module: nn.Module, name: str = "") -> LoraFactors | None:
+    """Return the LoRA tensors of ``module``, or ``None`` if it is no LoRA layer.
+
+    Raises:
+        ValueError: an adapter whose update is not exactly ``scaling * B @ A`` on a plain linear layer: another kind
+            of adapter, several active adapters, DoRA and other variants, an adapter bias, a merged adapter, or a
+            base layer whose weight is not a floating-point ``(out_features, in_features)`` matrix.
+    """
+    if not isinstance(module, BaseTunerLayer):
+        return None
+    label = f"{name or type(module).__name__}"
+    if not isinstance(module, LoraLayer):
+        raise ValueError(f"{label}: the adapter is a {type(module).__name__}; expected a LoRA layer.")
+    active = list(module.active_adapters)
+    if len(active) != 1 or set(module.lora_A) != set(active):
+        raise ValueError(
+            f"{label}: adapters {sorted(module.lora_A)} with {active} active; expected exactly one adapter, and that "
+            "one active. Delete or merge the others first."
+        )
+    key = active[0]
+    if getattr(module, "lora_variant", {}).get(key) is not None or getattr(module, "lora_bias", {}).get(key):
+        raise ValueError(
+            f"{label}: a LoRA variant (DoRA and the like) or an adapter bias; expected plain LoRA, whose update is "
+            "scaling * B @ A."
+        )
+    if module.merged:
+        raise ValueError(f"{label}: the adapter is merged into the base weight; call unmerge() first.")
+    base = module.get_base_layer()
+    weight = getattr(base, "weight", None)
+    if not isinstance(base, nn.Linear) or weight is None or not weight.dtype.is_floating_point or weight.ndim != 2:
+        raise ValueError(
+            f"{label}: the base layer is a {type(base).__name__}"
+            + (f" with a {weight.dtype} weight" if weight is not None else "")
+            + "; expected a plain, not quantised nn.Linear."
+        )
+    return LoraFactors(
+        weight=weight,
+        lora_a=module.lora_A[key].weight,
+        lora_b=module.lora_B[key].weight,
+        scaling=float(module.scaling[key]),
+    )
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraFactors]]:
+    """Yield the qualified name and the tensors of every LoRA layer of ``model``."""
+    for name, module in model.named_modules():
+        factors = lora_factors(module, name)
+        if factors is not None:
+            yield name, factors
+
+
+@torch.no_grad()
+def merge_lora_(model: nn.Module) -> int:
+    """Add every adapter's update to its base weight, in fp32, and empty the adapters (B = 0).
+
+    The function that the model computes stays the same up to one rounding of the base weight.
+
+    Returns:
+        The number of layers merged.
+
+    Raises:
+        ValueError: an update is not finite; no weight has been changed then.
+    """
+    layers = list(lora_layers(model))
+    for name, factors in layers:
+        if not (torch.isfinite(factors.lora_a).all() and torch.isfinite(factors.lora_b).all()):
+            raise ValueError(f"{name}: the adapter holds values that are not finite; the training has diverged.")
+    for _, factors in layers:
+        update = factors.scaling * (factors.lora_b.float() @ factors.lora_a.float())
+        factors.weight.copy_((factors.weight.float() + update).to(factors.weight.dtype))
+        factors.lora_b.zero_()
+    return len(layers)
+
+
+@torch.no_grad()
+def restart_lora_(model: nn.Module, generator: torch.Generator) -> int:
+    """Give every adapter a fresh start: A Kaiming-uniform as in peft, B = 0.
+
+    Args:
+        model: a model with LoRA layers; the parameters keep their identity, so optimizers and hooks stay valid.
+        generator: a CPU generator. The same seed gives the same adapters on every device and rank.
+
+    Returns:
+        The number of adapters restarted.
+    """
+    count = 0
+    for _, factors in lora_layers(model):
+        fresh = torch.empty(factors.lora_a.shape, dtype=torch.float32)
+        nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
+        factors.lora_a.copy_(fresh)
+        factors.lora_b.zero_()
+        count += 1
+    return count

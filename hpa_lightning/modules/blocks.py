@@ -1,0 +1,78 @@
+"""Finding the decoder blocks of a language model inside any module."""
+
+from __future__ import annotations
+
+from torch import nn
+
+_NOT_LANGUAGE = ("vision", "visual", "image", "video", "audio", "projector", "connector")
+
+
+def find_decoder_blocks(root: nn.Module, path: str | None = None) -> tuple[str, list[nn.Module]]:
+    """Return the qualified name and the decoder blocks of the language model inside ``root``.
+
+    Args:
+        root: any module, for example a LightningModule that holds a Hugging Face model.
+        path: dotted name of the block list (``"model.language_model.layers"``). Without it the blocks are found
+            through ``get_decoder()`` of the Hugging Face model inside ``root``; failing that, as the largest
+            ``ModuleList`` of equal blocks outside vision, audio and projector parts.
+
+    Returns:
+        ``(name, blocks)``: the qualified name of the list inside ``root`` and its modules in order.
+
+    Raises:
+        ValueError: ``path`` names no list of modules, or no block list can be found.
+    """
+    if path is not None:
+        try:
+            blocks = root.get_submodule(path)
+        except AttributeError:
+            lists = [name for name, module in root.named_modules() if isinstance(module, nn.ModuleList)]
+            raise ValueError(
+                f"blocks={path!r} names no submodule of {type(root).__name__}; expected the dotted name of the list "
+                f"of decoder blocks. The module lists it has: {lists or 'none'}."
+            ) from None
+        if not isinstance(blocks, (nn.ModuleList, nn.Sequential)) or len(blocks) == 0:
+            raise ValueError(
+                f"blocks={path!r} is a {type(blocks).__name__}; expected a non-empty ModuleList or Sequential."
+            )
+        return path, list(blocks)
+    found = _from_hugging_face(root) or _largest_list(root)
+    if found is None:
+        raise ValueError(
+            f"found no decoder blocks in {type(root).__name__}: no Hugging Face language model and no ModuleList of "
+            "equal blocks with linear layers. Pass blocks='dotted.name.of.the.list'."
+        )
+    return found
+
+
+def _is_perception(name: str) -> bool:
+    return any(word in part.lower() for part in name.split(".") for word in _NOT_LANGUAGE)
+
+
+def _from_hugging_face(root: nn.Module) -> tuple[str, list[nn.Module]] | None:
+    for module in root.modules():
+        if not callable(getattr(type(module), "get_decoder", None)):
+            continue
+        layers = getattr(module.get_decoder(), "layers", None)  # type: ignore[operator]
+        if isinstance(layers, nn.ModuleList) and len(layers):
+            for name, candidate in root.named_modules():
+                if candidate is layers and not _is_perception(name):
+                    return name, list(layers)
+    return None
+
+
+def _largest_list(root: nn.Module) -> tuple[str, list[nn.Module]] | None:
+    best: tuple[int, str, list[nn.Module]] | None = None
+    for name, module in root.named_modules():
+        if not isinstance(module, nn.ModuleList) or len(module) == 0:
+            continue
+        if _is_perception(name):
+            continue
+        if len({type(block) for block in module}) != 1:
+            continue
+        if not any(isinstance(inner, nn.Linear) for inner in module[0].modules()):
+            continue
+        size = sum(parameter.numel() for parameter in module.parameters())
+        if best is None or size > best[0]:
+            best = (size, name, list(module))
+    return None if best is None else best[1:]

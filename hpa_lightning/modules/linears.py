@@ -1,0 +1,219 @@
+"""Handles on the tuned linear layers: one interface for LoRA layers and plain weights.
+
+A handle knows which tensors belong to one linear layer and calls the functional core on them. It holds no state: the
+masks and the anchors (weights before the task) belong to the callback that made them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hpa_lightning import functional as F
+from hpa_lightning.modules.adapters import LoraFactors, lora_factors
+from hpa_lightning.modules.blocks import find_decoder_blocks
+
+
+class TunedLinear(ABC):
+    """One linear layer under tuning.
+
+    Attributes:
+        name: qualified name of the module inside the root it was found in.
+        layer: 1-based index of its decoder block.
+        module: the module whose first input is the layer's input X, ``(..., in_features)``.
+    """
+
+    def __init__(self, name: str, layer: int, module: nn.Module) -> None:
+        self.name = name
+        self.layer = layer
+        self.module = module
+
+    @property
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """The layer's dense weight, ``(out_features, in_features)``; with LoRA the frozen one."""
+
+    @property
+    @abstractmethod
+    def column_parameter(self) -> Tensor:
+        """The trained tensor whose second dimension runs over the layer's input columns."""
+
+    @property
+    def in_features(self) -> int:
+        """Number of input columns."""
+        return self.weight.shape[1]
+
+    @abstractmethod
+    def anchor(self) -> Tensor | None:
+        """A copy of the weight before the task, or ``None`` where the weight itself stays (LoRA)."""
+
+    @abstractmethod
+    def column_focus(self, anchor: Tensor | None, inverse_diagonal: Tensor) -> Tensor:
+        """Focus ``(in_features,)`` of the update since ``anchor``."""
+
+    @abstractmethod
+    def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
+        """Put the retained columns back to the weight before the task, bit for bit; no host synchronisation."""
+
+    @abstractmethod
+    def project_(self, anchor: Tensor | None, retained: Tensor | None) -> None:
+        """Take from the update what points along the weight before the task; no host synchronisation."""
+
+    @abstractmethod
+    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool) -> Tensor:
+        """Write the fused weight; with LoRA into the base weight, leaving an empty adapter (B = 0).
+
+        Returns:
+            ``s = <D, W_prev> / ||W_prev||^2`` of the update before fusion, a 0-dim tensor (0 without ``orthogonal``).
+        """
+
+    def mask_gradient_(self, retained: Tensor) -> None:
+        """Zero the gradient of the retained columns; no host synchronisation."""
+        gradient = self.column_parameter.grad
+        if gradient is not None:
+            F.zero_columns_(gradient, retained)
+
+
+class FullLinear(TunedLinear):
+    """A linear layer whose whole weight is trained."""
+
+    module: nn.Linear
+
+    @property
+    def weight(self) -> Tensor:
+        return self.module.weight
+
+    @property
+    def column_parameter(self) -> Tensor:
+        return self.module.weight
+
+    def anchor(self) -> Tensor:
+        return self.weight.detach().clone()
+
+    def column_focus(self, anchor: Tensor | None, inverse_diagonal: Tensor) -> Tensor:
+        return F.column_focus(self.weight.detach().float() - self._need(anchor).float(), inverse_diagonal)
+
+    def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
+        F.restore_columns_(self.weight, self._need(anchor), retained)
+
+    def project_(self, anchor: Tensor | None, retained: Tensor | None) -> None:
+        F.project_update_(self.weight, self._need(anchor), retained)
+
+    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool) -> Tensor:
+        before, after = self._need(anchor), self.weight.detach()
+        scale = F.projection_scale(before, after) if orthogonal else torch.zeros((), device=after.device)
+        self.weight.copy_(F.fuse(before, after, retained, orthogonal))
+        return scale
+
+    def _need(self, anchor: Tensor | None) -> Tensor:
+        if anchor is None:
+            raise ValueError(f"{self.name}: full-parameter tuning needs the weight before the task; got no anchor.")
+        return anchor
+
+
+class LoraLinear(TunedLinear):
+    """A linear layer tuned through LoRA: its frozen base weight is the weight before the task."""
+
+    @property
+    def factors(self) -> LoraFactors:
+        """The layer's current LoRA tensors."""
+        factors = lora_factors(self.module, self.name)
+        assert factors is not None, f"{self.name} was a LoRA layer when it was found"
+        return factors
+
+    @property
+    def weight(self) -> Tensor:
+        return self.factors.weight
+
+    @property
+    def column_parameter(self) -> Tensor:
+        return self.factors.lora_a
+
+    def anchor(self) -> None:
+        return None
+
+    def column_focus(self, anchor: Tensor | None, inverse_diagonal: Tensor) -> Tensor:
+        f = self.factors
+        return F.lora_column_focus(f.lora_a.detach(), f.lora_b.detach(), f.scaling, inverse_diagonal)
+
+    def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
+        F.zero_columns_(self.factors.lora_a, retained)
+
+    def project_(self, anchor: Tensor | None, retained: Tensor | None) -> None:
+        f = self.factors
+        F.project_lora_(f.lora_b, f.lora_a, f.weight)
+
+    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool) -> Tensor:
+        f = self.factors
+        scale = F.lora_fuse_(f.weight, f.lora_a, f.lora_b, f.scaling, retained, orthogonal)
+        f.lora_b.zero_()
+        return scale
+
+
+def find_tuned_linears(
+    root: nn.Module, blocks: str | None = None, target_modules: Sequence[str] | None = None
+) -> tuple[list[nn.Module], list[TunedLinear]]:
+    """Find the linear layers under tuning in the decoder blocks of ``root``.
+
+    A LoRA layer is taken as such; a plain ``nn.Linear`` is taken if its weight is trained.
+
+    Args:
+        root: any module, usually the LightningModule.
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        target_modules: last names of the layers to take (``["q_proj", "down_proj"]``); all of them when ``None``.
+
+    Returns:
+        The decoder blocks in order, and the handles in the order of the blocks.
+
+    Raises:
+        ValueError: no block list, no tuned layer, or a name in ``target_modules`` that no tuned layer has.
+    """
+    prefix, modules = find_decoder_blocks(root, blocks)
+    handles: list[TunedLinear] = []
+    for index, block in enumerate(modules, start=1):
+        inside_adapter: set[int] = set()
+        for name, module in block.named_modules():
+            if id(module) in inside_adapter:
+                continue
+            qualified = f"{prefix}.{index - 1}.{name}"
+            if lora_factors(module, qualified) is not None:
+                inside_adapter.update(id(inner) for inner in module.modules())
+                handles.append(LoraLinear(qualified, index, module))
+            elif isinstance(module, nn.Linear) and module.weight.requires_grad:
+                handles.append(FullLinear(qualified, index, module))
+    if target_modules is not None:
+        names = {handle.name.rsplit(".", 1)[-1] for handle in handles}
+        unknown = sorted(set(target_modules) - names)
+        if unknown:
+            raise ValueError(
+                f"target_modules names {unknown}, which no tuned layer of {prefix!r} is; there are {sorted(names)}."
+            )
+        handles = [handle for handle in handles if handle.name.rsplit(".", 1)[-1] in set(target_modules)]
+    if not handles:
+        raise ValueError(
+            f"no tuned linear layer in {prefix!r} of {type(root).__name__}: every weight there is frozen and there is "
+            "no LoRA layer. Make the linear layers of the language model trainable, or add LoRA, before training."
+        )
+    return modules, handles
+
+
+def check_linears(linears: Sequence[TunedLinear]) -> None:
+    """Refuse parameter layouts whose columns cannot be addressed.
+
+    Raises:
+        ValueError: a weight shared by two layers, or a tensor that is sharded (DTensor) or flattened.
+    """
+    seen: dict[int, str] = {}
+    for linear in linears:
+        parameter = linear.column_parameter
+        other = seen.setdefault(id(parameter), linear.name)
+        if other != linear.name:
+            raise ValueError(f"{linear.name} and {other} share one weight; expected each layer to own its weight.")
+        if type(parameter.data) is not torch.Tensor or parameter.ndim != 2:
+            raise ValueError(
+                f"{linear.name}: its parameter is a {type(parameter.data).__name__} with {parameter.ndim} dimensions; "
+                "expected a plain two-dimensional tensor. Sharded parameters (FSDP, ZeRO-3) are not supported."
+            )

@@ -1,0 +1,114 @@
+"""The callbacks on somebody's own Trainer, LightningModule and loader: resume and repeated fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers_foreign import ForeignModule, foreign_module, token_loader
+from lightning.pytorch.callbacks import ModelCheckpoint
+from registry import METHODS
+from test_guarantees import OPTIMIZERS
+
+from hpa_lightning.modules.adapters import lora_layers
+from hpa_lightning.results import read_results
+
+
+def trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:
+    options = {"max_epochs": 3, "precision": "32-true", **options}
+    return L.Trainer(
+        accelerator="cpu",
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **options,
+    )
+
+
+def build(lora: bool) -> ForeignModule:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+    for block in module.model.layers:
+        block.dropout.p = 0.0  # Lightning does not store the random state
+    return module
+
+
+class Stop(L.Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("power cut")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.on_train_batch_start(trainer)
+
+
+class ResumableLoader:
+    """Somebody's loader that stores its position, as Lightning's checkpoints expect it."""
+
+    def __init__(self) -> None:
+        self.batches = list(token_loader(1, 20))
+        self.position = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        start, self.position = self.position, 0
+        for index in range(start, len(self.batches)):
+            self.position = (index + 1) % len(self.batches)
+            yield self.batches[index]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("step", [7, 10, 15], ids=["mid_epoch", "epoch_end", "trained_but_not_ended"])
+def test_resume_equals_an_uninterrupted_run(method: str, lora: bool, step: int, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"gradient_clip_val": 0.3}
+    whole = build(lora)
+    trainer(tmp_path / "whole", METHODS[method](), enable_checkpointing=False, **options).fit(whole, ResumableLoader())
+
+    save = ModelCheckpoint(tmp_path, filename="cut-{step}", every_n_train_steps=step)
+    cut = trainer(tmp_path / "cut", [Stop(step), *METHODS[method](), save], **options)
+    with pytest.raises(RuntimeError, match="power cut"):
+        cut.fit(build(lora), ResumableLoader())
+    (path,) = tmp_path.glob("cut-*.ckpt")
+
+    second = build(lora)
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.add_(1.0)  # everything must come from the checkpoint
+    resumed = trainer(tmp_path / "second", METHODS[method](), enable_checkpointing=False, **options)
+    resumed.fit(second, ResumableLoader(), ckpt_path=path)
+    assert resumed.global_step == 15
+    for (name, expected), actual in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(expected, actual), name
+
+
+def test_each_of_several_fits_is_a_task(tmp_path: Path) -> None:
+    """One trainer, several fits: users raise max_epochs themselves; every fit gets its own partition and fusion."""
+    module = build(True)
+    (fusion,) = METHODS["post_training"]()
+    runner = trainer(tmp_path, [fusion], max_epochs=1, enable_checkpointing=False)
+    bases = []
+    for number in range(2):
+        runner.fit_loop.max_epochs = number + 1
+        runner.fit(module, token_loader(number, 20))
+        bases.append(torch.cat([factors.weight.detach().flatten() for _, factors in lora_layers(module)]))
+        assert all(not factors.lora_b.any() for _, factors in lora_layers(module))
+    assert not torch.equal(bases[0], bases[1])
+    steps = {event["step"] for event in read_results(tmp_path / "results.jsonl") if event["event"] == "retention"}
+    assert steps == {0, 1}

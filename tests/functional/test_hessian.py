@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpa_lightning.functional import HessianAccumulator, inverse_hessian_diagonal
+
+from . import reference as ref
+
+
+def make_inputs(seed: int, n: int, c: int, dead: float, spread: float, rank: int | None = None) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, c))
+    if rank is not None:
+        x = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, c)) + 0.05 * x
+    x *= 10.0 ** rng.uniform(-spread, spread, c)
+    x[:, rng.random(c) < dead] = 0.0
+    return torch.from_numpy(x)
+
+
+@ref.cases
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 24),
+    c=st.integers(1, 16),
+    damping=st.sampled_from([1e-1, 1e-2, 1e-3, 1e-4]),
+    dead=st.sampled_from([0.0, 0.3, 1.0]),
+    spread=st.sampled_from([0.0, 1.0, 2.0]),
+    dtype=st.sampled_from(ref.FLOATS),
+)
+def test_matches_the_general_inverse(
+    seed: int, n: int, c: int, damping: float, dead: float, spread: float, dtype: torch.dtype
+) -> None:
+    x = make_inputs(seed, n, c, dead, spread).to(dtype)
+    before = x.clone()
+    result = inverse_hessian_diagonal(x, damping)
+    assert torch.equal(x, before)
+    assert result.shape == (c,)
+    assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    ref.close(result, ref.inverse_diagonal(ref.array(x), damping))
+
+
+@pytest.mark.parametrize("n", [300, 3000])
+@pytest.mark.parametrize("damping", [1e-2, 1e-4])
+def test_stays_accurate_on_correlated_inputs_with_outlier_columns(n: int, damping: float) -> None:
+    x = make_inputs(0, n, 1024, dead=0.01, spread=0.0, rank=48).float()
+    x[:, ::100] *= 100.0
+    ref.close(inverse_hessian_diagonal(x, damping), ref.inverse_diagonal(ref.array(x), damping))
+
+
+def test_default_damping_is_one_percent() -> None:
+    x = make_inputs(1, 9, 4, 0.0, 0.0)
+    assert torch.equal(inverse_hessian_diagonal(x), inverse_hessian_diagonal(x, 0.01))
+
+
+@pytest.mark.parametrize(("n", "c"), [(3, 8), (8, 3)])
+def test_all_zero_inputs_give_the_closed_form(n: int, c: int) -> None:
+    torch.testing.assert_close(inverse_hessian_diagonal(torch.zeros(n, c), 0.25), torch.full((c,), 0.8))
+
+
+def test_many_columns_use_several_blocks_of_the_inverse() -> None:
+    x = make_inputs(2, 1200, 1030, dead=0.0, spread=0.5)
+    ref.close(inverse_hessian_diagonal(x, 0.01), ref.inverse_diagonal(ref.array(x), 0.01), 1e-9)
+
+
+@ref.cases
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 24),
+    c=st.integers(1, 12),
+    pieces=st.integers(1, 6),
+    workers=st.integers(1, 3),
+    dtype=st.sampled_from(ref.FLOATS),
+)
+def test_accumulator_equals_one_shot_in_any_split(
+    seed: int, n: int, c: int, pieces: int, workers: int, dtype: torch.dtype
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = make_inputs(seed, n, c, dead=0.2, spread=1.0).to(dtype)
+    valid = torch.from_numpy(rng.random(n) < 0.8)
+    valid[rng.integers(n)] = True
+    accumulators = [HessianAccumulator(c, 0.02) for _ in range(workers)]
+    cuts = np.sort(rng.integers(0, n + 1, pieces - 1)).tolist()
+    for start, stop in zip([0, *cuts], [*cuts, n], strict=True):
+        batch = x[start:stop].clone()
+        accumulators[rng.integers(workers)].update(batch[:, None], valid[start:stop, None])
+        batch.fill_(float("nan"))  # the model may reuse the memory of its activations
+    gram = torch.stack([a.gram() for a in accumulators]).sum(0)  # as an all-reduce does it
+    summed = HessianAccumulator.from_gram(gram, sum(a.count for a in accumulators), 0.02)
+    first = accumulators[0]
+    for other in accumulators[1:]:
+        first.merge(other)
+    expected = inverse_hessian_diagonal(x[valid], 0.02)
+    assert first.count == summed.count == int(valid.sum())
+    ref.close(first.inverse_diagonal(), ref.array(expected), 1e-6)
+    ref.close(first.inverse_diagonal(), ref.array(expected), 1e-6)  # reading does not use it up
+    ref.close(summed.inverse_diagonal(), ref.array(expected), 1e-6)
+
+
+def test_accumulator_holds_the_smaller_side() -> None:
+    hessian = HessianAccumulator(8)
+    hessian.update(torch.ones(7, 8))
+    assert hessian._gram is None
+    hessian.update(torch.ones(1, 8))
+    assert hessian._gram is not None
+    assert not hessian._rows
+
+
+def test_masked_positions_may_hold_anything() -> None:
+    x = torch.tensor([[1.0, 2.0], [float("nan"), float("inf")]])
+    hessian = HessianAccumulator(2)
+    hessian.update(x, torch.tensor([True, False]))
+    ref.close(hessian.inverse_diagonal(), ref.inverse_diagonal(np.array([[1.0, 2.0]]), 0.01))
+
+
+def test_no_graph_is_built() -> None:
+    x = torch.randn(4, 3, requires_grad=True)
+    hessian = HessianAccumulator(3)
+    hessian.update(x)
+    assert not hessian.inverse_diagonal().requires_grad
+    assert not inverse_hessian_diagonal(x).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("inputs", "damping", "message"),
+    [
+        (torch.ones(3), 0.01, r"shape \(n, c\).*\(3,\)"),
+        (torch.ones(0, 3), 0.01, r"shape \(n, c\)"),
+        (torch.ones(2, 3, dtype=torch.long), 0.01, "floating-point.*int64"),
+        (torch.tensor([[1.0, float("nan")]]), 0.01, "finite.*1 NaN"),
+        (torch.tensor([[1.0, float("inf")]]), 0.01, "finite"),
+        (torch.ones(2, 3), -0.1, "damping"),
+        (torch.ones(2, 3), float("nan"), "damping"),
+        (torch.ones(2, 3), 0.0, "singular"),
+        (torch.ones(4, 3), 0.0, "singular"),
+    ],
+)
+def test_bad_input_is_named(inputs: torch.Tensor, damping: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        inverse_hessian_diagonal(inputs, damping)
+
+
+def test_accumulator_names_bad_input() -> None:
+    hessian = HessianAccumulator(3)
+    with pytest.raises(ValueError, match="no calibration rows"):
+        hessian.inverse_diagonal()
+    with pytest.raises(ValueError, match=r"\(\.\.\., 3\)"):
+        hessian.update(torch.ones(2, 4))
+    with pytest.raises(ValueError, match=r"mask.*boolean"):
+        hessian.update(torch.ones(2, 3), torch.ones(2))
+    with pytest.raises(ValueError, match=r"mask.*shape"):
+        hessian.update(torch.ones(2, 3), torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="finite"):
+        hessian.update(torch.full((2, 3), float("nan")))
+    with pytest.raises(ValueError, match="num_features=4"):
+        hessian.merge(HessianAccumulator(4))
+    with pytest.raises(ValueError, match="num_features"):
+        HessianAccumulator(0)
+    with pytest.raises(ValueError, match="square"):
+        HessianAccumulator.from_gram(torch.ones(2, 3), 1)
+    with pytest.raises(ValueError, match="count"):
+        HessianAccumulator.from_gram(torch.ones(2, 2), -1)
+    assert hessian.count == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ref.FLOATS)
+@pytest.mark.parametrize("n", [100, 3000])
+def test_cuda_matches_the_reference(dtype: torch.dtype, n: int) -> None:
+    x = make_inputs(3, n, 256, dead=0.02, spread=0.5, rank=32).to(dtype)
+    result = inverse_hessian_diagonal(x.cuda(), 0.01)
+    # Half-precision inputs are summed in float32: 1e-7 / damping.
+    half = dtype in (torch.float16, torch.bfloat16)
+    ref.close(result, ref.inverse_diagonal(ref.array(x), 0.01), 3e-5 if half else 1e-5)

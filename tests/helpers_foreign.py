@@ -1,0 +1,89 @@
+"""A LightningModule and data that know nothing of this package, as users already have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+VOCABULARY, WIDTH, TOKENS = 23, 12, 7
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.v_proj = nn.Linear(WIDTH, WIDTH)
+        self.up_proj = nn.Linear(WIDTH, 2 * WIDTH)
+        self.down_proj = nn.Linear(2 * WIDTH, WIDTH, bias=False)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, hidden_states: Tensor, scale: float = 1.0) -> Tensor:
+        mixed = torch.softmax(self.q_proj(hidden_states), dim=-1) * self.v_proj(hidden_states)
+        hidden_states = hidden_states + scale * self.dropout(mixed)
+        return hidden_states + self.down_proj(torch.nn.functional.silu(self.up_proj(hidden_states)))
+
+
+class LanguageModel(nn.Module):
+    def __init__(self, blocks: int = 3) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.ModuleList(Block() for _ in range(blocks))
+        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.embedding(tokens)
+        for block in self.layers:
+            hidden = block(hidden, scale=0.5)
+        return self.head(hidden)
+
+
+class ForeignModule(L.LightningModule):
+    """Somebody's own module: logs in its training step, builds its own optimizer."""
+
+    def __init__(self, model: nn.Module, optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+        super().__init__()
+        self.model = model
+        self.make_optimizer = optimizer
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits = self.model(batch["input_ids"])
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch["input_ids"][:, 1:].flatten())
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+
+
+class Tokens(Dataset):
+    def __init__(self, seed: int, size: int = 24) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.tokens = torch.randint(0, VOCABULARY, (size, TOKENS), generator=generator)
+        lengths = torch.randint(3, TOKENS + 1, (size, 1), generator=generator)
+        self.mask = (torch.arange(TOKENS) < lengths).long()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input_ids": self.tokens[index], "attention_mask": self.mask[index]}
+
+
+def token_loader(seed: int, size: int = 24, batch_size: int = 4, shuffle: bool = False) -> DataLoader:
+    return DataLoader(Tokens(seed, size), batch_size=batch_size, shuffle=shuffle)
+
+
+def foreign_module(
+    optimizer: Callable[..., torch.optim.Optimizer], lora: bool, seed: int = 0, blocks: int = 3
+) -> ForeignModule:
+    from hpa_lightning.modules.adapters import LoraSettings, add_lora
+
+    torch.manual_seed(seed)
+    model: nn.Module = LanguageModel(blocks)
+    if lora:
+        add_lora(model, LoraSettings(rank=3, alpha=6.0))
+    return ForeignModule(model, optimizer)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers_foreign import LanguageModel, token_loader
+from torch import nn
+
+from hpa_lightning.calibration import inverse_hessian_diagonals
+
+
+def reference(model: LanguageModel, batches: list[dict], names: list[str], damping: float) -> dict[str, np.ndarray]:
+    """Dense float64 Hessians from inputs gathered in whole forward passes."""
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    modules = dict(model.named_modules())
+    for batch in batches:
+        keep = batch["attention_mask"].bool().numpy()
+        handles = [
+            modules[name].register_forward_pre_hook(
+                lambda module, args, name=name, keep=keep: rows[name].append(args[0].double().numpy()[keep])
+            )
+            for name in names
+        ]
+        with torch.no_grad():
+            model(batch["input_ids"])
+        for handle in handles:
+            handle.remove()
+    result = {}
+    for name in names:
+        x = np.concatenate(rows[name])
+        hessian = 2.0 / len(x) * x.T @ x
+        hessian[np.diag_indices_from(hessian)] += damping * np.mean(np.diag(hessian))
+        result[name] = np.diag(np.linalg.inv(hessian))
+    return result
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "layers" in name]
+
+
+def valid(batch: dict) -> torch.Tensor:
+    return batch["attention_mask"].bool()
+
+
+class Injecting(LanguageModel):
+    """Adds features between two blocks, as models with deep visual features do."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(tokens)
+        for index, block in enumerate(self.layers):
+            hidden = block(hidden)
+            if index == 0:
+                hidden = hidden + 0.3
+        return self.head(hidden)
+
+
+class Looping(LanguageModel):
+    """Calls its blocks twice."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(tokens)
+        for block in [*self.layers, *self.layers]:
+            hidden = block(hidden)
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("kind", [LanguageModel, Injecting, Looping])
+def test_equals_dense_hessians_from_whole_forward_passes(kind: type[LanguageModel]) -> None:
+    torch.manual_seed(1)
+    model = kind().eval()
+    batches = list(token_loader(3))
+    names = linear_names(model)
+    modules = dict(model.named_modules())
+    calls = []
+    found = inverse_hessian_diagonals(
+        lambda batch: model(batch["input_ids"]),
+        batches,
+        list(model.layers),
+        {name: modules[name] for name in names},
+        damping=0.01,
+        valid_positions=valid,
+        on_block=lambda done, total: calls.append((done, total)),
+    )
+    expected = reference(model, batches, names, 0.01)
+    assert set(found) == set(names)
+    for name in names:
+        np.testing.assert_allclose(found[name].double().numpy(), expected[name], rtol=2e-5)
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_replay_costs_one_pass_of_block_evaluations() -> None:
+    model = LanguageModel().eval()
+    batches = list(token_loader(3))
+    seen = dict.fromkeys(range(3), 0)
+    for index, block in enumerate(model.layers):
+        block.down_proj.register_forward_hook(lambda *args, index=index: seen.__setitem__(index, seen[index] + 1))
+    modules = dict(model.named_modules())
+    inverse_hessian_diagonals(
+        lambda batch: model(batch["input_ids"]),
+        batches,
+        list(model.layers),
+        {name: modules[name] for name in linear_names(model)},
+    )
+    # One evaluation for each batch, and one more of the first block to learn what it returns.
+    assert seen == {0: len(batches) + 1, 1: len(batches), 2: len(batches)}
+
+
+@pytest.mark.parametrize("kind", [LanguageModel, Injecting])
+def test_nothing_is_left_behind_when_the_model_fails(kind: type[LanguageModel]) -> None:
+    model = kind().eval()
+    modules = dict(model.named_modules())
+    batches = list(token_loader(3))
+
+    def fail(module: nn.Module, args: tuple) -> None:
+        raise RuntimeError("broken in the second block")
+
+    handle = model.layers[1].down_proj.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        inverse_hessian_diagonals(
+            lambda batch: model(batch["input_ids"]),
+            batches,
+            list(model.layers),
+            {name: modules[name] for name in linear_names(model)},
+        )
+    handle.remove()
+    for module in model.modules():
+        assert not module._forward_pre_hooks and not module._forward_hooks
+        assert "forward" not in module.__dict__
+
+
+def test_errors() -> None:
+    model = LanguageModel().eval()
+    blocks = list(model.layers)
+    with pytest.raises(ValueError, match="no batches"):
+        inverse_hessian_diagonals(model, [], blocks, {})
+    with pytest.raises(ValueError, match="outside the decoder blocks"):
+        inverse_hessian_diagonals(model, [torch.zeros(1, 2).long()], blocks, {"head": model.head})
+    unused = nn.Linear(3, 3)
+    blocks[1].unused = unused
+    with pytest.raises(ValueError, match="never reached"):
+        inverse_hessian_diagonals(model, [torch.zeros(1, 2).long()], blocks, {"unused": unused})
