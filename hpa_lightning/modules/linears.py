@@ -58,8 +58,12 @@ class TunedLinear(ABC):
     def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
         """Put the retained columns back to the weight before the task, bit for bit; no host synchronisation."""
 
+    def rounding_slots(self, anchor: Tensor | None, retained: Tensor | None) -> F.RoundingSlots | None:
+        """What ``project_`` needs once for each task; ``None`` where it needs nothing (LoRA)."""
+        return None
+
     @abstractmethod
-    def project_(self, anchor: Tensor | None, retained: Tensor | None) -> None:
+    def project_(self, anchor: Tensor | None, retained: Tensor | None, slots: F.RoundingSlots | None) -> None:
         """Take from the update what points along the weight before the task; no host synchronisation."""
 
     @abstractmethod
@@ -99,8 +103,11 @@ class FullLinear(TunedLinear):
     def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
         F.restore_columns_(self.weight, self._need(anchor), retained)
 
-    def project_(self, anchor: Tensor | None, retained: Tensor | None) -> None:
-        F.project_update_(self.weight, self._need(anchor), retained)
+    def rounding_slots(self, anchor: Tensor | None, retained: Tensor | None) -> F.RoundingSlots:
+        return F.rounding_slots(self._need(anchor), retained)
+
+    def project_(self, anchor: Tensor | None, retained: Tensor | None, slots: F.RoundingSlots | None) -> None:
+        F.project_update_(self.weight, self._need(anchor), retained, slots)
 
     def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool) -> Tensor:
         before, after = self._need(anchor), self.weight.detach()
@@ -142,7 +149,7 @@ class LoraLinear(TunedLinear):
     def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
         F.zero_columns_(self.factors.lora_a, retained)
 
-    def project_(self, anchor: Tensor | None, retained: Tensor | None) -> None:
+    def project_(self, anchor: Tensor | None, retained: Tensor | None, slots: F.RoundingSlots | None) -> None:
         f = self.factors
         F.project_lora_(f.lora_b, f.lora_a, f.weight)
 
