@@ -1,0 +1,41 @@
+"""Tables, plots and HTML pages of results; reads result files and imports no model code."""
+
+from hpa_lightning.report.html import render_page
+from hpa_lightning.report.plots import (
+    plot_comparison,
+    plot_curves,
+    plot_matrix,
+    plot_retention,
+    plot_trade_off,
+    save_figure,
+)
+from hpa_lightning.report.tables import (
+    Estimate,
+    Table,
+    estimate,
+    matrix_table,
+    method_table,
+    run_table,
+    safety_table,
+    score_table,
+)
+from hpa_lightning.report.write import write_report
+
+__all__ = [
+    "Estimate",
+    "Table",
+    "estimate",
+    "matrix_table",
+    "method_table",
+    "plot_comparison",
+    "plot_curves",
+    "plot_matrix",
+    "plot_retention",
+    "plot_trade_off",
+    "render_page",
+    "run_table",
+    "safety_table",
+    "save_figure",
+    "score_table",
+    "write_report",
+]

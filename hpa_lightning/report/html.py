@@ -1,0 +1,154 @@
+"""One self-contained HTML page: images are embedded, nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from hpa_lightning.report.page import CSS, MEANINGS
+from hpa_lightning.report.tables import (
+    Table,
+    format_cell,
+    matrix_table,
+    method_table,
+    run_labels,
+    run_table,
+    safety_table,
+    seed_label,
+)
+from hpa_lightning.results import RunResults
+
+
+@dataclass(frozen=True)
+class Image:
+    """A PNG file with its caption and the text that stands for it (screen readers)."""
+
+    path: Path
+    caption: str
+    alt: str
+
+
+def _table(table: Table, caption: str) -> str:
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<th scope="row">{escape(format_cell(cell))}</th>' if i == 0 else f"<td>{escape(format_cell(cell))}</td>"
+            for i, cell in enumerate(row)
+        )
+        + "</tr>\n"
+        for row in table.rows
+    )
+    return (
+        f'<p class="caption">{escape(caption)}</p>'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
+        f'<table aria-label="{escape(caption)}"><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _figure(image: Image) -> str:
+    data = base64.b64encode(image.path.read_bytes()).decode()
+    return (
+        f'<figure><div class="scroll" role="region" tabindex="0" aria-label="{escape(image.caption)}">'
+        f'<img src="data:image/png;base64,{data}" alt="{escape(image.alt)}"></div>'
+        f"<figcaption>{escape(image.caption)}</figcaption></figure>"
+    )
+
+
+def _definitions(pairs: Sequence[tuple[str, str]]) -> str:
+    return "<dl>" + "".join(f"<dt>{term}</dt><dd>{meaning}</dd>" for term, meaning in pairs) + "</dl>"
+
+
+def _origin(run: RunResults) -> str:
+    """How the run can be repeated: command, seed, commit, versions."""
+    versions = run.run.get("versions") or {}
+    calibration = run.events("safety_calibration")
+    pairs = [
+        ("Command", f"<code>{escape(str(run.run.get('command') or 'not recorded'))}</code>"),
+        ("Seed", escape(seed_label(run.seed))),
+        ("Commit", f"<code>{escape(str(run.run.get('commit') or 'not recorded'))}</code>"),
+        (
+            "Versions",
+            escape(", ".join(f"{name} {version}" for name, version in versions.items())) or "not recorded",
+        ),
+    ]
+    if calibration:
+        last = calibration[-1]
+        text = f"{last['asked']} harmful inputs asked, {last['refused']} refused, {last['used']} used"
+        pairs.append(("Safety calibration", escape(text)))
+    return _definitions(pairs)
+
+
+def _run_section(run: RunResults, label: str, images: Sequence[Image], alone: bool) -> str:
+    parts = [
+        _origin(run),
+        "<h3>Scores on every task</h3>",
+        _table(matrix_table(run), "Score in percent on every task (columns) after every step (rows)"),
+        "<h3>Safety at every step</h3>",
+        _table(safety_table(run), "Attack success and over-refusal in percent after every step"),
+        *(_figure(image) for image in images),
+    ]
+    body = "\n".join(parts)
+    if alone:
+        return f"<section><h2>The run</h2>\n{body}</section>"
+    return f"<details><summary>{escape(label)}</summary>\n{body}</details>"
+
+
+def render_page(
+    runs: Sequence[RunResults],
+    images: Mapping[str, Sequence[Image]],
+    overview: Sequence[Image] = (),
+    title: str | None = None,
+) -> str:
+    """The page of one run, or of several compared.
+
+    Args:
+        runs: the runs, at least one.
+        images: per run label (`run_labels`) the run's images.
+        overview: images about all runs together.
+        title: the page's title; default the run's label or a comparison of the methods.
+
+    Returns:
+        The HTML text.
+    """
+    labels = run_labels(runs)
+    if title is None:
+        title = labels[0] if len(runs) == 1 else f"{len(runs)} runs compared"
+    tasks = " → ".join(dict.fromkeys(task for run in runs for task in run.tasks))
+    tables = _table(
+        method_table(runs), "After the last task; mean ± 95 % confidence interval over the runs of a method"
+    )
+    if len(runs) > len({run.method for run in runs}):
+        tables += _table(run_table(runs), "Every run after its last task")
+    sections = "\n".join(
+        _run_section(run, label, images.get(label, ()), alone=len(runs) == 1)
+        for run, label in zip(runs, labels, strict=True)
+    )
+    heading = "" if len(runs) == 1 else "<h2>Run by run</h2>"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{CSS}</style>
+</head>
+<body>
+<header><h1>{escape(title)}</h1>
+<p class="soft">Tasks: {escape(tasks)}</p></header>
+<main>
+<section><h2>What the numbers mean</h2>
+{_definitions([(escape(term), escape(meaning)) for term, meaning in MEANINGS])}</section>
+<section><h2>Summary</h2>
+{tables}
+{"".join(_figure(image) for image in overview)}</section>
+{heading}
+{sections}
+</main>
+</body>
+</html>
+"""

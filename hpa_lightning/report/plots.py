@@ -1,0 +1,284 @@
+"""Plots of results with matplotlib's object-oriented interface; no global state of pyplot is touched.
+
+Colours are Okabe and Ito's palette and cividis, which colour-blind readers can tell apart; series differ by
+marker as well. All values are in percent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from hpa_lightning.report.tables import by_method, estimate, step_name
+from hpa_lightning.results import RunResults
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_KEPT_SAFETY, _KEPT_SHARED, _RELEASED = "#0072B2", "#E69F00", "#D9D9D9"
+
+
+def save_figure(figure: Figure, path: str | PathLike[str], dpi: int = 144) -> None:
+    """Writes a figure as PNG on a white ground."""
+    figure.savefig(path, format="png", dpi=dpi, facecolor="white")
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+
+
+def _axes(figure: Figure, rows: int = 1, **kwargs: object) -> list[Axes]:
+    axes = figure.subplots(rows, squeeze=False, **kwargs)[:, 0]  # type: ignore[call-overload]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", color="#E3E3E3", linewidth=0.8)
+        ax.set_axisbelow(True)
+    return list(axes)
+
+
+def _style(index: int) -> dict[str, Any]:
+    # Beyond eight series the colours repeat with other markers.
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[(index + index // len(COLOURS)) % len(MARKERS)],
+    }
+
+
+def _percent_axis(ax: Axes, label: str, whole: bool = True) -> None:
+    """From zero to 100 %, or (rates that should be small) to what the data needs but not below 20 %."""
+    ax.set_ylabel(label)
+    top = 100.0 if whole else min(max(ax.dataLim.y1 * 1.1, 20.0), 100.0) if math.isfinite(ax.dataLim.y1) else 100.0
+    ax.set_ylim(-0.03 * top, 1.03 * top)
+
+
+def _legend(ax: Axes) -> None:
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, borderaxespad=0.0, fontsize=9)
+
+
+def _step_axis(ax: Axes, steps: Sequence[int], names: Sequence[str]) -> None:
+    slanted = max(map(len, names)) > 6
+    ax.set_xticks(
+        list(steps),
+        names,
+        rotation=25 if slanted else 0,
+        ha="right" if slanted else "center",
+        rotation_mode="anchor",
+    )
+    ax.set_xlabel("model after learning")
+    ax.set_xlim(min(steps) - 0.3, max(steps) + 0.3)
+
+
+def plot_matrix(run: RunResults) -> Figure:
+    """Heat map of the scores: one row per step (the aligned model first), one column per task, percent."""
+    values = 100 * np.vstack([list(run.initial().values()), run.matrix()])
+    rows, columns = values.shape
+    figure = _figure(max(9.2, 2.6 + 0.8 * columns), 1.5 + 0.45 * rows)
+    ax = figure.subplots()
+    norm = Normalize(0, 100)
+    image = ax.imshow(np.ma.masked_invalid(values), cmap="cividis", norm=norm, aspect="auto")
+    ax.set_facecolor("#EDEDED")
+    for (row, column), value in np.ndenumerate(values):
+        colour = "#555555" if math.isnan(value) else "white" if value < 55 else "black"
+        text = "–" if math.isnan(value) else f"{value:.1f}"
+        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+        if row == column + 1:
+            ax.add_patch(Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, fill=False, edgecolor="#D55E00", lw=2))
+    ax.set_xticks(range(columns), run.tasks, rotation=30, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(rows), ["aligned", *(f"after {task}" for task in run.tasks)])
+    ax.set_xlabel("evaluated on (framed: the task just learnt)")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    figure.colorbar(image, ax=ax, label="score, %", pad=0.02)
+    return figure
+
+
+def plot_curves(run: RunResults) -> Figure:
+    """Scores of the tasks (above), attack success and over-refusal (below) per step, percent."""
+    names = [step_name(run, step) for step in run.steps]
+    figure = _figure(9.2, 7.2)
+    upper, lower = _axes(figure, 2, sharex=True)
+    steps = np.array(run.steps)
+    scores = np.array([list(run.scores(step, "task").values()) for step in run.steps]) * 100
+    for index, task in enumerate(run.names("task")):
+        style = _style(index)
+        learnt = steps >= index
+        before = steps < index
+        upper.plot(steps[before], scores[before, index], color=style["color"], linestyle=":", linewidth=1.2)
+        upper.plot(steps[learnt], scores[learnt, index], label=task, linewidth=1.6, markersize=6, **style)
+    summaries = [run.summary(step) for step in run.steps]
+    performance = [100 * summary["AP"] for summary in summaries]
+    upper.plot(
+        steps[steps >= 0],
+        np.array(performance)[steps >= 0],
+        color="black",
+        linewidth=3,
+        alpha=0.75,
+        label="AP",
+    )
+    _percent_axis(upper, "task score, %")
+    upper.set_title("Tasks (dotted: not learnt yet)", loc="left", fontsize=11)
+
+    sets = run.names("safety")
+    for index, name in enumerate(sets):
+        rates = [100 * run.safety(step)[name] for step in run.steps]
+        lower.plot(steps, rates, label=f"ASR {name}", linewidth=1.4, markersize=6, **_style(index))
+    if sets:
+        lower.plot(
+            steps,
+            [100 * s["MASR"] for s in summaries],
+            color="black",
+            linewidth=3,
+            alpha=0.6,
+            zorder=1.5,
+            label="MASR",
+        )
+    for offset, name in enumerate(run.names("over_refusal")):
+        rates = [100 * run.over_refusal(step)[name] for step in run.steps]
+        style = _style(len(sets) + offset)
+        lower.plot(steps, rates, "--", label=f"over-refusal {name}", linewidth=1.4, markersize=6, **style)
+    _percent_axis(lower, "share of responses, %", whole=False)
+    lower.set_title("Safety (lower is better)", loc="left", fontsize=11)
+    for ax in (upper, lower):
+        if ax.get_legend_handles_labels()[0]:
+            _legend(ax)
+    _step_axis(lower, run.steps, names)
+    return figure
+
+
+def _module_type(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def plot_retention(run: RunResults) -> Figure | None:
+    """Retained columns by layer and by module type, percent of all columns, mean over the tasks.
+
+    Bars stack what was kept (safety-focused only, then shared with the task) and the safety-focused columns
+    that were released. None if the run recorded no retention.
+    """
+    events = run.events("retention")
+    if not events:
+        return None
+    layers = sorted({event["layer"] for event in events})
+    modules = list(dict.fromkeys(_module_type(event["module"]) for event in events))
+    figure = _figure(9.2, 4.2)
+    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+
+    def shares(chosen: list[dict]) -> tuple[float, float, float]:
+        columns = sum(event["columns"] for event in chosen)
+        kept = sum(event["retained"] for event in chosen)
+        only_safety = sum(
+            min(event["retained"], (event["safety_focused"] or 0) - (event["shared"] or 0)) for event in chosen
+        )
+        released = sum(max((event["safety_focused"] or 0) - event["retained"], 0) for event in chosen)
+        return 100 * only_safety / columns, 100 * (kept - only_safety) / columns, 100 * released / columns
+
+    by_layer = np.array([shares([e for e in events if e["layer"] == layer]) for layer in layers])
+    by_module = np.array([shares([e for e in events if _module_type(e["module"]) == name]) for name in modules])
+    parts = (
+        ("kept, safety-focused only", _KEPT_SAFETY, ""),
+        ("kept, shared with the task", _KEPT_SHARED, "//"),
+        ("safety-focused, released", _RELEASED, ""),
+    )
+    for part, (label, colour, hatch) in enumerate(parts):
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5, "label": label}
+        left.bar(layers, by_layer[:, part], bottom=by_layer[:, :part].sum(1), width=0.8, **style)
+        right.barh(range(len(modules)), by_module[:, part], left=by_module[:, :part].sum(1), height=0.7, **style)
+    left.set_xlabel("layer")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set_xlim(min(layers) - 0.7, max(layers) + 0.7)
+    left.set_ylabel("columns, %")
+    right.set_yticks(range(len(modules)), modules)
+    right.invert_yaxis()
+    right.set_xlabel("columns, %")
+    for ax, axis in ((left, "y"), (right, "x")):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis=axis, color="#E3E3E3", linewidth=0.8)
+        ax.set_axisbelow(True)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def plot_trade_off(runs: Sequence[RunResults]) -> Figure | None:
+    """Average performance against mean attack success after the last task, percent; the upper left is best.
+
+    One run: its whole way, step by step. Several runs: one small marker per run and, for methods with several
+    runs, the mean with its 95 % confidence intervals. None if no run has both figures.
+    """
+    if not any(math.isfinite(run.summary()["AP"] + run.summary()["MASR"]) for run in runs):
+        return None
+    figure = _figure(9.2, 4.8)
+    (ax,) = _axes(figure)
+    ax.grid(axis="x", color="#E3E3E3", linewidth=0.8)
+    if len(runs) == 1:
+        run = runs[0]
+        points = [(run.summary(step), step) for step in run.steps if step >= 0]
+        x, y = ([100 * summary[key] for summary, _ in points] for key in ("MASR", "AP"))
+        ax.plot(x, y, color=COLOURS[0], linewidth=1.2, alpha=0.6)
+        for index, (summary, step) in enumerate(points):
+            label = f"{step + 1}: {step_name(run, step)}"
+            ax.plot(
+                100 * summary["MASR"],
+                100 * summary["AP"],
+                linestyle="",
+                markersize=9,
+                label=label,
+                **_style(index),
+            )
+    else:
+        for index, (method, group) in enumerate(by_method(runs).items()):
+            style = _style(index)
+            x, y = ([100 * run.summary()[key] for run in group] for key in ("MASR", "AP"))
+            several = len(group) > 1
+            ax.plot(
+                x,
+                y,
+                linestyle="",
+                markersize=5 if several else 9,
+                alpha=0.5 if several else 1,
+                **style,
+                label=None if several else method,
+            )
+            if several:
+                (mean_x, half_x), (mean_y, half_y) = estimate(x), estimate(y)
+                ax.errorbar(mean_x, mean_y, half_y, half_x, markersize=9, capsize=3, label=method, **style)
+    aligned = estimate([100 * run.summary(-1)["MASR"] for run in runs if -1 in run.steps]).mean
+    if not math.isnan(aligned):
+        ax.axvline(aligned, color="#555555", linestyle="--", linewidth=1, label="MASR of the aligned model")
+    ax.set_xlabel("mean attack success rate (MASR), %   ← safer")
+    ax.set_ylabel("average performance (AP), %   better →")
+    ax.margins(0.12)
+    _legend(ax)
+    return figure
+
+
+def plot_comparison(runs: Sequence[RunResults]) -> Figure:
+    """AP (above) and MASR (below) per step: mean over a method's runs with 95 % confidence bands."""
+    figure = _figure(9.2, 6.6)
+    axes = _axes(figure, 2, sharex=True)
+    steps = sorted({step for run in runs for step in run.steps})
+    same_stream = len({tuple(run.tasks) for run in runs}) == 1
+    for ax, key, label in zip(axes, ("AP", "MASR"), ("AP, %", "MASR, %"), strict=True):
+        for index, (method, group) in enumerate(by_method(runs).items()):
+            shown = [step for step in steps if any(step in run.steps for run in group) and (key != "AP" or step >= 0)]
+            estimates = [estimate([100 * r.summary(s)[key] for r in group if s in r.steps]) for s in shown]
+            means = np.array([e.mean for e in estimates])
+            widths = np.nan_to_num([e.half_width for e in estimates])
+            style = _style(index)
+            ax.plot(shown, means, label=method, linewidth=1.8, markersize=6, **style)
+            ax.fill_between(shown, means - widths, means + widths, color=style["color"], alpha=0.15, linewidth=0)
+        _percent_axis(ax, label, whole=key == "AP")
+    axes[0].set_title("Average performance on the tasks learnt so far (higher is better)", loc="left", fontsize=11)
+    axes[1].set_title("Mean attack success rate (lower is better)", loc="left", fontsize=11)
+    _legend(axes[0])
+    names = [step_name(runs[0], s) if same_stream or s < 0 else f"task {s + 1}" for s in steps]
+    _step_axis(axes[1], steps, names)
+    return figure

@@ -1,0 +1,136 @@
+"""Writes the whole report of one or several runs: tables, plots and the HTML page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from hpa_lightning.report.html import Image, render_page
+from hpa_lightning.report.plots import (
+    plot_comparison,
+    plot_curves,
+    plot_matrix,
+    plot_retention,
+    plot_trade_off,
+    save_figure,
+)
+from hpa_lightning.report.tables import MISSING, format_cell, method_table, run_labels, run_table, score_table
+from hpa_lightning.results import RunResults
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "run"
+
+
+def _sentence(run: RunResults) -> str:
+    """The last figures in words, for readers who cannot see the plot."""
+    summary = run.summary()
+    figures = [(key, format_cell(100 * summary[key])) for key in ("AP", "BWT", "MASR", "DASR")]
+    return ", ".join(f"{key} {value} %" for key, value in figures if value != MISSING) + " after the last task."
+
+
+def _run_images(run: RunResults, label: str, folder: Path) -> list[Image]:
+    figures = [
+        (
+            "matrix",
+            plot_matrix(run),
+            "Score on every task after every step; framed, the task just learnt.",
+            f"Heat map of the score matrix. {_sentence(run)} The table above holds the same numbers.",
+        ),
+        (
+            "curves",
+            plot_curves(run),
+            "Task scores, attack success and over-refusal step by step.",
+            f"Lines of the task scores and of the safety rates per step. {_sentence(run)}",
+        ),
+        (
+            "retention",
+            plot_retention(run),
+            "Columns kept from before the task, by layer and by module type, mean over the tasks.",
+            "Stacked bars: share of columns kept in each layer and each module type.",
+        ),
+    ]
+    images = []
+    for name, figure, caption, alt in figures:
+        if figure is not None:
+            path = folder / f"{_slug(label)}-{name}.png"
+            save_figure(figure, path)
+            images.append(Image(path, caption, alt))
+    return images
+
+
+def _overview(runs: Sequence[RunResults], folder: Path) -> list[Image]:
+    figures: list[tuple[str, Figure | None, str]] = [
+        (
+            "trade-off",
+            plot_trade_off(runs),
+            "What was learnt against what it cost in safety; the upper left is best.",
+        )
+    ]
+    if len(runs) > 1:
+        caption = "Step by step: mean over the runs of a method, with 95 % confidence bands."
+        figures.append(("comparison", plot_comparison(runs), caption))
+    images = []
+    for name, figure, caption in figures:
+        if figure is not None:
+            path = folder / f"{name}.png"
+            save_figure(figure, path)
+            alt = f"{caption} The summary table holds the numbers after the last task."
+            images.append(Image(path, caption, alt))
+    return images
+
+
+def write_report(
+    run_dirs: Sequence[str | PathLike[str]], output: str | PathLike[str], title: str | None = None
+) -> dict[str, Path]:
+    """Writes tables, plots and one self-contained HTML page about one run or several.
+
+    Args:
+        run_dirs: folders that hold a ``results.jsonl``, or such files.
+        output: the folder to write to; it is made if need be, files of the same name are replaced.
+        title: the page's title.
+
+    Returns:
+        What was written: ``"html"`` (report.html), ``"summary_csv"`` and ``"summary_md"`` (one row per
+        method), ``"summary_json"`` (methods and runs, not rounded), ``"matrix_csv"`` (every score of every
+        run), and every plot under its file name without ``.png``. All scores are in percent.
+
+    Raises:
+        ValueError: if there is no run, or a result file is broken or holds no score.
+        FileNotFoundError: if a result file is missing.
+    """
+    if isinstance(run_dirs, (str, PathLike)):
+        raise ValueError(f"run_dirs is a list of folders, got the single path {str(run_dirs)!r}; wrap it in a list.")
+    if not run_dirs:
+        raise ValueError("A report needs at least one run's folder, got none.")
+    runs = [RunResults.from_file(path) for path in run_dirs]
+    for run in runs:
+        if not run.steps:
+            raise ValueError(f"{run.path} holds no score yet, so there is nothing to report; evaluate the run first.")
+    labels = run_labels(runs)
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    methods = method_table(runs)
+    summary = {"unit": "percent", "methods": methods.records(), "runs": run_table(runs).records()}
+    texts = {
+        "summary_csv": ("summary.csv", methods.csv()),
+        "summary_md": ("summary.md", methods.markdown() + "\n"),
+        "summary_json": ("summary.json", json.dumps(summary, ensure_ascii=False, indent=2) + "\n"),
+        "matrix_csv": ("matrix.csv", score_table(runs).csv()),
+    }
+    paths: dict[str, Path] = {}
+    for key, (name, text) in texts.items():
+        paths[key] = folder / name
+        paths[key].write_text(text, encoding="utf-8")
+    overview = _overview(runs, folder)
+    images = {label: _run_images(run, label, folder) for run, label in zip(runs, labels, strict=True)}
+    for image in [*overview, *(image for group in images.values() for image in group)]:
+        paths[image.path.stem] = image.path
+    paths["html"] = folder / "report.html"
+    paths["html"].write_text(render_page(runs, images, overview, title), encoding="utf-8")
+    return paths

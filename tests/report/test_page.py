@@ -1,0 +1,127 @@
+"""The whole report: its files, the page's text, and the page in a real browser."""
+
+import ast
+import csv
+import json
+import re
+import shutil
+import subprocess
+from html import escape
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import hpa_lightning.report
+from hpa_lightning.report import write_report
+from hpa_lightning.report.tables import matrix_table
+from hpa_lightning.results import ResultWriter, RunResults
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+
+
+def browse(page: Path, profile: Path, *arguments: str) -> str:
+    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet]
+    command += [f"--user-data-dir={profile}", *arguments, page.as_uri()]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_report_of_one_run(write_run, tmp_path: Path) -> None:
+    paths = write_report([write_run("one")], tmp_path / "report")
+    assert set(paths) == {
+        *("html", "summary_csv", "summary_md", "summary_json", "matrix_csv"),
+        *("trade-off", "hpa-matrix", "hpa-curves", "hpa-retention"),
+    }
+    run = RunResults.from_file(tmp_path / "one")
+    (row,) = csv.DictReader(paths["summary_csv"].open())
+    assert float(row["AP %"]) == pytest.approx(100 * run.summary()["AP"], abs=0.005)
+    summary = json.loads(paths["summary_json"].read_text())
+    assert summary["runs"][0]["MASR %"] == pytest.approx(100 * run.summary()["MASR"])
+    assert paths["summary_md"].read_text().startswith("| Method |")
+    for name in ("trade-off", "hpa-matrix", "hpa-curves", "hpa-retention"):
+        with Image.open(paths[name]) as image:
+            assert min(image.size) > 400 and len(image.convert("RGB").getcolors(maxcolors=10**6)) > 50
+
+
+def test_page_is_self_contained_and_accessible(write_run, tmp_path: Path) -> None:
+    page = write_report([write_run("one")], tmp_path / "report")["html"].read_text()
+    addresses = re.findall(r'(?:src|href)\s*=\s*"([^"]{0,40})', page)
+    assert len(addresses) == 4 and all(address.startswith("data:image/png;base64,") for address in addresses)
+    assert "<script" not in page and "@import" not in page and "url(" not in page
+    assert all(re.search(r'alt="[^"]{20,}"', image) for image in re.findall(r"<img[^>]*>", page))
+    assert "prefers-color-scheme: dark" in page and 'lang="en"' in page
+    for text in ("hpa-lightning fit --config hpa.yaml", "0123456789abcdef0123456789abcdef01234567", "9 refused"):
+        assert text in page
+
+
+def test_text_from_result_files_is_escaped(write_run, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    writer = ResultWriter(write_run("one", method=evil) / "results.jsonl")
+    writer.write({**RunResults.from_file(writer.path).run, "command": evil, "commit": evil})
+    page = write_report([tmp_path / "one"], tmp_path / "report")["html"].read_text()
+    assert evil not in page and escape(evil) in page
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        write_report([], tmp_path)
+    with pytest.raises(ValueError, match="wrap it in a list"):
+        write_report(tmp_path, tmp_path)
+    with pytest.raises(FileNotFoundError):
+        write_report([tmp_path], tmp_path / "report")
+    ResultWriter(tmp_path / "results.jsonl").write({"event": "run", "method": "x", "tasks": ["a"], "sets": []})
+    with pytest.raises(ValueError, match="no score yet"):
+        write_report([tmp_path], tmp_path / "report")
+
+
+def test_report_imports_no_model_code() -> None:
+    allowed = ("hpa_lightning.report", "hpa_lightning.results", "hpa_lightning.metrics")
+    forbidden = ("torch", "lightning", "transformers", "peft", "timm")
+    for file in Path(hpa_lightning.report.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                assert name.split(".")[0] not in forbidden, (file.name, name)
+                assert not name.startswith("hpa_lightning") or name.startswith(allowed), (file.name, name)
+                assert name != "matplotlib.pyplot", file.name
+
+
+@needs_browser
+def test_page_in_a_browser_on_wide_and_narrow_screens(write_run, tmp_path: Path) -> None:
+    runs = [write_run("h0", "HPA"), write_run("s0", "SeqFT", forgetting=0.06, harm=0.09)]
+    page = write_report(runs, tmp_path / "report")["html"]
+    dom = browse(page, tmp_path / "profile", "--dump-dom")
+    for path in runs:
+        for row in matrix_table(RunResults.from_file(path)).rows:
+            for cell in row[1:]:
+                assert f"<td>{cell:.2f}</td>" in dom
+
+    # A window cannot be made as narrow as a phone, a frame can; `srcdoc` frames may be measured from outside.
+    content = escape(page.read_text().replace("<details>", "<details open>"))
+    frames = "".join(
+        f'<iframe style="border:0;width:{width}px;height:1500px" srcdoc="{content}"></iframe>' for width in (1200, 400)
+    )
+    measure = """<script>addEventListener("load", () => {
+      document.body.dataset.widths = [...document.querySelectorAll("iframe")].map(frame => {
+        const root = frame.contentDocument.documentElement;
+        const cells = [...frame.contentDocument.querySelectorAll("td")].filter(cell => cell.offsetWidth > 0);
+        return [root.scrollWidth, root.clientWidth, cells.length].join(" ");
+      }).join(";");
+    });</script>"""
+    wrapper = tmp_path / "wrapper.html"
+    wrapper.write_text(f'<!DOCTYPE html><meta charset="utf-8">{measure}<body style="margin:0">{frames}</body>')
+    measured = re.search(r'data-widths="([^"]+)"', browse(wrapper, tmp_path / "profile", "--dump-dom"))
+    assert measured is not None
+    wide, narrow = ([int(number) for number in item.split()] for item in measured[1].split(";"))
+    assert wide[0] <= wide[1] <= 1200 and narrow[0] <= narrow[1] <= 400
+    assert wide[2] == narrow[2] == dom.count("<td>")
+
+    shot = tmp_path / "shot.png"
+    browse(wrapper, tmp_path / "profile", f"--screenshot={shot}", "--window-size=1620,1500")
+    with Image.open(shot) as image:
+        assert image.size == (1620, 1500)
+        for box in ((0, 0, 1200, 1500), (1204, 0, 1600, 1500)):
+            assert len(image.crop(box).convert("RGB").getcolors(maxcolors=10**6)) > 50

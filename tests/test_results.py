@@ -1,0 +1,216 @@
+"""The result file: writing, crashes, repeated steps, and the figures read from it."""
+
+import json
+import math
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpa_lightning.results import ResultWriter, RunResults, read_results, source_commit
+
+RUN = {
+    "event": "run",
+    "method": "HPA",
+    "seed": 1,
+    "tasks": ["a", "b", "c"],
+    "sets": [
+        *({"name": name, "kind": "task"} for name in "abc"),
+        *({"name": name, "kind": "safety"} for name in ("figstep", "vlguard")),
+        {"name": "xstest", "kind": "over_refusal"},
+    ],
+}
+METRIC = {"task": "exact_match", "safety": "attack_success_rate", "over_refusal": "over_refusal_rate"}
+
+
+def score(step: int, name: str, kind: str, value: float) -> dict:
+    return {"event": "score", "step": step, "set": name, "kind": kind, "metric": METRIC[kind], "score": value, "n": 9}
+
+
+def step_scores(step: int, tasks: list[float], safety: list[float], harmless: float) -> list[dict]:
+    lines = [score(step, name, "task", value) for name, value in zip("abc", tasks, strict=True)]
+    lines += [score(step, n, "safety", v) for n, v in zip(("figstep", "vlguard"), safety, strict=True)]
+    return [*lines, score(step, "xstest", "over_refusal", harmless)]
+
+
+@pytest.fixture
+def records() -> list[dict]:
+    return [
+        RUN,
+        *step_scores(-1, [0.1, 0.2, 0.3], [0.02, 0.04], 0.1),
+        {"event": "time", "step": 0, "phase": "train", "seconds": 60.0},
+        {"event": "time", "step": 0, "phase": "fuse", "seconds": 30.0},
+        *step_scores(0, [0.9, 0.2, 0.3], [0.1, 0.3], 0.2),
+        {"event": "time", "step": 1, "phase": "train", "seconds": 90.0},
+        *step_scores(1, [0.7, 0.8, 0.3], [0.2, 0.6], 0.3),
+    ]
+
+
+def test_lines_are_appended_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "results.jsonl"
+    writer = ResultWriter(path)
+    assert not path.parent.exists()  # a process that never writes leaves no trace
+    writer.write({"event": "x", "step": 0, "text": "été\nzwei"})
+    ResultWriter(path).write({"event": "x", "step": 1, "values": torch.tensor([1.0, math.inf]), "n": np.int64(3)})
+    assert read_results(path) == read_results(path.parent)
+    assert read_results(path) == [
+        {"event": "x", "step": 0, "text": "été\nzwei"},
+        {"event": "x", "step": 1, "values": [1.0, None], "n": 3},
+    ]
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_not_finite_is_null(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path / "results.jsonl")
+    writer.write({"event": "x", "a": math.nan, "b": [-math.inf, {"c": np.float32("nan")}], "d": torch.tensor(math.nan)})
+    assert "NaN" not in writer.path.read_text() and "Infinity" not in writer.path.read_text()
+    assert read_results(tmp_path) == [{"event": "x", "a": None, "b": [None, {"c": None}], "d": None}]
+
+
+def test_bad_records_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path / "results.jsonl")
+    with pytest.raises(ValueError, match='"event"'):
+        writer.write({"step": 0})
+    with pytest.raises(ValueError, match="JSON form"):
+        writer.write({"event": "x", "value": object()})
+    assert not writer.path.exists()
+
+
+def test_threads_do_not_tear_lines(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+
+    def write(number: int) -> None:
+        writer = ResultWriter(path)
+        for step in range(10):
+            writer.write({"event": "x", "step": step, "task": number, "text": "y" * 5000})
+
+    ResultWriter(path).write({"event": "start"})
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read_results(path)) == 41
+
+
+def test_torn_last_line_is_left_out_and_then_cut(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    ResultWriter(path).write({"event": "x", "step": 0})
+    with path.open("a") as file:
+        file.write('{"event": "x", "st')
+    with pytest.warns(UserWarning, match="not finished"):
+        assert read_results(path) == [{"event": "x", "step": 0}]
+    with pytest.warns(UserWarning, match="cut off"):
+        ResultWriter(path).write({"event": "x", "step": 1})
+    assert read_results(path) == [{"event": "x", "step": 0}, {"event": "x", "step": 1}]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("{broken", "not valid JSON"), ("[1]", "not an object"), ("{}", "event")]
+)
+def test_broken_earlier_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(f'{{"event": "x"}}\n\n{line}\n{{"event": "y"}}\n')
+    with pytest.raises(ValueError, match=f"line 3 .*{message}"):
+        read_results(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"results\.jsonl"):
+        read_results(tmp_path)
+
+
+def test_last_of_the_same_identity_counts(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path / "results.jsonl")
+    retention = {"event": "retention", "step": 0, "task": "a", "layer": 1, "module": "q", "columns": 8, "retained": 1}
+    lines = [
+        RUN,
+        score(0, "a", "task", 0.1),
+        score(0, "b", "task", 0.2),
+        retention,
+        {**retention, "module": "k"},
+        {**score(0, "a", "task", 0.7), "n": 10},
+        {**retention, "retained": 2},
+        {**RUN, "command": "resumed"},
+    ]
+    for line in lines:
+        writer.write(line)
+    records = read_results(writer.path)
+    assert [r.get("score", r.get("retained", r.get("command"))) for r in records] == ["resumed", 0.7, 0.2, 2, 1]
+
+
+def test_views(records: list[dict]) -> None:
+    run = RunResults(records)
+    assert (run.method, run.seed, run.tasks, run.steps) == ("HPA", 1, ["a", "b", "c"], [-1, 0, 1])
+    assert run.initial() == {"a": 0.1, "b": 0.2, "c": 0.3}
+    np.testing.assert_array_equal(run.matrix(), [[0.9, 0.2, 0.3], [0.7, 0.8, 0.3], [math.nan] * 3])
+    assert run.safety(0) == {"figstep": 0.1, "vlguard": 0.3}
+    assert run.over_refusal(-1) == {"xstest": 0.1}
+    assert all(math.isnan(rate) for rate in run.safety(2).values())
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (None, {"AP": 0.75, "BWT": -0.2, "MASR": 0.4, "DASR": 0.37, "over_refusal": 0.3, "minutes": 3.0}),
+        (1, {"AP": 0.75, "BWT": -0.2, "MASR": 0.4, "DASR": 0.37, "over_refusal": 0.3, "minutes": 3.0}),
+        (0, {"AP": 0.9, "BWT": math.nan, "MASR": 0.2, "DASR": 0.17, "over_refusal": 0.2, "minutes": 1.5}),
+        (-1, {"AP": 0.2, "BWT": math.nan, "MASR": 0.03, "DASR": 0.0, "over_refusal": 0.1, "minutes": math.nan}),
+    ],
+)
+def test_summary_by_hand(records: list[dict], step: int | None, expected: dict) -> None:
+    assert RunResults(records).summary(step) == pytest.approx(expected, nan_ok=True)
+
+
+def test_summary_while_the_run_lasts_counts_repeated_steps_once(records: list[dict]) -> None:
+    again = [*records, {"event": "time", "step": 1, "phase": "train", "seconds": 30.0}, score(1, "b", "task", math.nan)]
+    summary = RunResults(again).summary()
+    assert summary["minutes"] == pytest.approx(2.0)
+    assert math.isnan(summary["AP"])
+
+
+def test_summary_without_safety_sets() -> None:
+    run = {**RUN, "sets": [{"name": name, "kind": "task"} for name in "abc"]}
+    summary = RunResults([run, score(0, "a", "task", 0.5)]).summary()
+    assert summary["AP"] == 0.5
+    assert all(math.isnan(summary[key]) for key in ("MASR", "DASR", "over_refusal", "minutes"))
+
+
+def test_unusable_runs_are_refused(records: list[dict]) -> None:
+    with pytest.raises(ValueError, match='no "run" event'):
+        RunResults(records[1:])
+    with pytest.raises(ValueError, match="lacks"):
+        RunResults([{"event": "run", "tasks": []}])
+    with pytest.raises(ValueError, match="one metric per set"):
+        RunResults([*records, {**score(1, "a", "task", 0.1), "metric": "token_f1"}])
+
+
+def test_source_commit(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert source_commit(tmp_path) is None
+    (tmp_path / "package").mkdir()
+    (tmp_path / "environment").mkdir()
+    source = tmp_path / "package" / "code.py"
+    source.write_text("x = 1\n")
+    git("init", "-q")
+    git("add", "package")
+    git("commit", "-q", "-m", "first")
+    assert source_commit(source.parent) == git("rev-parse", "HEAD")
+    assert source_commit(tmp_path / "environment") is None  # lies in the repository but is not tracked
+    source.write_text("x = 2\n")
+    assert source_commit(source.parent) == git("rev-parse", "HEAD") + "-dirty"
+
+
+def test_file_holds_one_json_object_per_line(tmp_path: Path, records: list[dict]) -> None:
+    writer = ResultWriter(tmp_path / "results.jsonl")
+    for record in records:
+        writer.write(record)
+    assert [json.loads(line) for line in writer.path.read_text().splitlines()] == records
+    assert RunResults.from_file(tmp_path).summary() == RunResults(records).summary()
