@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -124,18 +125,18 @@ class TaskEvaluation(TaskCallback):
         summary = RunResults(self._events).summary(step)
         names = {"AP": "average_performance", "BWT": "backward_transfer", "MASR": "mean_attack_success_rate"}
         names |= {"DASR": "attack_success_rise", "over_refusal": "over_refusal"}
-        values = {f"evaluation/{label}": summary.get(key) for key, label in names.items()}
+        values = {f"evaluation/{label}": summary[key] for key, label in names.items()}
         values |= {
             f"evaluation/{event['set']}": event["score"]
             for event in self._events
             if event["event"] == "score" and event["step"] == step
         }
-        finite = {name: float(value) for name, value in values.items() if value is not None and value == value}
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         if step >= 0:
             self._to_log = finite
         elif trainer.logger is not None:
             trainer.logger.log_metrics(finite, step=trainer.global_step)
-        shown = ", ".join(f"{key} {100 * summary[key]:.1f} %" for key in names if summary.get(key) is not None)
+        shown = ", ".join(f"{key} {100 * summary[key]:.1f} %" for key in names if math.isfinite(summary[key]))
         rank_zero_info(f"{'Aligned model' if after is None else f'After {after}'}: {shown}")
 
     def _score(

@@ -6,11 +6,14 @@ from typing import ClassVar
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from hpa_lightning.callbacks.freezing import MaskedFreezing
 from hpa_lightning.callbacks.partition import FocusPartition
 from hpa_lightning.callbacks.steps import StepCallback
-from hpa_lightning.callbacks.task import required_callback
+from hpa_lightning.callbacks.task import CurrentTask, required_callback
+from hpa_lightning.functional import RoundingSlots
+from hpa_lightning.modules.linears import TunedLinear
 
 
 class OrthogonalProjection(StepCallback):
@@ -27,15 +30,37 @@ class OrthogonalProjection(StepCallback):
 
     start_order: ClassVar[int] = 45
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._layers: list[tuple[TunedLinear, Tensor | None, Tensor | None, RoundingSlots | None]] = []
+
+    def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        super().on_task_end(trainer, pl_module, task)
+        self._layers = []
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             required_callback(trainer, FocusPartition, self)
 
+    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        super().on_task_start(trainer, pl_module, task)
+        self._prepare(trainer)
+
+    def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        super().on_task_resume(trainer, pl_module, task)
+        self._prepare(trainer)
+
     @torch.no_grad()
     def after_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for linear, anchor, retained, slots in self._layers:
+            linear.project_(anchor, retained, slots)
+
+    def _prepare(self, trainer: L.Trainer) -> None:
         partition: FocusPartition = required_callback(trainer, FocusPartition, self)
         frozen = any(isinstance(callback, MaskedFreezing) for callback in trainer.callbacks)
+        self._layers = []
         for linear in partition.linears:
+            anchor = partition.anchors.get(linear.name)
             retained = partition.retained[linear.name] if frozen else None
-            linear.project_(partition.anchors.get(linear.name), retained)
+            self._layers.append((linear, anchor, retained, linear.rounding_slots(anchor, retained)))
