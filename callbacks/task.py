@@ -128,7 +128,8 @@ class TaskCallback(L.Callback):
             return
         current = self._task_by_index(trainer, self._open_task)
         if current.last_epoch is not None:
-            ended = trainer.current_epoch >= current.last_epoch
+            cut_short = trainer.fit_loop.batch_idx + 1 < trainer.num_training_batches  # by max_steps, say
+            ended = trainer.current_epoch >= current.last_epoch and not cut_short
         else:
             ended = _is_last_epoch(trainer)
         if ended:

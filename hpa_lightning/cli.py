@@ -57,7 +57,7 @@ def _lightning(arguments: list[str]) -> None:
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
-        args=arguments,
+        args=None if arguments == sys.argv[1:] else arguments,
     )
 
 

@@ -18,7 +18,7 @@ from hpa_lightning.callbacks import (
     TaskEvaluation,
 )
 from hpa_lightning.data.nano import NanoDataModule, nano_module
-from hpa_lightning.report import summary_table, write_report
+from hpa_lightning.report import method_table, write_report
 from hpa_lightning.results import RunResults
 
 METHODS: dict[str, tuple[str, Callable[[], list[L.Callback]]]] = {
@@ -55,7 +55,7 @@ def run_demo(output: Path, seeds: Sequence[int], methods: Sequence[str]) -> str:
             )
             folders.append(folder)
     files = write_report(folders, output / "report")
-    table = summary_table([RunResults.from_file(folder) for folder in folders])
+    table = method_table([RunResults.from_file(folder) for folder in folders]).text()
     print(f"\n{table}\n\nThe page with plots: {files['html']}")
     return table
 
@@ -68,6 +68,7 @@ def run_nano(method: str, seed: int, folder: Path) -> None:
         accelerator="cpu",
         logger=CSVLogger(folder, name="", version=""),
         callbacks=[SequentialTuning(seed=seed), *callbacks(), TaskEvaluation(method=name)],
+        max_epochs=-1,  # the stream sets it
         reload_dataloaders_every_n_epochs=1,
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -8,9 +8,6 @@ from typing import Any
 
 import lightning as L
 import torch
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-
 from helpers_foreign import Tokens, foreign_module
 from registry import METHODS
 from test_guarantees import OPTIMIZERS, Watcher, dense

@@ -17,7 +17,7 @@ def test_two_processes_agree(method: str, tuning: str, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_", "MASTER_"))}
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path), method, tuning],
-        env={**environment, "OMP_NUM_THREADS": "1"},
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{script.parent}{os.pathsep}{script.parent.parent}"},
         capture_output=True,
         text=True,
         timeout=600,

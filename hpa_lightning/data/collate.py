@@ -1,0 +1,242 @@
+"""Records to batches: training batches with loss on the answers alone, and left-padded prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import SequenceMatcher
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpa_lightning.data.records import Record, check_record, message_text, open_image
+from hpa_lightning.data.template import ChatTemplate, tokenizer_of
+
+IGNORED = -100
+
+
+class MLLMCollator:
+    """Turns records into batches for any Hugging Face multimodal model.
+
+    The processor does what it does at inference: it expands image placeholders, makes pixel values and whatever else
+    the model wants (``mm_token_type_ids``, ``image_grid_thw``, ...), all of which passes through. Where the answers
+    stand is found in the rendered text and carried over to the expanded token ids; every labelled token is checked to
+    be a token of an answer.
+
+    Args:
+        processor: a Hugging Face processor with a fast tokenizer.
+        max_length: longest sequence in tokens, images included; ``None`` for no limit. A longer training record is cut
+            on its right. A record of which an image token would be cut, or no answer token would be left, is refused,
+            as is a prompt that is too long: raise ``max_length``, shrink the images, or drop the record.
+        chat_template: in place of the processor's; ``"plain"`` for a model that has seen none.
+
+    Raises:
+        ValueError: there is no chat template, or the tokenizer is not a fast one.
+    """
+
+    def __init__(self, processor: Any, max_length: int | None = None, chat_template: str | None = None) -> None:
+        if max_length is not None and max_length < 2:
+            raise ValueError(f"max_length is {max_length}; expected at least 2 tokens, or None.")
+        self.processor = processor
+        self.max_length = max_length
+        self.chat_template = chat_template
+        if not getattr(tokenizer_of(processor), "is_fast", False):
+            raise ValueError(
+                f"{type(tokenizer_of(processor)).__name__} is no fast tokenizer; answers are found through character "
+                "offsets, which only fast tokenizers tell. Load it with use_fast=True or convert it."
+            )
+        self.template  # noqa: B018 - a missing template is told now, not in a worker
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template, with the positions of answers."""
+        return ChatTemplate(self.processor, self.chat_template)
+
+    def train(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        """Return the model's inputs, right-padded, and ``labels``.
+
+        Returns:
+            a flat dict with ``input_ids``, ``attention_mask`` and ``labels``, each ``(batch, tokens)`` int64, and
+            whatever the processor makes of the images. Labels are -100 everywhere but on the tokens of all assistant
+            turns and their end-of-turn tokens.
+
+        Raises:
+            ValueError: named by the record, if a record does not end with an answer, has the wrong number of images,
+                or cannot be cut to ``max_length``.
+        """
+        texts, spans = [], []
+        for record in records:
+            check_record(record, needs_answer=True)
+            self._check_text(record)
+            text, answers = self.template.training_text(record.messages, record.where)
+            texts.append(text)
+            spans.append(answers)
+        batch = self._process(records, texts, padding_side="right")
+        short = tokenizer_of(self.processor)(
+            texts, add_special_tokens=self._adds_special_tokens(texts), return_offsets_mapping=True
+        )
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        for row, record in enumerate(records):
+            kept = _labelled(short["offset_mapping"][row], texts[row], spans[row], record.where)
+            ids = batch["input_ids"][row, batch["attention_mask"][row].bool()].tolist()
+            positions = self._carry_over(short["input_ids"][row], ids, kept, record)
+            labels[row, positions] = batch["input_ids"][row, positions]
+        batch["labels"] = labels
+        return self._cut(batch, records)
+
+    def generate(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Return left-padded prompts.
+
+        Returns:
+            ``inputs``: the model's inputs; ``ids``; ``prompts``: the rendered text of each prompt; ``references``:
+            a tuple of accepted answers for each record, empty where there is none.
+
+        Raises:
+            ValueError: named by the record, if it is malformed or longer than ``max_length``.
+        """
+        texts, references = [], []
+        for record in records:
+            check_record(record)
+            self._check_text(record)
+            messages, answers = record.prompt_and_references()
+            texts.append(self.template.prompt(messages))
+            references.append(tuple(answers))
+        inputs = self._process(records, texts, padding_side="left")
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        for record, length in zip(records, lengths, strict=True):
+            if self.max_length is not None and length > self.max_length:
+                raise ValueError(
+                    f"{record.where}: the prompt has {length} tokens, more than max_length={self.max_length}. A prompt "
+                    "is never cut: raise max_length, shrink the image, or drop the record."
+                )
+        return {"inputs": inputs, "ids": [record.id for record in records], "prompts": texts, "references": references}
+
+    def _process(self, records: Sequence[Record], texts: list[str], padding_side: str) -> dict[str, Tensor]:
+        if not records:
+            raise ValueError("got no records to collate; expected at least one.")
+        images = [[open_image(image, record.where) for image in record.images] for record in records]
+        arguments: dict[str, Any] = {"images": images} if any(images) else {}
+        with _padding(tokenizer_of(self.processor), padding_side):
+            output = self.processor(
+                text=texts,
+                padding=True,
+                return_tensors="pt",
+                add_special_tokens=self._adds_special_tokens(texts),
+                **arguments,
+            )
+        tensors = {key: value for key, value in output.items() if isinstance(value, Tensor)}
+        first = ("input_ids", "attention_mask")
+        return {key: tensors[key] for key in first} | {k: v for k, v in tensors.items() if k not in first}
+
+    def _adds_special_tokens(self, texts: Sequence[str]) -> bool:
+        """Whether the tokenizer is to add its special tokens: not if the template has written them already."""
+        bos = tokenizer_of(self.processor).bos_token
+        return bos is None or not texts[0].startswith(bos)
+
+    def _check_text(self, record: Record) -> None:
+        token = getattr(self.processor, "image_token", None)
+        if token and any(token in message_text(message) for message in record.messages):
+            raise ValueError(
+                f"{record.where}: the text holds the image token {token!r}; expected images as parts of the message."
+            )
+
+    def _carry_over(self, short: list[int], expanded: list[int], kept: list[int], record: Record) -> list[int]:
+        """Return the positions in ``expanded`` of the tokens ``kept`` of ``short``."""
+        position = _match(short, expanded, kept)
+        places = [position[index] for index in kept]
+        image_id = getattr(self.processor, "image_token_id", None)
+
+        def differ_by_images(low: int, high: int, low_place: int, high_place: int) -> bool:
+            """Whether the stretch between two labelled tokens is the same but for what the images became."""
+            before, after = short[low:high], expanded[low_place:high_place]
+            grown = bool(record.images) and high - low > 0 and (image_id is None or image_id in after)
+            return low_place <= high_place and (before == after or grown)
+
+        ends = [*zip(kept, places, strict=True), (len(short), len(expanded))]
+        low = low_place = 0
+        for high, high_place in ends:
+            if high_place < 0 or not differ_by_images(low, high, low_place, high_place):
+                break
+            low, low_place = high + 1, high_place + 1
+        else:
+            return places
+        raise ValueError(
+            f"{record.where}: the processor's tokens differ from the conversation's by more than its images; the "
+            "answer's tokens cannot be told from the prompt's. Report this with the processor's class "
+            f"({type(self.processor).__name__})."
+        )
+
+    def _cut(self, batch: dict[str, Tensor], records: Sequence[Record]) -> dict[str, Tensor]:
+        length, limit = batch["input_ids"].shape[1], self.max_length
+        if limit is None or length <= limit:
+            return batch
+        image_id = getattr(self.processor, "image_token_id", None)
+        for row, record in enumerate(records):
+            tail = batch["input_ids"][row, limit:]
+            cuts_image = bool(record.images) and (image_id is None or bool((tail == image_id).any()))
+            if cuts_image or not bool((batch["labels"][row, :limit] != IGNORED).any()):
+                what = "an image token" if cuts_image else "every answer token"
+                tokens = int(batch["attention_mask"][row].sum())
+                raise ValueError(
+                    f"{record.where}: {tokens} tokens; cutting it to max_length={limit} would cut {what}. Raise "
+                    "max_length, shrink the image, or drop the record."
+                )
+        shape = batch["input_ids"].shape
+        return {key: value[:, :limit] if value.shape == shape else value for key, value in batch.items()}
+
+
+def _labelled(offsets: list[tuple[int, int]], text: str, spans: list[tuple[int, int]], where: str) -> list[int]:
+    """Return the indices of the tokens that overlap a span; they must cover it and nothing of the prompt."""
+    kept: list[int] = []
+    for start, end in spans:
+        begin = start + len(text[start:end]) - len(text[start:end].lstrip())
+        inside = [index for index, (low, high) in enumerate(offsets) if low < end and high > begin]
+        covered = bool(inside) and offsets[inside[0]][0] <= begin and offsets[inside[-1]][1] >= end
+        if not covered or text[min(offsets[inside[0]][0], start) : start].strip():
+            raise ValueError(
+                f"{where}: the tokens of the answer {text[start:end][:60]!r} overlap the prompt's; the chat template "
+                "needs a token boundary before the answer."
+            )
+        # A token of blanks alone between the prompt and the answer is part of what generation has to produce.
+        first = inside[0]
+        while first > 0 and offsets[first - 1][0] >= start and offsets[first - 1][1] > offsets[first - 1][0]:
+            first -= 1
+        kept += range(first, inside[-1] + 1)
+    return kept
+
+
+def _match(short: list[int], expanded: list[int], needed: Sequence[int]) -> list[int]:
+    """Return for each token of ``short`` its position in ``expanded``, or -1."""
+    smaller = min(len(short), len(expanded))
+    head = next((i for i in range(smaller) if short[i] != expanded[i]), smaller)
+    tail = next((i for i in range(smaller - head) if short[-1 - i] != expanded[-1 - i]), smaller - head)
+    position = [*range(head), *[-1] * (len(short) - head)]
+    for i in range(1, tail + 1):
+        position[-i] = len(expanded) - i
+    if any(position[index] < 0 for index in needed):  # answers before a later image
+        middle = SequenceMatcher(
+            None, short[head : len(short) - tail], expanded[head : len(expanded) - tail], autojunk=False
+        )
+        for block in middle.get_matching_blocks():
+            for i in range(block.size):
+                position[head + block.a + i] = head + block.b + i
+    return position
+
+
+@contextmanager
+def _padding(tokenizer: Any, side: str) -> Iterator[None]:
+    """Pad on ``side``, with the end-of-sequence token where there is no padding token; put both back after."""
+    before, pad_token = tokenizer.padding_side, tokenizer.pad_token
+    tokenizer.padding_side = side
+    if pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError("the tokenizer has neither a pad_token nor an eos_token to pad with; set one.")
+        tokenizer.pad_token = tokenizer.eos_token
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = before
+        if pad_token is None:
+            tokenizer.pad_token = None

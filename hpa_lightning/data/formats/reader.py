@@ -1,0 +1,109 @@
+"""Opening a JSON or JSON-lines file, telling its format, and naming what is broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpa_lightning.data.formats.chat import parse_chat
+from hpa_lightning.data.formats.llava import parse_conversations, parse_question
+from hpa_lightning.data.records import Record, check_record
+
+Parser = Callable[[Mapping[str, Any], str], Record]
+
+#: name -> (keys that a record of the format has, parser)
+FORMATS: dict[str, tuple[tuple[str, ...], Parser]] = {
+    "LLaVA training file": (("conversations",), parse_conversations),
+    "Hugging Face chat": (("messages",), parse_chat),
+    "LLaVA test file": (("text", "question_id"), parse_question),
+}
+
+
+def read_records(path: str | Path, image_folder: str | Path | None = None) -> list[Record]:
+    """Read a JSON list or a JSON-lines file; the format is told from the first record.
+
+    Args:
+        path: the file.
+        image_folder: folder that relative image paths start from; the file's own folder when ``None``.
+
+    Raises:
+        ValueError: named by file, index and line: no such file, broken JSON, an unknown format, a broken record.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "train.json"
+    >>> turns = [{"from": "human", "value": "What is 1 + 1?"}, {"from": "gpt", "value": "2"}]
+    >>> _ = file.write_text(json.dumps([{"id": 7, "conversations": turns}]))
+    >>> read_records(file)[0].prompt
+    'What is 1 + 1?'
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no data file {str(path)!r}; expected JSON (a list of records) or JSON lines.")
+    rows = _load(path)
+    if not rows:
+        raise ValueError(f"{path.name} holds no records; expected at least one.")
+    folder = Path(image_folder) if image_folder is not None else path.parent
+    parse = _parser_of(rows[0][1], rows[0][0])
+    records = []
+    for where, row in rows:
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{where}: a {type(row).__name__}; expected an object.")
+        record = _with_folder(parse(row, where), folder)
+        check_record(record)
+        records.append(record)
+    return records
+
+
+def as_records(data: str | Path | Sequence[Record], image_folder: str | Path | None, what: str) -> list[Record]:
+    """Return the records of a path or of a sequence, checked.
+
+    Raises:
+        ValueError: ``data`` is neither, empty, or holds a broken record; named by ``what`` and index.
+    """
+    if isinstance(data, str | Path):
+        return read_records(data, image_folder)
+    records = list(data)
+    if not records:
+        raise ValueError(f"{what} holds no records; expected at least one.")
+    for index, record in enumerate(records):
+        if not isinstance(record, Record):
+            raise ValueError(f"{what}[{index}] is a {type(record).__name__}; expected a Record, or a path to a file.")
+        check_record(record)
+    return records
+
+
+def _load(path: Path) -> list[tuple[str, Any]]:
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip()[:1] == "[":
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path.name}: broken JSON at line {error.lineno}: {error.msg}.") from error
+        return [(f"{path.name}[{index}]", row) for index, row in enumerate(rows)]
+    located: list[tuple[str, Any]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            where = f"{path.name}[{len(located)}] (line {number})"
+            try:
+                located.append((where, json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where}: broken JSON: {error.msg}; expected one object on every line.") from error
+    return located
+
+
+def _parser_of(row: Any, where: str) -> Parser:
+    keys = sorted(row) if isinstance(row, Mapping) else type(row).__name__
+    if isinstance(row, Mapping):
+        for needed, parse in FORMATS.values():
+            if all(key in row for key in needed):
+                return parse
+    expected = "; ".join(f"{name}: {', '.join(needed)}" for name, (needed, _) in FORMATS.items())
+    raise ValueError(f"{where}: unknown format, the record has {keys}; expected one with these keys: {expected}.")
+
+
+def _with_folder(record: Record, folder: Path) -> Record:
+    """Join relative paths to the image folder."""
+    images = tuple(str(folder / image) if isinstance(image, str) else image for image in record.images)
+    return Record(record.id, record.messages, images, record.answers, record.source)

@@ -1,0 +1,51 @@
+"""Finding records that stand both in the training and in the test data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hpa_lightning.data.records import Record, message_text
+
+
+def record_key(record: Record) -> str:
+    """Return a key that two records share if they show the same image references with the same prompt.
+
+    Paths are compared as paths, images in memory by their pixels; the prompt is the text of all turns but a final
+    answer, with single spaces.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for image in record.images:
+        digest.update(_image_key(image))
+    for message in record.prompt_and_references()[0]:
+        digest.update(f"\n{message['role']} {' '.join(message_text(message).split())}".encode())
+    return digest.hexdigest()
+
+
+def refuse_overlap(held_out: Sequence[Record], used: Sequence[Record], held_out_name: str, used_name: str) -> None:
+    """Refuse records of ``used`` that stand in ``held_out`` as well.
+
+    Raises:
+        ValueError: with counts and examples.
+    """
+    keys = {record_key(record): record for record in held_out}
+    shared = [(record, keys[key]) for record in used if (key := record_key(record)) in keys]
+    if shared:
+        examples = ", ".join(f"{record.where} = {other.where}" for record, other in shared[:3])
+        raise ValueError(
+            f"{len(shared)} of {len(used)} records of {used_name} stand in {held_out_name} ({len(held_out)} records) "
+            f"as well, with the same image and prompt: {examples}. Scores on seen records mean nothing; remove them, "
+            "or pass allow_overlap=True."
+        )
+
+
+def _image_key(image: Any) -> bytes:
+    if isinstance(image, str | Path):
+        return f"path {Path(image)}".encode()
+    array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    return f"pixels {array.shape}".encode() + hashlib.blake2b(np.ascontiguousarray(array).tobytes()).digest()

@@ -1,0 +1,170 @@
+"""One conversation about images, in the form that every reader produces and every loader consumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Record:
+    """A conversation with its images, and for evaluation the accepted answers.
+
+    A training record ends with an assistant turn. An evaluation record ends with a user turn and has ``answers``; a
+    record that ends with an assistant turn can be evaluated too (see :meth:`prompt_and_references`).
+
+    Args:
+        id: identifier, used in predictions and messages.
+        messages: Hugging Face chat format,
+            ``{"role": ..., "content": [{"type": "image"} | {"type": "text", "text": ...}]}``.
+        images: one entry for each image part, in order: a path (opened lazily), a PIL image, or a uint8 array
+            ``(height, width, 3)``.
+        answers: accepted reference answers.
+        source: where the record stands, such as ``train.json[12]``; used in error messages only.
+
+    >>> record = Record("7", user_turn("What is shown?", images=1), images=("cat.jpg",), answers=("a cat",))
+    >>> record.prompt
+    'What is shown?'
+    """
+
+    id: str
+    messages: tuple[dict[str, Any], ...]
+    images: tuple[Any, ...] = ()
+    answers: tuple[str, ...] = ()
+    source: str = field(default="", compare=False)
+
+    @property
+    def where(self) -> str:
+        """Return the source if it is known, else the id."""
+        return self.source or f"record {self.id!r}"
+
+    @property
+    def prompt(self) -> str:
+        """Return the text of the last user turn."""
+        for message in reversed(self.messages):
+            if message["role"] == "user":
+                return message_text(message)
+        return ""
+
+    @property
+    def ends_with_answer(self) -> bool:
+        """Return whether the last turn is an assistant's."""
+        return bool(self.messages) and self.messages[-1]["role"] == "assistant"
+
+    def prompt_and_references(self) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
+        """Return the messages up to the last user turn, and the references.
+
+        A final assistant turn is cut off; it becomes the only reference unless ``answers`` are given.
+        """
+        if not self.ends_with_answer:
+            return self.messages, self.answers
+        return self.messages[:-1], self.answers or (message_text(self.messages[-1]),)
+
+
+def user_turn(text: str, images: int = 0) -> tuple[dict[str, Any], ...]:
+    """Return the messages of one user turn: ``images`` image parts, then the text."""
+    parts: list[dict[str, Any]] = [{"type": "image"} for _ in range(images)]
+    return ({"role": "user", "content": [*parts, {"type": "text", "text": text}]},)
+
+
+def assistant_turn(text: str) -> tuple[dict[str, Any], ...]:
+    """Return the messages of one assistant turn."""
+    return ({"role": "assistant", "content": [{"type": "text", "text": text}]},)
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """Return the text parts of one message, joined."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def check_record(record: Record, *, needs_answer: bool = False, needs_reference: bool = False) -> None:
+    """Check the turns, the parts and the number of images of ``record``.
+
+    Raises:
+        ValueError: named by the record's source: unknown roles or parts, roles that do not alternate from the user's,
+            image parts that do not match ``images``, no final assistant turn where ``needs_answer``, or no reference
+            where ``needs_reference``.
+    """
+    turns = [message["role"] for message in record.messages]
+    if turns[:1] == ["system"]:
+        turns = turns[1:]
+    expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(turns))]
+    if not turns or turns != expected:
+        raise ValueError(
+            f"{record.where}: roles are {[message['role'] for message in record.messages]}; expected an optional "
+            "system turn, then user and assistant in turn, user first."
+        )
+    parts = 0
+    for message in record.messages:
+        if isinstance(message["content"], str):
+            raise ValueError(
+                f"{record.where}: the content of a {message['role']} turn is a string; expected a list of "
+                '{"type": "image"} and {"type": "text", "text": ...} parts.'
+            )
+        for part in message["content"]:
+            kind = part.get("type")
+            if kind not in {"image", "text"} or (kind == "text" and not isinstance(part.get("text"), str)):
+                raise ValueError(
+                    f'{record.where}: content part {part!r}; expected {{"type": "image"}} or '
+                    '{"type": "text", "text": <string>}.'
+                )
+            parts += kind == "image"
+    if parts != len(record.images):
+        raise ValueError(f"{record.where}: {parts} image parts in the messages but {len(record.images)} images.")
+    if record.ends_with_answer and not message_text(record.messages[-1]).strip():
+        raise ValueError(f"{record.where}: the last assistant turn is empty; expected an answer.")
+    if needs_answer and not record.ends_with_answer:
+        raise ValueError(f"{record.where}: a training record must end with an assistant turn; it ends with the user's.")
+    if needs_reference and not record.prompt_and_references()[1]:
+        raise ValueError(
+            f"{record.where}: no reference answer; expected `answers` or a final assistant turn to score against."
+        )
+
+
+def open_image(image: Any, where: str) -> Image.Image:
+    """Return ``image`` (path, PIL image, or uint8 array ``(height, width, 3)``) as an RGB PIL image.
+
+    Raises:
+        ValueError: a file that is missing or no image, named by record and path; or an unknown type.
+    """
+    if isinstance(image, Image.Image):
+        return image if image.mode == "RGB" else image.convert("RGB")
+    if isinstance(image, np.ndarray) or hasattr(image, "__array__"):
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            raise ValueError(
+                f"{where}: image array of dtype {array.dtype} and shape {array.shape}; expected uint8 (h, w, 3)."
+            )
+        return Image.fromarray(array)
+    if isinstance(image, str | Path):
+        try:
+            with Image.open(image) as opened:
+                return opened.convert("RGB")
+        except FileNotFoundError:
+            raise ValueError(f"{where}: image file {str(image)!r} does not exist; check `image_folder`.") from None
+        except OSError as error:
+            raise ValueError(f"{where}: image file {str(image)!r} cannot be read: {error}.") from error
+    raise ValueError(f"{where}: image of type {type(image).__name__}; expected a path, a PIL image or a uint8 array.")
+
+
+def missing_images(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Return (record, path) of every image path that is not a file."""
+    known: dict[str, bool] = {}
+    missing = []
+    for record in records:
+        for image in record.images:
+            if isinstance(image, str | Path):
+                path = str(image)
+                if path not in known:
+                    known[path] = Path(path).is_file()
+                if not known[path]:
+                    missing.append((record.where, path))
+    return missing

@@ -1,0 +1,303 @@
+"""CVITDataModule: continual visual instruction tuning as one stream of tasks inside one fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from hpa_lightning.data.collate import MLLMCollator
+from hpa_lightning.data.fit_checks import check_fit, repeat_epoch_end
+from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_generator
+from hpa_lightning.data.records import Record, check_record
+from hpa_lightning.data.sources import RecordSource
+from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Task, TaskSpan
+
+
+class CVITDataModule(L.LightningDataModule):
+    """Streams tasks in sequence through one ``trainer.fit``.
+
+    The trainer needs ``reload_dataloaders_every_n_epochs=1`` and no ``max_epochs`` (or the sum of the tasks' epochs):
+    which task is trained follows from the trainer's epoch, in :meth:`task_at_epoch` and nowhere else. The order of
+    batches depends on seed, task name and epoch within the task alone; a checkpoint from the middle of an epoch goes on
+    with exactly the batches that are left.
+
+    Args:
+        tasks: the tasks.
+        safety_sets: evaluation sets of kind ``"safety"`` or ``"over_refusal"``.
+        processor: a Hugging Face processor, or the name or folder of one; the LightningModule's when ``None``.
+        train_batch_size: records per device and micro-batch.
+        eval_batch_size: records per batch in evaluation and calibration.
+        num_workers: worker processes of every loader; images are opened in them.
+        task_order: names of the tasks in the order of the stream (any subset); as given when ``None``.
+        seed: of orders and draws.
+        harmful_injection: harmful samples mixed into the training data; which ones is kept in ``injected``.
+        harmful_calibration: path or records of harmful inputs for the safety calibration; answers are ignored.
+        harmful_image_folder: folder that their relative image paths start from; the file's own folder when ``None``.
+        max_length: see :class:`MLLMCollator`.
+        chat_template: see :class:`MLLMCollator`.
+        validate_during_fit: score the test sets of all tasks in Lightning's validation loop inside ``fit``. Off by
+            default: ``TaskEvaluation`` scores at the tasks' ends, when adapters are merged.
+        predict_data: path or records for ``trainer.predict``; all evaluation sets when ``None``.
+        check_images: check in ``setup`` that every image file exists.
+        allow_overlap: accept test records in the training or calibration data.
+
+    Raises:
+        ValueError: names that are not unique, an unknown name in ``task_order``, safety sets of another kind.
+    """
+
+    def __init__(
+        self,
+        tasks: list[Task],
+        safety_sets: list[EvaluationSet] | None = None,
+        processor: Any = None,
+        train_batch_size: int = 16,
+        eval_batch_size: int = 64,
+        num_workers: int = 0,
+        task_order: list[str] | None = None,
+        seed: int = 0,
+        harmful_injection: HarmfulInjection | None = None,
+        harmful_calibration: Data | None = None,
+        harmful_image_folder: str | None = None,
+        max_length: int | None = None,
+        chat_template: str | None = None,
+        validate_during_fit: bool = False,
+        predict_data: Data | None = None,
+        check_images: bool = True,
+        allow_overlap: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, size in (("train_batch_size", train_batch_size), ("eval_batch_size", eval_batch_size)):
+            if size < 1:
+                raise ValueError(f"{name} is {size}; expected at least 1.")
+        self.tasks = _in_order(list(tasks), task_order)
+        self.safety_sets = list(safety_sets or ())
+        self.processor = processor
+        self.train_batch_size = train_batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.harmful_injection = harmful_injection
+        self.harmful_calibration = harmful_calibration
+        self.harmful_image_folder = harmful_image_folder
+        self.max_length = max_length
+        self.chat_template = chat_template
+        self.validate_during_fit = validate_during_fit
+        self.predict_data = predict_data
+        self.check_images = check_images
+        self.allow_overlap = allow_overlap
+        self._source = RecordSource(seed, harmful_injection, check_images, allow_overlap)
+        self._collator: MLLMCollator | None = None
+        wrong = [item.name for item in self.safety_sets if item.kind == "task"]
+        if wrong:
+            raise ValueError(f"safety_sets {wrong} are of kind 'task'; expected 'safety' or 'over_refusal'.")
+        names = [item.name for item in self.evaluation_sets()]
+        if len(set(names)) != len(names):
+            raise ValueError(f"names of tasks and safety sets are {names}; expected each name once.")
+
+    @property
+    def injected(self) -> dict[str, list[int]]:
+        """Task name -> indices into the harmful-injection data of the samples mixed into its training data."""
+        return self._source.injected
+
+    # -- what callbacks ask for --------------------------------------------------------------------------------------
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the trainer that the stream takes."""
+        return sum(task.lightning_epochs for task in self.tasks)
+
+    def task_at_epoch(self, epoch: int) -> TaskSpan:
+        """Return the task that the trainer's epoch belongs to.
+
+        Raises:
+            ValueError: the stream has no such epoch.
+        """
+        first = 0
+        for index, task in enumerate(self.tasks):
+            last = first + task.lightning_epochs - 1
+            if 0 <= epoch <= last:
+                return TaskSpan(index, task, first, last)
+            first = last + 1
+        raise ValueError(f"epoch {epoch} is outside the stream of {len(self.tasks)} tasks, which has {first} epochs.")
+
+    def evaluation_sets(self) -> list[EvaluationSet]:
+        """Return all tasks' test sets in stream order, then the safety sets, then over-refusal."""
+        sets = [
+            EvaluationSet(task.name, "task", task.test, task.metric, task.max_new_tokens, task.image_folder)
+            for task in self.tasks
+        ]
+        return sets + [item for kind in ("safety", "over_refusal") for item in self.safety_sets if item.kind == kind]
+
+    def evaluation_dataloader(self, evaluation_set: EvaluationSet) -> DataLoader:
+        """Return the ``generate`` batches of a set, in the order of its records."""
+        return self._loader(self._source.evaluation(evaluation_set), self.collator.generate)
+
+    def calibration_dataloader(self, task_index: int, size: int) -> DataLoader:
+        """Return ``train`` batches of ``size`` records (fewer if there are fewer) for a task's Hessian.
+
+        They are drawn by seed from ``Task.calibration``. Decision: without one, from the data that the task trains on,
+        injected samples included, since a defender cannot tell them apart.
+        """
+        task = self.tasks[task_index]
+        records = self._source.calibration(task)
+        generator = named_generator(self.seed, "calibration", task.name)
+        drawn = torch.randperm(len(records), generator=generator)[:size].tolist()
+        return self._loader([records[index] for index in drawn], self.collator.train)
+
+    def harmful_calibration_records(self) -> Sequence[Record]:
+        """Return harmful inputs without answers, disjoint from every safety test set.
+
+        Raises:
+            ValueError: none were given, or one stands in a safety test set.
+        """
+        if self.harmful_calibration is None:
+            raise ValueError(
+                "safety calibration needs harmful inputs; pass harmful_calibration= (a path or records) to the "
+                "datamodule. The aligned model answers them itself, so no answers are needed."
+            )
+        records = self._source.read(self.harmful_calibration, self.harmful_image_folder, "harmful_calibration")
+        self._source.keep_apart(records, self.safety_sets, "harmful_calibration")
+        return [Record(r.id, r.prompt_and_references()[0], r.images, (), r.source) for r in records]
+
+    @property
+    def collator(self) -> MLLMCollator:
+        """The collator, made from ``processor`` or from the LightningModule's."""
+        if self._collator is None:
+            processor = self.processor
+            if isinstance(processor, str):
+                from transformers import AutoProcessor
+
+                processor = AutoProcessor.from_pretrained(processor)
+            if processor is None:
+                processor = getattr(getattr(self.trainer, "lightning_module", None), "processor", None)
+            if processor is None:
+                raise ValueError(
+                    "the datamodule has no processor: pass processor=, or fit a LightningModule that has `processor`."
+                )
+            self._collator = MLLMCollator(processor, self.max_length, self.chat_template)
+        return self._collator
+
+    # -- Lightning's hooks -------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check the data that ``stage`` needs, and the trainer's settings.
+
+        Raises:
+            ValueError: broken records, missing images, test records in the training data.
+            MisconfigurationException: trainer settings that a stream cannot run with.
+        """
+        if stage in ("fit", None):
+            if self.trainer is not None:
+                check_fit(self.trainer, len(self.tasks), self.total_epochs)
+                if not self.validate_during_fit:
+                    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+            for task, test in zip(self.tasks, self.validation_sets(), strict=True):
+                self._source.check_task(task, test, self.safety_sets)
+            if self.harmful_calibration is not None:
+                self.harmful_calibration_records()
+        if stage != "predict" or self.predict_data is None:
+            for item in self.evaluation_sets():
+                for record in self._source.evaluation(item):
+                    check_record(record, needs_reference=item.kind == "task")
+
+    def train_dataloader(self) -> TaskLoader:
+        """Return the loader of the task that the trainer's current epoch belongs to."""
+        trainer = self.trainer
+        epoch = trainer.current_epoch if trainer is not None else 0
+        # After the last epoch Lightning asks once more when it restores a finished fit.
+        span = self.task_at_epoch(min(epoch, self.total_epochs - 1))
+        task, records = span.task, self._source.training(span.task)
+        sampler = TaskBatchSampler(
+            len(records),
+            self.train_batch_size,
+            self.seed,
+            task.name,
+            batches=None if task.steps is None else task.steps * (trainer.accumulate_grad_batches if trainer else 1),
+            first_epoch=span.first_epoch,
+            rank=trainer.global_rank if trainer is not None else 0,
+            world_size=trainer.world_size if trainer is not None else 1,
+        )
+        sampler.set_epoch(epoch)
+        if trainer is None:
+            return TaskLoader(records, sampler, self.collator.train, self.num_workers)
+        repeat_epoch_end(trainer)
+        return TaskLoader(records, sampler, self.collator.train, self.num_workers, partial(_batches_seen, trainer))
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Return the tasks' test sets; nothing inside ``fit`` unless ``validate_during_fit``."""
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        return [] if fitting and not self.validate_during_fit else self._loaders(self.validation_sets())
+
+    def validation_sets(self) -> list[EvaluationSet]:
+        """Return the sets behind :meth:`val_dataloader`: all tasks' test sets, in stream order."""
+        return [item for item in self.evaluation_sets() if item.kind == "task"]
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """Return one loader for each of :meth:`evaluation_sets`, in their order."""
+        return self._loaders(self.evaluation_sets())
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        """Return the loader of ``predict_data``, or of every evaluation set."""
+        if self.predict_data is None:
+            return self._loaders(self.evaluation_sets())
+        records = self._source.read(self.predict_data, None, "predict_data")
+        return [self._loader(records, self.collator.generate)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be the same on a resume: the order of tasks, the seed, the injected samples."""
+        return {"tasks": [task.name for task in self.tasks], "seed": self.seed, "injected": self.injected}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare a checkpoint's stream with this one.
+
+        Raises:
+            ValueError: a fit is resumed with another stream.
+        """
+        if self.trainer is not None and self.trainer.state.fn != "fit":
+            return
+        changed = {key: (state_dict[key], now) for key, now in self.state_dict().items() if state_dict[key] != now}
+        if changed:
+            listed = "; ".join(
+                f"{key}: {before} in the checkpoint, {now} now" for key, (before, now) in changed.items()
+            )
+            raise ValueError(
+                f"the checkpoint belongs to another stream ({listed}); resume with the same data settings."
+            )
+
+    def _loaders(self, sets: Sequence[EvaluationSet]) -> list[DataLoader]:
+        return [self.evaluation_dataloader(item) for item in sets]
+
+    def _loader(self, records: Sequence[Record], collate: Any) -> DataLoader:
+        return DataLoader(
+            records,  # type: ignore[arg-type]
+            batch_size=self.eval_batch_size,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            generator=torch.Generator(),  # loaders draw a seed for their workers; training must not depend on it
+        )
+
+
+def _in_order(tasks: list[Task], order: list[str] | None) -> list[Task]:
+    names = [task.name for task in tasks]
+    if not tasks:
+        raise ValueError("got no tasks; expected at least one.")
+    if order is None:
+        return tasks
+    unknown = [name for name in order if name not in names]
+    if unknown or len(set(order)) != len(order) or not order:
+        raise ValueError(f"task_order is {order}; expected some or all of {names}, each at most once.")
+    return [tasks[names.index(name)] for name in order]
+
+
+def _batches_seen(trainer: L.Trainer) -> int:
+    """Batches of the running epoch that were trained on; 0 between two epochs, where Lightning's count is stale."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    is_running = epochs.started > epochs.processed
+    return progress.processed if is_running else 0

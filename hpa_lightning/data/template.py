@@ -1,0 +1,147 @@
+"""Chat templates as text: where the answers stand in a rendered conversation, and how turns end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpa_lightning.data.records import assistant_turn, message_text, user_turn
+
+PLAIN = "plain"
+
+_PLAIN_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ 'ASSISTANT: ' }}"
+    "{% elif message['role'] == 'user' %}{{ 'USER: ' }}{% endif %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ 'IMAGE_TOKEN\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{{ 'END_OF_TURN' }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """Return the processor's tokenizer, or ``processor`` itself if it is one."""
+    return getattr(processor, "tokenizer", processor)
+
+
+class ChatTemplate:
+    """Renders conversations with a processor's chat template and tells where the answers stand.
+
+    Decision: a template that ends an assistant turn without a special token (such as that of LLaVA-1.5 on the hub)
+    would never teach the model to stop; the tokenizer's end-of-sequence token is written after every answer then, as
+    LLaVA's own training code does.
+
+    Args:
+        processor: a Hugging Face processor (or tokenizer) with a chat template.
+        template: a Jinja template to use in place of the processor's, or ``"plain"``: turns that begin with
+            ``USER:`` and ``ASSISTANT:``, every image's token on a line before the turn's text, the end-of-sequence
+            token after every answer.
+
+    Attributes:
+        end_of_turn: the token (as text) that follows every answer.
+
+    Raises:
+        ValueError: neither the processor nor ``template`` has a template, or no token can end a turn.
+    """
+
+    def __init__(self, processor: Any, template: str | None = None) -> None:
+        self._processor = processor
+        self._tokenizer = tokenizer_of(processor)
+        eos = self._tokenizer.eos_token
+        if template == PLAIN:
+            image_token = getattr(processor, "image_token", "<image>")
+            if eos is None:
+                raise ValueError("chat_template='plain' ends answers with the tokenizer's eos_token; it has none.")
+            template = _PLAIN_TEMPLATE.replace("IMAGE_TOKEN", image_token).replace("END_OF_TURN", eos)
+        if template is None and not (
+            getattr(processor, "chat_template", None) or getattr(self._tokenizer, "chat_template", None)
+        ):
+            raise ValueError(
+                f"{type(processor).__name__} has no chat template; set processor.chat_template to the Jinja template "
+                "that the model was trained with, or pass chat_template='plain' (USER: / ASSISTANT: turns) for a model "
+                "that has seen none."
+            )
+        self._template = template
+        special = {str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special}
+        special |= set(self._tokenizer.all_special_tokens)
+        self._special = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
+        probe = (*user_turn("a"), *assistant_turn("b"))
+        after = self._render(probe)[len(self._render(probe[:1], generation=True)) :].lstrip()[1:]
+        found = self._special.match(after.lstrip()) if special else None
+        if found is None and eos is None:
+            raise ValueError(
+                "the chat template ends an assistant turn without a special token and the tokenizer has no eos_token; "
+                "the model could never learn to stop. Set tokenizer.eos_token."
+            )
+        self.end_of_turn: str = found.group() if found else str(eos)
+
+    def prompt(self, messages: Messages) -> str:
+        """Return the text of a conversation that ends with a user turn, up to where the answer begins."""
+        return self._with_spans(messages, generation=True)[0]
+
+    def training_text(self, messages: Messages, where: str) -> tuple[str, list[tuple[int, int]]]:
+        """Return the text of a conversation and the character spans of its answers.
+
+        A span begins where generation would begin and ends after the end-of-turn token.
+
+        Raises:
+            ValueError: named by ``where``, if the template changes the answers or the turns before them.
+        """
+        return self._with_spans(messages, generation=False, where=where)
+
+    def stop_token_ids(self) -> list[int]:
+        """Return the ids at which generation stops: the end-of-turn token and the end of the sequence."""
+        ids = [self._tokenizer.convert_tokens_to_ids(self.end_of_turn), self._tokenizer.eos_token_id]
+        return sorted({identity for identity in ids if identity is not None})
+
+    def _render(self, messages: Messages, generation: bool = False) -> str:
+        return self._processor.apply_chat_template(
+            [dict(message) for message in messages],
+            chat_template=self._template,
+            add_generation_prompt=generation,
+            tokenize=False,
+        )
+
+    def _with_spans(
+        self, messages: Messages, generation: bool, where: str = "conversation"
+    ) -> tuple[str, list[tuple[int, int]]]:
+        text = self._render(messages, generation)
+        spans: list[tuple[int, int]] = []
+        inserted = 0
+        for index, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            prefix = self._render(messages[:index], generation=True)
+            if text[: len(prefix) + inserted].replace(self.end_of_turn, "") != prefix.replace(self.end_of_turn, ""):
+                raise ValueError(
+                    f"{where}: the chat template renders the turns before message {index} differently once the answer "
+                    "follows; the answer's tokens cannot be told from the prompt's. Use another chat_template."
+                )
+            start = len(prefix) + inserted
+            end = self._end_of_answer(text, start, message_text(message).strip(), where)
+            found = re.compile(r"\s*" + re.escape(self.end_of_turn)).match(text, end)
+            if found:
+                end = found.end()
+            else:
+                text = text[:end] + self.end_of_turn + text[end:]
+                end += len(self.end_of_turn)
+                inserted += len(self.end_of_turn)
+            spans.append((start, end))
+        return text, spans
+
+    def _end_of_answer(self, text: str, start: int, answer: str, where: str) -> int:
+        blank = len(text[start:]) - len(text[start:].lstrip())
+        if text.startswith(answer, start + blank):
+            return start + blank + len(answer)
+        # A template that writes something between the generation prompt and the answer, such as an empty thought.
+        turn_end = text.find(self.end_of_turn, start)
+        found = text.rfind(answer, start, turn_end if turn_end >= 0 else None)
+        if not answer or found < 0 or text[found + len(answer) : turn_end].strip():
+            raise ValueError(
+                f"{where}: the answer {answer[:60]!r} does not stand in the conversation as the chat template renders "
+                f"it ({text[start : start + 80]!r}); the template changes it. Use another chat_template."
+            )
+        return found + len(answer)

@@ -1,0 +1,51 @@
+"""Writing a tuned model as one standard Hugging Face folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpa_lightning.modules.adapters import lora_layers
+
+
+def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of ``model`` under their names without adapters, every adapter merged in fp32.
+
+    The model itself is not changed; memory beyond it is that of the merged layers.
+    """
+    merged: dict[str, Tensor] = {}
+    layers = dict(lora_layers(model))
+    for name, tensor in model.state_dict().items():
+        owner, _, leaf = name.partition(".base_layer.")
+        if leaf and owner in layers:
+            if leaf == "weight":
+                factors = layers[owner]
+                update = factors.scaling * (factors.lora_b.detach().float() @ factors.lora_a.detach().float())
+                tensor = (tensor.float() + update).to(tensor.dtype)
+            merged[f"{owner}.{leaf}"] = tensor
+        elif not any(name.startswith(f"{layer}.lora_") for layer in _owners(name, layers)):
+            merged[name] = tensor
+    return merged
+
+
+def export_model(model: Any, processor: Any, folder: str | Path) -> None:
+    """Write the model's configuration, its merged weights and the processor into ``folder``.
+
+    Raises:
+        ValueError: the model cannot be saved as a Hugging Face folder.
+    """
+    if not hasattr(model, "save_pretrained"):
+        raise ValueError(f"{type(model).__name__} has no save_pretrained; expected a Hugging Face model.")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        model.save_pretrained(folder, state_dict=merged_state_dict(model))
+    processor.save_pretrained(folder)
+
+
+def _owners(name: str, layers: dict[str, Any]) -> list[str]:
+    """Return the LoRA layer that the parameter ``name`` belongs to, if any."""
+    owner = name.partition(".lora_")[0]
+    return [owner] if owner in layers else []

@@ -1,0 +1,84 @@
+"""Models and processors from names, folders and configurations, and which parameters are tuned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+import hpa_lightning.modules.timm_mllm  # noqa: F401 - registers the architecture with the auto classes
+from hpa_lightning.modules.timm_processor import PROCESSOR_FILE, TimmProcessor
+
+_VISION = {"vision_tower", "visual", "vision_model", "vision_encoder", "vision_backbone", "image_encoder"}
+
+
+def build_model(model: Any, config: str | dict[str, Any] | None, dtype: str, attn_implementation: str | None) -> Any:
+    """Return ``model`` if it is one, its pretrained weights if it is a name, or random weights from ``config``.
+
+    Raises:
+        ValueError: neither or both were given, or a model of another type.
+    """
+    if (model is None) == (config is None):
+        raise ValueError("expected either model= (a name, a folder or a model) or config= (for random weights).")
+    if isinstance(model, nn.Module):
+        return model
+    settings: dict[str, Any] = {"dtype": dtype}
+    if attn_implementation is not None:
+        settings["attn_implementation"] = attn_implementation
+    if isinstance(model, str | Path):
+        return AutoModelForImageTextToText.from_pretrained(model, **settings)
+    if model is not None:
+        raise ValueError(f"model is a {type(model).__name__}; expected a name, a folder or a torch module.")
+    if isinstance(config, dict):
+        if "model_type" not in config:
+            raise ValueError(f"config has the keys {sorted(config)}; expected 'model_type' among them.")
+        loaded = AutoConfig.for_model(**config)
+    else:
+        loaded = AutoConfig.from_pretrained(str(config))
+    return AutoModelForImageTextToText.from_config(loaded, **settings)
+
+
+def load_processor(processor: Any, model: Any, config: Any) -> Any:
+    """Return ``processor`` if it is one, else load it from its name, or from that of the model or configuration.
+
+    Raises:
+        ValueError: there is nothing to load it from.
+    """
+    if processor is None:
+        processor = next((item for item in (model, config) if isinstance(item, str | Path)), None)
+    if processor is None:
+        raise ValueError("no processor: pass processor= (a name, a folder or a processor).")
+    if isinstance(processor, str | Path):
+        if (Path(processor) / PROCESSOR_FILE).is_file():
+            return TimmProcessor.from_pretrained(processor)
+        return AutoProcessor.from_pretrained(processor)
+    return processor
+
+
+def select_trainable(
+    model: nn.Module, has_lora: bool, freeze_vision: bool, train_modules: list[str] | None
+) -> list[nn.Module]:
+    """Set ``requires_grad`` of the parameters and return the vision towers that are fixed.
+
+    With LoRA everything but the adapters is frozen already; ``train_modules`` are tuned beside them. Without it, they
+    alone are tuned, or everything but a frozen vision tower.
+
+    Raises:
+        ValueError: a name in ``train_modules`` is no submodule.
+    """
+    modules = dict(model.named_modules())
+    unknown = [name for name in train_modules or () if name not in modules or not name]
+    if unknown:
+        tops = sorted({".".join(name.split(".")[:2]) for name in modules if name})
+        raise ValueError(f"train_modules {unknown} are no submodules; expected dotted names such as {tops[:8]}.")
+    towers = [module for name, module in modules.items() if name.rsplit(".", 1)[-1] in _VISION]
+    if not has_lora:
+        model.requires_grad_(train_modules is None)
+        if freeze_vision:
+            for tower in towers:
+                tower.requires_grad_(False)
+    for name in train_modules or ():
+        modules[name].requires_grad_(True)
+    return [tower for tower in towers if not any(parameter.requires_grad for parameter in tower.parameters())]

@@ -1,0 +1,274 @@
+"""MLLMModule: any Hugging Face image-text-to-text model as a LightningModule."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from hpa_lightning.data.collate import MLLMCollator
+from hpa_lightning.data.template import ChatTemplate, tokenizer_of
+from hpa_lightning.metrics import build_metric
+from hpa_lightning.modules.adapters import LoraSettings, add_lora
+from hpa_lightning.modules.export import export_model
+from hpa_lightning.modules.loading import build_model, load_processor, select_trainable
+
+_GENERATION: dict[str, Any] = {"max_new_tokens": 64, "do_sample": False}
+
+
+class MLLMModule(L.LightningModule):
+    """Tunes a multimodal language model on the answers of its training records.
+
+    Args:
+        model: hub name or folder of an image-text-to-text model; or the model itself (see :meth:`from_objects`).
+        config: in place of ``model``, for random weights: a configuration as a dict with ``model_type``, or the name or
+            folder of one.
+        processor: name or folder of the processor, or the processor itself; ``model``'s when ``None``.
+        optimizer: parameters -> optimizer. Called anew whenever Lightning configures optimizers, so that every task of
+            a stream gets a fresh one.
+        lr_scheduler: optimizer -> scheduler.
+        lr_scheduler_interval: ``"step"`` or ``"epoch"``.
+        lora: adapters on the language model; everything else is frozen. ``None`` tunes the weights themselves.
+        freeze_vision: without LoRA, keep the vision tower fixed (with LoRA it is fixed unless in ``train_modules``).
+        train_modules: dotted names of submodules to tune in full: beside the adapters with LoRA, and nothing else
+            without it. ``None``: nothing beside the adapters; everything without LoRA.
+        dtype: of the loaded weights (``"float32"``, ``"bfloat16"``, ``"auto"``).
+        attn_implementation: ``"sdpa"``, ``"flash_attention_2"``, ``"eager"``; the model's default when ``None``.
+        gradient_checkpointing: recompute activations in backward.
+        generation: arguments of ``model.generate``; by default greedy decoding of at most 64 tokens.
+
+    Raises:
+        ValueError: neither or both of ``model`` and ``config``, no processor, or unknown ``train_modules``.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        config: str | dict[str, Any] | None = None,
+        processor: Any = None,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-4, weight_decay=0.0),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: str = "step",
+        lora: LoraSettings | None = None,
+        freeze_vision: bool = True,
+        train_modules: list[str] | None = None,
+        dtype: str = "float32",
+        attn_implementation: str | None = None,
+        gradient_checkpointing: bool = False,
+        generation: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if lr_scheduler_interval not in ("step", "epoch"):
+            raise ValueError(f"lr_scheduler_interval is {lr_scheduler_interval!r}; expected 'step' or 'epoch'.")
+        if isinstance(lora, Mapping):  # as it stands in a checkpoint's hyperparameters
+            lora = LoraSettings(**lora)
+        self.save_hyperparameters(ignore=["model", "processor"] if isinstance(model, nn.Module) else [])
+        for hyperparameters in (self._hparams, self._hparams_initial):
+            _keep_primitives(hyperparameters)
+        self.model = build_model(model, config, dtype, attn_implementation)
+        self.processor = load_processor(processor, model, config)
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.lr_scheduler_interval = lr_scheduler_interval
+        self.lora = lora
+        self.generation = {**_GENERATION, **(generation or {})}
+        if gradient_checkpointing:
+            named = "activation_checkpointing_enable"  # Transformers 5's later name for it
+            enable = getattr(self.model, named, None) or self.model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        if lora is not None:
+            add_lora(self.model, lora)
+        self._fixed = select_trainable(self.model, lora is not None, freeze_vision, train_modules)
+        self._stop_token_ids: list[int] | None = None
+        self._metrics: list[Metric] = []
+        self.train()  # `from_pretrained` hands models over in eval mode, and Lightning leaves modes as they are
+
+    @classmethod
+    def from_objects(cls, model: nn.Module, processor: Any, **settings: Any) -> MLLMModule:
+        """Wrap a model and a processor that are in memory; ``settings`` as in the constructor."""
+        return cls(model=model, processor=processor, **settings)
+
+    @classmethod
+    def from_timm(
+        cls,
+        vision_tower: str,
+        language_model: Any,
+        tokenizer: Any = None,
+        pretrained_vision: bool = True,
+        vision_arguments: dict[str, Any] | None = None,
+        image_size: int | None = None,
+        chat_template: str | None = None,
+        **settings: Any,
+    ) -> MLLMModule:
+        """Build a model from a timm vision tower and a causal language model; see :func:`build_timm_mllm`."""
+        from hpa_lightning.modules.timm_mllm import build_timm_mllm
+
+        model, processor = build_timm_mllm(
+            vision_tower,
+            language_model,
+            tokenizer,
+            pretrained_vision,
+            vision_arguments,
+            image_size,
+            chat_template=chat_template,
+        )
+        return cls.from_objects(model, processor, **settings)
+
+    def train(self, mode: bool = True) -> MLLMModule:
+        """Set the mode; frozen parts stay in eval mode, so that their batch statistics do not move."""
+        super().train(mode)
+        for module in self._fixed if mode else ():
+            module.eval()
+        return self
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean cross-entropy over the answer tokens of a ``train`` batch."""
+        loss = self.model(**self._cast(batch), use_cache=False).loss
+        self.log("train/loss", loss, prog_bar=True, batch_size=batch["input_ids"].shape[0])
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Return a fresh optimizer over the trainable parameters, and a fresh scheduler."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise ValueError("no parameter is trainable; set lora, train_modules or freeze_vision=False.")
+        optimizer = self.make_optimizer(parameters)
+        if self.make_lr_scheduler is None:
+            return optimizer
+        scheduler = self.make_lr_scheduler(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_scheduler_interval},
+        }
+
+    # -- answering ---------------------------------------------------------------------------------------------------
+
+    def generate(self, batch: dict[str, Any], max_new_tokens: int | None = None) -> list[str]:
+        """Answer a ``generate`` batch of the collator.
+
+        Greedy decoding unless ``generation`` says otherwise. An answer ends at the chat template's end-of-turn token or
+        at the end of the sequence. Training mode and random state are the caller's afterwards, unless it samples.
+
+        Args:
+            batch: on the module's device.
+            max_new_tokens: longest answer in tokens; that of ``generation`` when ``None``.
+
+        Returns:
+            The answers without prompts, special tokens and outer blanks.
+        """
+        inputs = self._cast(batch["inputs"])
+        settings = dict(self.generation)
+        if max_new_tokens is not None:
+            settings["max_new_tokens"] = max_new_tokens
+        tokenizer = tokenizer_of(self.processor)
+        settings.setdefault("eos_token_id", self._stops())
+        pad = tokenizer.pad_token_id
+        settings.setdefault("pad_token_id", pad if pad is not None else tokenizer.eos_token_id)
+        if not settings.get("do_sample"):
+            settings |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        with _evaluation(self.model), torch.no_grad():
+            tokens = self.model.generate(**inputs, **settings)
+        new = tokens[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, str]]:
+        """Return ``{"id", "prompt", "response"}`` of every record of a ``generate`` batch."""
+        answers = zip(batch["ids"], batch["prompts"], self.generate(batch), strict=True)
+        return [{"id": identity, "prompt": prompt, "response": response} for identity, prompt, response in answers]
+
+    # -- validation and test -----------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_metrics("validation_sets")
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Answer a ``generate`` batch and update the metric of its set."""
+        self._score(batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics()
+
+    def on_test_epoch_start(self) -> None:
+        self._start_metrics("evaluation_sets")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Answer a ``generate`` batch and update the metric of its set."""
+        self._score(batch, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics()
+
+    def _start_metrics(self, of: str) -> None:
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(datamodule, of):
+            raise ValueError(
+                f"validation and test ask the datamodule for its {of}(), which {type(datamodule).__name__} does not "
+                "have; use a CVITDataModule, or override validation_step and test_step."
+            )
+        self._sets = getattr(datamodule, of)()
+        self._metrics = [build_metric(item.metric).to(self.device) for item in self._sets]
+
+    def _score(self, batch: dict[str, Any], index: int) -> None:
+        answers = self.generate(batch, max_new_tokens=self._sets[index].max_new_tokens)
+        self._metrics[index].update(answers, batch["references"])
+
+    def _log_metrics(self) -> None:
+        for item, metric in zip(self._sets, self._metrics, strict=True):
+            self.log(f"{item.name}/{item.metric}", metric.compute())
+
+    # -- export and helpers ------------------------------------------------------------------------------------------
+
+    def export(self, folder: str | Path) -> None:
+        """Write one standard Hugging Face folder, adapters merged in fp32, that ``from_pretrained`` loads."""
+        export_model(self.model, self.processor, folder)
+
+    def _stops(self) -> list[int]:
+        if self._stop_token_ids is None:
+            datamodule = getattr(self._trainer, "datamodule", None)
+            collator = getattr(datamodule, "collator", None)
+            if isinstance(collator, MLLMCollator):
+                stops = collator.template.stop_token_ids()
+            elif getattr(self.processor, "chat_template", None):
+                stops = ChatTemplate(self.processor).stop_token_ids()
+            else:
+                stops = [tokenizer_of(self.processor).eos_token_id]
+            configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+            known = configured if isinstance(configured, list) else [configured]
+            self._stop_token_ids = sorted({i for i in (*stops, *known) if i is not None})
+        return self._stop_token_ids
+
+    def _cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give floating-point inputs (pixels) the model's dtype; mixed precision keeps fp32 weights and inputs."""
+        dtype = next(parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
+        return {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Eval mode; every submodule gets its own mode back."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _keep_primitives(hyperparameters: Any) -> None:
+    """Leave only what a checkpoint can load with ``weights_only=True``: dataclasses as dicts, no callables."""
+    for key, value in list(hyperparameters.items()):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            hyperparameters[key] = dataclasses.asdict(value)
+        elif not isinstance(value, str | int | float | bool | list | dict | None):
+            del hyperparameters[key]

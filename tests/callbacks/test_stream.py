@@ -1,0 +1,209 @@
+"""The callbacks over a stream of tasks on a real LLaVA architecture: order, merging, the matrix, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers_mllm import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, training_records
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from hpa_lightning.callbacks import (
+    CalibrationSettings,
+    FocusPartition,
+    HarmoniousFusion,
+    MaskedFreezing,
+    OrthogonalProjection,
+    RetentionSettings,
+    SequentialTuning,
+    TaskEvaluation,
+)
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
+from hpa_lightning.modules import LoraSettings, MLLMModule
+from hpa_lightning.modules.adapters import lora_layers
+from hpa_lightning.results import RunResults, read_results
+
+MODELS = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "idefics3": tiny_idefics3}
+
+
+def module(lora: bool = True, architecture: str = "llava") -> MLLMModule:
+    model, processor = MODELS[architecture](layers=2)
+    torch.manual_seed(0)
+    return MLLMModule.from_objects(
+        model,
+        processor,
+        lora=LoraSettings(rank=2, alpha=4.0) if lora else None,
+        train_modules=None if lora else ["model.language_model"],
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.01),
+    )
+
+
+def stream(architecture: str = "llava", evaluated: bool = False) -> CVITDataModule:
+    tasks = [
+        Task(
+            name,
+            train=training_records(12, seed=seed, name=name),
+            test=evaluation_records(3, seed=seed + 50, name=name),
+            epochs=epochs,
+            max_new_tokens=3,
+        )
+        for seed, (name, epochs) in enumerate((("first", 1), ("second", 2)))
+    ]
+    safety = [
+        EvaluationSet("harmful", "safety", evaluation_records(3, seed=90), max_new_tokens=3),
+        EvaluationSet("harmless", "over_refusal", evaluation_records(3, seed=91), max_new_tokens=3),
+    ]
+    return CVITDataModule(
+        tasks,
+        safety if evaluated else None,
+        processor=MODELS[architecture]()[1],
+        train_batch_size=4,
+        eval_batch_size=4,
+        allow_overlap=True,
+    )
+
+
+def calibrated(architecture: str = "llava") -> dict[str, Any]:
+    collator = MLLMCollator(MODELS[architecture]()[1])
+    return {
+        "safety_data": [collator.train(training_records(4, seed=70))],
+        "calibration": CalibrationSettings(safety_samples=4, task_samples=4, batch_size=4),
+        "retention": RetentionSettings(p_min=10.0, p_max=30.0),
+    }
+
+
+METHODS = {
+    "sequential": lambda architecture="llava": [],
+    "in_training": lambda architecture="llava": [
+        FocusPartition(probe_steps=2, **calibrated(architecture)),
+        MaskedFreezing(),
+        OrthogonalProjection(),
+    ],
+    "post_training": lambda architecture="llava": [HarmoniousFusion(**calibrated(architecture))],
+}
+
+
+def trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:
+    options = {"logger": False, "enable_checkpointing": False, **options}
+    return L.Trainer(
+        accelerator="cpu",
+        callbacks=callbacks,
+        reload_dataloaders_every_n_epochs=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **options,
+    )
+
+
+class Log(TaskCallback):
+    """Notes the boundaries, and what the model looks like at each."""
+
+    start_order = 5
+    end_order = 15
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, int, str]] = []
+        self.optimizers: list[int] = []
+        self.logits: list[torch.Tensor] = []
+        self.probe: dict[str, torch.Tensor] = {}
+
+    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        self.seen.append(("start", task.index, task.name))
+        self.optimizers.append(id(trainer.optimizers[0]))
+        assert not trainer.optimizers[0].state
+
+    def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        """Runs between fusion and merge."""
+        self.seen.append(("end", task.index, task.name))
+        assert any(factors.lora_b.any() for _, factors in lora_layers(pl_module))
+        with torch.no_grad():
+            self.logits.append(pl_module.model(**self.probe, use_cache=False).logits)
+
+
+def test_boundaries_merge_and_fresh_optimizers(tmp_path: Path) -> None:
+    log, tuned = Log(), module()
+    log.probe = MLLMCollator(tuned.processor).train(training_records(2, seed=8))
+    trainer(tmp_path, [TaskEvaluation(report=False), log, SequentialTuning()]).fit(tuned, stream(evaluated=True))
+    expected = [(what, index, name) for index, name in enumerate(("first", "second")) for what in ("start", "end")]
+    assert log.seen == expected
+    assert len(set(log.optimizers)) == 2
+    assert all(not factors.lora_b.any() for _, factors in lora_layers(tuned))
+    with torch.no_grad():
+        merged = tuned.model(**log.probe, use_cache=False).logits
+    torch.testing.assert_close(merged, log.logits[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_task_that_max_steps_cuts_short_stays_open(tmp_path: Path) -> None:
+    log = Log()
+    tuned = module()
+    log.probe = MLLMCollator(tuned.processor).train(training_records(2, seed=8))
+    with pytest.warns(UserWarning, match=r"stopped in the middle of task 1 \('second'\)"):
+        trainer(tmp_path, [log, SequentialTuning()], max_steps=5).fit(tuned, stream())
+    assert log.seen == [("start", 0, "first"), ("end", 0, "first"), ("start", 1, "second")]
+    assert any(factors.lora_b.any() for _, factors in lora_layers(tuned))
+
+
+def test_the_order_of_the_callbacks_does_not_matter(tmp_path: Path) -> None:
+    states = []
+    for order in ((0, 1, 2), (2, 1, 0)):
+        callbacks = [SequentialTuning(), HarmoniousFusion(**calibrated()), TaskEvaluation(report=False)]
+        tuned = module()
+        trainer(tmp_path / str(order), [callbacks[index] for index in order]).fit(tuned, stream(evaluated=True))
+        scores = RunResults.from_file(tmp_path / str(order)).matrix()
+        states.append((tuned.state_dict(), scores))
+    for name, expected in states[0][0].items():
+        assert torch.equal(expected, states[1][0][name]), name
+    assert (states[0][1] == states[1][1]).all()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method"),
+    [("llava", "in_training"), ("qwen2_5_vl", "post_training"), ("idefics3", "in_training")],
+)
+def test_every_architecture_fills_the_matrix(architecture: str, method: str, tmp_path: Path) -> None:
+    callbacks = [SequentialTuning(), *METHODS[method](architecture), TaskEvaluation(method=method)]
+    logger = CSVLogger(tmp_path, name="run", version=0)
+    trainer(tmp_path, callbacks, logger=logger).fit(module(True, architecture), stream(architecture, evaluated=True))
+    folder = tmp_path / "run" / "version_0"
+    results = RunResults.from_file(folder)
+    assert results.tasks == ["first", "second"] and results.method == method
+    assert results.steps == [-1, 0, 1]
+    assert ((results.matrix() >= 0) & (results.matrix() <= 1)).all()
+    retention = [event for event in read_results(folder / "results.jsonl") if event["event"] == "retention"]
+    assert {event["step"] for event in retention} == {0, 1}
+    assert {event["layer"] for event in retention} == {1, 2} and len(retention) == 2 * 14
+    assert (folder / "report" / "report.html").stat().st_size > 20_000
+    assert len(list((folder / "predictions").glob("*.jsonl"))) == 3 * 4
+    assert "evaluation/average_performance" in (folder / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("step", [2, 3, 5, 6], ids=["first_task", "trained_not_ended", "second_task", "epoch_end"])
+def test_resume_in_the_middle_of_the_sequence(method: str, lora: bool, step: int, tmp_path: Path) -> None:
+    whole = module(lora)
+    trainer(tmp_path / "whole", [SequentialTuning(), *METHODS[method]()]).fit(whole, stream())
+
+    save = ModelCheckpoint(tmp_path, filename="cut-{step}", every_n_train_steps=step, save_top_k=-1)
+    cut = trainer(
+        tmp_path / "cut", [SequentialTuning(), *METHODS[method](), save], enable_checkpointing=True, max_steps=-1
+    )
+    cut.fit(module(lora), stream())
+    path = tmp_path / f"cut-step={step}.ckpt"
+
+    second = module(lora)
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.add_(0.5)  # everything must come from the checkpoint
+    resumed = trainer(tmp_path / "second", [SequentialTuning(), *METHODS[method]()])
+    resumed.fit(second, stream(), ckpt_path=path)
+    assert resumed.global_step == 9
+    for (name, expected), actual in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(expected, actual), name

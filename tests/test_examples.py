@@ -1,0 +1,110 @@
+"""Every example runs: the YAML files through the command line, the script as a user would start it."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from helpers_mllm import tiny_llava, training_records, write_llava_json
+
+from hpa_lightning.cli import main
+from hpa_lightning.data import MLLMCollator, Record
+from hpa_lightning.data.records import assistant_turn
+from hpa_lightning.modules import MLLMModule
+from hpa_lightning.results import RunResults
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+NANO = sorted(path.name for path in EXAMPLES.glob("nano_*.yaml"))
+REFUSAL = "I cannot help with that."
+
+
+def test_there_is_a_test_for_every_example() -> None:
+    assert {path.name for path in EXAMPLES.iterdir()} == {"llava_7b_hpa.yaml", "own_trainer.py", *NANO}
+    assert len(NANO) >= 3
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_nano_configurations(name: str, tmp_path: Path) -> None:
+    small = {
+        "data.init_args.steps": 2,
+        "data.init_args.test_size": 4,
+        "data.init_args.train_size": 16,
+        "data.init_args.calibration_size": 8,
+        "data.init_args.task_order": "[charts, digits]",
+        "trainer.logger.init_args.save_dir": str(tmp_path / "run"),
+        "trainer.enable_progress_bar": "false",
+    }
+    main(["fit", "--config", str(EXAMPLES / name), *(f"--{key}={value}" for key, value in small.items())])
+    results = RunResults.from_file(tmp_path / "run")
+    assert results.tasks == ["charts", "digits"] and results.steps == [-1, 0, 1] and results.seed == 100
+    assert results.summary(-1)["MASR"] <= 0.2, "the aligned model refuses"
+    assert (tmp_path / "run" / "report" / "report.html").is_file()
+    assert (tmp_path / "run" / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("mode", ["post-training", "in-training"])
+def test_own_trainer(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["own_trainer.py", "--mode", mode])
+    runpy.run_path(str(EXAMPLES / "own_trainer.py"), run_name="__main__")
+    assert (tmp_path / "runs" / "own_trainer" / "checkpoints").is_dir()
+
+
+def aligned_model(folder: Path) -> None:
+    """A LLaVA architecture, taught to refuse everything, as a Hugging Face folder."""
+    model, processor = tiny_llava()
+    module = MLLMModule.from_objects(
+        model.train(), processor, optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-3)
+    )
+    records = [
+        Record(record.id, (*record.prompt_and_references()[0], *assistant_turn(REFUSAL)), record.images)
+        for record in training_records(16, seed=9)
+    ]
+    optimizer = module.configure_optimizers()
+    batch = MLLMCollator(processor).train(records)
+    for _ in range(60):
+        loss = module.model(**batch, use_cache=False).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    module.export(folder)
+
+
+def test_llava_recipe_on_files_of_the_same_layout(tmp_path: Path) -> None:
+    L.seed_everything(0, verbose=False)
+    aligned_model(tmp_path / "models" / "llava-1.5-7b-aligned")
+    data = tmp_path / "data"
+    for seed, name in enumerate(("driving", "imagenet", "flickr30k", "finance", "scienceqa", "textvqa")):
+        write_llava_json_in(data / name / "train.json", training_records(6, seed=seed, name=f"{name}a"), "images")
+        write_llava_json_in(data / name / "test.json", training_records(2, seed=seed + 20, name=f"{name}b"), "images")
+    for seed, name in enumerate(
+        ("vlguard/unsafes", "vlguard/harmful_calibration", "figstep/test", "mm-safetybench/test")
+    ):
+        path = data / f"{name}.json"
+        size = 16 if "calibration" in name else 3
+        write_llava_json_in(path, training_records(size, seed=seed + 40, name=path.stem), "images")
+    write_llava_json_in(data / "xstest" / "safe.json", training_records(3, seed=60, text_only_every=1), "images")
+    main(
+        [
+            "fit",
+            "--config",
+            str(EXAMPLES / "llava_7b_hpa.yaml"),
+            "--trainer.accelerator=cpu",
+            "--trainer.enable_progress_bar=false",
+            "--model.init_args.dtype=float32",
+            "--model.init_args.lora.rank=2",
+            "--data.init_args.num_workers=0",
+        ]
+    )
+    results = RunResults.from_file(tmp_path / "runs" / "llava_7b_hpa")
+    assert len(results.tasks) == 6 and results.steps == [-1, 0, 1, 2, 3, 4, 5]
+    assert results.summary(-1)["MASR"] == 0.0
+    assert len(list((tmp_path / "runs").rglob("*.ckpt"))) == 6
+
+
+def write_llava_json_in(path: Path, records: list[Record], images: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_llava_json(path, records, path.parent / images)

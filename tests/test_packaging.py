@@ -1,0 +1,77 @@
+"""`callbacks/` at the top of the repository installs as `hpa_lightning.callbacks`, editable and as a wheel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(code: str, folder: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+def test_editable_install(tmp_path: Path) -> None:
+    import hpa_lightning.callbacks
+
+    location = Path(hpa_lightning.callbacks.__file__).resolve()
+    assert location == (ROOT / "callbacks" / "__init__.py").resolve()
+    code = "import importlib.util as u; print(u.find_spec('hpa_lightning.callbacks').origin)"
+    assert Path(run(code, tmp_path)).resolve() == location
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    _copy_sources(source)  # setuptools writes build/ and *.egg-info beside the sources
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def _copy_sources(target: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("hpa_lightning", "callbacks"):
+        shutil.copytree(ROOT / name, target / name, ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, target / name)
+
+
+def test_wheel_holds_every_module_and_the_weights(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for package, folder in (("hpa_lightning", ROOT / "hpa_lightning"), ("hpa_lightning/callbacks", ROOT / "callbacks")):
+        for path in folder.rglob("*.py"):
+            assert f"{package}/{path.relative_to(folder).as_posix()}" in names
+    for path in (ROOT / "hpa_lightning/data/nano/weights").iterdir():
+        assert f"hpa_lightning/data/nano/weights/{path.name}" in names
+    assert not any(name.startswith("callbacks/") for name in names)
+
+
+def test_wheel_imports(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = "import hpa_lightning.callbacks as c; print(c.__file__); print(c.FocusPartition.__module__)"
+    where, module = run(code, tmp_path, PYTHONPATH=str(tmp_path / "site")).splitlines()
+    assert Path(where).is_relative_to(tmp_path / "site") and module == "hpa_lightning.callbacks.partition"
