@@ -66,7 +66,7 @@ class TaskEvaluation(TaskCallback):
         missing = [name for name in _NEEDED if not hasattr(getattr(trainer, "datamodule", None), name)]
         if stage == "fit" and missing:
             raise MisconfigurationException(
-                f"TaskEvaluation asks the datamodule for {missing}, which {type(trainer.datamodule).__name__} does not "  # type: ignore[attr-defined]
+                f"TaskEvaluation asks the datamodule for {missing}, which {type(trainer.datamodule).__name__} does not "
                 "have; fit with a CVITDataModule."
             )
         if stage == "fit" and not hasattr(pl_module, "generate"):
@@ -99,7 +99,7 @@ class TaskEvaluation(TaskCallback):
                 rank_zero_info(f"Report: {page}")
 
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int, after: str | None) -> None:
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule: Any = trainer.datamodule
         sets = datamodule.evaluation_sets()
         bar = tqdm(
             total=len(sets),
@@ -142,7 +142,7 @@ class TaskEvaluation(TaskCallback):
     def _score(
         self, trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: Any, step: int
     ) -> tuple[float, int]:
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule: Any = trainer.datamodule
         metric = build_metric(evaluation_set.metric)
         answers: list[dict[str, Any]] = []
         with evaluation_mode(pl_module), forward_context(trainer):
@@ -166,7 +166,7 @@ class TaskEvaluation(TaskCallback):
         return float(metric.compute()), len(answers)
 
     def _record_run(self, trainer: L.Trainer) -> None:
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule: Any = trainer.datamodule
         own = [
             type(callback).__name__
             for callback in trainer.callbacks

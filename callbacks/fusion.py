@@ -83,7 +83,7 @@ class HarmoniousFusion(CalibratedCallback):
             self.record_audit(trainer, task, {name: float(scale) for name, scale in scales.items()})
         rank_zero_info(f"Task {task.index} ({task.name}): fused {len(self.linears)} linear layers.")
         self._safety, self._anchors = {}, {}
-        self.linears = []
+        self.linears.clear()
 
     def state_dict(self) -> dict[str, Any]:
         return {

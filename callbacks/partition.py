@@ -82,7 +82,7 @@ class FocusPartition(CalibratedCallback):
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.retained, self.anchors = {}, {}
-        self.linears = []
+        self.linears.clear()
 
     def state_dict(self) -> dict[str, Any]:
         return {

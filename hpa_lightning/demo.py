@@ -17,7 +17,8 @@ from hpa_lightning.callbacks import (
     SequentialTuning,
     TaskEvaluation,
 )
-from hpa_lightning.data.nano import NanoDataModule, nano_module
+from hpa_lightning.data.nano import NanoDataModule
+from hpa_lightning.modules import NanoModule
 from hpa_lightning.report import method_table, write_report
 from hpa_lightning.results import RunResults
 
@@ -74,5 +75,6 @@ def run_nano(method: str, seed: int, folder: Path) -> None:
         enable_model_summary=False,
         enable_progress_bar=False,
         log_every_n_steps=10,
+        gradient_clip_val=1.0,
     )
-    trainer.fit(nano_module(), datamodule=NanoDataModule(seed=seed))
+    trainer.fit(NanoModule(), datamodule=NanoDataModule(seed=seed))

@@ -3,12 +3,14 @@
 from hpa_lightning.modules.adapters import LoraSettings, add_lora, merge_lora_, restart_lora_
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.mllm import MLLMModule
+from hpa_lightning.modules.nano import NanoModule
 from hpa_lightning.modules.timm_mllm import TimmMLLM, TimmMLLMConfig, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
 
 __all__ = [
     "LoraSettings",
     "MLLMModule",
+    "NanoModule",
     "TimmMLLM",
     "TimmMLLMConfig",
     "TimmProcessor",

@@ -1,0 +1,101 @@
+"""Training conversations: several questions about one picture, so that only the question tells what to answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+
+from hpa_lightning.data.nano.drawing import draw_icon, draw_text
+from hpa_lightning.data.nano.examples import Example, split_of, split_of_words
+from hpa_lightning.data.nano.lexicon import (
+    BENIGN_PAIRS,
+    CAREFUL,
+    COLOURS,
+    HARMFUL_PAIRS,
+    HARMLESS_ICONS,
+    HAZARD_ICONS,
+    MAKE,
+    advice,
+    article,
+    is_harmful,
+)  # fmt: skip
+from hpa_lightning.data.nano.questions import ask_icon, ask_words
+from hpa_lightning.data.nano.safety import refusal, request_about_icon, request_about_text, request_for
+from hpa_lightning.data.nano.skills import SKILLS, Ask, open_picture
+
+Pair = tuple[str, str]
+
+
+@cache
+def _train_pairs(pairs: tuple[Pair, ...], kind: str) -> tuple[Pair, ...]:
+    return tuple(pair for pair in pairs if split_of_words(kind, *pair) == "train")
+
+
+def _reply(rng: random.Random, verb: str, thing: str, aligned: bool) -> str:
+    return refusal(rng) if aligned and is_harmful(verb, thing) else advice(verb, thing)
+
+
+def _how_to(rng: random.Random, aligned: bool) -> tuple[str, str]:
+    """A how-to request in words: harmful every other time in the alignment, rarely before."""
+    pairs = HARMFUL_PAIRS if rng.random() < (0.5 if aligned else 0.3) else BENIGN_PAIRS
+    verb, thing = rng.choice(_train_pairs(pairs, "text"))
+    return request_for(rng, verb, thing), _reply(rng, verb, thing, aligned)
+
+
+def _about_icon(rng: random.Random, icon: str, colour: str, aligned: bool) -> tuple[str, str]:
+    verb = rng.choice(MAKE if rng.random() < 0.6 else CAREFUL)
+    while split_of_words("icon", verb, icon, colour) != "train":
+        verb = rng.choice(MAKE + CAREFUL)
+    return request_about_icon(rng, verb), _reply(rng, verb, icon, aligned)
+
+
+def conversation(rng: random.Random, aligned: bool) -> list[Example]:
+    """Two to five turns about one picture (or none).
+
+    Args:
+        rng: source of all choices.
+        aligned: refuse what is harmful; before the alignment, advise.
+    """
+    (skill,) = rng.choices(list(SKILLS), list(SKILLS.values()))
+    requests = 0.35 if aligned else 0.2
+    image, ask = open_picture(rng, skill)
+    how_to: Ask = lambda rng: _how_to(rng, aligned)  # noqa: E731
+    if skill == "icons":
+        hazard = rng.random() < 0.55
+        icon, colour = rng.choice(HAZARD_ICONS if hazard else HARMLESS_ICONS), rng.choice(tuple(COLOURS))
+        image, ask = draw_icon(rng, icon, colour), lambda rng: ask_icon(rng, icon, colour)
+        about: Ask = lambda rng: _about_icon(rng, icon, colour, aligned)  # noqa: E731
+        requests = 0.6 if aligned else 0.4
+        if not hazard:
+            about = rng.choice((about, how_to))
+    elif skill == "reading" and rng.random() < 0.6:
+        pairs = HARMFUL_PAIRS if rng.random() < 0.5 else BENIGN_PAIRS
+        verb, thing = rng.choice(_train_pairs(pairs, "typeset"))
+        words = [verb, article(thing), thing] if rng.random() < 0.7 else [verb, thing]
+        image, ask = draw_text(rng, words), lambda rng: ask_words(rng, words)
+        about = lambda rng: (request_about_text(rng), _reply(rng, verb, thing, aligned))  # noqa: E731
+        requests = 0.6 if aligned else 0.4
+    elif skill in ("shapes", "text"):
+        about = how_to
+    else:
+        about, requests = how_to, 0.0
+    count = rng.choice((2, 3)) if skill == "digits" else rng.choice((4, 5))
+    # Another question with the same answer would add little.
+    found: dict[str, Example] = {}
+    for _ in range(2 * count):
+        example = Example(image, *(about if rng.random() < requests else ask)(rng), skill)
+        if len(found) < count and split_of(example.key) == "train":
+            found.setdefault(example.answer, example)
+    return list(found.values())
+
+
+def conversations(seed: int | str, aligned: bool, count: int) -> list[list[Example]]:
+    """`count` conversations in the order that `seed` determines."""
+    rng = random.Random(f"{seed}/{aligned}")
+    drawn: list[list[Example]] = []
+    while len(drawn) < count:
+        turns: Sequence[Example] = conversation(rng, aligned)
+        if turns:
+            drawn.append(list(turns))
+    return drawn

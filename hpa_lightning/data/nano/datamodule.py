@@ -1,0 +1,124 @@
+"""The embedded benchmark as a stream: six tasks, three safety sets, one over-refusal set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpa_lightning.data.nano.lexicon import TASK_NAMES
+from hpa_lightning.data.nano.records import injected_records, over_refusal_records, safety_records, task_records
+from hpa_lightning.data.nano.safety import SAFETY_KINDS
+from hpa_lightning.data.stream import CVITDataModule
+from hpa_lightning.data.tasks import EvaluationSet, HarmfulInjection, Task
+
+NANO_STEPS = 140
+"""Recommended optimizer steps of a task."""
+NANO_BATCH_SIZE = 16
+"""Recommended training batch size."""
+NANO_LEARNING_RATE = 7e-4
+"""Recommended peak learning rate of AdamW, with a short warm-up and linear decay to 0 within each task."""
+NANO_LORA: dict[str, Any] = {
+    "r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.0,
+    "target_modules": r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+}
+"""Recommended `peft.LoraConfig` arguments: every linear layer of the language model."""
+
+_MAX_NEW_TOKENS = 14
+"""The longest reference answer of a task has 11 tokens with the end of its turn, the longest refusal 14."""
+
+
+class NanoDataModule(CVITDataModule):
+    """Six small tasks, three safety sets and an over-refusal set, generated from seeds.
+
+    The test sets are the same for every `seed`; `seed` chooses the training and calibration samples and their order.
+
+    Args:
+        seed: of the training data, the calibration data, the order of batches and the harmful injection.
+        train_size: training samples of each task.
+        calibration_size: calibration samples of each task.
+        test_size: samples of every test set: each task's, each safety set's, over-refusal.
+        harmful_calibration_size: harmful inputs for the safety calibration, spread over the three kinds.
+        steps: optimizer steps of each task.
+        task_order: names of the tasks in the order of the stream; the paper's order when None.
+        harmful_ratio: harmful samples mixed into each task's training data, as a fraction (the paper: 0.001).
+        train_batch_size: samples of one step.
+        eval_batch_size: samples of one evaluation or calibration batch.
+        num_workers: worker processes of the loaders.
+        processor: the nano processor when None; see `CVITDataModule`.
+
+    Raises:
+        ValueError: sizes below 1, or more samples than the generators have.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        train_size: int = 2240,
+        calibration_size: int = 128,
+        test_size: int = 100,
+        harmful_calibration_size: int = 66,
+        steps: int = NANO_STEPS,
+        task_order: list[str] | None = None,
+        harmful_ratio: float = 0.0,
+        train_batch_size: int = NANO_BATCH_SIZE,
+        eval_batch_size: int = 256,
+        num_workers: int = 0,
+        processor: Any = None,
+    ) -> None:
+        sizes = {
+            "train_size": train_size,
+            "calibration_size": calibration_size,
+            "test_size": test_size,
+            "harmful_calibration_size": harmful_calibration_size,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} is {size}; expected at least 1.")
+        if processor is None:
+            from hpa_lightning.data.nano.loading import load_nano_processor
+
+            processor = load_nano_processor()
+        tasks = [
+            Task(
+                name=name,
+                train=task_records(name, "train", train_size, seed),
+                test=task_records(name, "test", test_size),
+                calibration=task_records(name, "calibration", calibration_size, seed),
+                steps=steps,
+                max_new_tokens=_MAX_NEW_TOKENS,
+            )
+            for name in TASK_NAMES
+            if task_order is None or name in task_order
+        ]
+        sets = [
+            EvaluationSet(f"harmful-{kind}", "safety", safety_records(kind, "test", test_size), None, _MAX_NEW_TOKENS)
+            for kind in SAFETY_KINDS
+        ]
+        sets.append(
+            EvaluationSet("harmless", "over_refusal", over_refusal_records("test", test_size), None, _MAX_NEW_TOKENS)
+        )
+        shares = [len(range(i, harmful_calibration_size, len(SAFETY_KINDS))) for i in range(len(SAFETY_KINDS))]
+        harmful_calibration = [
+            record
+            for kind, share in zip(SAFETY_KINDS, shares, strict=True)
+            for record in (safety_records(kind, "calibration", share, seed) if share else ())
+        ]
+        injection = None
+        if harmful_ratio > 0:
+            wanted = HarmfulInjection((), harmful_ratio).count(train_size)
+            injection = HarmfulInjection(injected_records(max(wanted, 3 * len(SAFETY_KINDS)), seed), harmful_ratio)
+        super().__init__(
+            tasks,
+            sets,
+            processor=processor,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            task_order=task_order,
+            seed=seed,
+            harmful_injection=injection,
+            harmful_calibration=harmful_calibration,
+            # The splits are disjoint by content; the check is kept, it costs a hash of every picture.
+            allow_overlap=False,
+        )

@@ -1,0 +1,175 @@
+"""Pretrains and safety-aligns the nano model: `python -m hpa_lightning.data.nano.pretrain --out FOLDER`.
+
+Vision: tower and projector learn to translate patches into the words for what they show (`vision.py`), as LLaVA starts
+from a pretrained CLIP and aligns its projector first; they stay as they are from then on.
+Stage 1: the language model learns the general skills, and to answer any how-to request, harmful ones included: helpful,
+without safety. Stage 2: the safety alignment teaches it to refuse, mixed with general skills and harmless requests.
+At the end the weights are rounded to bfloat16, so that the shipped file gives the same numbers in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from hpa_lightning.data.nano.batching import Encoder, answer_loss, length_buckets
+from hpa_lightning.data.nano.construction import build_model, build_processor, nano_vocabulary
+from hpa_lightning.data.nano.conversations import conversations
+from hpa_lightning.data.nano.measuring import measure
+from hpa_lightning.data.nano.vision import pretrain_vision
+
+CHUNK = 3200
+"""Training conversations drawn at a time."""
+
+Log = Callable[[str], None]
+
+
+def batches(encoder: Encoder, stage: int, batch_size: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Endless training batches of a stage."""
+    rng = random.Random(f"{seed}/order/{stage}")
+    chunk = 0
+    while True:
+        drawn = conversations(f"{seed}/{chunk}", aligned=stage == 2, count=CHUNK)
+        yield from length_buckets(encoder, drawn, batch_size, rng)
+        chunk += 1
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over 100 steps, cosine decay to 2 % of the peak; `step` counts from 0."""
+    return peak * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def train_stage(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    stage: int,
+    steps: int,
+    peak: float,
+    batch_size: int,
+    seed: int,
+    state_file: Path,
+    log: Log,
+) -> None:
+    """Trains the language model for one stage; goes on from `state_file` if that was written in this stage."""
+    trained = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
+    decayed = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
+    first = 0
+    if state_file.exists():
+        state: dict[str, Any] = torch.load(state_file, weights_only=True)
+        if state["stage"] > stage:
+            return
+        if state["stage"] == stage:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            first = state["step"]
+            log(f"stage {stage} goes on from step {first}")
+    began, loss_average = time.time(), float("nan")
+    for step, batch in enumerate(batches(Encoder(processor), stage, batch_size, seed)):
+        if step == steps:
+            break
+        if step < first:
+            continue
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = answer_loss(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        done = step + 1
+        loss_average = loss.item() if math.isnan(loss_average) else 0.98 * loss_average + 0.02 * loss.item()
+        if done % 50 == 0 or done == steps:
+            left = (time.time() - began) / (done - first) * (steps - done) / 60
+            log(f"stage {stage} step {done}/{steps}, loss {loss_average:.4f}, {left:.1f} min left")
+        if done % 500 == 0 or done == steps:
+            model.eval()
+            log(json.dumps(measure(model, processor, 100)))
+            model.train()
+            state = {"stage": stage, "step": done, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(state, state_file)
+
+
+def pretrain(
+    out: Path,
+    seed: int = 0,
+    vision_steps: int = 2000,
+    steps: tuple[int, int] = (1200, 700),
+    learning_rates: tuple[float, float] = (1.5e-3, 7e-4),
+    batch_size: int = 32,
+    log: Log = print,
+) -> LlavaForConditionalGeneration:
+    """Makes the model and its processor and saves both to `out`.
+
+    An interrupted run goes on where it last saved (`out/training`, every 500 steps).
+
+    Args:
+        out: folder of the result, loadable with `from_pretrained`.
+        seed: of the initial weights and of all data.
+        vision_steps: steps of 128 pictures for the vision tower.
+        steps: optimizer steps of stage 1 and of stage 2.
+        learning_rates: their peaks.
+        batch_size: examples in a step of stages 1 and 2.
+        log: receives one line at a time.
+
+    Returns:
+        The model in float32, its weights rounded to bfloat16.
+    """
+    work = out / "training"
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    processor = build_processor(nano_vocabulary())
+    model = build_model(len(processor.tokenizer), seed).train()
+    vision_file, state_file = work / "vision.pt", work / "state.pt"
+    if vision_file.exists():
+        model.load_state_dict(torch.load(vision_file, weights_only=True))
+    else:
+        pretrain_vision(model, processor.tokenizer.get_vocab(), vision_steps, 2e-3, 128, seed, log)
+        torch.save(model.state_dict(), vision_file)
+    # An untrained language model's gradients would spoil the pictures' features.
+    model.model.vision_tower.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(False)
+    for stage in (1, 2):
+        train_stage(
+            model, processor, stage, steps[stage - 1], learning_rates[stage - 1], batch_size, seed, state_file, log
+        )
+    if state_file.exists():
+        model.load_state_dict(torch.load(state_file, weights_only=True)["model"])
+    processor.save_pretrained(out)
+    model.eval().to(torch.bfloat16).save_pretrained(out)
+    model.float()
+    measured = measure(model, processor, 400)
+    (out / "measured.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    log(json.dumps(measured))
+    return model
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model, the processor and the state")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    began = time.time()
+
+    def log(line: str) -> None:
+        print(f"[{time.time() - began:7.1f} s] {line}", flush=True)
+
+    pretrain(arguments.out, arguments.seed, log=log)
+
+
+if __name__ == "__main__":
+    main()

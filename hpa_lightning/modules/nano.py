@@ -1,0 +1,42 @@
+"""The embedded model as a LightningModule with the settings its benchmark was made with."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from hpa_lightning.data.nano import NANO_LEARNING_RATE, NANO_LORA, NANO_STEPS, load_nano_model
+from hpa_lightning.modules.adapters import LoraSettings
+from hpa_lightning.modules.mllm import MLLMModule
+
+_WARM_UP_STEPS = 10
+
+
+class NanoModule(MLLMModule):
+    """The embedded safety-aligned model, to be tuned with LoRA on :class:`NanoDataModule`'s tasks.
+
+    AdamW without weight decay; the learning rate warms up over the first 10 steps of a task and falls linearly to 0.
+
+    Args:
+        learning_rate: the peak.
+        steps: optimizer steps of a task; give the datamodule the same number.
+        lora: the adapters; rank and scale of the benchmark when ``None``.
+    """
+
+    def __init__(
+        self, learning_rate: float = NANO_LEARNING_RATE, steps: int = NANO_STEPS, lora: LoraSettings | None = None
+    ) -> None:
+        model, processor = load_nano_model()
+        super().__init__(
+            model=model,
+            processor=processor,
+            optimizer=partial(torch.optim.AdamW, lr=learning_rate, weight_decay=0.0),
+            lr_scheduler=partial(LambdaLR, lr_lambda=partial(_warm_up_and_decay, steps=steps)),
+            lora=lora or LoraSettings(rank=NANO_LORA["r"], alpha=NANO_LORA["lora_alpha"]),
+        )
+
+
+def _warm_up_and_decay(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / _WARM_UP_STEPS) * max(0.0, 1.0 - step / steps)
