@@ -77,6 +77,10 @@ class TaskEvaluation(TaskCallback):
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.index > 0:
             return
+        path = results_directory(trainer) / RESULTS_FILE
+        if trainer.is_global_zero and path.exists():
+            # A new run into an old folder: its lines would be taken for this run's.
+            path.replace(path.with_name("results.previous.jsonl"))
         self._record_run(trainer)
         if self.initial:
             self._evaluate(trainer, pl_module, -1, None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger
+from transformers.utils.logging import disable_progress_bar
 
 from hpa_lightning.callbacks import (
     FocusPartition,
@@ -41,6 +44,7 @@ All in percent; intervals are 95 % over seeds where there are several."""
 def run_demo(output: Path, seeds: Sequence[int], methods: Sequence[str]) -> str:
     """Run sequential tuning and both modes of HPA on the embedded benchmark and print one table."""
     print(_INTRODUCTION, flush=True)
+    _show_progress_only()
     folders: list[Path] = []
     for method in methods:
         for seed in seeds:
@@ -59,6 +63,14 @@ def run_demo(output: Path, seeds: Sequence[int], methods: Sequence[str]) -> str:
     table = method_table([RunResults.from_file(folder) for folder in folders]).text()
     print(f"\n{table}\n\nThe page with plots: {files['html']}")
     return table
+
+
+def _show_progress_only() -> None:
+    """Print the callbacks' progress lines, not Lightning's and Hugging Face's notices about hardware and loaders."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(lambda record: record.getMessage().startswith(("Aligned model", "After ", "Task ")))
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    disable_progress_bar()
 
 
 def run_nano(method: str, seed: int, folder: Path) -> None:
