@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpa_lightning.data.nano.lexicon import TASK_NAMES
+from hpa_lightning.data.nano.loading import load_nano_processor
 from hpa_lightning.data.nano.records import injected_records, over_refusal_records, safety_records, task_records
 from hpa_lightning.data.nano.safety import SAFETY_KINDS
 from hpa_lightning.data.stream import CVITDataModule
@@ -75,9 +76,10 @@ class NanoDataModule(CVITDataModule):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} is {size}; expected at least 1.")
+        unknown = sorted(set(task_order or ()) - set(TASK_NAMES))
+        if unknown:
+            raise ValueError(f"task_order names {unknown}; expected some or all of {list(TASK_NAMES)}.")
         if processor is None:
-            from hpa_lightning.data.nano.loading import load_nano_processor
-
             processor = load_nano_processor()
         tasks = [
             Task(
