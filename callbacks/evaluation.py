@@ -19,10 +19,9 @@ from tqdm.auto import tqdm
 
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, to_device
 from hpa_lightning.callbacks.sequential import SequentialTuning
-from hpa_lightning.callbacks.task import RESULTS_FILE, CurrentTask, TaskCallback, results_directory
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.metrics import build_metric
-from hpa_lightning.report import write_report
-from hpa_lightning.results import RunResults, source_commit
+from hpa_lightning.results import RESULT_FILE, RunResults, source_commit
 
 _NEEDED = ("evaluation_sets", "evaluation_dataloader", "tasks")
 
@@ -77,7 +76,7 @@ class TaskEvaluation(TaskCallback):
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.index > 0:
             return
-        path = results_directory(trainer) / RESULTS_FILE
+        path = results_directory(trainer) / RESULT_FILE
         if trainer.is_global_zero and path.exists():
             # A new run into an old folder: its lines would be taken for this run's.
             path.replace(path.with_name("results.previous.jsonl"))
@@ -98,7 +97,9 @@ class TaskEvaluation(TaskCallback):
         super().on_train_end(trainer, pl_module)
         if self.report and trainer.is_global_zero:
             directory = results_directory(trainer)
-            if (directory / RESULTS_FILE).exists():
+            if (directory / RESULT_FILE).exists():
+                from hpa_lightning.report import write_report  # matplotlib, which training does not need
+
                 page = write_report([directory], directory / "report")["html"]
                 rank_zero_info(f"Report: {page}")
 

@@ -13,18 +13,14 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from hpa_lightning.modules.mllm import eval_mode
+
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Eval mode without gradients and with the random state put back; each submodule's mode is restored."""
-    training = {name: submodule.training for name, submodule in module.named_modules()}
-    module.eval()
-    try:
-        with torch.no_grad(), isolate_rng():
-            yield
-    finally:
-        for name, submodule in module.named_modules():
-            submodule.training = training.get(name, submodule.training)
+    with eval_mode(module), torch.no_grad(), isolate_rng():
+        yield
 
 
 @contextmanager

@@ -15,9 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from hpa_lightning.results import ResultWriter
-
-RESULTS_FILE = "results.jsonl"
+from hpa_lightning.results import RESULT_FILE, ResultWriter
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,7 @@ class TaskCallback(L.Callback):
     def _write(self, trainer: L.Trainer, events: list[dict[str, Any]]) -> None:
         directory = results_directory(trainer)
         if trainer.is_global_zero and events:
-            writer = ResultWriter(directory / RESULTS_FILE)
+            writer = ResultWriter(directory / RESULT_FILE)
             for entry in events:
                 writer.write(entry)
 

@@ -176,7 +176,7 @@ class MLLMModule(L.LightningModule):
         settings.setdefault("pad_token_id", pad if pad is not None else tokenizer.eos_token_id)
         if not settings.get("do_sample"):
             settings |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        with _evaluation(self.model), torch.no_grad():
+        with eval_mode(self.model), torch.no_grad():
             tokens = self.model.generate(**inputs, **settings)
         new = tokens[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
@@ -254,7 +254,7 @@ class MLLMModule(L.LightningModule):
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode; every submodule gets its own mode back."""
     training = {module: module.training for module in model.modules()}
     model.eval()
