@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from hpa_lightning.data.nano.lexicon import TASK_NAMES
@@ -39,7 +40,7 @@ class NanoDataModule(CVITDataModule):
         train_size: training samples of each task.
         calibration_size: calibration samples of each task.
         test_size: samples of every test set: each task's, each safety set's, over-refusal.
-        harmful_calibration_size: harmful inputs for the safety calibration, spread over the three kinds.
+        harmful_calibration_size: harmful inputs for the safety calibration, the three kinds in turn.
         steps: optimizer steps of each task.
         task_order: names of the tasks in the order of the stream; the paper's order when None.
         harmful_ratio: harmful samples mixed into each task's training data, as a fraction (the paper: 0.001).
@@ -101,11 +102,12 @@ class NanoDataModule(CVITDataModule):
             EvaluationSet("harmless", "over_refusal", over_refusal_records("test", test_size), None, _MAX_NEW_TOKENS)
         )
         shares = [len(range(i, harmful_calibration_size, len(SAFETY_KINDS))) for i in range(len(SAFETY_KINDS))]
-        harmful_calibration = [
-            record
+        kinds = [
+            safety_records(kind, "calibration", share, seed) if share else ()
             for kind, share in zip(SAFETY_KINDS, shares, strict=True)
-            for record in (safety_records(kind, "calibration", share, seed) if share else ())
         ]
+        # One kind after the other, so that the first refusals, which the calibration takes, cover all of them.
+        harmful_calibration = [record for group in zip_longest(*kinds) for record in group if record is not None]
         injection = None
         if harmful_ratio > 0:
             wanted = HarmfulInjection((), harmful_ratio).count(train_size)
