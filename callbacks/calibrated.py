@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, task_stream
 from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration
 from hpa_lightning.metrics.judges import StringRefusalJudge
 from hpa_lightning.modules.linears import TunedLinear, check_linears, find_tuned_linears
+from hpa_lightning.results import retention_summary
 
 
 @dataclass(frozen=True)
@@ -264,24 +266,13 @@ class CalibratedCallback(TaskCallback):
 
     def record_audit(self, trainer: L.Trainer, task: CurrentTask, projection_scale: Mapping[str, float]) -> None:
         """Write the audit of the last selection to the result file and its means to the logger."""
-        for entry in self._audit:
-            self.record(trainer, "retention", **entry, projection_scale=projection_scale.get(entry["module"]))
-        if trainer.logger is not None and self._audit:
-            count = len(self._audit)
+        audit = [{**entry, "projection_scale": projection_scale.get(entry["module"])} for entry in self._audit]
+        for entry in audit:
+            self.record(trainer, "retention", **entry)
+        if trainer.logger is not None and audit:
+            means = retention_summary(audit).items()
             trainer.logger.log_metrics(
-                {
-                    "retention/percent": 100.0
-                    * sum(entry["retained"] for entry in self._audit)
-                    / sum(entry["columns"] for entry in self._audit),
-                    "retention/shared_of_safety_focused": sum(
-                        entry["shared"] / max(entry["safety_focused"], 1) for entry in self._audit
-                    )
-                    / count,
-                    "retention/alpha": sum(entry["alpha"] for entry in self._audit) / count,
-                    "retention/abs_projection_scale": sum(abs(value) for value in projection_scale.values())
-                    / max(len(projection_scale), 1),
-                },
-                step=trainer.global_step,
+                {f"retention/{name}": value for name, value in means if math.isfinite(value)}, step=trainer.global_step
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from hpa_lightning.callbacks.running import evaluation_mode, forward_context, to
 from hpa_lightning.callbacks.sequential import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.metrics import build_metric
-from hpa_lightning.results import RESULT_FILE, RunResults, source_commit
+from hpa_lightning.result_file import RESULT_FILE
+from hpa_lightning.results import RunResults, source_commit
 
 _NEEDED = ("evaluation_sets", "evaluation_dataloader", "tasks")
 

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from hpa_lightning.results import RESULT_FILE, ResultWriter
+from hpa_lightning.result_file import RESULT_FILE, ResultWriter
 
 
 @dataclass(frozen=True)

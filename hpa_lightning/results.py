@@ -1,17 +1,10 @@
-"""The result file: JSON lines written while a run lasts, and read by reports.
-
-One JSON object per line; `docs/architecture.md` lists the events and their keys. Scores and rates are
-fractions in [0, 1]. A resumed run may repeat a step: of two lines with the same identity the last one counts.
-"""
+"""What a run measured: scores, matrices and summaries, read from its result file."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import subprocess
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,152 +19,7 @@ from hpa_lightning.metrics import (
     mean_attack_success_rate,
     mean_over_refusal_rate,
 )
-
-RESULT_FILE = "results.jsonl"
-
-#: The keys that tell two lines of one event apart; every other key is a value.
-IDENTITY_KEYS = ("event", "step", "after", "task", "set", "kind", "metric", "layer", "module", "phase")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: both become null; arrays and tensors become lists."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _finite(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-class ResultWriter:
-    """Appends events to a result file, one JSON object per line.
-
-    Every line is written with a single system call and reaches the disk before `write` returns, so that a
-    crash costs at most the line being written. The folder and the file are made at the first `write`; the
-    half line of an earlier crash is cut off then. In a distributed run only the process of rank zero may
-    write (the caller's responsibility).
-
-    Args:
-        path: the file, usually ``results.jsonl`` in the run's folder.
-
-    Example:
-        >>> folder = getfixture("tmp_path")
-        >>> writer = ResultWriter(folder / "run" / "results.jsonl")
-        >>> writer.write({"event": "time", "step": 0, "phase": "train", "seconds": 12.5})
-        >>> writer.write({"event": "time", "step": 0, "phase": "train", "seconds": float("nan")})
-        >>> read_results(folder / "run")
-        [{'event': 'time', 'step': 0, 'phase': 'train', 'seconds': None}]
-    """
-
-    def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = Path(path)
-        self._repaired = False
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Appends one event.
-
-        Args:
-            record: the event's keys, among them ``"event"``. Numbers that are not finite are written as null.
-
-        Raises:
-            ValueError: if ``"event"`` is missing or a value has no JSON form.
-        """
-        if not isinstance(record.get("event"), str):
-            raise ValueError(f'A result needs the key "event" with the name of the event, got {dict(record)!r}.')
-        try:
-            line = json.dumps(_finite(record), allow_nan=False, ensure_ascii=False)
-        except TypeError as error:
-            raise ValueError(f"The {record['event']!r} event has a value without a JSON form: {error}.") from error
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._repaired:
-            _cut_torn_line(self.path)
-            self._repaired = True
-        # O_APPEND places every line at the end, whoever else has the file open.
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            data = f"{line}\n".encode()
-            while data:
-                data = data[os.write(descriptor, data) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Removes a last line without its newline: what is appended next would be glued to it."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            warnings.warn(f"{path}: the last line was not finished (a crash?) and is cut off.", stacklevel=3)
-            file.truncate(content.rfind(b"\n") + 1)
-
-
-def result_file(path: str | PathLike[str]) -> Path:
-    """The result file itself, or the one in the run's folder.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    path = Path(path)
-    file = path / RESULT_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"No result file at {file}: expected a {RESULT_FILE} or the folder that holds one.")
-    return file
-
-
-def read_results(path: str | PathLike[str]) -> list[dict[str, Any]]:
-    """Reads a result file; of lines with the same identity the last one counts.
-
-    Args:
-        path: the file, or the run's folder.
-
-    Returns:
-        The events, null as None.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if a line is not a JSON object with an event. A broken *last* line without its newline is
-        what a
-            crash leaves behind: it is left out with a warning.
-    """
-    file = result_file(path)
-    lines = file.read_bytes().split(b"\n")
-    torn = lines.pop()
-    if torn.strip():
-        warnings.warn(f"{file}: the last line was not finished (a crash?) and is left out.", stacklevel=2)
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number} is not valid JSON ({error}); repair or remove it.") from error
-        if not isinstance(record, dict) or not isinstance(record.get("event"), str):
-            raise ValueError(f'{file}, line {number} is not an object with the key "event"; repair or remove it.')
-        records.append(record)
-    return last_of_each(records)
-
-
-def last_of_each(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of the records with the same identity the last one, at the place of the first.
-
-    Example:
-        >>> line = {"event": "time", "step": 0, "phase": "fuse", "seconds": 1.0}
-        >>> [record["seconds"] for record in last_of_each([line, {**line, "seconds": 2.0}])]
-        [2.0]
-    """
-    kept: dict[tuple[str, ...], dict[str, Any]] = {}
-    for record in records:
-        # A run has one description, whatever a resumed process writes there.
-        keys = ("event",) if record["event"] == "run" else IDENTITY_KEYS
-        kept[tuple(json.dumps(record.get(key)) for key in keys)] = record
-    return list(kept.values())
+from hpa_lightning.result_file import last_of_each, read_results, result_file
 
 
 def source_commit(folder: str | PathLike[str] | None = None) -> str | None:
@@ -197,6 +45,33 @@ def source_commit(folder: str | PathLike[str] | None = None) -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def retention_summary(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over the linear layers of ``retention`` events.
+
+    Returns:
+        ``percent`` of all columns that were retained; ``shared_of_safety_focused``, the mean share of a layer's
+        safety-focused columns that are task-focused too; mean ``alpha``; mean absolute ``projection_scale`` (NaN if
+        none was recorded).
+
+    Raises:
+        ValueError: no event.
+
+    Example:
+        >>> layer = {"columns": 20, "retained": 2, "safety_focused": 4, "shared": 3, "alpha": 0.5}
+        >>> retention_summary([layer])["percent"], retention_summary([layer])["shared_of_safety_focused"]
+        (10.0, 0.75)
+    """
+    if not events:
+        raise ValueError("got no retention event; expected one for each linear layer.")
+    scales = [abs(e["projection_scale"]) for e in events if e.get("projection_scale") is not None]
+    return {
+        "percent": 100.0 * sum(e["retained"] for e in events) / sum(e["columns"] for e in events),
+        "shared_of_safety_focused": float(np.mean([e["shared"] / max(e["safety_focused"], 1) for e in events])),
+        "alpha": float(np.mean([e["alpha"] for e in events])),
+        "abs_projection_scale": float(np.mean(scales)) if scales else math.nan,
+    }
 
 
 class RunResults:
@@ -305,8 +180,7 @@ class RunResults:
         """The figures of one step: AP, BWT, MASR, DASR and over-refusal as fractions, and the minutes spent.
 
         Args:
-            step: a task's index from 0, or -1 for the aligned model (its AP is the mean over all tasks,
-            before any
+            step: a task's index from 0, or -1 for the aligned model (its AP is the mean over all tasks, before any
                 was learnt); default the last step with a score.
 
         Returns:

@@ -15,7 +15,7 @@ from registry import METHODS
 from test_guarantees import OPTIMIZERS
 
 from hpa_lightning.modules.adapters import lora_layers
-from hpa_lightning.results import read_results
+from hpa_lightning.result_file import read_results
 
 
 def trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:

@@ -15,7 +15,7 @@ from test_guarantees import OPTIMIZERS, dense, fit, settings
 
 from hpa_lightning.callbacks import HarmoniousFusion
 from hpa_lightning.modules.adapters import lora_layers
-from hpa_lightning.results import read_results
+from hpa_lightning.result_file import read_results
 
 
 def inputs_of(module: Any, batches: list[dict], names: list[str]) -> dict[str, np.ndarray]:

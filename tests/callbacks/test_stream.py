@@ -26,7 +26,8 @@ from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.modules.adapters import lora_layers
-from hpa_lightning.results import RunResults, read_results
+from hpa_lightning.result_file import read_results
+from hpa_lightning.results import RunResults
 
 MODELS = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "idefics3": tiny_idefics3}
 
