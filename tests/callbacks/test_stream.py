@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_mllm import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, training_records
+from helpers_mllm import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, tiny_timm, training_records
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
@@ -29,7 +29,7 @@ from hpa_lightning.modules.adapters import lora_layers
 from hpa_lightning.result_file import read_results
 from hpa_lightning.results import RunResults
 
-MODELS = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "idefics3": tiny_idefics3}
+MODELS = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "idefics3": tiny_idefics3, "timm": tiny_timm}
 
 
 def module(lora: bool = True, architecture: str = "llava") -> MLLMModule:
@@ -175,7 +175,7 @@ def test_a_new_run_does_not_read_the_old_run_in_its_folder(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("architecture", "method"),
-    [("llava", "in_training"), ("qwen2_5_vl", "post_training"), ("idefics3", "in_training")],
+    [("llava", "in_training"), ("qwen2_5_vl", "post_training"), ("idefics3", "in_training"), ("timm", "post_training")],
 )
 def test_every_architecture_fills_the_matrix(architecture: str, method: str, tmp_path: Path) -> None:
     callbacks = [SequentialTuning(), *METHODS[method](architecture), TaskEvaluation(method=method)]
