@@ -115,7 +115,9 @@ class TaskEvaluation(TaskCallback):
         )
         with self.timed(trainer, step, "evaluate"), bar:
             for evaluation_set in sets:
-                score, count = self._score(trainer, pl_module, evaluation_set, step)
+                score, answers = score_set(trainer, pl_module, evaluation_set)
+                if self.keep_predictions and trainer.is_global_zero:
+                    self._keep_answers(trainer, answers, evaluation_set, step)
                 self.record(
                     trainer,
                     "score",
@@ -125,7 +127,7 @@ class TaskEvaluation(TaskCallback):
                     kind=evaluation_set.kind,
                     metric=evaluation_set.metric,
                     score=score,
-                    n=count,
+                    n=len(answers),
                 )
                 bar.update()
         summary = RunResults(self._events).summary(step)
@@ -145,31 +147,12 @@ class TaskEvaluation(TaskCallback):
         shown = ", ".join(f"{key} {100 * summary[key]:.1f} %" for key in names if math.isfinite(summary[key]))
         rank_zero_info(f"{'Aligned model' if after is None else f'After {after}'}: {shown}")
 
-    def _score(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: Any, step: int
-    ) -> tuple[float, int]:
-        datamodule: Any = trainer.datamodule
-        metric = build_metric(evaluation_set.metric)
-        answers: list[dict[str, Any]] = []
-        with evaluation_mode(pl_module), forward_context(trainer):
-            for batch in datamodule.evaluation_dataloader(evaluation_set):
-                responses = pl_module.generate(  # type: ignore[operator]
-                    to_device(trainer, batch), max_new_tokens=evaluation_set.max_new_tokens
-                )
-                metric.update(responses, batch["references"])
-                answers += [
-                    {"id": identity, "prompt": prompt, "response": response, "references": list(references)}
-                    for identity, prompt, response, references in zip(
-                        batch["ids"], batch["prompts"], responses, batch["references"], strict=True
-                    )
-                ]
-        if self.keep_predictions and trainer.is_global_zero:
-            folder = results_directory(trainer) / "predictions"
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"step_{step + 1:02d}_{evaluation_set.name}.jsonl"
-            lines = (json.dumps({**answer, "max_new_tokens": evaluation_set.max_new_tokens}) for answer in answers)
-            _write_atomically(path, "\n".join(lines) + "\n")
-        return float(metric.compute()), len(answers)
+    def _keep_answers(self, trainer: L.Trainer, answers: list[dict[str, Any]], evaluation_set: Any, step: int) -> None:
+        folder = results_directory(trainer) / "predictions"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step_{step + 1:02d}_{evaluation_set.name}.jsonl"
+        lines = (json.dumps({**answer, "max_new_tokens": evaluation_set.max_new_tokens}) for answer in answers)
+        _write_atomically(path, "\n".join(lines) + "\n")
 
     def _record_run(self, trainer: L.Trainer) -> None:
         datamodule: Any = trainer.datamodule
@@ -193,6 +176,37 @@ class TaskEvaluation(TaskCallback):
             command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             commit=source_commit(),
         )
+
+
+def score_set(
+    trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: Any
+) -> tuple[float, list[dict[str, Any]]]:
+    """Let the model answer one evaluation set and score the answers by the set's metric.
+
+    Args:
+        trainer: its datamodule gives the batches.
+        pl_module: the model, with ``generate(batch, max_new_tokens=) -> list[str]``.
+        evaluation_set: one of the datamodule's ``evaluation_sets()``.
+
+    Returns:
+        The score, a fraction, and for every sample ``{"id", "prompt", "response", "references"}``.
+    """
+    datamodule: Any = trainer.datamodule
+    metric = build_metric(evaluation_set.metric)
+    answers: list[dict[str, Any]] = []
+    with evaluation_mode(pl_module), forward_context(trainer):
+        for batch in datamodule.evaluation_dataloader(evaluation_set):
+            responses = pl_module.generate(  # type: ignore[operator]
+                to_device(trainer, batch), max_new_tokens=evaluation_set.max_new_tokens
+            )
+            metric.update(responses, batch["references"])
+            answers += [
+                {"id": identity, "prompt": prompt, "response": response, "references": list(references)}
+                for identity, prompt, response, references in zip(
+                    batch["ids"], batch["prompts"], responses, batch["references"], strict=True
+                )
+            ]
+    return float(metric.compute()), answers
 
 
 def _write_atomically(path: Path, text: str) -> None:
