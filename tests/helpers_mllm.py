@@ -190,10 +190,7 @@ def tiny_idefics3(layers: int = 2, seed: int = 0) -> tuple[Idefics3ForConditiona
     tokenizer = tiny_tokenizer(special, ("<image>", "<fake_token_around_image>", "<global-img>", *grid))
     processor = Idefics3Processor(
         image_processor=Idefics3ImageProcessor(
-            size={"longest_edge": 2 * SIDE},
-            max_image_size={"longest_edge": SIDE},
-            do_image_splitting=True,
-            resample=Image.Resampling.BICUBIC,  # its default, LANCZOS, needs torchvision 0.27 on tensors
+            size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=True
         ),
         tokenizer=tokenizer,
         image_seq_len=1,
