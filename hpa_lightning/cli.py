@@ -62,12 +62,14 @@ def _lightning(arguments: list[str]) -> None:
 
 
 def _demo(arguments: list[str]) -> None:
-    from hpa_lightning.demo import METHODS, run_demo
+    from hpa_lightning.demo import DEMO_METHODS, METHODS, run_demo
 
     parser = argparse.ArgumentParser(prog="hpa-lightning demo", description=run_demo.__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="result folder (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[100], help="seeds of the runs (default: %(default)s)")
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="what to run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101], help="seeds of the runs (default: %(default)s)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=list(METHODS), default=list(DEMO_METHODS), help="what to run: %(choices)s"
+    )
     options = parser.parse_args(arguments)
     run_demo(options.output, options.seeds, options.methods)
 

@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -13,10 +14,12 @@ from lightning.pytorch.loggers import CSVLogger
 from transformers.utils.logging import disable_progress_bar
 
 from hpa_lightning.callbacks import (
+    CalibrationSettings,
     FocusPartition,
     HarmoniousFusion,
     MaskedFreezing,
     OrthogonalProjection,
+    RetentionSettings,
     SequentialTuning,
     TaskEvaluation,
 )
@@ -25,11 +28,37 @@ from hpa_lightning.modules import NanoModule
 from hpa_lightning.report import method_table, write_report
 from hpa_lightning.results import RunResults
 
+# Chosen on development seeds 0 to 2, see docs/nano.md.
+NANO_CALIBRATION = CalibrationSettings(safety_samples=128)
+"""As many safety as task samples; the paper's 8 are 300 tokens here, for layers of 256 columns (768 in `down_proj`)."""
+NANO_POST_TRAINING = RetentionSettings(p_min=7.0, p_max=18.0)
+"""A little more than the paper's 5 to 15 %."""
+NANO_IN_TRAINING = RetentionSettings(p_min=60.0, p_max=60.0)
+"""Much more: training goes around a few frozen columns."""
+
+
+def _in_training(
+    calibration: CalibrationSettings | None = None, retention: RetentionSettings | None = None
+) -> list[L.Callback]:
+    return [FocusPartition(calibration=calibration, retention=retention), MaskedFreezing(), OrthogonalProjection()]
+
+
+def _post_training(
+    calibration: CalibrationSettings | None = None, retention: RetentionSettings | None = None
+) -> list[L.Callback]:
+    return [HarmoniousFusion(calibration=calibration, retention=retention)]
+
+
 METHODS: dict[str, tuple[str, Callable[[], list[L.Callback]]]] = {
     "sequential": ("Sequential tuning", list),
-    "in-training": ("HPA, in-training", lambda: [FocusPartition(), MaskedFreezing(), OrthogonalProjection()]),
-    "post-training": ("HPA, post-training", lambda: [HarmoniousFusion()]),
+    "in-training": ("HPA, in-training", partial(_in_training, NANO_CALIBRATION, NANO_IN_TRAINING)),
+    "post-training": ("HPA, post-training", partial(_post_training, NANO_CALIBRATION, NANO_POST_TRAINING)),
+    "in-training-paper": ("HPA, in-training, the paper's settings", _in_training),
+    "post-training-paper": ("HPA, post-training, the paper's settings", _post_training),
 }
+"""Name on the command line -> name in tables, and the callbacks beside SequentialTuning and TaskEvaluation."""
+
+DEMO_METHODS = ("sequential", "in-training", "post-training")
 
 _INTRODUCTION = """\
 A small multimodal model that was taught to refuse harmful requests is tuned on six visual tasks, one after another.

@@ -59,7 +59,7 @@ class NanoDataModule(CVITDataModule):
         train_size: int = 2240,
         calibration_size: int = 128,
         test_size: int = 100,
-        harmful_calibration_size: int = 66,
+        harmful_calibration_size: int = 180,
         steps: int = NANO_STEPS,
         task_order: list[str] | None = None,
         harmful_ratio: float = 0.0,

@@ -33,13 +33,13 @@ def test_training_calibration_and_test_data_share_no_record(module) -> None:
     assert not train & calibration
     assert not train & test
     assert not calibration & test
-    assert len(keys(module.harmful_calibration_records())) == 66
+    assert len(keys(module.harmful_calibration_records())) == 180
 
 
 def test_the_first_harmful_calibration_inputs_are_of_all_three_kinds(module) -> None:
     names = [record.id.rsplit("-", 2)[0] for record in module.harmful_calibration_records()]
     assert names[:6] == ["harmful-text", "harmful-image", "harmful-typeset"] * 2
-    assert {names.count(name) for name in set(names)} == {22}
+    assert {names.count(name) for name in set(names)} == {60}
 
 
 def test_seeds_change_the_training_data_and_not_the_tests() -> None:
