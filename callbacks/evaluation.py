@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from tqdm.auto import tqdm
 
-from hpa_lightning.callbacks.running import evaluation_mode, forward_context, to_device
+from hpa_lightning.callbacks.running import evaluation_mode, forward_context, gathered, own_share, to_device
 from hpa_lightning.callbacks.sequential import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.metrics import build_metric
@@ -35,7 +35,7 @@ class TaskEvaluation(TaskCallback):
     are written at the end of the fit. The random state is put back, so that evaluating changes no training.
 
     Hooks: task start (the first one), task end (after fusion and merge), ``on_train_epoch_end``, ``on_train_end``.
-    State: the scores. Strategies: one device; DDP (every rank scores everything, rank zero writes).
+    State: the scores. Strategies: one device; DDP (the ranks share the batches, rank zero writes).
 
     Args:
         method: the name of the method in tables; made from the trainer's callbacks when ``None``.
@@ -96,13 +96,12 @@ class TaskEvaluation(TaskCallback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if self.report and trainer.is_global_zero:
-            directory = results_directory(trainer)
-            if (directory / RESULT_FILE).exists():
-                from hpa_lightning.report import write_report  # matplotlib, which training does not need
+        directory = results_directory(trainer)
+        if self.report and trainer.is_global_zero and (directory / RESULT_FILE).exists():
+            from hpa_lightning.report import write_report  # matplotlib, which training does not need
 
-                page = write_report([directory], directory / "report")["html"]
-                rank_zero_info(f"Report: {page}")
+            page = write_report([directory], directory / "report")["html"]
+            rank_zero_info(f"Report: {page}")
 
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int, after: str | None) -> None:
         datamodule: Any = trainer.datamodule
@@ -116,7 +115,7 @@ class TaskEvaluation(TaskCallback):
         with self.timed(trainer, step, "evaluate"), bar:
             for evaluation_set in sets:
                 score, answers = score_set(trainer, pl_module, evaluation_set)
-                if self.keep_predictions and trainer.is_global_zero:
+                if self.keep_predictions:
                     self._keep_answers(trainer, answers, evaluation_set, step)
                 self.record(
                     trainer,
@@ -149,6 +148,8 @@ class TaskEvaluation(TaskCallback):
 
     def _keep_answers(self, trainer: L.Trainer, answers: list[dict[str, Any]], evaluation_set: Any, step: int) -> None:
         folder = results_directory(trainer) / "predictions"
+        if not trainer.is_global_zero:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step_{step + 1:02d}_{evaluation_set.name}.jsonl"
         lines = (json.dumps({**answer, "max_new_tokens": evaluation_set.max_new_tokens}) for answer in answers)
@@ -183,6 +184,8 @@ def score_set(
 ) -> tuple[float, list[dict[str, Any]]]:
     """Let the model answer one evaluation set and score the answers by the set's metric.
 
+    Several processes share the batches; the metric and the answers are united, and every process returns the same.
+
     Args:
         trainer: its datamodule gives the batches.
         pl_module: the model, with ``generate(batch, max_new_tokens=) -> list[str]``.
@@ -192,21 +195,23 @@ def score_set(
         The score, a fraction, and for every sample ``{"id", "prompt", "response", "references"}``.
     """
     datamodule: Any = trainer.datamodule
-    metric = build_metric(evaluation_set.metric)
-    answers: list[dict[str, Any]] = []
+    metric = build_metric(evaluation_set.metric).to(pl_module.device)
+    answers: list[list[dict[str, Any]]] = []
     with evaluation_mode(pl_module), forward_context(trainer):
-        for batch in datamodule.evaluation_dataloader(evaluation_set):
+        for batch in own_share(datamodule.evaluation_dataloader(evaluation_set), trainer):
             responses = pl_module.generate(  # type: ignore[operator]
                 to_device(trainer, batch), max_new_tokens=evaluation_set.max_new_tokens
             )
             metric.update(responses, batch["references"])
-            answers += [
-                {"id": identity, "prompt": prompt, "response": response, "references": list(references)}
-                for identity, prompt, response, references in zip(
-                    batch["ids"], batch["prompts"], responses, batch["references"], strict=True
-                )
-            ]
-    return float(metric.compute()), answers
+            answers.append(
+                [
+                    {"id": identity, "prompt": prompt, "response": response, "references": list(references)}
+                    for identity, prompt, response, references in zip(
+                        batch["ids"], batch["prompts"], responses, batch["references"], strict=True
+                    )
+                ]
+            )
+    return float(metric.compute()), [answer for batch in gathered(trainer, answers) for answer in batch]
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from hpa_lightning.modules.mllm import eval_mode
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -76,3 +79,26 @@ def plain_loader(loader: Any) -> Any:
     if isinstance(loader.dataset, IterableDataset):
         return DataLoader(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
     return DataLoader(loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn)
+
+
+def own_share(loader: DataLoader, trainer: L.Trainer) -> DataLoader:
+    """This process's batches of a loader that every process has alike: each batch belongs to exactly one of them."""
+    if trainer.world_size == 1:
+        return loader
+    batches = list(loader.batch_sampler or ())[trainer.global_rank :: trainer.world_size]
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+    )
+
+
+def gathered(trainer: L.Trainer, share: list[T]) -> list[T]:
+    """The batches of all processes' shares in the loader's order; on every process."""
+    if trainer.world_size == 1:
+        return share
+    shares: list[list[T]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(shares, share)
+    return [batch for turn in zip_longest(*shares) for batch in turn if batch is not None]

@@ -206,7 +206,10 @@ def task_stream(trainer: L.Trainer) -> Any | None:
 
 
 def results_directory(trainer: L.Trainer) -> Path:
-    """The folder of a run's results: the logger's folder, or ``default_root_dir`` without a logger."""
+    """The folder of a run's results: the logger's folder, or ``default_root_dir`` without a logger.
+
+    Every process has to call this, and as often as the others: ``trainer.log_dir`` is broadcast from rank zero.
+    """
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 

@@ -1,4 +1,4 @@
-"""Two processes over gloo: every rank ends with the same masks and the same weights."""
+"""Two processes over gloo: the same masks and weights on every rank, and an evaluation shared between them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpa_lightning.results import RunResults
+
+
+def run(script: str, *arguments: str) -> None:
+    path = Path(__file__).with_name(script)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_", "MASTER_"))}
+    done = subprocess.run(
+        [sys.executable, str(path), *arguments],
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{path.parent}{os.pathsep}{path.parent.parent}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
 
 @pytest.mark.parametrize(("method", "tuning"), [("in_training", "lora"), ("post_training", "full")])
 def test_two_processes_agree(method: str, tuning: str, tmp_path: Path) -> None:
-    script = Path(__file__).with_name("ddp_script.py")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_", "MASTER_"))}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), method, tuning],
-        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{script.parent}{os.pathsep}{script.parent.parent}"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run("ddp_script.py", str(tmp_path), method, tuning)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     assert first["weights"].keys() == second["weights"].keys()
     for name, weight in first["weights"].items():
@@ -32,3 +38,17 @@ def test_two_processes_agree(method: str, tuning: str, tmp_path: Path) -> None:
         assert first["worst"] <= 1e-6
         assert all(torch.equal(mask, second["masks"][name]) for name, mask in first["masks"].items())
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) > 12
+
+
+def test_processes_share_the_evaluation(tmp_path: Path) -> None:
+    for devices in (1, 2):
+        run("ddp_evaluation_script.py", str(tmp_path / str(devices)), str(devices))
+    one, two = (RunResults.from_file(tmp_path / str(devices)) for devices in (1, 2))
+    counts = [event["n"] for event in two.events("score")]
+    assert counts == [event["n"] for event in one.events("score")] and set(counts) == {3}
+    # The aligned model is the same in both; training is not, since two processes take other batches.
+    assert one.initial() == two.initial() and one.safety(-1) == two.safety(-1)
+    answers = sorted((tmp_path / "1" / "predictions").glob("step_00_*.jsonl"))
+    assert len(answers) == 4
+    for path in answers:
+        assert path.read_text() == (tmp_path / "2" / "predictions" / path.name).read_text()
