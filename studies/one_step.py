@@ -93,7 +93,11 @@ class UpdateVariants(CalibratedCallback):
         scores = {s.name: score_set(trainer, pl_module, s)[0] for s in sets}
         old = [scores[name] for name in names[:-1]]
         safety = [scores[s.name] for s in sets if s.kind == "safety"]
-        return {"new": scores[names[-1]], "old": float(np.mean(old)) if old else float("nan"), "MASR": np.mean(safety)}
+        return {
+            "new": scores[names[-1]],
+            "old": float(np.mean(old)) if old else float("nan"),
+            "MASR": float(np.mean(safety)),
+        }
 
     def _variants(self, task_diagonals: dict[str, Tensor]) -> Iterator[tuple[str, Change]]:
         yield "whole update", _factors
