@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any, TypeVar
 
 import lightning as L
@@ -81,17 +81,19 @@ def plain_loader(loader: Any) -> Any:
     return DataLoader(loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn)
 
 
-def own_share(loader: DataLoader, trainer: L.Trainer) -> DataLoader:
+def own_share(loader: Iterable[Any], trainer: L.Trainer) -> Iterable[Any]:
     """This process's batches of a loader that every process has alike: each batch belongs to exactly one of them."""
     if trainer.world_size == 1:
         return loader
-    batches = list(loader.batch_sampler or ())[trainer.global_rank :: trainer.world_size]
+    if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
+        return islice(loader, trainer.global_rank, None, trainer.world_size)
     return DataLoader(
         loader.dataset,
-        batch_sampler=batches,
+        batch_sampler=list(loader.batch_sampler)[trainer.global_rank :: trainer.world_size],
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
     )
 
 

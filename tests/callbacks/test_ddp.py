@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
+from hpa_lightning.callbacks.running import own_share
 from hpa_lightning.results import RunResults
 
 
@@ -52,3 +55,19 @@ def test_processes_share_the_evaluation(tmp_path: Path) -> None:
     assert len(answers) == 4
     for path in answers:
         assert path.read_text() == (tmp_path / "2" / "predictions" / path.name).read_text()
+
+
+@pytest.mark.parametrize("kind", ["loader", "unbatched", "list"])
+def test_every_batch_belongs_to_one_process(kind: str) -> None:
+    data = list(range(11))
+    loader = {
+        "loader": DataLoader(data, batch_size=2),
+        "unbatched": DataLoader(data, batch_size=None),
+        "list": data,
+    }[kind]
+    shares = [
+        [str(batch) for batch in own_share(loader, SimpleNamespace(world_size=3, global_rank=rank))]
+        for rank in range(3)
+    ]
+    assert sorted(sum(shares, [])) == sorted(str(batch) for batch in loader)
+    assert shares[0][0] == str(next(iter(loader))) and min(map(len, shares)) >= 2
