@@ -69,5 +69,5 @@ def test_every_batch_belongs_to_one_process(kind: str) -> None:
         [str(batch) for batch in own_share(loader, SimpleNamespace(world_size=3, global_rank=rank))]
         for rank in range(3)
     ]
-    assert sorted(sum(shares, [])) == sorted(str(batch) for batch in loader)
+    assert sorted(batch for share in shares for batch in share) == sorted(str(batch) for batch in loader)
     assert shares[0][0] == str(next(iter(loader))) and min(map(len, shares)) >= 2
