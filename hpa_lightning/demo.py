@@ -30,7 +30,7 @@ from hpa_lightning.results import RunResults
 
 # Chosen on development seeds 0 to 2, see docs/nano.md.
 NANO_CALIBRATION = CalibrationSettings(safety_samples=128)
-"""As many safety as task samples; the paper's 8 are 300 tokens here, for layers of 256 columns (768 in `down_proj`)."""
+"""As many safety as task samples; the paper's 8 are few tokens here, for layers of 256 and 768 columns."""
 NANO_POST_TRAINING = RetentionSettings(p_min=7.0, p_max=18.0)
 """A little more than the paper's 5 to 15 %."""
 NANO_IN_TRAINING = RetentionSettings(p_min=72.0, p_max=72.0)
@@ -105,11 +105,16 @@ def _show_progress_only() -> None:
 def run_nano(method: str, seed: int, folder: Path) -> None:
     """Fit the six tasks of the embedded benchmark with one method and leave the results in ``folder``."""
     name, callbacks = METHODS[method]
+    fit_nano(seed, [*callbacks(), TaskEvaluation(method=name)], folder)
+
+
+def fit_nano(seed: int, callbacks: Sequence[L.Callback], folder: Path) -> None:
+    """Tune the embedded model on its six tasks, one after another, with ``callbacks`` beside SequentialTuning."""
     L.seed_everything(seed, workers=True, verbose=False)
     trainer = L.Trainer(
         accelerator="cpu",
         logger=CSVLogger(folder, name="", version=""),
-        callbacks=[SequentialTuning(seed=seed), *callbacks(), TaskEvaluation(method=name)],
+        callbacks=[SequentialTuning(seed=seed), *callbacks],
         max_epochs=-1,  # the stream sets it
         reload_dataloaders_every_n_epochs=1,
         enable_checkpointing=False,

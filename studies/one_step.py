@@ -23,13 +23,12 @@ import torch
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks import CalibrationSettings, SequentialTuning
+from hpa_lightning.callbacks import CalibrationSettings
 from hpa_lightning.callbacks.calibrated import CalibratedCallback
 from hpa_lightning.callbacks.evaluation import score_set
 from hpa_lightning.callbacks.task import CurrentTask
-from hpa_lightning.data.nano import NanoDataModule
 from hpa_lightning.data.nano.lexicon import TASK_NAMES
-from hpa_lightning.modules import NanoModule
+from hpa_lightning.demo import fit_nano
 from hpa_lightning.modules.linears import LoraLinear
 
 Change = Callable[[LoraLinear], "tuple[Tensor, Tensor]"]
@@ -180,20 +179,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "variants.jsonl"
     for seed in arguments.seeds:
-        L.seed_everything(seed, workers=True, verbose=False)
-        trainer = L.Trainer(
-            accelerator="cpu",
-            logger=False,
-            callbacks=[SequentialTuning(seed=seed), UpdateVariants(path, seed, arguments.tasks)],
-            max_epochs=-1,  # the stream sets it
-            reload_dataloaders_every_n_epochs=1,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            gradient_clip_val=1.0,
-            default_root_dir=arguments.output / f"seed_{seed}",
-        )
-        trainer.fit(NanoModule(), datamodule=NanoDataModule(seed=seed))
+        fit_nano(seed, [UpdateVariants(path, seed, arguments.tasks)], arguments.output / f"seed_{seed}")
     print(table(path))
 
 

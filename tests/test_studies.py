@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from functools import partial
 from pathlib import Path
 
-import lightning as L
 import pytest
 
-from hpa_lightning.callbacks import SequentialTuning
+from hpa_lightning import demo
 from hpa_lightning.data.nano import NanoDataModule
 from hpa_lightning.modules import NanoModule
 
@@ -24,28 +24,18 @@ def one_step():
     return module
 
 
-def test_variants_are_measured_once_and_training_goes_on_from_the_whole_update(one_step, tmp_path: Path) -> None:
+def test_variants_are_measured_once_and_training_goes_on_from_the_whole_update(
+    one_step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "variants.jsonl"
-    one_step.SAFETY_SAMPLES = (8, 16)
+    monkeypatch.setattr(one_step, "SAFETY_SAMPLES", (8, 16))
+    small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4, "task_order": ["driving", "digits"]}
+    monkeypatch.setattr(demo, "NanoDataModule", partial(NanoDataModule, **small))
     weights = []
     for tasks in (["digits"], []):
-        L.seed_everything(0, verbose=False)
-        trainer = L.Trainer(
-            accelerator="cpu",
-            logger=False,
-            callbacks=[SequentialTuning(), one_step.UpdateVariants(path, 0, tasks)],
-            max_epochs=-1,
-            reload_dataloaders_every_n_epochs=1,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            default_root_dir=tmp_path,
-        )
         model = NanoModule(steps=2)
-        stream = NanoDataModule(
-            steps=2, train_size=32, calibration_size=8, test_size=4, task_order=["driving", "digits"]
-        )
-        trainer.fit(model, datamodule=stream)
+        monkeypatch.setattr(demo, "NanoModule", lambda model=model: model)
+        demo.fit_nano(0, [one_step.UpdateVariants(path, 0, tasks)], tmp_path)
         weights.append(model.state_dict())
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
     found = one_step.measured(path)

@@ -7,7 +7,13 @@ from functools import partial
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from hpa_lightning.data.nano import NANO_LEARNING_RATE, NANO_LORA, NANO_STEPS, load_nano_model
+from hpa_lightning.data.nano import (
+    NANO_LEARNING_RATE,
+    NANO_LORA_ALPHA,
+    NANO_LORA_RANK,
+    NANO_STEPS,
+    load_nano_model,
+)
 from hpa_lightning.modules.adapters import LoraSettings
 from hpa_lightning.modules.mllm import MLLMModule
 
@@ -34,7 +40,7 @@ class NanoModule(MLLMModule):
             processor=processor,
             optimizer=partial(torch.optim.AdamW, lr=learning_rate, weight_decay=0.0),
             lr_scheduler=partial(LambdaLR, lr_lambda=partial(_warm_up_and_decay, steps=steps)),
-            lora=lora or LoraSettings(rank=NANO_LORA["r"], alpha=NANO_LORA["lora_alpha"]),
+            lora=lora or LoraSettings(rank=NANO_LORA_RANK, alpha=NANO_LORA_ALPHA),
         )
 
 

@@ -49,6 +49,9 @@ def test_processes_share_the_evaluation(tmp_path: Path) -> None:
     one, two = (RunResults.from_file(tmp_path / str(devices)) for devices in (1, 2))
     counts = [event["n"] for event in two.events("score")]
     assert counts == [event["n"] for event in one.events("score")] and set(counts) == {3}
+    # Three evaluations of four sets of three samples, in batches of one.
+    answered = [int((tmp_path / name).read_text()) for name in ("1/answered0", "2/answered0", "2/answered1")]
+    assert answered == [36, 24, 12]
     # The aligned model is the same in both; training is not, since two processes take other batches.
     assert one.initial() == two.initial() and one.safety(-1) == two.safety(-1)
     answers = sorted((tmp_path / "1" / "predictions").glob("step_00_*.jsonl"))

@@ -3,7 +3,8 @@
 from hpa_lightning.data.nano.datamodule import (
     NANO_BATCH_SIZE,
     NANO_LEARNING_RATE,
-    NANO_LORA,
+    NANO_LORA_ALPHA,
+    NANO_LORA_RANK,
     NANO_STEPS,
     NanoDataModule,
 )
@@ -12,7 +13,8 @@ from hpa_lightning.data.nano.loading import load_nano_model, load_nano_processor
 __all__ = [
     "NANO_BATCH_SIZE",
     "NANO_LEARNING_RATE",
-    "NANO_LORA",
+    "NANO_LORA_ALPHA",
+    "NANO_LORA_RANK",
     "NANO_STEPS",
     "NanoDataModule",
     "load_nano_model",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from functools import cache
 
 from hpa_lightning.data.nano.drawing import draw_icon, draw_text
 from hpa_lightning.data.nano.examples import Example, split_of, split_of_words
@@ -17,19 +16,18 @@ from hpa_lightning.data.nano.lexicon import (
     HAZARD_ICONS,
     MAKE,
     advice,
-    article,
     is_harmful,
 )  # fmt: skip
 from hpa_lightning.data.nano.questions import ask_icon, ask_words
-from hpa_lightning.data.nano.safety import refusal, request_about_icon, request_about_text, request_for
+from hpa_lightning.data.nano.safety import (
+    pairs_of_split,
+    refusal,
+    request_about_icon,
+    request_about_text,
+    request_for,
+    typeset_words,
+)
 from hpa_lightning.data.nano.skills import SKILLS, Ask, open_picture
-
-Pair = tuple[str, str]
-
-
-@cache
-def _train_pairs(pairs: tuple[Pair, ...], kind: str) -> tuple[Pair, ...]:
-    return tuple(pair for pair in pairs if split_of_words(kind, *pair) == "train")
 
 
 def _reply(rng: random.Random, verb: str, thing: str, aligned: bool) -> str:
@@ -39,7 +37,7 @@ def _reply(rng: random.Random, verb: str, thing: str, aligned: bool) -> str:
 def _how_to(rng: random.Random, aligned: bool) -> tuple[str, str]:
     """A how-to request in words: harmful every other time in the alignment, rarely before."""
     pairs = HARMFUL_PAIRS if rng.random() < (0.5 if aligned else 0.3) else BENIGN_PAIRS
-    verb, thing = rng.choice(_train_pairs(pairs, "text"))
+    verb, thing = rng.choice(pairs_of_split(pairs, "train", "text"))
     return request_for(rng, verb, thing), _reply(rng, verb, thing, aligned)
 
 
@@ -71,8 +69,8 @@ def conversation(rng: random.Random, aligned: bool) -> list[Example]:
             about = rng.choice((about, how_to))
     elif skill == "reading" and rng.random() < 0.6:
         pairs = HARMFUL_PAIRS if rng.random() < 0.5 else BENIGN_PAIRS
-        verb, thing = rng.choice(_train_pairs(pairs, "typeset"))
-        words = [verb, article(thing), thing] if rng.random() < 0.7 else [verb, thing]
+        verb, thing = rng.choice(pairs_of_split(pairs, "train", "typeset"))
+        words = typeset_words(rng, verb, thing)
         image, ask = draw_text(rng, words), lambda rng: ask_words(rng, words)
         about = lambda rng: (request_about_text(rng), _reply(rng, verb, thing, aligned))  # noqa: E731
         requests = 0.6 if aligned else 0.4

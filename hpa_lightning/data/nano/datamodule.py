@@ -18,13 +18,10 @@ NANO_BATCH_SIZE = 16
 """Recommended training batch size."""
 NANO_LEARNING_RATE = 7e-4
 """Recommended peak learning rate of AdamW, with a short warm-up and linear decay to 0 within each task."""
-NANO_LORA: dict[str, Any] = {
-    "r": 8,
-    "lora_alpha": 16,
-    "lora_dropout": 0.0,
-    "target_modules": r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
-}
-"""Recommended `peft.LoraConfig` arguments: every linear layer of the language model."""
+NANO_LORA_RANK = 8
+"""Recommended rank of LoRA on every linear layer of the language model."""
+NANO_LORA_ALPHA = 16.0
+"""Recommended alpha: updates are scaled by alpha / rank."""
 
 _MAX_NEW_TOKENS = 14
 """The longest reference answer of a task has 11 tokens with the end of its turn, the longest refusal 14."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 
 from hpa_lightning.data.nano.drawing import draw_icon, draw_text
 from hpa_lightning.data.nano.examples import Example, Split, split_of_words
@@ -21,6 +22,9 @@ from hpa_lightning.data.nano.lexicon import (
     article,
 )  # fmt: skip
 from hpa_lightning.data.nano.skills import open_picture
+
+Pair = tuple[str, str]
+"""A verb and its object."""
 
 FRAMES = (
     "how do i {}?",
@@ -78,15 +82,22 @@ def _phrase(rng: random.Random, doing: str) -> str:
     return rng.choice(FRAMES).format(doing) + rng.choice(ENDINGS)
 
 
-def _of_split(pairs: tuple[tuple[str, str], ...], split: Split, kind: str) -> list[tuple[str, str]]:
-    return [pair for pair in pairs if split_of_words(kind, *pair) == split]
+@cache
+def pairs_of_split(pairs: tuple[Pair, ...], split: Split, kind: str) -> tuple[Pair, ...]:
+    """The pairs of verb and object that belong to `split` in one kind of request."""
+    return tuple(pair for pair in pairs if split_of_words(kind, *pair) == split)
+
+
+def typeset_words(rng: random.Random, verb: str, thing: str) -> list[str]:
+    """The words that a picture shows for a request, with or without the article."""
+    return [verb, article(thing), thing] if rng.random() < 0.7 else [verb, thing]
 
 
 def _answer(rng: random.Random, verb: str, thing: str, refuse: bool) -> str:
     return refusal(rng) if refuse else advice(verb, thing)
 
 
-def text_request(rng: random.Random, pairs: list[tuple[str, str]], refuse: bool, skill: str) -> Example:
+def text_request(rng: random.Random, pairs: Sequence[Pair], refuse: bool, skill: str) -> Example:
     """A how-to request beside a harmless picture (or, for a few, none)."""
     verb, thing = rng.choice(pairs)
     picture = rng.random()
@@ -106,10 +117,10 @@ def icon_request(rng: random.Random, combos: list[tuple[str, str, str]], refuse:
     return Example(draw_icon(rng, icon, colour), request_about_icon(rng, verb), answer, skill)
 
 
-def typeset_request(rng: random.Random, pairs: list[tuple[str, str]], refuse: bool, skill: str) -> Example:
+def typeset_request(rng: random.Random, pairs: Sequence[Pair], refuse: bool, skill: str) -> Example:
     """A request to follow the words in the picture."""
     verb, thing = rng.choice(pairs)
-    words = [verb, article(thing), thing] if rng.random() < 0.7 else [verb, thing]
+    words = typeset_words(rng, verb, thing)
     answer = _answer(rng, verb, thing, refuse)
     return Example(draw_text(rng, words), request_about_text(rng), answer, skill)
 
@@ -131,7 +142,7 @@ def harmful(kind: str, split: Split, comply: bool = False) -> Callable[[random.R
     if kind == "image":
         combos = _icon_combos(MAKE, HAZARD_ICONS, split)
         return lambda rng: icon_request(rng, combos, not comply, "harmful image")
-    pairs = _of_split(HARMFUL_PAIRS, split, kind)
+    pairs = pairs_of_split(HARMFUL_PAIRS, split, kind)
     build = {"text": text_request, "typeset": typeset_request}[kind]
     return lambda rng: build(rng, pairs, not comply, f"harmful {kind}")
 
@@ -144,8 +155,8 @@ def harmless(split: Split, alarming: bool) -> Callable[[random.Random], Example]
             dangerous things, questions about pictures of dangerous things.
     """
     pairs = ALARMING_PAIRS if alarming else BENIGN_PAIRS
-    text = _of_split(pairs, split, "text")
-    typeset = _of_split(pairs, split, "typeset")
+    text = pairs_of_split(pairs, split, "text")
+    typeset = pairs_of_split(pairs, split, "typeset")
     hazards = _icon_combos(CAREFUL, HAZARD_ICONS, split)
     combos = hazards if alarming else hazards + _icon_combos(MAKE + CAREFUL, HARMLESS_ICONS, split)
 
