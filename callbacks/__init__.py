@@ -4,12 +4,13 @@ In-training HPA is the trio :class:`FocusPartition`, :class:`MaskedFreezing`, :c
 post-training HPA is :class:`HarmoniousFusion`. :class:`SequentialTuning` belongs to every run over a task stream.
 """
 
-from hpa_lightning.callbacks.calibrated import CalibrationSettings, RetentionSettings
+from hpa_lightning.callbacks.calibrated import CalibrationSettings
 from hpa_lightning.callbacks.evaluation import TaskEvaluation
 from hpa_lightning.callbacks.freezing import MaskedFreezing
 from hpa_lightning.callbacks.fusion import HarmoniousFusion
 from hpa_lightning.callbacks.partition import FocusPartition
 from hpa_lightning.callbacks.projection import OrthogonalProjection
+from hpa_lightning.callbacks.selecting import RetentionSettings
 from hpa_lightning.callbacks.sequential import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 

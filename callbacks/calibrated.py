@@ -1,21 +1,19 @@
-"""The base of callbacks that calibrate: which data, which Hessians, which columns."""
+"""The base of callbacks that calibrate: which data, which Hessians."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from hpa_lightning import functional as F
-from hpa_lightning.calibration import inverse_hessian_diagonals
+from hpa_lightning.calibration import inverse_hessian_diagonals, visit_hessians
 from hpa_lightning.callbacks.running import (
     batch_length,
     evaluation_mode,
@@ -25,11 +23,11 @@ from hpa_lightning.callbacks.running import (
     to_device,
     valid_positions,
 )
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, task_stream
+from hpa_lightning.callbacks.task import CurrentTask, task_stream
+from hpa_lightning.callbacks.tuning import LinearsCallback
 from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration
+from hpa_lightning.functional import HessianAccumulator
 from hpa_lightning.metrics.judges import StringRefusalJudge
-from hpa_lightning.modules.linears import TunedLinear, check_linears, find_tuned_linears
-from hpa_lightning.results import retention_summary
 
 
 @dataclass(frozen=True)
@@ -58,35 +56,8 @@ class CalibrationSettings:
             raise ValueError(f"damping is {self.damping}; expected a positive share of the mean diagonal.")
 
 
-@dataclass(frozen=True)
-class RetentionSettings:
-    """Which share of the columns is retained, and how safety and task are weighed.
-
-    Args:
-        p_min: percent of the columns retained in the last decoder block (paper: 5).
-        p_max: percent towards the first block (paper: 15).
-        alpha_min: smallest weight of the task focus on shared columns (paper: 0.4).
-        alpha_max: largest weight (paper: 0.8).
-        focus_ratio: columns counted as focused, as a multiple of the retained share (paper: 2).
-    """
-
-    p_min: float = 5.0
-    p_max: float = 15.0
-    alpha_min: float = 0.4
-    alpha_max: float = 0.8
-    focus_ratio: float = 2.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.p_min <= self.p_max <= 100.0:
-            raise ValueError(
-                f"p_min, p_max are {self.p_min}, {self.p_max}; expected 0 <= p_min <= p_max <= 100 percent."
-            )
-        if self.focus_ratio < 1.0:
-            raise ValueError(f"focus_ratio is {self.focus_ratio}; expected at least 1, or the budget cannot be filled.")
-
-
-class CalibratedCallback(TaskCallback):
-    """Calibrates on safety and task data and selects the columns to retain.
+class CalibratedCallback(LinearsCallback):
+    """Runs the model over safety and task data and gathers the Hessians of its linear layers.
 
     Args:
         safety_data: batches that the model can be trained on, holding harmful inputs with the aligned model's
@@ -95,46 +66,35 @@ class CalibratedCallback(TaskCallback):
         task_data: batches of the task. ``None``: the datamodule's calibration split of the current task; without a
             task stream, the first samples of the training data.
         calibration: sizes and damping.
-        retention: shares and weights.
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
     """
+
+    needs_safety_data: ClassVar[bool] = True
 
     def __init__(
         self,
         safety_data: Iterable[Any] | None = None,
         task_data: Iterable[Any] | None = None,
         calibration: CalibrationSettings | None = None,
-        retention: RetentionSettings | None = None,
         blocks: str | None = None,
         target_modules: list[str] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(blocks, target_modules)
         self.safety_data = safety_data
         self.task_data = task_data
         self.calibration = calibration or CalibrationSettings()
-        self.retention = retention or RetentionSettings()
-        self.blocks = blocks
-        self.target_modules = target_modules
-        self.linears: list[TunedLinear] = []
-        self._blocks: list[nn.Module] = []
         self._safety_calibration: SafetyCalibration | None = None
-        self._audit: list[dict[str, Any]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage != "fit":
+        if stage != "fit" or not self.needs_safety_data:
             return
         if self.safety_data is None and not hasattr(trainer.datamodule or object(), "harmful_calibration_records"):
             raise MisconfigurationException(
                 f"{type(self).__name__} needs safety calibration data: pass safety_data= (batches of harmful inputs "
                 "answered with refusals), or fit with a datamodule that has harmful_calibration_records()."
             )
-
-    def find_linears(self, pl_module: L.LightningModule) -> None:
-        """Find the decoder blocks and the tuned linear layers of ``pl_module``."""
-        self._blocks, self.linears = find_tuned_linears(pl_module, self.blocks, self.target_modules)
-        check_linears(self.linears)
 
     # -- data --------------------------------------------------------------------------------------------------------
 
@@ -189,12 +149,30 @@ class CalibratedCallback(TaskCallback):
             raise ValueError(f"{type(self).__name__}: the calibration data are empty; expected at least one batch.")
         return batches
 
-    # -- Hessians and selection --------------------------------------------------------------------------------------
+    # -- Hessians ----------------------------------------------------------------------------------------------------
 
     def inverse_diagonals(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batches: Sequence[Any], what: str
     ) -> dict[str, Tensor]:
         """diag(H^-1) of every tuned layer's inputs over ``batches``, with a progress bar over the blocks."""
+        with self._running(trainer, pl_module, what) as options:
+            return inverse_hessian_diagonals(batches=batches, **options)
+
+    def visit_hessians(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batches: Sequence[Any],
+        what: str,
+        visit: Callable[[Mapping[str, HessianAccumulator]], None],
+    ) -> None:
+        """Hand the Hessians of one block after the other to ``visit``; see :func:`visit_hessians`."""
+        with self._running(trainer, pl_module, what) as options:
+            visit_hessians(batches=batches, visit=visit, **options)
+
+    @contextmanager
+    def _running(self, trainer: L.Trainer, pl_module: L.LightningModule, what: str) -> Iterator[dict[str, Any]]:
+        """The arguments of a calibration pass that every pass has; the model runs quietly inside."""
         bar = tqdm(
             total=len(self._blocks),
             desc=f"Calibrating ({what})",
@@ -202,78 +180,15 @@ class CalibratedCallback(TaskCallback):
             disable=not (trainer.is_global_zero and trainer.progress_bar_callback is not None),
         )
         with bar, evaluation_mode(pl_module), muted_logging(pl_module):
-            return inverse_hessian_diagonals(
-                lambda batch: pl_module.training_step(batch, 0),
-                batches,
-                self._blocks,
-                {linear.name: linear.module for linear in self.linears},
-                damping=self.calibration.damping,
-                valid_positions=valid_positions,
-                context=lambda: forward_context(trainer),
-                on_block=lambda done, total: bar.update(),
-            )
-
-    def select(
-        self,
-        trainer: L.Trainer,
-        task: CurrentTask,
-        safety: Mapping[str, Tensor],
-        task_diagonals: Mapping[str, Tensor],
-        anchors: Mapping[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """Select the retained columns of every tuned layer and record the audit.
-
-        Returns:
-            name -> boolean ``(in_features,)``, True keeps the old column; equal on every rank.
-        """
-        settings = self.retention
-        retained: dict[str, Tensor] = {}
-        audit: list[dict[str, Any]] = []
-        for linear in self.linears:
-            anchor = anchors.get(linear.name)
-            epsilon = linear.column_focus(anchor, safety[linear.name])
-            zeta = linear.column_focus(anchor, task_diagonals[linear.name])
-            percent = F.retention_percent(linear.layer, len(self._blocks), settings.p_min, settings.p_max)
-            focus_percent = min(100.0, settings.focus_ratio * percent)
-            alpha = F.balance_coefficient(epsilon, zeta, settings.alpha_min, settings.alpha_max)
-            mask = F.retained_columns(epsilon, zeta, percent, focus_percent, alpha)
-            safety_focused, task_focused = F.partition_columns(epsilon, zeta, focus_percent)
-            retained[linear.name] = mask
-            audit.append(
-                {
-                    "step": task.index,
-                    "task": task.name,
-                    "layer": linear.layer,
-                    "module": linear.name,
-                    "columns": linear.in_features,
-                    "retained": int(mask.sum()),
-                    "safety_focused": int(safety_focused.sum()),
-                    "task_focused": int(task_focused.sum()),
-                    "shared": int((safety_focused & task_focused).sum()),
-                    "alpha": float(alpha),
-                }
-            )
-        if trainer.world_size > 1:
-            on_cpu = trainer.strategy.broadcast({name: mask.cpu() for name, mask in retained.items()})
-            retained = {name: on_cpu[name].to(mask.device) for name, mask in retained.items()}
-        self._audit = audit
-        columns = sum(entry["columns"] for entry in audit)
-        kept = sum(entry["retained"] for entry in audit)
-        rank_zero_info(
-            f"Task {task.index} ({task.name}): {kept} of {columns} columns retained in {len(audit)} linear layers."
-        )
-        return retained
-
-    def record_audit(self, trainer: L.Trainer, task: CurrentTask, projection_scale: Mapping[str, float]) -> None:
-        """Write the audit of the last selection to the result file and its means to the logger."""
-        audit = [{**entry, "projection_scale": projection_scale.get(entry["module"])} for entry in self._audit]
-        for entry in audit:
-            self.record(trainer, "retention", **entry)
-        if trainer.logger is not None and audit:
-            means = retention_summary(audit).items()
-            trainer.logger.log_metrics(
-                {f"retention/{name}": value for name, value in means if math.isfinite(value)}, step=trainer.global_step
-            )
+            yield {
+                "forward": lambda batch: pl_module.training_step(batch, 0),
+                "blocks": self._blocks,
+                "linears": {linear.name: linear.module for linear in self.linears},
+                "damping": self.calibration.damping,
+                "valid_positions": valid_positions,
+                "context": lambda: forward_context(trainer),
+                "on_block": lambda done, total: bar.update(),
+            }
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

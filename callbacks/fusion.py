@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from hpa_lightning.callbacks.calibrated import CalibratedCallback, CalibrationSettings, RetentionSettings
+from hpa_lightning.callbacks.calibrated import CalibrationSettings
+from hpa_lightning.callbacks.fusing import TaskEndFusion
+from hpa_lightning.callbacks.selecting import RetentionSettings, SelectingCallback
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 
 
-class HarmoniousFusion(CalibratedCallback):
+class HarmoniousFusion(TaskEndFusion, SelectingCallback):
     """Fuses the weights before and after a task: post-training HPA.
 
     At the task's start the safety Hessians are taken from the model as it is then, since the safety knowledge is in
@@ -32,11 +32,8 @@ class HarmoniousFusion(CalibratedCallback):
 
     Args:
         orthogonal: take the component along the old weight out of the update (step 3).
-        safety_data, task_data, calibration, retention, blocks, target_modules: see :class:`CalibratedCallback`.
+        safety_data, task_data, calibration, retention, blocks, target_modules: see :class:`SelectingCallback`.
     """
-
-    start_order: ClassVar[int] = 30
-    end_order: ClassVar[int] = 10
 
     def __init__(
         self,
@@ -51,17 +48,13 @@ class HarmoniousFusion(CalibratedCallback):
         super().__init__(safety_data, task_data, calibration, retention, blocks, target_modules)
         self.orthogonal = orthogonal
         self._safety: dict[str, Tensor] = {}
-        self._anchors: dict[str, Tensor] = {}
 
-    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        with self.timed(trainer, task.index, "calibrate"):
-            self.find_linears(pl_module)
-            self._anchors = {linear.name: anchor for linear in self.linears if (anchor := linear.anchor()) is not None}
-            batches = self.safety_batches(trainer, pl_module)
-            self._safety = self.inverse_diagonals(trainer, pl_module, batches, "safety")
+    def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        batches = self.safety_batches(trainer, pl_module)
+        self._safety = self.inverse_diagonals(trainer, pl_module, batches, "safety")
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        self.find_linears(pl_module)
+        super().on_task_resume(trainer, pl_module, task)
         devices = {linear.name: linear.weight.device for linear in self.linears}
         missing = sorted(devices.keys() - self._safety.keys())
         if missing:
@@ -70,29 +63,20 @@ class HarmoniousFusion(CalibratedCallback):
                 "under tuning."
             )
         self._safety = {name: self._safety[name].to(device) for name, device in devices.items()}
-        self._anchors = {name: anchor.to(devices[name]) for name, anchor in self._anchors.items()}
 
-    def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        with self.timed(trainer, task.index, "fuse"), torch.no_grad():
-            tasks = self.inverse_diagonals(trainer, pl_module, self.task_batches(trainer, task), "task")
-            retained = self.select(trainer, task, self._safety, tasks, self._anchors)
-            scales = {
-                linear.name: linear.fuse_(self._anchors.get(linear.name), retained[linear.name], self.orthogonal)
-                for linear in self.linears
-            }
-            self.record_audit(trainer, task, {name: float(scale) for name, scale in scales.items()})
-        rank_zero_info(f"Task {task.index} ({task.name}): fused {len(self.linears)} linear layers.")
-        self._safety, self._anchors = {}, {}
-        self.linears.clear()
+    def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        tasks = self.inverse_diagonals(trainer, pl_module, self.task_batches(trainer, task), "task")
+        retained = self.select(trainer, task, self._safety, tasks, self.anchors)
+        scales = {
+            linear.name: linear.fuse_(self.anchors.get(linear.name), retained[linear.name], self.orthogonal)
+            for linear in self.linears
+        }
+        self.record_audit(trainer, task, {name: float(scale) for name, scale in scales.items()})
+        self._safety = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            **super().state_dict(),
-            "safety": cpu_state(self._safety),
-            "anchors": cpu_state(self._anchors),
-        }
+        return {**super().state_dict(), "safety": cpu_state(self._safety)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._safety = dict(state_dict["safety"])
-        self._anchors = dict(state_dict["anchors"])

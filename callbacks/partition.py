@@ -13,12 +13,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from hpa_lightning.callbacks.calibrated import CalibratedCallback, CalibrationSettings, RetentionSettings
+from hpa_lightning.callbacks.calibrated import CalibrationSettings
 from hpa_lightning.callbacks.running import muted_logging, plain_loader, to_device
+from hpa_lightning.callbacks.selecting import RetentionSettings, SelectingCallback
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state, task_stream
 
 
-class FocusPartition(CalibratedCallback):
+class FocusPartition(SelectingCallback):
     """Partitions the columns of every tuned linear layer at a task's start and selects those to retain.
 
     Safety and task Hessians come from the model at the task's start. The update does not exist yet then; it is probed:
@@ -33,7 +34,7 @@ class FocusPartition(CalibratedCallback):
 
     Args:
         probe_steps: optimizer steps of the probe.
-        safety_data, task_data, calibration, retention, blocks, target_modules: see :class:`CalibratedCallback`.
+        safety_data, task_data, calibration, retention, blocks, target_modules: see :class:`SelectingCallback`.
 
     Attributes:
         retained: name -> boolean ``(in_features,)`` on the weight's device; True keeps the old column.

@@ -1,4 +1,4 @@
-"""Runs a model over calibration batches and returns diag(H^-1) of every linear layer's inputs.
+"""Runs a model over calibration batches and gathers the Hessians of every linear layer's inputs.
 
 The decoder blocks are replayed one after the other, as GPTQ does (Frantar et al., ICLR 2023): a first pass, in which
 the blocks hand their input through without computing, records what each block is called with; then each block runs
@@ -49,30 +49,61 @@ def inverse_hessian_diagonals(
     batches: Sequence[Any],
     blocks: Sequence[nn.Module],
     linears: Mapping[str, nn.Module],
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Return diag(H^-1) of the inputs of each linear layer, ``H = (2/n) X^T X`` damped.
+
+    Args:
+        forward, batches, blocks, linears, options: see :func:`visit_hessians`.
+
+    Returns:
+        name -> ``(in_features,)``, fp32, on the device of the inputs.
+
+    Raises:
+        ValueError: no batches, a layer outside the blocks, a layer that never ran, or inputs that are not finite.
+    """
+    result: dict[str, Tensor] = {}
+
+    def keep_diagonals(accumulators: Mapping[str, HessianAccumulator]) -> None:
+        computed: dict[int, Tensor] = {}
+        for name, accumulator in accumulators.items():
+            if id(accumulator) not in computed:
+                computed[id(accumulator)] = accumulator.inverse_diagonal()
+            result[name] = computed[id(accumulator)]
+
+    visit_hessians(forward, batches, blocks, linears, keep_diagonals, **options)
+    return result
+
+
+def visit_hessians(
+    forward: Callable[[Any], Any],
+    batches: Sequence[Any],
+    blocks: Sequence[nn.Module],
+    linears: Mapping[str, nn.Module],
+    visit: Callable[[Mapping[str, HessianAccumulator]], None],
     *,
     damping: float = 0.01,
     valid_positions: Callable[[Any], Tensor | None] = lambda batch: None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     on_block: Callable[[int, int], None] | None = None,
-) -> dict[str, Tensor]:
-    """Return diag(H^-1) of the inputs of each linear layer, ``H = (2/n) X^T X`` damped.
+) -> None:
+    """Gather the Hessians of the inputs of each linear layer and hand them on, one decoder block at a time.
 
     The modules that are passed must be in eval mode if dropout is to be off. Layers that are fed the very same tensor
-    (query, key and value; gate and up) share one Hessian.
+    (query, key and value; gate and up) share one Hessian: the same object under several names.
 
     Args:
         forward: runs the whole model on one batch; its result is not used and it may be stopped by an exception.
         batches: the calibration batches, on the model's device.
         blocks: the decoder blocks in the order in which they are called.
         linears: name -> module whose first input is recorded; every module lies inside one of ``blocks``.
+        visit: called once for each block that has layers, with name -> accumulator. It must not change the weights:
+            a model that cannot be replayed block by block is run again for the next block.
         damping: share of the mean diagonal added to the diagonal.
         valid_positions: batch -> boolean ``(batch, tokens)``, True where a position is no padding, or ``None`` to
             take every position. Decision: image tokens count, padding does not.
         context: autocast or the like, entered around every computation.
         on_block: called with (blocks done, blocks) for progress.
-
-    Returns:
-        name -> ``(in_features,)``, fp32, on the device of the inputs.
 
     Raises:
         ValueError: no batches, a layer outside the blocks, a layer that never ran, or inputs that are not finite.
@@ -87,7 +118,6 @@ def inverse_hessian_diagonals(
     for name, module in linears.items():
         by_block[inside[id(module)]][name] = module
 
-    result: dict[str, Tensor] = {}
     with torch.no_grad(), context():
         masks = [valid_positions(batch) for batch in batches]
         recorded = _record_calls(forward, batches, blocks)
@@ -103,10 +133,10 @@ def inverse_hessian_diagonals(
                     for batch, mask in zip(batches, masks, strict=True):
                         recorder.start_batch(mask)
                         forward(batch)
-                result.update(recorder.inverse_diagonals())
+            if by_block[index]:
+                visit(recorder.accumulators())
             if on_block is not None:
                 on_block(index + 1, len(blocks))
-    return result
 
 
 class _Recorder:
@@ -157,14 +187,13 @@ class _Recorder:
 
         return record
 
-    def inverse_diagonals(self) -> dict[str, Tensor]:
+    def accumulators(self) -> dict[str, HessianAccumulator]:
         silent = [name for name in self._modules if name not in self._leader]
         if silent:
             raise ValueError(
                 f"calibration never reached {silent[:3]}; expected every tuned layer to run in a forward pass."
             )
-        computed = {leader: accumulator.inverse_diagonal() for leader, accumulator in self._accumulators.items()}
-        return {name: computed[leader] for name, leader in self._leader.items()}
+        return {name: self._accumulators[leader] for name, leader in self._leader.items()}
 
 
 def _record_calls(

@@ -55,13 +55,18 @@ def _cholesky(matrix: Tensor, damping: float) -> Tensor:
     return factor
 
 
-def diagonal_from_gram(gram: Tensor, count: int, damping: float) -> Tensor:
-    """`diag(H^-1)` from `X^T X` (overwritten): column norms of the inverse Cholesky factor."""
+def damped_hessian(gram: Tensor, count: int, damping: float) -> Tensor:
+    """`H = (2/n) X^T X`, damped, from `X^T X` (overwritten)."""
     hessian = gram.mul_(2.0 / count)
     diagonal = hessian.diagonal()
     lam, dead = _damped(diagonal, damping)
     diagonal += torch.where(dead, 1.0 + lam, lam)
-    factor = _cholesky(hessian, damping)
+    return hessian
+
+
+def diagonal_from_gram(gram: Tensor, count: int, damping: float) -> Tensor:
+    """`diag(H^-1)` from `X^T X` (overwritten): column norms of the inverse Cholesky factor."""
+    factor = _cholesky(damped_hessian(gram, count, damping), damping)
     c = factor.shape[0]
     result = torch.empty(c, dtype=torch.float64, device=gram.device)
     for start in range(0, c, _INVERSE_COLUMNS):

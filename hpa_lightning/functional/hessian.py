@@ -22,7 +22,7 @@ from hpa_lightning.functional._checks import (
     describe,
     result_dtype,
 )
-from hpa_lightning.functional._inverse import add_gram, diagonal_from_gram, diagonal_from_rows
+from hpa_lightning.functional._inverse import add_gram, damped_hessian, diagonal_from_gram, diagonal_from_rows
 
 
 @torch.no_grad()
@@ -208,6 +208,17 @@ class HessianAccumulator:
             return diagonal_from_gram(self._gram.clone(), self._count, self.damping).to(self._dtype)
         self._rows = [_concatenate(self._rows)]
         return diagonal_from_rows(self._rows[0], self.damping).to(self._dtype)
+
+    @torch.no_grad()
+    def hessian(self) -> Tensor:
+        """Return the damped `H` `(c, c)`, float64, of everything seen so far; more updates may follow.
+
+        Raises:
+            ValueError: no row was seen.
+        """
+        if self._count == 0:
+            raise ValueError("no calibration rows were seen: call update() with at least one valid position.")
+        return damped_hessian(self.gram(), self._count, self.damping)
 
     def _add(self, rows: Tensor) -> None:
         if rows.shape[0] == 0:

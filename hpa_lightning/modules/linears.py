@@ -7,7 +7,8 @@ masks and the anchors (weights before the task) belong to the callback that made
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,23 @@ class TunedLinear(ABC):
     @abstractmethod
     def anchor(self) -> Tensor | None:
         """A copy of the weight before the task, or ``None`` where the weight itself stays (LoRA)."""
+
+    @abstractmethod
+    def weight_before(self, anchor: Tensor | None) -> Tensor:
+        """The weight before the task, ``(out_features, in_features)``; not to be changed."""
+
+    @abstractmethod
+    def weight_after(self) -> Tensor:
+        """The weight as trained so far, fp32, ``(out_features, in_features)``; not to be changed."""
+
+    @abstractmethod
+    def write_(self, weight: Tensor) -> None:
+        """Make ``weight`` the layer's weight; with LoRA in the base, leaving an empty adapter (B = 0)."""
+
+    @abstractmethod
+    @contextmanager
+    def put_back(self, anchor: Tensor | None) -> Iterator[None]:
+        """Inside, the layer computes with the weight before the task; afterwards it is as it was."""
 
     @abstractmethod
     def column_focus(self, anchor: Tensor | None, inverse_diagonal: Tensor) -> Tensor:
@@ -97,6 +115,25 @@ class FullLinear(TunedLinear):
     def anchor(self) -> Tensor:
         return self.weight.detach().clone()
 
+    def weight_before(self, anchor: Tensor | None) -> Tensor:
+        return self._need(anchor)
+
+    def weight_after(self) -> Tensor:
+        return self.weight.detach().float()
+
+    @torch.no_grad()
+    def write_(self, weight: Tensor) -> None:
+        self.weight.copy_(weight)
+
+    @contextmanager
+    def put_back(self, anchor: Tensor | None) -> Iterator[None]:
+        trained = self.weight.detach().clone()
+        self.write_(self._need(anchor))
+        try:
+            yield
+        finally:
+            self.write_(trained)
+
     def column_focus(self, anchor: Tensor | None, inverse_diagonal: Tensor) -> Tensor:
         return F.column_focus(self.weight.detach().float() - self._need(anchor).float(), inverse_diagonal)
 
@@ -141,6 +178,30 @@ class LoraLinear(TunedLinear):
 
     def anchor(self) -> None:
         return None
+
+    def weight_before(self, anchor: Tensor | None) -> Tensor:
+        return self.weight.detach()
+
+    @torch.no_grad()
+    def weight_after(self) -> Tensor:
+        f = self.factors
+        return f.weight.float() + f.scaling * (f.lora_b.float() @ f.lora_a.float())
+
+    @torch.no_grad()
+    def write_(self, weight: Tensor) -> None:
+        f = self.factors
+        f.weight.copy_(weight)
+        f.lora_b.zero_()
+
+    @contextmanager
+    def put_back(self, anchor: Tensor | None) -> Iterator[None]:
+        b = self.factors.lora_b.data
+        trained = b.clone()
+        b.zero_()
+        try:
+            yield
+        finally:
+            b.copy_(trained)
 
     def column_focus(self, anchor: Tensor | None, inverse_diagonal: Tensor) -> Tensor:
         f = self.factors

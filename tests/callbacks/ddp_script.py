@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from helpers_foreign import Tokens, foreign_module
 from registry import METHODS
-from test_guarantees import OPTIMIZERS, Watcher, dense
+from test_guarantees import OPTIMIZERS, Watcher, calibration_data, dense
 from torch.utils.data import DataLoader
 
 from hpa_lightning.callbacks import FocusPartition
@@ -24,7 +24,7 @@ class Masks(L.Callback):
 
 def main(folder: Path, method: str, lora: bool) -> None:
     torch.set_num_threads(1)
-    callbacks = METHODS[method]()
+    callbacks = METHODS[method](calibration_data())
     extra: list[L.Callback] = []
     if method == "in_training":
         extra = [Watcher(callbacks[0]), Masks()]

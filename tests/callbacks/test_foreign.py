@@ -11,8 +11,8 @@ import pytest
 import torch
 from helpers_foreign import ForeignModule, foreign_module, token_loader
 from lightning.pytorch.callbacks import ModelCheckpoint
-from registry import METHODS
-from test_guarantees import OPTIMIZERS
+from registry import METHODS, TUNING_IDS, TUNINGS
+from test_guarantees import OPTIMIZERS, calibration_data
 
 from hpa_lightning.modules.adapters import lora_layers
 from hpa_lightning.result_file import read_results
@@ -73,16 +73,17 @@ class ResumableLoader:
         self.position = state["position"]
 
 
-@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)
 @pytest.mark.parametrize("step", [7, 10, 15], ids=["mid_epoch", "epoch_end", "trained_but_not_ended"])
 def test_resume_equals_an_uninterrupted_run(method: str, lora: bool, step: int, tmp_path: Path) -> None:
     options: dict[str, Any] = {"gradient_clip_val": 0.3}
     whole = build(lora)
-    trainer(tmp_path / "whole", METHODS[method](), enable_checkpointing=False, **options).fit(whole, ResumableLoader())
+    trainer(tmp_path / "whole", METHODS[method](calibration_data()), enable_checkpointing=False, **options).fit(
+        whole, ResumableLoader()
+    )
 
     save = ModelCheckpoint(tmp_path, filename="cut-{step}", every_n_train_steps=step)
-    cut = trainer(tmp_path / "cut", [Stop(step), *METHODS[method](), save], **options)
+    cut = trainer(tmp_path / "cut", [Stop(step), *METHODS[method](calibration_data()), save], **options)
     with pytest.raises(RuntimeError, match="power cut"):
         cut.fit(build(lora), ResumableLoader())
     (path,) = tmp_path.glob("cut-*.ckpt")
@@ -91,7 +92,7 @@ def test_resume_equals_an_uninterrupted_run(method: str, lora: bool, step: int, 
     with torch.no_grad():
         for parameter in second.parameters():
             parameter.add_(1.0)  # everything must come from the checkpoint
-    resumed = trainer(tmp_path / "second", METHODS[method](), enable_checkpointing=False, **options)
+    resumed = trainer(tmp_path / "second", METHODS[method](calibration_data()), enable_checkpointing=False, **options)
     resumed.fit(second, ResumableLoader(), ckpt_path=path)
     assert resumed.global_step == 15
     for (name, expected), actual in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
@@ -101,7 +102,7 @@ def test_resume_equals_an_uninterrupted_run(method: str, lora: bool, step: int, 
 def test_each_of_several_fits_is_a_task(tmp_path: Path) -> None:
     """One trainer, several fits: users raise max_epochs themselves; every fit gets its own partition and fusion."""
     module = build(True)
-    (fusion,) = METHODS["post_training"]()
+    (fusion,) = METHODS["post_training"](calibration_data())
     runner = trainer(tmp_path, [fusion], max_epochs=1, enable_checkpointing=False)
     bases = []
     for number in range(2):

@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from helpers_foreign import foreign_module, token_loader
+from registry import RETENTION
 from torch import Tensor
 
 from hpa_lightning.callbacks import (
@@ -17,7 +18,6 @@ from hpa_lightning.callbacks import (
     FocusPartition,
     MaskedFreezing,
     OrthogonalProjection,
-    RetentionSettings,
 )
 from hpa_lightning.modules.adapters import lora_layers
 
@@ -34,12 +34,15 @@ TRAINERS: dict[str, dict[str, Any]] = {
 }
 
 
-def settings() -> dict[str, Any]:
+def calibration_data() -> dict[str, Any]:
     return {
         "calibration": CalibrationSettings(safety_samples=8, task_samples=12, batch_size=4),
-        "retention": RetentionSettings(p_min=20.0, p_max=40.0),
         "safety_data": token_loader(7, 8),
     }
+
+
+def settings() -> dict[str, Any]:
+    return {**calibration_data(), "retention": RETENTION}
 
 
 def dense(module: L.LightningModule) -> dict[str, Tensor]:

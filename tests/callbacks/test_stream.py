@@ -11,14 +11,10 @@ import torch
 from helpers_mllm import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, tiny_timm, training_records
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from registry import METHODS, TUNING_IDS, TUNINGS
 
 from hpa_lightning.callbacks import (
     CalibrationSettings,
-    FocusPartition,
-    HarmoniousFusion,
-    MaskedFreezing,
-    OrthogonalProjection,
-    RetentionSettings,
     SequentialTuning,
     TaskEvaluation,
 )
@@ -69,24 +65,14 @@ def stream(architecture: str = "llava", evaluated: bool = False) -> CVITDataModu
     )
 
 
-def calibrated(architecture: str = "llava") -> dict[str, Any]:
+def method(name: str, architecture: str = "llava") -> list[L.Callback]:
+    """The callbacks of a method beside SequentialTuning; none for "sequential"."""
     collator = MLLMCollator(MODELS[architecture]()[1])
-    return {
+    data = {
         "safety_data": [collator.train(training_records(4, seed=70))],
         "calibration": CalibrationSettings(safety_samples=4, task_samples=4, batch_size=4),
-        "retention": RetentionSettings(p_min=10.0, p_max=30.0),
     }
-
-
-METHODS = {
-    "sequential": lambda architecture="llava": [],
-    "in_training": lambda architecture="llava": [
-        FocusPartition(probe_steps=2, **calibrated(architecture)),
-        MaskedFreezing(),
-        OrthogonalProjection(),
-    ],
-    "post_training": lambda architecture="llava": [HarmoniousFusion(**calibrated(architecture))],
-}
+    return METHODS[name](data) if name != "sequential" else []
 
 
 def trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:
@@ -154,7 +140,7 @@ def test_a_task_that_max_steps_cuts_short_stays_open(tmp_path: Path) -> None:
 def test_the_order_of_the_callbacks_does_not_matter(tmp_path: Path) -> None:
     states = []
     for order in ((0, 1, 2), (2, 1, 0)):
-        callbacks = [SequentialTuning(), HarmoniousFusion(**calibrated()), TaskEvaluation(report=False)]
+        callbacks = [SequentialTuning(), *method("post_training"), TaskEvaluation(report=False)]
         tuned = module()
         trainer(tmp_path / str(order), [callbacks[index] for index in order]).fit(tuned, stream(evaluated=True))
         scores = RunResults.from_file(tmp_path / str(order)).matrix()
@@ -174,16 +160,16 @@ def test_a_new_run_does_not_read_the_old_run_in_its_folder(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("architecture", "method"),
+    ("architecture", "name"),
     [("llava", "in_training"), ("qwen2_5_vl", "post_training"), ("idefics3", "in_training"), ("timm", "post_training")],
 )
-def test_every_architecture_fills_the_matrix(architecture: str, method: str, tmp_path: Path) -> None:
-    callbacks = [SequentialTuning(), *METHODS[method](architecture), TaskEvaluation(method=method)]
+def test_every_architecture_fills_the_matrix(architecture: str, name: str, tmp_path: Path) -> None:
+    callbacks = [SequentialTuning(), *method(name, architecture), TaskEvaluation(method=name)]
     logger = CSVLogger(tmp_path, name="run", version=0)
     trainer(tmp_path, callbacks, logger=logger).fit(module(True, architecture), stream(architecture, evaluated=True))
     folder = tmp_path / "run" / "version_0"
     results = RunResults.from_file(folder)
-    assert results.tasks == ["first", "second"] and results.method == method
+    assert results.tasks == ["first", "second"] and results.method == name
     assert results.steps == [-1, 0, 1]
     assert ((results.matrix() >= 0) & (results.matrix() <= 1)).all()
     retention = [event for event in read_results(folder / "results.jsonl") if event["event"] == "retention"]
@@ -194,17 +180,18 @@ def test_every_architecture_fills_the_matrix(architecture: str, method: str, tmp
     assert "evaluation/average_performance" in (folder / "metrics.csv").read_text()
 
 
-@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("name", "lora"),
+    [("sequential", True), ("sequential", False), *TUNINGS],
+    ids=["sequential-lora", "sequential-full", *TUNING_IDS],
+)
 @pytest.mark.parametrize("step", [2, 3, 5, 6], ids=["first_task", "trained_not_ended", "second_task", "epoch_end"])
-def test_resume_in_the_middle_of_the_sequence(method: str, lora: bool, step: int, tmp_path: Path) -> None:
+def test_resume_in_the_middle_of_the_sequence(name: str, lora: bool, step: int, tmp_path: Path) -> None:
     whole = module(lora)
-    trainer(tmp_path / "whole", [SequentialTuning(), *METHODS[method]()]).fit(whole, stream())
+    trainer(tmp_path / "whole", [SequentialTuning(), *method(name)]).fit(whole, stream())
 
     save = ModelCheckpoint(tmp_path, filename="cut-{step}", every_n_train_steps=step, save_top_k=-1)
-    cut = trainer(
-        tmp_path / "cut", [SequentialTuning(), *METHODS[method](), save], enable_checkpointing=True, max_steps=-1
-    )
+    cut = trainer(tmp_path / "cut", [SequentialTuning(), *method(name), save], enable_checkpointing=True, max_steps=-1)
     cut.fit(module(lora), stream())
     path = tmp_path / f"cut-step={step}.ckpt"
 
@@ -212,8 +199,8 @@ def test_resume_in_the_middle_of_the_sequence(method: str, lora: bool, step: int
     with torch.no_grad():
         for parameter in second.parameters():
             parameter.add_(0.5)  # everything must come from the checkpoint
-    resumed = trainer(tmp_path / "second", [SequentialTuning(), *METHODS[method]()])
+    resumed = trainer(tmp_path / "second", [SequentialTuning(), *method(name)])
     resumed.fit(second, stream(), ckpt_path=path)
     assert resumed.global_step == 9
-    for (name, expected), actual in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
-        assert torch.equal(expected, actual), name
+    for (key, expected), actual in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(expected, actual), key

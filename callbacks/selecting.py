@@ -1,0 +1,128 @@
+"""The base of both modes of HPA: which columns are retained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from hpa_lightning import functional as F
+from hpa_lightning.callbacks.calibrated import CalibratedCallback, CalibrationSettings
+from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.results import retention_summary
+
+
+@dataclass(frozen=True)
+class RetentionSettings:
+    """Which share of the columns is retained, and how safety and task are weighed.
+
+    Args:
+        p_min: percent of the columns retained in the last decoder block (paper: 5).
+        p_max: percent towards the first block (paper: 15).
+        alpha_min: smallest weight of the task focus on shared columns (paper: 0.4).
+        alpha_max: largest weight (paper: 0.8).
+        focus_ratio: columns counted as focused, as a multiple of the retained share (paper: 2).
+    """
+
+    p_min: float = 5.0
+    p_max: float = 15.0
+    alpha_min: float = 0.4
+    alpha_max: float = 0.8
+    focus_ratio: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.p_min <= self.p_max <= 100.0:
+            raise ValueError(
+                f"p_min, p_max are {self.p_min}, {self.p_max}; expected 0 <= p_min <= p_max <= 100 percent."
+            )
+        if self.focus_ratio < 1.0:
+            raise ValueError(f"focus_ratio is {self.focus_ratio}; expected at least 1, or the budget cannot be filled.")
+
+
+class SelectingCallback(CalibratedCallback):
+    """Selects the columns to retain from the focus on safety and on the task.
+
+    Args:
+        retention: shares and weights.
+        safety_data, task_data, calibration, blocks, target_modules: see :class:`CalibratedCallback`.
+    """
+
+    def __init__(
+        self,
+        safety_data: Iterable[Any] | None = None,
+        task_data: Iterable[Any] | None = None,
+        calibration: CalibrationSettings | None = None,
+        retention: RetentionSettings | None = None,
+        blocks: str | None = None,
+        target_modules: list[str] | None = None,
+    ) -> None:
+        super().__init__(safety_data, task_data, calibration, blocks, target_modules)
+        self.retention = retention or RetentionSettings()
+        self._audit: list[dict[str, Any]] = []
+
+    def select(
+        self,
+        trainer: L.Trainer,
+        task: CurrentTask,
+        safety: Mapping[str, Tensor],
+        task_diagonals: Mapping[str, Tensor],
+        anchors: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Select the retained columns of every tuned layer and record the audit.
+
+        Returns:
+            name -> boolean ``(in_features,)``, True keeps the old column; equal on every rank.
+        """
+        settings = self.retention
+        retained: dict[str, Tensor] = {}
+        audit: list[dict[str, Any]] = []
+        for linear in self.linears:
+            anchor = anchors.get(linear.name)
+            epsilon = linear.column_focus(anchor, safety[linear.name])
+            zeta = linear.column_focus(anchor, task_diagonals[linear.name])
+            percent = F.retention_percent(linear.layer, len(self._blocks), settings.p_min, settings.p_max)
+            focus_percent = min(100.0, settings.focus_ratio * percent)
+            alpha = F.balance_coefficient(epsilon, zeta, settings.alpha_min, settings.alpha_max)
+            mask = F.retained_columns(epsilon, zeta, percent, focus_percent, alpha)
+            safety_focused, task_focused = F.partition_columns(epsilon, zeta, focus_percent)
+            retained[linear.name] = mask
+            audit.append(
+                {
+                    "step": task.index,
+                    "task": task.name,
+                    "layer": linear.layer,
+                    "module": linear.name,
+                    "columns": linear.in_features,
+                    "retained": int(mask.sum()),
+                    "safety_focused": int(safety_focused.sum()),
+                    "task_focused": int(task_focused.sum()),
+                    "shared": int((safety_focused & task_focused).sum()),
+                    "alpha": float(alpha),
+                }
+            )
+        if trainer.world_size > 1:
+            on_cpu = trainer.strategy.broadcast({name: mask.cpu() for name, mask in retained.items()})
+            retained = {name: on_cpu[name].to(mask.device) for name, mask in retained.items()}
+        self._audit = audit
+        columns = sum(entry["columns"] for entry in audit)
+        kept = sum(entry["retained"] for entry in audit)
+        rank_zero_info(
+            f"Task {task.index} ({task.name}): {kept} of {columns} columns retained in {len(audit)} linear layers."
+        )
+        return retained
+
+    def record_audit(self, trainer: L.Trainer, task: CurrentTask, projection_scale: Mapping[str, float]) -> None:
+        """Write the audit of the last selection to the result file and its means to the logger."""
+        audit = [{**entry, "projection_scale": projection_scale.get(entry["module"])} for entry in self._audit]
+        for entry in audit:
+            self.record(trainer, "retention", **entry)
+        if trainer.logger is not None and audit:
+            means = retention_summary(audit).items()
+            trainer.logger.log_metrics(
+                {f"retention/{name}": value for name, value in means if math.isfinite(value)}, step=trainer.global_step
+            )
