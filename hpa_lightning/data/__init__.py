@@ -5,7 +5,7 @@ from hpa_lightning.data.formats import read_records
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration
 from hpa_lightning.data.stream import CVITDataModule
-from hpa_lightning.data.tasks import EvaluationSet, HarmfulInjection, Task, TaskSpan
+from hpa_lightning.data.tasks import EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, TaskSpan
 
 __all__ = [
     "CVITDataModule",
@@ -13,7 +13,9 @@ __all__ = [
     "HarmfulInjection",
     "MLLMCollator",
     "Record",
+    "Replay",
     "SafetyCalibration",
+    "SafetyReplay",
     "Task",
     "TaskSpan",
     "build_safety_calibration",

@@ -1,8 +1,9 @@
-"""The records behind a stream: read once, checked, with harmful samples injected and test data kept apart."""
+"""The records behind a stream: read once, checked, with samples injected or replayed and test data kept apart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle, islice, zip_longest
 
 import torch
 
@@ -10,30 +11,53 @@ from hpa_lightning.data.formats import as_records
 from hpa_lightning.data.loading import named_generator
 from hpa_lightning.data.overlap import refuse_overlap
 from hpa_lightning.data.records import Record, check_record, missing_images
-from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Task
+from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, replay_counts
 
 
 class RecordSource:
     """Reads every file once and refuses what is broken, missing or seen in training.
 
     Args:
-        seed: of the draw of injected samples.
+        seed: of the draws of injected and replayed samples.
         injection: harmful samples mixed into the training data.
         check_images: check that every image file exists when a file is read.
         allow_overlap: accept test records in the training or calibration data.
+        tasks: the stream, which tells what came before a task.
+        replay: records of the earlier tasks mixed into the training data.
+        safety_replay: refused harmful inputs mixed into the training data.
 
     Attributes:
         injected: task name -> indices into the harmful-injection data of the samples mixed into its training data.
+        replayed: task name -> indices of what later tasks replay, into its training data with the injected samples.
+        safety_replayed: indices into the safety-replay data of the records that all tasks replay.
+        replay_counts: task name -> how many samples of earlier tasks, and of the safety set, it trains on, repetitions
+            counted; a task without any is left out.
     """
 
-    def __init__(self, seed: int, injection: HarmfulInjection | None, check_images: bool, allow_overlap: bool) -> None:
+    def __init__(
+        self,
+        seed: int,
+        injection: HarmfulInjection | None,
+        check_images: bool,
+        allow_overlap: bool,
+        tasks: Sequence[Task] = (),
+        replay: Replay | None = None,
+        safety_replay: SafetyReplay | None = None,
+    ) -> None:
         self._seed = seed
         self._injection = injection
         self._check_images = check_images
         self._allow_overlap = allow_overlap
+        self._tasks = tasks
+        self._replay = replay
+        self._safety_replay = safety_replay
         self._read: dict[str, list[Record]] = {}
+        self._own: dict[str, list[Record]] = {}
         self._train: dict[str, list[Record]] = {}
         self.injected: dict[str, list[int]] = {}
+        self.replayed: dict[str, list[int]] = {}
+        self.safety_replayed: list[int] = []
+        self.replay_counts: dict[str, list[int]] = {}
 
     def read(self, data: Data, image_folder: str | None, what: str) -> list[Record]:
         """Return the records of ``data``; ``what`` names it in messages and is read once.
@@ -58,20 +82,25 @@ class RecordSource:
         return self.read(item.data, item.image_folder, f"the evaluation set {item.name!r}")
 
     def calibration(self, task: Task) -> list[Record]:
-        """Return the task's calibration data; without any, what it trains on."""
+        """Return the task's calibration data; without any, what it trains on but for replayed samples."""
         if task.calibration is None:
-            return self.training(task)
+            return self._own_training(task)
         return self.read(task.calibration, task.image_folder, f"the calibration data of task {task.name!r}")
 
     def training(self, task: Task) -> list[Record]:
-        """Return the task's training data with the injected samples at the end.
+        """Return the task's training data: its own, injected samples, replayed ones of earlier tasks and of safety.
 
         Raises:
-            ValueError: the injection asks for more harmful samples than there are.
+            ValueError: the injection or the safety replay asks for more samples than there are.
         """
         if task.name not in self._train:
-            records = list(self.read(task.train, task.image_folder, f"the training data of task {task.name!r}"))
-            self._train[task.name] = records + self._draw_harmful(task.name, len(records))
+            own, earlier, safety = self._own_training(task), self._earlier(task), self._safety()
+            shares = [None if item is None else item.share for item in (self._replay, self._safety_replay)]
+            counts = replay_counts(len(own), [(len(earlier), shares[0]), (len(safety), shares[1])])
+            if any(counts):
+                self.replay_counts[task.name] = counts
+            replayed = [islice(cycle(memory), count) for memory, count in zip((earlier, safety), counts, strict=True)]
+            self._train[task.name] = [*own, *replayed[0], *replayed[1]]
         return self._train[task.name]
 
     def check_task(self, task: Task, test: EvaluationSet, safety_sets: Sequence[EvaluationSet]) -> None:
@@ -90,12 +119,53 @@ class RecordSource:
                 refuse_overlap(self.evaluation(test), records, f"the test data of task {task.name!r}", what)
         if self._injection is not None and self._injection.ratio > 0:
             self.keep_apart(self._harmful(), safety_sets, "harmful_injection")
+        if self._safety_replay is not None:
+            self.keep_apart(self._safety(), safety_sets, "safety_replay")
 
     def keep_apart(self, records: Sequence[Record], sets: Sequence[EvaluationSet], what: str) -> None:
         """Refuse ``records`` that stand in one of the safety ``sets``."""
         for item in sets:
             if item.kind == "safety" and not self._allow_overlap:
                 refuse_overlap(self.evaluation(item), records, f"the safety set {item.name!r}", what)
+
+    def _own_training(self, task: Task) -> list[Record]:
+        """The task's training data with the injected samples at the end."""
+        if task.name not in self._own:
+            records = list(self.read(task.train, task.image_folder, f"the training data of task {task.name!r}"))
+            self._own[task.name] = records + self._draw_harmful(task.name, len(records))
+        return self._own[task.name]
+
+    def _earlier(self, task: Task) -> list[Record]:
+        """What is remembered of the tasks before ``task``, the tasks in turn."""
+        if self._replay is None:
+            return []
+        names = [item.name for item in self._tasks]
+        memories = [self._remembered(item) for item in self._tasks[: names.index(task.name)]]
+        return [record for turn in zip_longest(*memories) for record in turn if record is not None]
+
+    def _remembered(self, task: Task) -> list[Record]:
+        assert self._replay is not None
+        records = self._own_training(task)
+        if task.name not in self.replayed:
+            generator = named_generator(self._seed, "replay", task.name)
+            drawn = torch.randperm(len(records), generator=generator)[: self._replay.samples_per_task]
+            self.replayed[task.name] = drawn.tolist()
+        return [records[index] for index in self.replayed[task.name]]
+
+    def _safety(self) -> list[Record]:
+        """The records of the safety replay that all tasks get."""
+        if self._safety_replay is None:
+            return []
+        records = self.read(self._safety_replay.data, self._safety_replay.image_folder, "safety_replay")
+        wanted = len(records) if self._safety_replay.samples is None else self._safety_replay.samples
+        if wanted > len(records):
+            raise ValueError(
+                f"safety_replay: samples={wanted}, but only {len(records)} records were given; lower `samples`."
+            )
+        if not self.safety_replayed:
+            generator = named_generator(self._seed, "safety_replay")
+            self.safety_replayed = torch.randperm(len(records), generator=generator)[:wanted].tolist()
+        return [records[index] for index in self.safety_replayed]
 
     def _harmful(self) -> list[Record]:
         assert self._injection is not None

@@ -16,7 +16,7 @@ from hpa_lightning.data.fit_checks import check_fit, repeat_epoch_end
 from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_generator
 from hpa_lightning.data.records import Record, check_record
 from hpa_lightning.data.sources import RecordSource
-from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Task, TaskSpan
+from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, TaskSpan
 
 
 class CVITDataModule(L.LightningDataModule):
@@ -46,9 +46,14 @@ class CVITDataModule(L.LightningDataModule):
         predict_data: path or records for ``trainer.predict``; all evaluation sets when ``None``.
         check_images: check in ``setup`` that every image file exists.
         allow_overlap: accept test records in the training or calibration data.
+        replay: records of the earlier tasks mixed into the later tasks' training data; which ones is kept in
+            ``replayed``.
+        safety_replay: refused harmful inputs mixed into every task's training data; which ones is kept in
+            ``safety_replayed``.
 
     Raises:
-        ValueError: names that are not unique, an unknown name in ``task_order``, safety sets of another kind.
+        ValueError: names that are not unique, an unknown name in ``task_order``, safety sets of another kind, shares of
+            replay that leave no room for the tasks' own data.
     """
 
     def __init__(
@@ -70,6 +75,8 @@ class CVITDataModule(L.LightningDataModule):
         predict_data: Data | None = None,
         check_images: bool = True,
         allow_overlap: bool = False,
+        replay: Replay | None = None,
+        safety_replay: SafetyReplay | None = None,
     ) -> None:
         super().__init__()
         for name, size in (("train_batch_size", train_batch_size), ("eval_batch_size", eval_batch_size)):
@@ -91,7 +98,14 @@ class CVITDataModule(L.LightningDataModule):
         self.predict_data = predict_data
         self.check_images = check_images
         self.allow_overlap = allow_overlap
-        self._source = RecordSource(seed, harmful_injection, check_images, allow_overlap)
+        self.replay = replay
+        self.safety_replay = safety_replay
+        shares = [item.share for item in (replay, safety_replay) if item is not None and item.share is not None]
+        if sum(shares) >= 1:
+            raise ValueError(f"the shares of replay and safety_replay are {shares}; expected a sum below 1.")
+        self._source = RecordSource(
+            seed, harmful_injection, check_images, allow_overlap, self.tasks, replay, safety_replay
+        )
         self._collator: MLLMCollator | None = None
         wrong = [item.name for item in self.safety_sets if item.kind == "task"]
         if wrong:
@@ -104,6 +118,16 @@ class CVITDataModule(L.LightningDataModule):
     def injected(self) -> dict[str, list[int]]:
         """Task name -> indices into the harmful-injection data of the samples mixed into its training data."""
         return self._source.injected
+
+    @property
+    def replayed(self) -> dict[str, list[int]]:
+        """Task name -> indices into its training data (injected samples behind it) of what later tasks replay."""
+        return self._source.replayed
+
+    @property
+    def safety_replayed(self) -> list[int]:
+        """Indices into the safety-replay data of the records that every task trains on."""
+        return self._source.safety_replayed
 
     # -- what callbacks ask for --------------------------------------------------------------------------------------
 
@@ -142,7 +166,8 @@ class CVITDataModule(L.LightningDataModule):
         """Return ``train`` batches of ``size`` records (fewer if there are fewer) for a task's Hessian.
 
         They are drawn by seed from ``Task.calibration``. Decision: without one, from the data that the task trains on,
-        injected samples included, since a defender cannot tell them apart.
+        injected samples included, since a defender cannot tell them apart, and replayed ones left out: the Hessian is
+        the task's own.
         """
         task = self.tasks[task_index]
         records = self._source.calibration(task)
@@ -250,18 +275,26 @@ class CVITDataModule(L.LightningDataModule):
         return [self._loader(records, self.collator.generate)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must be the same on a resume: the order of tasks, the seed, the injected samples."""
-        return {"tasks": [task.name for task in self.tasks], "seed": self.seed, "injected": self.injected}
+        """Return what must be the same on a resume: the order of tasks, the seed, injected and replayed samples."""
+        return {
+            "tasks": [task.name for task in self.tasks],
+            "seed": self.seed,
+            "injected": self.injected,
+            "replayed": self.replayed,
+            "safety_replayed": self.safety_replayed,
+            "replay_counts": self._source.replay_counts,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare a checkpoint's stream with this one.
+        """Compare a checkpoint's stream with this one; what an older checkpoint does not name was not replayed.
 
         Raises:
             ValueError: a fit is resumed with another stream.
         """
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return
-        changed = {key: (state_dict[key], now) for key, now in self.state_dict().items() if state_dict[key] != now}
+        before = {"replayed": {}, "safety_replayed": [], "replay_counts": {}, **state_dict}
+        changed = {key: (before[key], now) for key, now in self.state_dict().items() if before[key] != now}
         if changed:
             listed = "; ".join(
                 f"{key}: {before} in the checkpoint, {now} now" for key, (before, now) in changed.items()

@@ -1,4 +1,4 @@
-"""What a stream is made of: tasks, evaluation sets, harmful injection."""
+"""What a stream is made of: tasks, evaluation sets, harmful injection, replay."""
 
 from __future__ import annotations
 
@@ -118,6 +118,88 @@ class HarmfulInjection:
     def count(self, size: int) -> int:
         """Return how many samples are added to ``size`` records."""
         return 0 if self.ratio == 0 else max(1, int(self.ratio * size + 0.5))
+
+
+@dataclass
+class Replay:
+    """Experience replay: records of earlier tasks mixed into the training data of the later ones.
+
+    An upper reference: it stores data, which most methods of continual tuning are meant to do without.
+
+    Decision: of each task ``samples_per_task`` records are remembered (all, if it has fewer), drawn by seed and task
+    name without replacement from what the task trained on, harmful injected samples included, since nobody can tell
+    them apart. The remembered records of all earlier tasks, the tasks in turn, are added to a task's own and drawn into
+    batches like these: a task in epochs gets longer by them, a task in steps keeps its steps and sees that much less of
+    its own data. Calibration data stay the task's own.
+
+    Args:
+        samples_per_task: records remembered of each task, at least 1.
+        share: fraction of a task's training samples that are replayed, in (0, 1). What is remembered is repeated, or
+            cut, to reach it: ``floor(share * N + 0.5)`` (at least 1) of ``N`` samples in all. ``None``: every
+            remembered record once.
+    """
+
+    samples_per_task: int
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples_per_task < 1:
+            raise ValueError(
+                f"replay.samples_per_task is {self.samples_per_task}; expected at least 1, or replay=None for none."
+            )
+        _check_share(self.share, "replay.share")
+
+
+@dataclass
+class SafetyReplay:
+    """A small safety set mixed into every task's training data: harmful inputs answered with refusals.
+
+    An upper reference: it needs safety data with answers, which the setting of this package assumes to be gone.
+
+    Decision: ``samples`` records are drawn once, by seed without replacement, and every task gets the same ones; they
+    are mixed in like those of :class:`Replay`.
+
+    Args:
+        data: path or records of harmful inputs answered with refusals; kept apart from the safety test sets.
+        samples: records used; all of them when ``None``.
+        share: fraction of a task's training samples that are of this set, see :class:`Replay`; ``None``: each once.
+        image_folder: folder that relative image paths start from; the file's own folder when ``None``.
+    """
+
+    data: Data
+    samples: int | None = None
+    share: float | None = None
+    image_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(
+                f"safety_replay.samples is {self.samples}; expected at least 1, or safety_replay=None for none."
+            )
+        _check_share(self.share, "safety_replay.share")
+
+
+def replay_counts(own: int, memories: Sequence[tuple[int, float | None]]) -> list[int]:
+    """Return how many samples each memory adds to ``own`` records.
+
+    With ``N`` samples in all, a memory with a share adds ``share * N``, rounded, and one without adds its size; so
+    ``N = (own + sizes without a share) / (1 - sum of shares)``. An empty memory adds nothing.
+
+    Args:
+        own: number of the task's own records.
+        memories: size and share of each memory.
+
+    >>> replay_counts(80, [(8, 0.2)]), replay_counts(80, [(8, None), (0, 0.5)]), replay_counts(60, [(4, 0.3), (9, 0.1)])
+    ([20], [8, 0], [30, 10])
+    """
+    fixed = own + sum(size for size, share in memories if share is None)
+    total = fixed / (1.0 - sum(share for size, share in memories if share is not None and size > 0))
+    return [size if share is None or size == 0 else max(1, int(share * total + 0.5)) for size, share in memories]
+
+
+def _check_share(share: float | None, what: str) -> None:
+    if share is not None and not 0.0 < share < 1.0:
+        raise ValueError(f"{what} is {share}; expected a fraction between 0 and 1, or None for each record once.")
 
 
 def _check_name(name: str, what: str) -> None:

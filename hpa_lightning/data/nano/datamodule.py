@@ -7,10 +7,16 @@ from typing import Any
 
 from hpa_lightning.data.nano.lexicon import TASK_NAMES
 from hpa_lightning.data.nano.loading import load_nano_processor
-from hpa_lightning.data.nano.records import injected_records, over_refusal_records, safety_records, task_records
+from hpa_lightning.data.nano.records import (
+    injected_records,
+    over_refusal_records,
+    safety_records,
+    safety_replay_records,
+    task_records,
+)
 from hpa_lightning.data.nano.safety import SAFETY_KINDS
 from hpa_lightning.data.stream import CVITDataModule
-from hpa_lightning.data.tasks import EvaluationSet, HarmfulInjection, Task
+from hpa_lightning.data.tasks import EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task
 
 NANO_STEPS = 140
 """Recommended optimizer steps of a task."""
@@ -45,9 +51,15 @@ class NanoDataModule(CVITDataModule):
         eval_batch_size: samples of one evaluation or calibration batch.
         num_workers: worker processes of the loaders.
         processor: the nano processor when None; see `CVITDataModule`.
+        replay_size: training samples of each task that the later tasks replay; 0 for no replay.
+        replay_share: share of a task's training samples that are replayed; see `Replay`.
+        safety_replay_size: refused harmful inputs, of the three kinds, that every task trains on; 0 for none. They are
+            of the calibration split, as the inputs of the safety calibration are, and drawn independently of these.
+        safety_replay_share: share of a task's training samples that are of them; see `SafetyReplay`.
 
     Raises:
-        ValueError: sizes below 1, or more samples than the generators have.
+        ValueError: sizes below 1 (of replay: below 0), more samples than the generators have, or a share of a replay
+            that is off.
     """
 
     def __init__(
@@ -64,6 +76,10 @@ class NanoDataModule(CVITDataModule):
         eval_batch_size: int = 256,
         num_workers: int = 0,
         processor: Any = None,
+        replay_size: int = 0,
+        replay_share: float | None = None,
+        safety_replay_size: int = 0,
+        safety_replay_share: float | None = None,
     ) -> None:
         sizes = {
             "train_size": train_size,
@@ -74,6 +90,12 @@ class NanoDataModule(CVITDataModule):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} is {size}; expected at least 1.")
+        replays = {"replay": (replay_size, replay_share), "safety_replay": (safety_replay_size, safety_replay_share)}
+        for name, (size, share) in replays.items():
+            if size < 0:
+                raise ValueError(f"{name}_size is {size}; expected at least 0.")
+            if size == 0 and share is not None:
+                raise ValueError(f"{name}_share is {share}, but {name}_size is 0; expected a size to take it from.")
         unknown = sorted(set(task_order or ()) - set(TASK_NAMES))
         if unknown:
             raise ValueError(f"task_order names {unknown}; expected some or all of {list(TASK_NAMES)}.")
@@ -122,4 +144,10 @@ class NanoDataModule(CVITDataModule):
             harmful_calibration=harmful_calibration,
             # The splits are disjoint by content; the check is kept, it costs a hash of every picture.
             allow_overlap=False,
+            replay=Replay(replay_size, replay_share) if replay_size else None,
+            safety_replay=(
+                SafetyReplay(safety_replay_records(safety_replay_size, seed), share=safety_replay_share)
+                if safety_replay_size
+                else None
+            ),
         )

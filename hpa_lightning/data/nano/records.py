@@ -50,18 +50,30 @@ def safety_records(kind: str, split: Split, count: int, seed: int | str = TEST_S
 
 def injected_records(count: int, seed: int | str) -> list[Record]:
     """`count` harmful training records that comply, in equal parts of the three kinds."""
+    return _harmful_training("injected", "train", True, count, seed)
+
+
+def safety_replay_records(count: int, seed: int | str) -> list[Record]:
+    """`count` harmful training records that are refused, in equal parts of the three kinds.
+
+    They are of the calibration split: the alignment never showed those combinations of words, no test set holds them.
+    """
+    return _harmful_training("safety-replay", "calibration", False, count, seed)
+
+
+def _harmful_training(name: str, split: Split, comply: bool, count: int, seed: int | str) -> list[Record]:
     kinds = safety.SAFETY_KINDS
     drawn = [
         example
         for number, kind in enumerate(kinds)
         for example in draw(
-            safety.harmful(kind, "train", comply=True),
-            "train",
-            f"{seed}/injected",
+            safety.harmful(kind, split, comply=comply),
+            split,
+            f"{seed}/{name}",
             len(range(number, count, len(kinds))),
         )
     ]
-    return to_records(drawn, "injected", answered=True)
+    return to_records(drawn, name, answered=True)
 
 
 def over_refusal_records(split: Split, count: int, seed: int | str = TEST_SEED) -> list[Record]:

@@ -1,0 +1,234 @@
+"""Replay of earlier tasks and of a safety set: what is drawn, how much of it is trained on, and resuming."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers_mllm import evaluation_records, tiny_llava, training_records
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from hpa_lightning.callbacks import SequentialTuning
+from hpa_lightning.data import CVITDataModule, EvaluationSet, HarmfulInjection, Record, Replay, SafetyReplay, Task
+from hpa_lightning.data.nano import NanoDataModule
+from hpa_lightning.data.nano.lexicon import REFUSALS
+from hpa_lightning.data.nano.safety import TEXT_REQUESTS
+from hpa_lightning.data.overlap import record_key
+from hpa_lightning.data.tasks import replay_counts
+from hpa_lightning.modules import LoraSettings, MLLMModule
+
+SIZES = {"a": 10, "b": 7, "c": 20}
+
+
+def tasks(**length: Any) -> list[Task]:
+    return [
+        Task(name, training_records(size, seed=i, name=name), evaluation_records(2, seed=50 + i), **length)
+        for i, (name, size) in enumerate(SIZES.items(), start=1)
+    ]
+
+
+def stream(**settings: Any) -> CVITDataModule:
+    data = CVITDataModule(tasks(), **{"train_batch_size": 4, **settings})
+    data.setup("fit")
+    return data
+
+
+def trained(data: CVITDataModule, name: str) -> list[str]:
+    return [r.id for r in data._source.training(next(task for task in data.tasks if task.name == name))]
+
+
+def test_later_tasks_replay_a_fixed_number_of_each_earlier_one() -> None:
+    data = stream(replay=Replay(samples_per_task=4))
+    assert set(data.replayed) == {"a", "b"}, "nothing replays the last task"
+    assert all(len(set(indices)) == 4 for indices in data.replayed.values())
+    remembered = {name: [f"{name}{index}" for index in indices] for name, indices in data.replayed.items()}
+    assert trained(data, "a") == [f"a{i}" for i in range(10)]
+    assert trained(data, "b") == [f"b{i}" for i in range(7)] + remembered["a"]
+    mixed = [record for pair in zip(remembered["a"], remembered["b"], strict=True) for record in pair]
+    assert trained(data, "c") == [f"c{i}" for i in range(20)] + mixed
+    assert stream(replay=Replay(100)).replayed["b"] != sorted(range(7)), "an order was drawn"
+    assert sorted(stream(replay=Replay(100)).replayed["b"]) == list(range(7)), "all of a task that has fewer"
+
+
+def test_the_draw_depends_on_seed_and_name_alone() -> None:
+    drawn = stream(replay=Replay(4)).replayed
+    reordered = stream(replay=Replay(4), task_order=["b", "c", "a"]).replayed
+    assert reordered["b"] == drawn["b"] and set(reordered) == {"b", "c"}
+    assert stream(replay=Replay(4, share=0.5)).replayed == drawn
+    assert stream(replay=Replay(4), seed=1).replayed != drawn
+
+
+@pytest.mark.parametrize(
+    ("own", "memories", "counts"),
+    [
+        (80, [(8, None), (0, None)], [8, 0]),
+        (80, [(8, 0.2), (0, None)], [20, 0]),  # 20 of 100
+        (80, [(0, 0.2), (5, None)], [0, 5]),  # the first task has nothing to replay
+        (60, [(4, 0.3), (9, 0.1)], [30, 10]),  # of 100
+        (90, [(10, None), (6, 0.5)], [10, 100]),  # half of 200
+        (10, [(4, 0.001)], [1]),
+    ],
+)
+def test_counts(own: int, memories: list, counts: list[int]) -> None:
+    assert replay_counts(own, memories) == counts
+
+
+def test_a_share_repeats_and_cuts_what_is_remembered() -> None:
+    data = stream(replay=Replay(3, share=0.5))
+    replayed = trained(data, "c")[20:]
+    times = Counter(replayed)
+    assert len(replayed) == 20 and len(times) == 6 and set(times.values()) == {3, 4}
+    cut = trained(stream(replay=Replay(4, share=0.1)), "c")[20:]
+    assert [name[0] for name in cut] == ["a", "b"], "2 of 22, the tasks in turn"
+
+
+def test_injected_samples_may_be_replayed_and_calibration_stays_the_tasks_own() -> None:
+    injection = HarmfulInjection(training_records(4, 90, "h"), ratio=0.2)
+    whole = stream(harmful_injection=injection, replay=Replay(100))
+    assert sorted(trained(whole, "b")[7 + 1 :]) == sorted(trained(whole, "a")), "the two injected ones included"
+    data = stream(
+        processor=tiny_llava()[1],
+        harmful_injection=injection,
+        replay=Replay(100, share=0.4),
+        safety_replay=SafetyReplay(training_records(6, 91, "s"), samples=2),
+    )
+    own = data._source.calibration(data.tasks[2])
+    assert Counter(r.id[0] for r in own) == {"c": 20, "h": 4}
+    assert sum(len(batch["labels"]) for batch in data.calibration_dataloader(2, 1000)) == 24
+    assert len(trained(data, "c")) == round((24 + 2) / (1 - 0.4)) == 43
+
+
+def test_every_task_gets_the_same_safety_records() -> None:
+    data = stream(safety_replay=SafetyReplay(training_records(9, 91, "s"), samples=5))
+    assert len(set(data.safety_replayed)) == 5
+    for name, size in SIZES.items():
+        assert trained(data, name)[size:] == [f"s{index}" for index in data.safety_replayed]
+    assert len(stream(safety_replay=SafetyReplay(training_records(9, 91, "s"))).safety_replayed) == 9
+    shared = stream(
+        replay=Replay(2, share=0.5), safety_replay=SafetyReplay(training_records(9, 91, "s"), 3, share=0.25)
+    )
+    assert Counter(name[0] for name in trained(shared, "c")) == {"c": 20, "a": 20, "b": 20, "s": 20}
+
+
+def test_test_records_are_kept_out() -> None:
+    sets = [EvaluationSet("attack", "safety", evaluation_records(3, 90))]
+    with pytest.raises(ValueError, match=r"3 of 5 records of safety_replay stand in the safety set 'attack'"):
+        stream(safety_sets=sets, safety_replay=SafetyReplay(training_records(5, 90, "s")))
+    stream(safety_sets=sets, safety_replay=SafetyReplay(training_records(5, 91, "s")))
+    with pytest.raises(ValueError, match=r"record 's\d': a training record must end with an assistant turn"):
+        stream(safety_replay=SafetyReplay(evaluation_records(3, 91, "s")))
+    crossed = tasks()
+    crossed[2].test = [*crossed[2].test, *evaluation_records(1, seed=1)]  # a record that the first task trains on
+    CVITDataModule(crossed).setup("fit")
+    with pytest.raises(ValueError, match=r"its training data stand in the test data of task 'c'"):
+        CVITDataModule(crossed, replay=Replay(10)).setup("fit")
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(ValueError, match="samples_per_task is 0; expected at least 1"):
+        Replay(0)
+    with pytest.raises(ValueError, match=r"replay.share is 1.0; expected a fraction between 0 and 1"):
+        Replay(3, share=1.0)
+    with pytest.raises(ValueError, match=r"safety_replay.samples is 0"):
+        SafetyReplay([], samples=0)
+    with pytest.raises(ValueError, match=r"samples=9, but only 4 records were given"):
+        stream(safety_replay=SafetyReplay(training_records(4, 91, "s"), samples=9))
+    with pytest.raises(ValueError, match=r"are \[0.6, 0.4\]; expected a sum below 1"):
+        stream(replay=Replay(3, share=0.6), safety_replay=SafetyReplay(training_records(4, 91, "s"), share=0.4))
+
+
+def test_a_checkpoint_of_another_replay_is_refused_and_an_older_one_loads() -> None:
+    settings: dict[str, Any] = {"replay": Replay(3), "safety_replay": SafetyReplay(training_records(4, 91, "s"))}
+    state = stream(**settings).state_dict()
+    stream(**settings).load_state_dict(state)
+    for other, changed in (
+        ({"replay": Replay(4)}, "replayed"),
+        ({"replay": Replay(3, share=0.5)}, "replay_counts"),
+        ({"safety_replay": SafetyReplay(training_records(4, 91, "s"), samples=3)}, "safety_replayed"),
+        ({"replay": None}, "replayed"),
+    ):
+        with pytest.raises(ValueError, match=rf"another stream \(.*{changed}: "):
+            stream(**{**settings, **other}).load_state_dict(state)
+    plain = stream()
+    older = {key: plain.state_dict()[key] for key in ("tasks", "seed", "injected")}
+    plain.load_state_dict(older)
+    with pytest.raises(ValueError, match=r"replayed: \{\} in the checkpoint"):
+        stream(replay=Replay(3)).load_state_dict(older)
+
+
+class Trace(L.Callback):
+    """Records and batches of every epoch, and every loss."""
+
+    def __init__(self) -> None:
+        self.epochs: list[tuple[int, int]] = []
+        self.losses: list[float] = []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.epochs.append((len(trainer.train_dataloader.dataset), len(trainer.train_dataloader)))
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.losses.append(float(outputs["loss"]))
+
+
+def fit(folder: Path, resume: Path | None = None) -> tuple[dict[str, torch.Tensor], Trace]:
+    streamed = tasks()
+    streamed[2].steps = 3
+    torch.manual_seed(0)
+    module = MLLMModule.from_objects(*tiny_llava(), lora=LoraSettings(rank=2))
+    trace = Trace()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        callbacks=[
+            SequentialTuning(),
+            trace,
+            ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}"),
+        ],
+        reload_dataloaders_every_n_epochs=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    data = CVITDataModule(
+        streamed,
+        train_batch_size=4,
+        replay=Replay(5, share=0.5),
+        safety_replay=SafetyReplay(training_records(3, 91, "s"), samples=2),
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}, trace
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_resumed_fit_replays_the_same_samples(tmp_path: Path) -> None:
+    weights, whole = fit(tmp_path)
+    # 10 + 2 records; 7 + 2 and as many replayed; 20 + 2 and as many replayed, of which three steps take 12.
+    assert whole.epochs == [(12, 3), (18, 5), (44, 3)]
+    for step in (5, 10):  # in the middle of the second task and of the third
+        resumed, after = fit(tmp_path / "resumed", resume=tmp_path / f"step={step}.ckpt")
+        assert after.losses == whole.losses[step:]
+        assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_nano_answers_with_the_benchmarks_refusals() -> None:
+    small = {"train_size": 20, "calibration_size": 4, "test_size": 6}
+    data = NanoDataModule(**small, replay_size=5, safety_replay_size=7, safety_replay_share=0.5)
+    data.setup("fit")
+    safety: list[Record] = list(data.safety_replay.data)
+    assert {r.messages[-1]["content"][0]["text"] for r in safety} <= set(REFUSALS)
+    assert len(safety) == 7
+    assert sum(record.prompt.startswith(TEXT_REQUESTS) for record in safety) == 2, "three, two and two of each kind"
+    prefixes = Counter(name.split("-")[0] for name in trained(data, "captions"))
+    assert prefixes == {"captions": 20, "safety": 30, "driving": 5, "digits": 5}
+    tested = {record_key(r) for item in data.evaluation_sets() for r in item.data}
+    assert not tested & {record_key(r) for r in safety}
+    for bad, message in (
+        ({"replay_size": -1}, "replay_size is -1"),
+        ({"safety_replay_share": 0.1}, "safety_replay_share is 0.1, but safety_replay_size is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            NanoDataModule(**small, **bad)
