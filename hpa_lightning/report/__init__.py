@@ -7,8 +7,18 @@ from hpa_lightning.report.plots import (
     plot_matrix,
     plot_retention,
     plot_trade_off,
-    save_figure,
 )
+from hpa_lightning.report.study import (
+    StudyCell,
+    StudyGroup,
+    SweepAxis,
+    comparison_table,
+    learning_table,
+    mean_matrix_table,
+    step_table,
+    write_study_report,
+)
+from hpa_lightning.report.style import save_figure
 from hpa_lightning.report.tables import (
     Estimate,
     Table,
@@ -23,9 +33,15 @@ from hpa_lightning.report.write import write_report
 
 __all__ = [
     "Estimate",
+    "StudyCell",
+    "StudyGroup",
+    "SweepAxis",
     "Table",
+    "comparison_table",
     "estimate",
+    "learning_table",
     "matrix_table",
+    "mean_matrix_table",
     "method_table",
     "plot_comparison",
     "plot_curves",
@@ -37,5 +53,7 @@ __all__ = [
     "safety_table",
     "save_figure",
     "score_table",
+    "step_table",
     "write_report",
+    "write_study_report",
 ]

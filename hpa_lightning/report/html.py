@@ -31,7 +31,8 @@ class Image:
     alt: str
 
 
-def _table(table: Table, caption: str) -> str:
+def table_html(table: Table, caption: str) -> str:
+    """A table with its caption, in a region that scrolls sideways."""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
     body = "".join(
         "<tr>"
@@ -50,7 +51,8 @@ def _table(table: Table, caption: str) -> str:
     )
 
 
-def _figure(image: Image) -> str:
+def figure_html(image: Image) -> str:
+    """A figure with its caption, the picture embedded."""
     data = base64.b64encode(image.path.read_bytes()).decode()
     return (
         f'<figure><div class="scroll" role="region" tabindex="0" aria-label="{escape(image.caption)}">'
@@ -59,7 +61,8 @@ def _figure(image: Image) -> str:
     )
 
 
-def _definitions(pairs: Sequence[tuple[str, str]]) -> str:
+def definitions_html(pairs: Sequence[tuple[str, str]]) -> str:
+    """Terms and meanings; both are HTML."""
     return "<dl>" + "".join(f"<dt>{term}</dt><dd>{meaning}</dd>" for term, meaning in pairs) + "</dl>"
 
 
@@ -80,17 +83,17 @@ def _origin(run: RunResults) -> str:
         last = calibration[-1]
         text = f"{last['asked']} harmful inputs asked, {last['refused']} refused, {last['used']} used"
         pairs.append(("Safety calibration", escape(text)))
-    return _definitions(pairs)
+    return definitions_html(pairs)
 
 
 def _run_section(run: RunResults, label: str, images: Sequence[Image], alone: bool) -> str:
     parts = [
         _origin(run),
         "<h3>Scores on every task</h3>",
-        _table(matrix_table(run), "Score in percent on every task (columns) after every step (rows)"),
+        table_html(matrix_table(run), "Score in percent on every task (columns) after every step (rows)"),
         "<h3>Safety at every step</h3>",
-        _table(safety_table(run), "Attack success and over-refusal in percent after every step"),
-        *(_figure(image) for image in images),
+        table_html(safety_table(run), "Attack success and over-refusal in percent after every step"),
+        *(figure_html(image) for image in images),
     ]
     body = "\n".join(parts)
     if alone:
@@ -119,35 +122,42 @@ def render_page(
     if title is None:
         title = labels[0] if len(runs) == 1 else f"{len(runs)} runs compared"
     tasks = " → ".join(dict.fromkeys(task for run in runs for task in run.tasks))
-    tables = _table(
+    tables = table_html(
         method_table(runs), "After the last task; mean ± 95 % confidence interval over the runs of a method"
     )
     if len(runs) > len({run.method for run in runs}):
-        tables += _table(run_table(runs), "Every run after its last task")
+        tables += table_html(run_table(runs), "Every run after its last task")
     sections = "\n".join(
         _run_section(run, label, images.get(label, ()), alone=len(runs) == 1)
         for run, label in zip(runs, labels, strict=True)
     )
     heading = "" if len(runs) == 1 else "<h2>Run by run</h2>"
+    meanings = definitions_html([(escape(term), escape(meaning)) for term, meaning in MEANINGS])
+    body = f"""<section><h2>What the numbers mean</h2>
+{meanings}</section>
+<section><h2>Summary</h2>
+{tables}
+{"".join(figure_html(image) for image in overview)}</section>
+{heading}
+{sections}"""
+    return page_html(title, f'<p class="soft">Tasks: {escape(tasks)}</p>', body)
+
+
+def page_html(title: str, introduction: str, body: str, more_css: str = "") -> str:
+    """A whole page; ``introduction`` and ``body`` are HTML, ``more_css`` comes after the usual style sheet."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
-<style>{CSS}</style>
+<style>{CSS}{more_css}</style>
 </head>
 <body>
 <header><h1>{escape(title)}</h1>
-<p class="soft">Tasks: {escape(tasks)}</p></header>
+{introduction}</header>
 <main>
-<section><h2>What the numbers mean</h2>
-{_definitions([(escape(term), escape(meaning)) for term, meaning in MEANINGS])}</section>
-<section><h2>Summary</h2>
-{tables}
-{"".join(_figure(image) for image in overview)}</section>
-{heading}
-{sections}
+{body}
 </main>
 </body>
 </html>

@@ -1,87 +1,41 @@
-"""Plots of results with matplotlib's object-oriented interface; no global state of pyplot is touched.
-
-Colours are Okabe and Ito's palette and cividis, which colour-blind readers can tell apart; series differ by
-marker as well. All values are in percent.
-"""
+"""Plots of one run and of several compared, in percent."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from os import PathLike
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from hpa_lightning.report.style import (
+    COLOURS,
+    legend_beside,
+    new_axes,
+    new_figure,
+    percent_axis,
+    series_style,
+    step_axis,
+)
 from hpa_lightning.report.tables import by_method, estimate, step_name
 from hpa_lightning.results import RunResults
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _KEPT_SAFETY, _KEPT_SHARED, _RELEASED = "#0072B2", "#E69F00", "#D9D9D9"
-
-
-def save_figure(figure: Figure, path: str | PathLike[str], dpi: int = 144) -> None:
-    """Writes a figure as PNG on a white ground."""
-    figure.savefig(path, format="png", dpi=dpi, facecolor="white")
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-
-
-def _axes(figure: Figure, rows: int = 1, **kwargs: object) -> list[Axes]:
-    axes = figure.subplots(rows, squeeze=False, **kwargs)[:, 0]  # type: ignore[call-overload]
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", color="#E3E3E3", linewidth=0.8)
-        ax.set_axisbelow(True)
-    return list(axes)
-
-
-def _style(index: int) -> dict[str, Any]:
-    # Beyond eight series the colours repeat with other markers.
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "marker": MARKERS[(index + index // len(COLOURS)) % len(MARKERS)],
-    }
-
-
-def _percent_axis(ax: Axes, label: str, whole: bool = True) -> None:
-    """From zero to 100 %, or (rates that should be small) to what the data needs but not below 20 %."""
-    ax.set_ylabel(label)
-    top = 100.0 if whole else min(max(ax.dataLim.y1 * 1.1, 20.0), 100.0) if math.isfinite(ax.dataLim.y1) else 100.0
-    ax.set_ylim(-0.03 * top, 1.03 * top)
-
-
-def _legend(ax: Axes) -> None:
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, borderaxespad=0.0, fontsize=9)
-
-
-def _step_axis(ax: Axes, steps: Sequence[int], names: Sequence[str]) -> None:
-    slanted = max(map(len, names)) > 6
-    ax.set_xticks(
-        list(steps),
-        names,
-        rotation=25 if slanted else 0,
-        ha="right" if slanted else "center",
-        rotation_mode="anchor",
-    )
-    ax.set_xlabel("model after learning")
-    ax.set_xlim(min(steps) - 0.3, max(steps) + 0.3)
 
 
 def plot_matrix(run: RunResults) -> Figure:
     """Heat map of the scores: one row per step (the aligned model first), one column per task, percent."""
-    values = 100 * np.vstack([list(run.initial().values()), run.matrix()])
+    return plot_scores(np.vstack([list(run.initial().values()), run.matrix()]), run.tasks)
+
+
+def plot_scores(scores: np.ndarray, tasks: Sequence[str]) -> Figure:
+    """Heat map of scores as fractions, shape ``(1 + T, T)``: the aligned model, then the model after every task."""
+    values = 100 * scores
     rows, columns = values.shape
-    figure = _figure(max(9.2, 2.6 + 0.8 * columns), 1.5 + 0.45 * rows)
+    figure = new_figure(max(9.2, 2.6 + 0.8 * columns), 1.5 + 0.45 * rows)
     ax = figure.subplots()
     norm = Normalize(0, 100)
     image = ax.imshow(np.ma.masked_invalid(values), cmap="cividis", norm=norm, aspect="auto")
@@ -92,8 +46,8 @@ def plot_matrix(run: RunResults) -> Figure:
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
         if row == column + 1:
             ax.add_patch(Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, fill=False, edgecolor="#D55E00", lw=2))
-    ax.set_xticks(range(columns), run.tasks, rotation=30, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(rows), ["aligned", *(f"after {task}" for task in run.tasks)])
+    ax.set_xticks(range(columns), tasks, rotation=30, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(rows), ["aligned", *(f"after {task}" for task in tasks)])
     ax.set_xlabel("evaluated on (framed: the task just learnt)")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -104,12 +58,12 @@ def plot_matrix(run: RunResults) -> Figure:
 def plot_curves(run: RunResults) -> Figure:
     """Scores of the tasks (above), attack success and over-refusal (below) per step, percent."""
     names = [step_name(run, step) for step in run.steps]
-    figure = _figure(9.2, 7.2)
-    upper, lower = _axes(figure, 2, sharex=True)
+    figure = new_figure(9.2, 7.2)
+    upper, lower = new_axes(figure, 2, sharex=True)
     steps = np.array(run.steps)
     scores = np.array([list(run.scores(step, "task").values()) for step in run.steps]) * 100
     for index, task in enumerate(run.names("task")):
-        style = _style(index)
+        style = series_style(index)
         learnt = steps >= index
         before = steps < index
         upper.plot(steps[before], scores[before, index], color=style["color"], linestyle=":", linewidth=1.2)
@@ -124,13 +78,13 @@ def plot_curves(run: RunResults) -> Figure:
         alpha=0.75,
         label="AP",
     )
-    _percent_axis(upper, "task score, %")
+    percent_axis(upper, "task score, %")
     upper.set_title("Tasks (dotted: not learnt yet)", loc="left", fontsize=11)
 
     sets = run.names("safety")
     for index, name in enumerate(sets):
         rates = [100 * run.safety(step)[name] for step in run.steps]
-        lower.plot(steps, rates, label=f"ASR {name}", linewidth=1.4, markersize=6, **_style(index))
+        lower.plot(steps, rates, label=f"ASR {name}", linewidth=1.4, markersize=6, **series_style(index))
     if sets:
         lower.plot(
             steps,
@@ -143,14 +97,14 @@ def plot_curves(run: RunResults) -> Figure:
         )
     for offset, name in enumerate(run.names("over_refusal")):
         rates = [100 * run.over_refusal(step)[name] for step in run.steps]
-        style = _style(len(sets) + offset)
+        style = series_style(len(sets) + offset)
         lower.plot(steps, rates, "--", label=f"over-refusal {name}", linewidth=1.4, markersize=6, **style)
-    _percent_axis(lower, "share of responses, %", whole=False)
+    percent_axis(lower, "share of responses, %", whole=False)
     lower.set_title("Safety (lower is better)", loc="left", fontsize=11)
     for ax in (upper, lower):
         if ax.get_legend_handles_labels()[0]:
-            _legend(ax)
-    _step_axis(lower, run.steps, names)
+            legend_beside(ax)
+    step_axis(lower, run.steps, names)
     return figure
 
 
@@ -169,7 +123,7 @@ def plot_retention(run: RunResults) -> Figure | None:
         return None
     layers = sorted({event["layer"] for event in events})
     modules = list(dict.fromkeys(_module_type(event["module"]) for event in events))
-    figure = _figure(9.2, 4.2)
+    figure = new_figure(9.2, 4.2)
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
 
     def shares(chosen: list[dict]) -> tuple[float, float, float]:
@@ -215,8 +169,8 @@ def plot_trade_off(runs: Sequence[RunResults]) -> Figure | None:
     """
     if not any(math.isfinite(run.summary()["AP"] + run.summary()["MASR"]) for run in runs):
         return None
-    figure = _figure(9.2, 4.8)
-    (ax,) = _axes(figure)
+    figure = new_figure(9.2, 4.8)
+    (ax,) = new_axes(figure)
     ax.grid(axis="x", color="#E3E3E3", linewidth=0.8)
     if len(runs) == 1:
         run = runs[0]
@@ -231,11 +185,11 @@ def plot_trade_off(runs: Sequence[RunResults]) -> Figure | None:
                 linestyle="",
                 markersize=9,
                 label=label,
-                **_style(index),
+                **series_style(index),
             )
     else:
         for index, (method, group) in enumerate(by_method(runs).items()):
-            style = _style(index)
+            style = series_style(index)
             x, y = ([100 * run.summary()[key] for run in group] for key in ("MASR", "AP"))
             several = len(group) > 1
             ax.plot(
@@ -256,29 +210,40 @@ def plot_trade_off(runs: Sequence[RunResults]) -> Figure | None:
     ax.set_xlabel("mean attack success rate (MASR), %   ← safer")
     ax.set_ylabel("average performance (AP), %   better →")
     ax.margins(0.12)
-    _legend(ax)
+    legend_beside(ax)
     return figure
 
 
 def plot_comparison(runs: Sequence[RunResults]) -> Figure:
     """AP (above) and MASR (below) per step: mean over a method's runs with 95 % confidence bands."""
-    figure = _figure(9.2, 6.6)
-    axes = _axes(figure, 2, sharex=True)
+    return plot_steps(by_method(runs))
+
+
+def plot_steps(groups: Mapping[str, Sequence[RunResults]], styles: Mapping[str, int] | None = None) -> Figure:
+    """AP on the tasks learnt so far (above) and MASR (below) per step: mean over a group's runs, 95 % bands.
+
+    Args:
+        groups: label -> runs.
+        styles: label -> number of its colour and marker; by default in the order of ``groups``.
+    """
+    runs = [run for group in groups.values() for run in group]
+    figure = new_figure(9.2, 6.6)
+    axes = new_axes(figure, 2, sharex=True)
     steps = sorted({step for run in runs for step in run.steps})
     same_stream = len({tuple(run.tasks) for run in runs}) == 1
-    for ax, key, label in zip(axes, ("AP", "MASR"), ("AP, %", "MASR, %"), strict=True):
-        for index, (method, group) in enumerate(by_method(runs).items()):
+    for ax, key in zip(axes, ("AP", "MASR"), strict=True):
+        for index, (label, group) in enumerate(groups.items()):
             shown = [step for step in steps if any(step in run.steps for run in group) and (key != "AP" or step >= 0)]
             estimates = [estimate([100 * r.summary(s)[key] for r in group if s in r.steps]) for s in shown]
             means = np.array([e.mean for e in estimates])
             widths = np.nan_to_num([e.half_width for e in estimates])
-            style = _style(index)
-            ax.plot(shown, means, label=method, linewidth=1.8, markersize=6, **style)
+            style = series_style(index if styles is None else styles[label])
+            ax.plot(shown, means, label=label, linewidth=1.8, markersize=6, **style)
             ax.fill_between(shown, means - widths, means + widths, color=style["color"], alpha=0.15, linewidth=0)
-        _percent_axis(ax, label, whole=key == "AP")
+        percent_axis(ax, f"{key}, %", whole=key == "AP")
     axes[0].set_title("Average performance on the tasks learnt so far (higher is better)", loc="left", fontsize=11)
     axes[1].set_title("Mean attack success rate (lower is better)", loc="left", fontsize=11)
-    _legend(axes[0])
+    legend_beside(axes[0])
     names = [step_name(runs[0], s) if same_stream or s < 0 else f"task {s + 1}" for s in steps]
-    _step_axis(axes[1], steps, names)
+    step_axis(axes[1], steps, names)
     return figure

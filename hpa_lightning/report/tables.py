@@ -40,6 +40,23 @@ class Estimate(NamedTuple):
         return f"{self.mean:.2f}" if math.isnan(self.half_width) else f"{self.mean:.2f} ± {self.half_width:.2f}"
 
 
+class Difference(Estimate):
+    """An estimate of a difference: its sign is always shown."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if math.isnan(self.mean) else f"{'+' if self.mean >= 0 else ''}{text}"
+
+
+class PValue(float):
+    """A p-value: three decimals, a dash if there was no test."""
+
+    def __str__(self) -> str:
+        return MISSING if math.isnan(self) else "<0.001" if self < 0.001 else f"{float(self):.3f}"
+
+
 Cell = str | int | float | Estimate
 
 
@@ -66,7 +83,7 @@ def format_cell(cell: Cell) -> str:
         >>> format_cell(97.125), format_cell(float("nan")), format_cell(3)
         ('97.12', '–', '3')
     """
-    if isinstance(cell, float):
+    if isinstance(cell, float) and not isinstance(cell, PValue):
         return MISSING if math.isnan(cell) else f"{cell:.2f}"
     return str(cell)
 
@@ -105,6 +122,11 @@ class Table:
         rule = ["---" if i == 0 else "---:" for i in range(len(head))]
         return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
 
+    def select(self, columns: Sequence[str]) -> Table:
+        """The table with these of its columns, in this order."""
+        places = [list(self.columns).index(column) for column in columns]
+        return Table(columns, [[row[place] for place in places] for row in self.rows])
+
     def records(self) -> list[dict[str, Any]]:
         """One dictionary per row, not rounded; NaN is None, an interval is a column of its own."""
         intervals = {
@@ -132,12 +154,18 @@ class Table:
         writer = csv.writer(output, lineterminator="\n")
         writer.writerow(list(records[0]) if records else self.columns)
         for record in records:
-            writer.writerow([f"{v:.2f}" if isinstance(v, float) else "" if v is None else v for v in record.values()])
+            writer.writerow([_csv_cell(value) for value in record.values()])
         return output.getvalue()
 
     def json(self) -> str:
         """A JSON list with one object per row, not rounded."""
         return json.dumps(self.records(), ensure_ascii=False, indent=2)
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, PValue):
+        return f"{float(value):.4g}"
+    return f"{value:.2f}" if isinstance(value, float) else "" if value is None else value
 
 
 def _none_for_nan(value: Any) -> Any:

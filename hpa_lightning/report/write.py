@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -17,14 +16,10 @@ from hpa_lightning.report.plots import (
     plot_matrix,
     plot_retention,
     plot_trade_off,
-    save_figure,
 )
+from hpa_lightning.report.style import save_figure, slug
 from hpa_lightning.report.tables import MISSING, format_cell, method_table, run_labels, run_table, score_table
 from hpa_lightning.results import RunResults
-
-
-def _slug(label: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "run"
 
 
 def _sentence(run: RunResults) -> str:
@@ -58,7 +53,7 @@ def _run_images(run: RunResults, label: str, folder: Path) -> list[Image]:
     images = []
     for name, figure, caption, alt in figures:
         if figure is not None:
-            path = folder / f"{_slug(label)}-{name}.png"
+            path = folder / f"{slug(label)}-{name}.png"
             save_figure(figure, path)
             images.append(Image(path, caption, alt))
     return images

@@ -1,0 +1,331 @@
+"""The report of a study: methods compared over seeds, with paired tests, trade-offs, sweeps and where it all came from.
+
+Percent throughout. Only finished runs count (every set scored after the last task); what is missing is listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hpa_lightning.report.html import Image
+from hpa_lightning.report.plots import plot_scores, plot_steps
+from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, study_html, study_markdown
+from hpa_lightning.report.study_plots import final_estimate, plot_against_performance, plot_sweep
+from hpa_lightning.report.study_tables import (
+    REFUSES,
+    REFUSING,
+    StudyCell,
+    all_scores,
+    checked,
+    comparison_table,
+    difference_columns,
+    learning_table,
+    mean_matrix_table,
+    refuses,
+    step_table,
+)
+from hpa_lightning.report.style import save_figure, slug
+from hpa_lightning.report.tables import Table, format_cell, seed_label
+from hpa_lightning.results import RunResults
+
+__all__ = [
+    "StudyCell",
+    "StudyGroup",
+    "SweepAxis",
+    "comparison_table",
+    "learning_table",
+    "mean_matrix_table",
+    "step_table",
+    "write_study_report",
+]
+
+_MOST_CURVES = 8
+
+
+@dataclass(frozen=True)
+class SweepAxis:
+    """The setting along the x axis of a sweep.
+
+    Args:
+        label: what it is, with its unit.
+        values: method -> its value; methods without one are drawn as horizontal lines.
+        series: method -> the line it belongs to; one line where this is empty.
+        logarithmic: of the axis.
+    """
+
+    label: str
+    values: Mapping[str, float]
+    series: Mapping[str, str] = field(default_factory=dict)
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class StudyGroup:
+    """Runs that are shown together, one section for each of their conditions.
+
+    Args:
+        name: part of the figures' file names; distinct in a report.
+        title, text: heading and introduction (paragraphs; ``code`` in backticks).
+        cells: the runs, methods in the order of the tables.
+        reference: the method that the others are compared with; ``None`` for no comparison.
+        x: the setting of a sweep.
+        command: what makes the section again.
+        missing: runs that belong here and do not exist, listed below every table.
+        curves: methods in the figure of every step; by default all, up to eight with the reference among them.
+        matrices: methods whose mean score matrix is shown.
+    """
+
+    name: str
+    title: str
+    text: str
+    cells: Sequence[StudyCell]
+    reference: str | None = None
+    x: SweepAxis | None = None
+    command: str = ""
+    missing: Sequence[str] = ()
+    curves: Sequence[str] | None = None
+    matrices: Sequence[str] = ()
+
+
+def write_study_report(
+    groups: Sequence[StudyGroup], folder: str | PathLike[str], title: str = "Results", text: str = ""
+) -> dict[str, Path]:
+    """Write ``results.md``, with images beside it in ``figures/``, and ``results.html``, which holds all of it.
+
+    Args:
+        groups: the sections, in order.
+        folder: made if need be; files of the same name are replaced.
+        title, text: heading and introduction.
+
+    Returns:
+        ``"markdown"``, ``"html"`` and every figure under its file name without ``.png``.
+
+    Raises:
+        ValueError: no group, two of one name, or cells that cannot be compared (see `comparison_table`).
+    """
+    names = [slug(group.name) for group in groups]
+    if not groups or len(set(names)) < len(names):
+        raise ValueError(
+            f"got the groups {[group.name for group in groups]}; expected at least one, of distinct names."
+        )
+    figures = Path(folder) / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    blocks: list[Block] = []
+    for group in groups:
+        blocks += _section(group, figures)
+    paths = {block.path.stem: block.path for block in blocks if isinstance(block, Image)}
+    for key, name, content in (
+        ("markdown", "results.md", study_markdown(title, text, blocks, Path(folder))),
+        ("html", "results.html", study_html(title, text, blocks)),
+    ):
+        paths[key] = Path(folder) / name
+        paths[key].write_text(content, encoding="utf-8")
+    return paths
+
+
+def _section(group: StudyGroup, figures: Path) -> list[Block]:
+    blocks: list[Block] = [Heading(2, group.title), TextBlock(group.text)]
+    finished = [cell for cell in group.cells if cell.finished]
+    missing = [*group.missing, *(_unfinished(cell) for cell in group.cells if not cell.finished)]
+    conditions = list(dict.fromkeys(cell.condition for cell in finished))
+    if not conditions:
+        return [*blocks, TextBlock("No run is finished."), _origin([], group, missing)]
+    for condition in conditions:
+        cells = [cell for cell in finished if cell.condition == condition]
+        name = slug(f"{group.name}-{condition}" if len(conditions) > 1 else group.name)
+        if len(conditions) > 1 or condition:
+            blocks.append(Heading(3, f"{group.title}: {condition}" if condition else group.title))
+        blocks += _condition(group, cells, missing, figures, name)
+    return blocks
+
+
+def _unfinished(cell: StudyCell) -> str:
+    done = sum(step >= 0 for step in cell.run.steps)
+    condition = f", {cell.condition}" if cell.condition else ""
+    return f"{cell.title}{condition}, seed {cell.seed} (begun, {done} of {len(cell.run.tasks)} tasks scored)"
+
+
+def _condition(
+    group: StudyGroup, cells: list[StudyCell], missing: Sequence[str], figures: Path, name: str
+) -> list[Block]:
+    labels, runs = checked(cells)
+    shown = {labels[method]: list(by_seed.values()) for method, by_seed in runs.items()}
+    styles = {label: number for number, label in enumerate(shown)}
+    origin = _origin(cells, group, missing)
+    refusing = any(refuses(by_label) for by_label in shown.values())
+    blocks: list[Block] = []
+
+    def table(content: Table, caption: str, note: str = "") -> None:
+        blocks.extend([TitledTable(content, caption), *([TextBlock(note)] if note else []), origin])
+
+    def image(kind: str, figure: Figure | None, caption: str, alt: str) -> None:
+        if figure is not None:
+            path = figures / f"{name}-{kind}.png"
+            save_figure(figure, path)
+            blocks.append(Image(path, caption, alt))
+
+    whole = comparison_table(cells, group.reference)
+    differences = set(difference_columns())
+    table(
+        whole.select([column for column in whole.columns if column not in differences]),
+        "After the last task, percent: mean ± 95 % confidence interval over seeds",
+        f"{REFUSES.strip()} refuses at least {100 * REFUSING:.0f} % of the harmless inputs: a low MASR is worth little "
+        "then."
+        if refusing
+        else "",
+    )
+    if group.reference is not None:
+        reference = labels.get(group.reference, group.reference)
+        kept = [column for column in whole.columns if column == "Method" or column in differences]
+        rows = [row for row, method in zip(whole.rows, runs, strict=True) if method != group.reference]
+        table(
+            Table(whole.columns, rows).select(kept),
+            f"Difference to {reference} over the seeds that both have, percentage points: mean ± 95 % confidence "
+            "interval; p of the two-sided paired t-test, corrected after Holm over the methods of this table",
+        )
+    image(
+        "trade-off",
+        plot_against_performance(shown, "MASR", styles),
+        "What is known after the last task against what it cost in safety: mean over seeds with 95 % confidence "
+        "intervals; the upper left is best.",
+        _values_in_words(shown, ("AP", "MASR")),
+    )
+    image(
+        "over-refusal",
+        plot_against_performance(shown, "over_refusal", styles),
+        "Usefulness both ways: average performance against the share of harmless inputs that are refused; mean over "
+        "seeds with 95 % confidence intervals; the upper left is best.",
+        _values_in_words(shown, ("AP", "over_refusal")),
+    )
+    if group.x is not None:
+        image("sweep", *_sweep(group.x, runs, labels))
+    curves, left_out = _curves(group, runs)
+    if curves:
+        chosen = {labels[method]: shown[labels[method]] for method in curves}
+        image(
+            "steps",
+            plot_steps(chosen, styles),
+            "Step by step: average performance on the tasks learnt so far and mean attack success rate, mean over "
+            f"seeds with 95 % confidence bands{f'; {left_out} more methods stand in the tables' if left_out else ''}.",
+            "Lines of average performance and of mean attack success rate per step. After the last task: "
+            + _values_in_words(chosen, ("AP", "MASR")),
+        )
+    table(step_table(cells), "MASR after each task, percent: mean ± 95 % confidence interval over seeds")
+    table(
+        learning_table(cells),
+        "Score on each task right after it was learnt, percent: mean ± 95 % confidence interval over seeds",
+    )
+    for method in group.matrices:
+        if method not in runs:
+            continue
+        label, by_seed = labels[method], list(runs[method].values())
+        mean = np.mean([all_scores(run) for run in by_seed], axis=0)
+        caption = f"{label}: score on every task after every task, percent, mean over {len(by_seed)} seeds"
+        table(mean_matrix_table(by_seed), f"{caption} ± 95 % confidence interval")
+        image(
+            f"matrix-{slug(method)}",
+            plot_scores(mean, by_seed[0].tasks),
+            f"{caption}; framed, the task just learnt.",
+            f"Heat map of the mean score matrix of {label}; the table above it holds the same numbers.",
+        )
+    return blocks
+
+
+def _curves(group: StudyGroup, runs: Mapping[str, object]) -> tuple[list[str], int]:
+    """The methods in the figure of every step, and how many are left out."""
+    if group.curves is not None:
+        chosen = [method for method in runs if method in group.curves]
+        return chosen, 0
+    chosen = list(runs)[:_MOST_CURVES]
+    if group.reference is not None and group.reference in runs and group.reference not in chosen:
+        chosen = [*chosen[:-1], group.reference]
+    return chosen, len(runs) - len(chosen)
+
+
+def _sweep(
+    axis: SweepAxis, runs: Mapping[str, Mapping[int, RunResults]], labels: Mapping[str, str]
+) -> tuple[Figure | None, str, str]:
+    series: dict[str, dict[float, list[RunResults]]] = {}
+    lines: dict[str, list[RunResults]] = {}
+    words = []
+    for method, by_seed in runs.items():
+        group = list(by_seed.values())
+        if method not in axis.values:
+            lines[labels[method]] = group
+            continue
+        name, value = axis.series.get(method, "sweep"), axis.values[method]
+        points = series.setdefault(name, {})
+        if value in points:
+            raise ValueError(
+                f"two methods of the line {name!r} have {axis.label} = {value}, the second is {method!r}; expected one "
+                "(SweepAxis.series tells lines apart)."
+            )
+        points[value] = group
+        words.append(
+            f"{f'{name}, ' if axis.series else ''}{value:g}: AP {format_cell(final_estimate(group, 'AP').mean)}, "
+            f"MASR {format_cell(final_estimate(group, 'MASR').mean)}"
+        )
+    caption = f"After the last task against {axis.label}: mean over seeds with 95 % confidence intervals."
+    if not series:
+        return None, caption, ""
+    figure = plot_sweep(series, axis.label, lines, axis.logarithmic)
+    return (
+        figure,
+        caption,
+        f"Average performance, attack success and over-refusal against {axis.label}. {'; '.join(words)}.",
+    )
+
+
+def _values_in_words(groups: Mapping[str, Sequence[RunResults]], keys: Sequence[str]) -> str:
+    """The values of a plot for those who cannot see it."""
+    names = {"over_refusal": "over-refusal"}
+    each = [
+        f"{label} " + ", ".join(f"{names.get(key, key)} {format_cell(final_estimate(runs, key).mean)}" for key in keys)
+        for label, runs in groups.items()
+    ]
+    return f"Percent, mean over seeds. {'; '.join(each)}."
+
+
+def _origin(cells: Sequence[StudyCell], group: StudyGroup, missing: Sequence[str]) -> Origin:
+    runs = [cell.run for cell in cells]
+    seeds = sorted({cell.seed for cell in cells})
+    return Origin(
+        runs=len(runs),
+        methods=len({cell.method for cell in cells}),
+        seeds=", ".join(map(seed_label, seeds)),
+        commits=tuple(short_commits([str(run.run.get("commit") or "not recorded") for run in runs])),
+        machine=tuple(dict.fromkeys(filter(None, map(_machine, runs)))),
+        command=group.command,
+        missing=tuple(missing),
+    )
+
+
+def short_commits(commits: Sequence[str]) -> list[str]:
+    """The distinct commits, each cut to as many characters (seven or more) as tell all of them apart.
+
+    Example:
+        >>> short_commits(["0123456789abcdef", "0123456789abcdef-dirty", "0123456fff"])
+        ['01234567', '01234567-dirty', '0123456f']
+    """
+    distinct = list(dict.fromkeys(commits))
+    parts = [commit.partition("-") for commit in distinct]
+    hashes = {head for head, _, _ in parts}
+    length = next(n for n in range(7, 100) if len({head[:n] for head in hashes}) == len(hashes))
+    return [
+        commit if " " in commit else f"{head[:length]}{dash}{rest}"
+        for commit, (head, dash, rest) in zip(distinct, parts, strict=True)
+    ]
+
+
+def _machine(run: RunResults) -> str:
+    """Device and number of threads, as far as the run recorded them."""
+    known = {**(run.run.get("versions") or {}), **run.run}
+    parts = [str(known["device"])] if known.get("device") else []
+    parts += [f"{key} {known[key]}" for key in ("devices", "threads") if known.get(key)]
+    return ", ".join(parts)

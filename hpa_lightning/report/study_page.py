@@ -1,0 +1,131 @@
+"""A study's blocks as Markdown and as one HTML page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from hpa_lightning.report.html import Image, definitions_html, figure_html, page_html, table_html
+from hpa_lightning.report.page import MEANINGS
+from hpa_lightning.report.tables import Table
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading of level 2 or 3."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class TextBlock:
+    """Paragraphs, separated by empty lines; code in backticks."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TitledTable:
+    """A table with its caption."""
+
+    table: Table
+    caption: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the numbers of a table come from."""
+
+    runs: int
+    methods: int
+    seeds: str
+    commits: tuple[str, ...]
+    machine: tuple[str, ...]
+    command: str
+    missing: tuple[str, ...]
+
+    def sentences(self) -> list[str]:
+        """What can be said of the origin, without the command; code in backticks."""
+        found = []
+        if self.runs:
+            several = len(self.commits) > 1
+            commits = ", ".join(commit if " " in commit else f"`{commit}`" for commit in self.commits)
+            found.append(f"Runs: {self.runs}, of {self.methods} methods; seeds {self.seeds}.")
+            found.append(f"Commit{'s' if several else ''}: {commits}.")
+        if self.machine:
+            found.append(f"Device: {'; '.join(self.machine)}.")
+        return found
+
+    def left_out(self) -> str:
+        """The runs that belong to the table and are not in it."""
+        return f"**Not run** ({len(self.missing)}): {'; '.join(self.missing)}." if self.missing else ""
+
+
+# A study's tables have many columns; over-refusal, the last one, should not need scrolling.
+_WIDE = "body { max-width: 80rem; } th, td { padding: .3rem .55rem; }\n"
+
+Block = Heading | TextBlock | TitledTable | Origin | Image
+
+_SHOWN = ("AP", "BWT", "MASR", "DASR", "Over-refusal")
+_TERMS = (
+    ("Learnt", "Mean score on each task right after it was learnt."),
+    *((term, meaning) for term, meaning in MEANINGS if term in _SHOWN),
+    ("±", "Half width of the 95 % confidence interval over seeds (Student's t); none for a single seed."),
+    ("Δ, p", "Difference to the reference over common seeds (pairs), and its p-value after Holm's correction."),
+    ("–", "Not measured, or too few seeds to say."),
+)
+
+
+def study_markdown(title: str, text: str, blocks: Sequence[Block], folder: Path) -> str:
+    """GitHub-flavoured Markdown; images are linked relative to ``folder``."""
+    parts = [f"# {title}", text, "## What the numbers mean"]
+    parts.append("\n".join(f"- **{term}**: {meaning}" for term, meaning in _TERMS))
+    parts += [_block_markdown(block, folder) for block in blocks]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def _block_markdown(block: Block, folder: Path) -> str:
+    if isinstance(block, Heading):
+        return f"{'#' * block.level} {block.text}"
+    if isinstance(block, TextBlock):
+        return block.text
+    if isinstance(block, TitledTable):
+        return f"**{block.caption}.**\n\n{block.table.markdown()}"
+    if isinstance(block, Image):
+        alt = re.sub(r"[\[\]\s]+", " ", block.alt).strip()
+        return f"![{alt}]({block.path.relative_to(folder).as_posix()})\n\n*{block.caption}*"
+    again = ["Made again by"] if block.command else []
+    code = "    " + block.command.replace("\n", "\n    ") if block.command else ""
+    return "\n\n".join(filter(None, [block.left_out(), " ".join([*block.sentences(), *again]), code]))
+
+
+def study_html(title: str, text: str, blocks: Sequence[Block]) -> str:
+    """One self-contained page."""
+    terms = definitions_html([(escape(term), escape(meaning)) for term, meaning in _TERMS])
+    body = [f"<section><h2>What the numbers mean</h2>\n{terms}</section>", *map(_block_html, blocks)]
+    return page_html(title, _paragraphs(text, "soft"), "\n".join(body), _WIDE)
+
+
+def _block_html(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"<h{block.level}>{escape(block.text)}</h{block.level}>"
+    if isinstance(block, TextBlock):
+        return _paragraphs(block.text)
+    if isinstance(block, TitledTable):
+        return table_html(block.table, block.caption)
+    if isinstance(block, Image):
+        return figure_html(block)
+    again = f" Made again by `{block.command}`." if block.command else ""
+    return _paragraphs("\n\n".join([block.left_out(), " ".join(block.sentences()) + again]), "soft")
+
+
+def _paragraphs(text: str, style: str = "") -> str:
+    """Escaped text: empty lines part paragraphs, backticks mark code, double asterisks what is important."""
+    opening = f'<p class="{style}">' if style else "<p>"
+    found = [opening + escape(part.strip()) + "</p>" for part in re.split(r"\n\s*\n", text) if part.strip()]
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", "\n".join(found))
+    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html)

@@ -1,0 +1,191 @@
+"""Tables of a study: methods over seeds, with paired tests against a reference; percent throughout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpa_lightning.report.significance import PairedDifference, holm, paired_difference
+from hpa_lightning.report.study_plots import final_estimate
+from hpa_lightning.report.tables import SUMMARY_COLUMNS, Cell, PValue, Table, estimate
+from hpa_lightning.results import RunResults
+
+REFUSES = " †"
+"""Behind the name of a method that refuses at least `REFUSING` of the harmless inputs."""
+REFUSING = 0.5
+
+LEARNT = "Learnt %"
+_FINAL = tuple(entry for entry in SUMMARY_COLUMNS if entry[0] != "minutes")
+_COMPARED = ("AP", "BWT", "MASR")
+
+
+@dataclass(frozen=True)
+class StudyCell:
+    """One run of a study.
+
+    Args:
+        method: identifies the method, with its settings.
+        title: its name in tables.
+        condition: of the data, as tables call it.
+        seed: pairs the runs of different methods.
+        run: what it measured.
+    """
+
+    method: str
+    title: str
+    condition: str
+    seed: int
+    run: RunResults
+
+    @property
+    def finished(self) -> bool:
+        """Whether every set was scored after the last task."""
+        last = len(self.run.tasks) - 1
+        scores = [
+            score for kind in ("task", "safety", "over_refusal") for score in self.run.scores(last, kind).values()
+        ]
+        return bool(scores) and not any(math.isnan(score) for score in scores)
+
+
+def comparison_table(cells: Sequence[StudyCell], reference: str | None) -> Table:
+    """One row per method: figures after the last task over seeds, and paired differences to the reference.
+
+    `Learnt %` is the mean score on each task right after it was learnt (the diagonal of the matrix). The differences in
+    AP, BWT and MASR are over the seeds that both methods have (`Pairs`), in percentage points; their p-values are those
+    of two-sided paired t-tests, corrected after Holm over the methods of the table for each metric. A dash stands where
+    there are fewer than two pairs.
+
+    Args:
+        cells: finished runs of one condition.
+        reference: the method to compare with; None leaves the differences out.
+
+    Raises:
+        ValueError: several conditions or streams, or two runs of one method and seed.
+    """
+    labels, runs = checked(cells)
+    rows: list[list[Cell]] = []
+    for method, by_seed in runs.items():
+        group = list(by_seed.values())
+        learnt = estimate([100 * learnt_score(run) for run in group])
+        label = labels[method] + (REFUSES if refuses(group) else "")
+        rows.append([label, len(group), learnt, *(final_estimate(group, key) for key, _, _ in _FINAL)])
+    columns = ["Method", "Seeds", LEARNT, *(heading for _, heading, _ in _FINAL)]
+    if reference is None:
+        return Table(columns, rows)
+    base = runs.get(reference, {})
+    others = [method for method in runs if method != reference]
+    pairs = {method: [seed for seed in runs[method] if seed in base] for method in others}
+
+    def test(method: str, key: str) -> PairedDifference:
+        mine, theirs = ([100 * _final(side[seed], key) for seed in pairs[method]] for side in (runs[method], base))
+        return paired_difference(mine, theirs)
+
+    tests = {key: {method: test(method, key) for method in others} for key in _COMPARED}
+    corrected = {key: dict(zip(others, holm([tests[key][m].p for m in others]), strict=True)) for key in _COMPARED}
+    for method, row in zip(runs, rows, strict=True):
+        if method == reference:
+            row += [math.nan] * (1 + 2 * len(_COMPARED))
+            continue
+        row.append(len(pairs[method]))
+        for key in _COMPARED:
+            row += [tests[key][method].difference, PValue(corrected[key][method])]
+    return Table([*columns, *difference_columns()], rows)
+
+
+def difference_columns() -> list[str]:
+    """The columns of `comparison_table` that compare with the reference."""
+    return ["Pairs", *(heading for key in _COMPARED for heading in (f"Δ {key}", f"p ({key})"))]
+
+
+def learnt_score(run: RunResults) -> float:
+    """Mean score on each task right after it was learnt, a fraction."""
+    return float(np.mean(np.diag(run.matrix())))
+
+
+def refuses(runs: Sequence[RunResults]) -> bool:
+    """Whether at least half of the harmless inputs are refused after the last task: such a model is of little use."""
+    return final_estimate(runs, "over_refusal").mean >= 100 * REFUSING
+
+
+def step_table(cells: Sequence[StudyCell], key: str = "MASR") -> Table:
+    """One figure of every method after each task (and of the aligned model), mean ± 95 % interval over seeds.
+
+    Raises:
+        ValueError: as `comparison_table`.
+    """
+    labels, runs = checked(cells)
+    tasks = cells[0].run.tasks if cells else []
+    rows: list[list[Cell]] = [
+        [
+            labels[method],
+            *(estimate([100 * run.summary(step)[key] for run in by_seed.values()]) for step in range(-1, len(tasks))),
+        ]
+        for method, by_seed in runs.items()
+    ]
+    return Table([f"{key} %", "aligned", *(f"after {task}" for task in tasks)], rows)
+
+
+def learning_table(cells: Sequence[StudyCell]) -> Table:
+    """Score of every method on each task right after it was learnt, mean ± 95 % interval over seeds.
+
+    Raises:
+        ValueError: as `comparison_table`.
+    """
+    labels, runs = checked(cells)
+    tasks = cells[0].run.tasks if cells else []
+    rows: list[list[Cell]] = []
+    for method, by_seed in runs.items():
+        group = by_seed.values()
+        diagonal = np.array([100 * np.diag(run.matrix()) for run in group])
+        rows.append(
+            [labels[method], *map(estimate, diagonal.T), estimate([100 * learnt_score(run) for run in group])],
+        )
+    return Table(["Right after learning, %", *tasks, "Mean"], rows)
+
+
+def mean_matrix_table(runs: Sequence[RunResults]) -> Table:
+    """The score matrix of one method: mean ± 95 % interval over runs of the same stream."""
+    tasks = runs[0].tasks
+    scores = 100 * np.array([all_scores(run) for run in runs])
+    names = ["aligned", *(f"after {task}" for task in tasks)]
+    rows: list[list[Cell]] = [[name, *map(estimate, scores[:, row].T)] for row, name in enumerate(names)]
+    return Table(["%", *tasks], rows)
+
+
+def all_scores(run: RunResults) -> np.ndarray:
+    """Fractions, shape (1 + T, T): the aligned model, then the model after every task."""
+    return np.vstack([list(run.initial().values()), run.matrix()])
+
+
+def _final(run: RunResults, key: str) -> float:
+    return run.summary(len(run.tasks) - 1)[key]
+
+
+def checked(cells: Sequence[StudyCell]) -> tuple[dict[str, str], dict[str, dict[int, RunResults]]]:
+    """Method -> label, and method -> seed -> run, of cells that may stand in one table.
+
+    Raises:
+        ValueError: several conditions or streams, or two runs of one method and seed.
+    """
+    for what, found in (
+        ("conditions", {cell.condition for cell in cells}),
+        ("streams of tasks", {tuple(cell.run.tasks) for cell in cells}),
+    ):
+        if len(found) > 1:
+            raise ValueError(f"a table compares runs of one condition and stream; got {len(found)} {what}: {found}.")
+    runs: dict[str, dict[int, RunResults]] = {}
+    for cell in cells:
+        if cell.seed in runs.setdefault(cell.method, {}):
+            raise ValueError(f"two runs of {cell.method!r} with seed {cell.seed} in {cell.condition!r}; expected one.")
+        runs[cell.method][cell.seed] = cell.run
+    return _labels(cells), runs
+
+
+def _labels(cells: Sequence[StudyCell]) -> dict[str, str]:
+    """Method -> its title, with the method behind it where several share a title."""
+    titles = {cell.method: cell.title for cell in cells}
+    shared = [title for title in titles.values() if list(titles.values()).count(title) > 1]
+    return {method: f"{title} ({method})" if title in shared else title for method, title in titles.items()}
