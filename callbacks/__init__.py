@@ -8,8 +8,10 @@ from hpa_lightning.callbacks.calibrated import CalibrationSettings
 from hpa_lightning.callbacks.evaluation import TaskEvaluation
 from hpa_lightning.callbacks.freezing import MaskedFreezing
 from hpa_lightning.callbacks.fusion import HarmoniousFusion
+from hpa_lightning.callbacks.null_space import NullSpaceProjection
 from hpa_lightning.callbacks.partition import FocusPartition
 from hpa_lightning.callbacks.projection import OrthogonalProjection
+from hpa_lightning.callbacks.regression import RegressionFusion
 from hpa_lightning.callbacks.selecting import RetentionSettings
 from hpa_lightning.callbacks.sequential import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
@@ -20,7 +22,9 @@ __all__ = [
     "FocusPartition",
     "HarmoniousFusion",
     "MaskedFreezing",
+    "NullSpaceProjection",
     "OrthogonalProjection",
+    "RegressionFusion",
     "RetentionSettings",
     "SequentialTuning",
     "TaskCallback",

@@ -40,6 +40,8 @@ class CalibrationSettings:
         batch_size: samples in one forward pass.
         damping: share of the Hessian's mean diagonal added to its diagonal.
         judge: refusal rules by which the aligned model's own answers are checked.
+        normalized: divide the Hessian by the number of tokens (decision); without it a larger calibration set weighs
+            more. Only the balance of HPA's safety and task focus depends on it.
     """
 
     safety_samples: int = 8
@@ -47,6 +49,7 @@ class CalibrationSettings:
     batch_size: int = 8
     damping: float = 0.01
     judge: str = "default"
+    normalized: bool = True
 
     def __post_init__(self) -> None:
         for name in ("safety_samples", "task_samples", "batch_size"):
@@ -156,7 +159,7 @@ class CalibratedCallback(LinearsCallback):
     ) -> dict[str, Tensor]:
         """diag(H^-1) of every tuned layer's inputs over ``batches``, with a progress bar over the blocks."""
         with self._running(trainer, pl_module, what) as options:
-            return inverse_hessian_diagonals(batches=batches, **options)
+            return inverse_hessian_diagonals(batches=batches, normalized=self.calibration.normalized, **options)
 
     def visit_hessians(
         self,
@@ -169,6 +172,28 @@ class CalibratedCallback(LinearsCallback):
         """Hand the Hessians of one block after the other to ``visit``; see :func:`visit_hessians`."""
         with self._running(trainer, pl_module, what) as options:
             visit_hessians(batches=batches, visit=visit, **options)
+
+    def hessians(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batches: Sequence[Any], what: str
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The whole damped Hessians, fp32 on the CPU, one for each distinct input.
+
+        Returns:
+            name of the first layer that has an input -> ``(in_features, in_features)``, and every layer's name -> the
+            name of the first layer with the same input.
+        """
+        held: dict[str, Tensor] = {}
+        first: dict[str, str] = {}
+
+        def keep(accumulators: Mapping[str, HessianAccumulator]) -> None:
+            names: dict[int, str] = {}
+            for name, accumulator in accumulators.items():
+                first[name] = names.setdefault(id(accumulator), name)
+                if first[name] == name:
+                    held[name] = accumulator.hessian().float().cpu()
+
+        self.visit_hessians(trainer, pl_module, batches, what, keep)
+        return held, first
 
     @contextmanager
     def _running(self, trainer: L.Trainer, pl_module: L.LightningModule, what: str) -> Iterator[dict[str, Any]]:

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks.calibrated import CalibratedCallback, CalibrationSettings
 from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.data.loading import named_generator
 from hpa_lightning.results import retention_summary
+
+RULES = ("partition", "safety", "balance", "ratio", "random")
+SALIENCIES = ("divide", "multiply")
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,11 @@ class RetentionSettings:
         alpha_min: smallest weight of the task focus on shared columns (paper: 0.4).
         alpha_max: largest weight (paper: 0.8).
         focus_ratio: columns counted as focused, as a multiple of the retained share (paper: 2).
+        rule: how the budget is filled. ``"partition"``: the paper's two stages. The others are for ablations and
+            controls: ``"safety"``, the columns of largest eps; ``"balance"``, those of largest phi = eps - alpha zeta
+            out of all columns; ``"ratio"``, those of largest eps / zeta; ``"random"``, drawn by layer and task.
+        saliency: ``"divide"`` by diag(H^-1) (decision), or ``"multiply"`` with it.
+        reverse_alpha: lower the task's weight where safety signals dominate, in place of raising it (decision).
     """
 
     p_min: float = 5.0
@@ -34,6 +44,9 @@ class RetentionSettings:
     alpha_min: float = 0.4
     alpha_max: float = 0.8
     focus_ratio: float = 2.0
+    rule: str = "partition"
+    saliency: str = "divide"
+    reverse_alpha: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.p_min <= self.p_max <= 100.0:
@@ -42,6 +55,9 @@ class RetentionSettings:
             )
         if self.focus_ratio < 1.0:
             raise ValueError(f"focus_ratio is {self.focus_ratio}; expected at least 1, or the budget cannot be filled.")
+        for name, known in (("rule", RULES), ("saliency", SALIENCIES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}.")
 
 
 class SelectingCallback(CalibratedCallback):
@@ -83,12 +99,16 @@ class SelectingCallback(CalibratedCallback):
         audit: list[dict[str, Any]] = []
         for linear in self.linears:
             anchor = anchors.get(linear.name)
-            epsilon = linear.column_focus(anchor, safety[linear.name])
-            zeta = linear.column_focus(anchor, task_diagonals[linear.name])
+            divisors = safety[linear.name], task_diagonals[linear.name]
+            if settings.saliency == "multiply":
+                divisors = 1 / divisors[0], 1 / divisors[1]
+            epsilon, zeta = (linear.column_focus(anchor, divisor) for divisor in divisors)
             percent = F.retention_percent(linear.layer, len(self._blocks), settings.p_min, settings.p_max)
             focus_percent = min(100.0, settings.focus_ratio * percent)
             alpha = F.balance_coefficient(epsilon, zeta, settings.alpha_min, settings.alpha_max)
-            mask = F.retained_columns(epsilon, zeta, percent, focus_percent, alpha)
+            if settings.reverse_alpha:
+                alpha = settings.alpha_min + settings.alpha_max - alpha
+            mask = _retained(settings.rule, epsilon, zeta, percent, focus_percent, alpha, f"{task.index} {linear.name}")
             safety_focused, task_focused = F.partition_columns(epsilon, zeta, focus_percent)
             retained[linear.name] = mask
             audit.append(
@@ -126,3 +146,20 @@ class SelectingCallback(CalibratedCallback):
             trainer.logger.log_metrics(
                 {f"retention/{name}": value for name, value in means if math.isfinite(value)}, step=trainer.global_step
             )
+
+
+def _retained(
+    rule: str, epsilon: Tensor, zeta: Tensor, percent: float, focus_percent: float, alpha: float, label: str
+) -> Tensor:
+    if rule == "partition":
+        return F.retained_columns(epsilon, zeta, percent, focus_percent, alpha)
+    eps, task = epsilon.double(), zeta.double()
+    if rule == "safety":
+        score = eps
+    elif rule == "balance":
+        score = eps - alpha * task
+    elif rule == "ratio":
+        score = torch.where(task > 0, eps / task, 0.0)
+    else:
+        score = torch.rand(len(eps), generator=named_generator(0, "random columns", label), dtype=torch.float64)
+    return F.top_columns(score.to(epsilon.device), percent)

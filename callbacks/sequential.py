@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.modules.adapters import merge_lora_, restart_lora_
+from hpa_lightning.modules.mixture import has_mixtures
 
 
 class SequentialTuning(TaskCallback):
@@ -17,7 +18,9 @@ class SequentialTuning(TaskCallback):
 
     At a task's end the adapters are merged into the base weights in fp32 and a fresh adapter begins; at the next
     task's start the optimizer and the scheduler are built anew by ``configure_optimizers``. Without LoRA only the
-    latter happens. On its own this callback is plain sequential tuning (SeqFT), the baseline of every comparison.
+    latter happens, and with mixtures of LoRA experts too: they cannot be merged, so the same experts and routers are
+    tuned on, task after task (MoELoRA). On its own this callback is plain sequential tuning (SeqFT), the baseline of
+    every comparison.
 
     Hooks: task start (before all other task callbacks) and task end (after fusion, before evaluation).
     State: none of its own. Strategies: one device, DDP.
@@ -37,14 +40,15 @@ class SequentialTuning(TaskCallback):
         self.merge_last = merge_last
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        merge_lora_(pl_module)  # an adapter that somebody brought along is kept, not lost
-        restart_lora_(pl_module, torch.Generator().manual_seed(self.seed * 1_000_003 + task.index))
+        if not has_mixtures(pl_module):
+            merge_lora_(pl_module)  # an adapter that somebody brought along is kept, not lost
+            restart_lora_(pl_module, torch.Generator().manual_seed(self.seed * 1_000_003 + task.index))
         if task.index > 0:
             trainer.strategy.setup_optimizers(trainer)
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         is_last = task.last_epoch is None or task.last_epoch + 1 >= (trainer.max_epochs or 0)
-        if is_last and not self.merge_last:
+        if (is_last and not self.merge_last) or has_mixtures(pl_module):
             return
         merged = merge_lora_(pl_module)
         if merged:

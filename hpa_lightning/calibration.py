@@ -49,12 +49,15 @@ def inverse_hessian_diagonals(
     batches: Sequence[Any],
     blocks: Sequence[nn.Module],
     linears: Mapping[str, nn.Module],
+    *,
+    normalized: bool = True,
     **options: Any,
 ) -> dict[str, Tensor]:
     """Return diag(H^-1) of the inputs of each linear layer, ``H = (2/n) X^T X`` damped.
 
     Args:
         forward, batches, blocks, linears, options: see :func:`visit_hessians`.
+        normalized: False for ``H = 2 X^T X``, the sum over the tokens.
 
     Returns:
         name -> ``(in_features,)``, fp32, on the device of the inputs.
@@ -68,7 +71,7 @@ def inverse_hessian_diagonals(
         computed: dict[int, Tensor] = {}
         for name, accumulator in accumulators.items():
             if id(accumulator) not in computed:
-                computed[id(accumulator)] = accumulator.inverse_diagonal()
+                computed[id(accumulator)] = accumulator.inverse_diagonal() / (1 if normalized else accumulator.count)
             result[name] = computed[id(accumulator)]
 
     visit_hessians(forward, batches, blocks, linears, keep_diagonals, **options)

@@ -9,37 +9,50 @@ draws a random number or touches global state; in-place functions end in `_`.
 from hpa_lightning.functional.focus import column_focus, lora_column_focus
 from hpa_lightning.functional.fusion import fuse, lora_fuse_, orthogonal_update, projection_scale
 from hpa_lightning.functional.hessian import HessianAccumulator, inverse_hessian_diagonal
+from hpa_lightning.functional.merging import merge_linearly
 from hpa_lightning.functional.projection import (
     project_lora_,
     project_update_,
     restore_columns_,
     zero_columns_,
 )
+from hpa_lightning.functional.regression import regression_map
 from hpa_lightning.functional.rounding import RoundingSlots, rounding_slots
 from hpa_lightning.functional.selection import (
     balance_coefficient,
     partition_columns,
     retained_columns,
     retention_percent,
+    top_columns,
 )
+from hpa_lightning.functional.subspace import dominant_subspace, leave_subspace_
+from hpa_lightning.functional.surgeon import model_tailor, safe_delta, surgeon_factor
 
 __all__ = [
     "HessianAccumulator",
     "RoundingSlots",
     "balance_coefficient",
     "column_focus",
+    "dominant_subspace",
     "fuse",
     "inverse_hessian_diagonal",
+    "leave_subspace_",
     "lora_column_focus",
     "lora_fuse_",
+    "merge_linearly",
+    "model_tailor",
     "orthogonal_update",
     "partition_columns",
     "project_lora_",
     "project_update_",
     "projection_scale",
+    "regression_map",
     "restore_columns_",
     "retained_columns",
     "retention_percent",
     "rounding_slots",
+    "safe_delta",
+    "surgeon_factor",
+    "top_columns",
     "zero_columns_",
 ]

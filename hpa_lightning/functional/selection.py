@@ -167,6 +167,32 @@ def retained_columns(
     return first | _largest(score, shared, budget - int(first.sum()))
 
 
+@torch.no_grad()
+def top_columns(score: Tensor, percent: float) -> Tensor:
+    """Choose the columns of largest score.
+
+    Args:
+        score: `(c,)`, of any sign.
+        percent: how many, in percent of the columns.
+
+    Returns:
+        Boolean `(c,)`.
+
+    Raises:
+        ValueError: wrong shape, non-finite values, percentage outside 0 to 100.
+
+    Example:
+        >>> import torch
+        >>> top_columns(torch.tensor([-1.0, 3.0, 3.0, 0.0]), percent=25).tolist()
+        [False, True, False, False]
+    """
+    check_float("score", score, ("c",))
+    check_finite("score", score)
+    check_number("percent", percent, 0.0, 100.0)
+    everything = torch.ones_like(score, dtype=torch.bool)
+    return _largest(score, everything, _column_count(percent, score.shape[0]))
+
+
 def _column_count(percent: float, columns: int) -> int:
     return min(columns, math.floor(percent * columns / 100 + 0.5))
 

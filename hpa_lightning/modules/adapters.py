@@ -1,7 +1,8 @@
 """Low-rank adapters (LoRA) through peft: adding, reading, merging and restarting them.
 
-The only module of the package that knows about peft. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models"
-(ICLR 2022): ``W = W_prev + scaling * B @ A`` with ``A (rank, in_features)`` and ``B (out_features, rank)``.
+With `merging.py` the only module of the package that knows about peft. Hu et al., "LoRA: Low-Rank Adaptation of Large
+Language Models" (ICLR 2022): ``W = W_prev + scaling * B @ A`` with ``A (rank, in_features)`` and
+``B (out_features, rank)``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from hpa_lightning.modules.blocks import find_decoder_blocks
+from hpa_lightning.modules.mixture import MixtureOfLora, check_experts, has_mixtures
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,16 @@ class LoraSettings:
     """LoRA on the linear layers of the language model's decoder blocks.
 
     Args:
-        rank: number of rows of A.
+        rank: number of rows of A; of all experts together where there are several.
         alpha: the update is scaled by ``alpha / rank`` (``alpha / sqrt(rank)`` with ``rank_stabilized``).
         dropout: dropout probability on the adapter's input.
         target_modules: last names of the linear layers, for example ``["q_proj", "v_proj"]``; ``None`` takes every
             linear layer of the decoder blocks.
         rank_stabilized: scale by ``alpha / sqrt(rank)`` (rsLoRA).
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        experts: 1 is plain LoRA. More make every adapter a mixture of that many experts of rank ``rank / experts``,
+            weighed for each token by a router (MoELoRA, see :class:`MixtureOfLora`). A mixture cannot be merged or
+            exported, and methods that need ``W_prev + scaling * B @ A`` refuse it.
     """
 
     rank: int = 8
@@ -39,12 +44,19 @@ class LoraSettings:
     target_modules: list[str] | None = None
     rank_stabilized: bool = False
     blocks: str | None = None
+    experts: int = 1
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"LoRA rank is {self.rank}; expected at least 1.")
+        check_experts(self.rank, self.experts)
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"LoRA dropout is {self.dropout}; expected a probability in [0, 1).")
+
+    @property
+    def scaling(self) -> float:
+        """The factor of the update, from the whole rank."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
 
 @dataclass(frozen=True)
@@ -64,8 +76,11 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> nn.Module:
     """Inject LoRA layers in place, freeze every other parameter and return ``model``.
 
     Raises:
-        ValueError: no linear layer of the decoder blocks matches ``settings.target_modules``.
+        ValueError: no linear layer of the decoder blocks matches ``settings.target_modules``, or mixtures of LoRA
+            experts meet other adapters.
     """
+    if has_mixtures(model) or (settings.experts > 1 and any(isinstance(m, BaseTunerLayer) for m in model.modules())):
+        raise ValueError("the model has adapters already; mixtures of LoRA experts go on a model without any.")
     prefix, blocks = find_decoder_blocks(model, settings.blocks)
     linears = [
         f"{prefix}.{index}.{name}"
@@ -82,6 +97,14 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> nn.Module:
             + (f", none of them named {sorted(missing)}" if missing else "")
             + f"; expected names out of {sorted({name.rsplit('.', 1)[-1] for name in linears})}."
         )
+    if settings.experts > 1:
+        model.requires_grad_(False)
+        for name in targets:
+            parent, _, child = name.rpartition(".")
+            base: nn.Linear = model.get_submodule(name)  # type: ignore[assignment]
+            mixture = MixtureOfLora(base, settings.rank, settings.experts, settings.scaling, settings.dropout)
+            setattr(model.get_submodule(parent), child, mixture.train(base.training))
+        return model
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
@@ -97,10 +120,17 @@ def lora_factors(module: nn.Module, name: str = "") -> LoraFactors | None:
     """Return the LoRA tensors of ``module``, or ``None`` if it is no LoRA layer.
 
     Raises:
-        ValueError: an adapter whose update is not exactly ``scaling * B @ A`` on a plain linear layer: another kind
-            of adapter, several active adapters, DoRA and other variants, an adapter bias, a merged adapter, or a
-            base layer whose weight is not a floating-point ``(out_features, in_features)`` matrix.
+        ValueError: an adapter whose update is not exactly ``scaling * B @ A`` on a plain linear layer: a mixture of
+            LoRA experts, another kind of adapter, several active adapters, DoRA and other variants, an adapter bias, a
+            merged adapter, or a base layer whose weight is not a floating-point ``(out_features, in_features)`` matrix.
     """
+    if isinstance(module, MixtureOfLora):
+        raise ValueError(
+            f"{name or type(module).__name__}: a mixture of {module.experts} LoRA experts, whose update depends on the "
+            "token; expected plain LoRA, W_prev + scaling * B @ A. A mixture cannot be merged, exported as a plain "
+            "model or treated by methods on the weights: use LoraSettings(experts=1) for them, or keep it in Lightning "
+            "checkpoints."
+        )
     if not isinstance(module, BaseTunerLayer):
         return None
     label = f"{name or type(module).__name__}"

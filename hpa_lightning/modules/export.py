@@ -35,13 +35,15 @@ def export_model(model: Any, processor: Any, folder: str | Path) -> None:
     """Write the model's configuration, its merged weights and the processor into ``folder``.
 
     Raises:
-        ValueError: the model cannot be saved as a Hugging Face folder.
+        ValueError: the model cannot be saved as a Hugging Face folder, or has mixtures of LoRA experts, which cannot be
+            merged; nothing is written then.
     """
     if not hasattr(model, "save_pretrained"):
         raise ValueError(f"{type(model).__name__} has no save_pretrained; expected a Hugging Face model.")
-    Path(folder).mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
-        model.save_pretrained(folder, state_dict=merged_state_dict(model))
+        merged = merged_state_dict(model)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(folder, state_dict=merged)
     processor.save_pretrained(folder)
 
 

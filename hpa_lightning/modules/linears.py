@@ -7,7 +7,7 @@ masks and the anchors (weights before the task) belong to the callback that made
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -92,6 +92,19 @@ class TunedLinear(ABC):
             ``s = <D, W_prev> / ||W_prev||^2`` of the update before fusion, a 0-dim tensor (0 without ``orthogonal``).
         """
 
+    @abstractmethod
+    def leave_subspace_(self, anchor: Tensor | None, basis: Tensor) -> None:
+        """Take from the update what it does to the inputs in the span of ``basis``, ``(in_features, d)``."""
+
+    @abstractmethod
+    def map_update_(self, anchor: Tensor | None, function: Callable[[Tensor], Tensor]) -> None:
+        """Write the weight before the task plus the update mapped on its input side.
+
+        Args:
+            anchor: the weight before the task, or ``None`` (LoRA).
+            function: a linear map of rows ``(k, in_features)``, fp32, to rows of the same shape.
+        """
+
     def mask_gradient_(self, retained: Tensor) -> None:
         """Zero the gradient of the retained columns; no host synchronisation."""
         gradient = self.column_parameter.grad
@@ -151,6 +164,18 @@ class FullLinear(TunedLinear):
         scale = F.projection_scale(before, after) if orthogonal else torch.zeros((), device=after.device)
         self.weight.copy_(F.fuse(before, after, retained, orthogonal))
         return scale
+
+    @torch.no_grad()
+    def leave_subspace_(self, anchor: Tensor | None, basis: Tensor) -> None:
+        before = self._need(anchor).float()
+        update = self.weight_after() - before
+        F.leave_subspace_(update, basis)
+        self.write_(before + update)
+
+    @torch.no_grad()
+    def map_update_(self, anchor: Tensor | None, function: Callable[[Tensor], Tensor]) -> None:
+        before = self._need(anchor).float()
+        self.write_(before + function(self.weight_after() - before))
 
     def _need(self, anchor: Tensor | None) -> Tensor:
         if anchor is None:
@@ -219,6 +244,15 @@ class LoraLinear(TunedLinear):
         scale = F.lora_fuse_(f.weight, f.lora_a, f.lora_b, f.scaling, retained, orthogonal)
         f.lora_b.zero_()
         return scale
+
+    @torch.no_grad()
+    def leave_subspace_(self, anchor: Tensor | None, basis: Tensor) -> None:
+        F.leave_subspace_(self.factors.lora_a.detach(), basis)
+
+    @torch.no_grad()
+    def map_update_(self, anchor: Tensor | None, function: Callable[[Tensor], Tensor]) -> None:
+        f = self.factors
+        self.write_(f.weight.float() + f.scaling * (f.lora_b.float() @ function(f.lora_a.float())))
 
 
 def find_tuned_linears(

@@ -36,7 +36,8 @@ class MLLMModule(L.LightningModule):
             a stream gets a fresh one.
         lr_scheduler: optimizer -> scheduler.
         lr_scheduler_interval: ``"step"`` or ``"epoch"``.
-        lora: adapters on the language model; everything else is frozen. ``None`` tunes the weights themselves.
+        lora: adapters on the language model, mixtures of experts with ``experts`` above 1; everything else is frozen.
+            ``None`` tunes the weights themselves.
         freeze_vision: without LoRA, keep the vision tower fixed (with LoRA it is fixed unless in ``train_modules``).
         train_modules: dotted names of submodules to tune in full: beside the adapters with LoRA, and nothing else
             without it. ``None``: nothing beside the adapters; everything without LoRA.
@@ -229,7 +230,11 @@ class MLLMModule(L.LightningModule):
     # -- export and helpers ------------------------------------------------------------------------------------------
 
     def export(self, folder: str | Path) -> None:
-        """Write one standard Hugging Face folder, adapters merged in fp32, that ``from_pretrained`` loads."""
+        """Write one standard Hugging Face folder, adapters merged in fp32, that ``from_pretrained`` loads.
+
+        Raises:
+            ValueError: the model cannot be saved so, or has mixtures of LoRA experts, which cannot be merged.
+        """
         export_model(self.model, self.processor, folder)
 
     def _stops(self) -> list[int]:

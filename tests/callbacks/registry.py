@@ -11,8 +11,19 @@ from hpa_lightning.callbacks import (
     FocusPartition,
     HarmoniousFusion,
     MaskedFreezing,
+    NullSpaceProjection,
     OrthogonalProjection,
+    RegressionFusion,
     RetentionSettings,
+)
+from hpa_lightning.callbacks.baselines import (
+    LinearMerging,
+    ModelTailor,
+    OrthogonalLoRA,
+    RegLoRA,
+    SafeDelta,
+    SafetyLayerFreezing,
+    TaskVectorMerging,
 )
 
 RETENTION = RetentionSettings(p_min=20.0, p_max=40.0)
@@ -24,10 +35,21 @@ METHODS: dict[str, Callable[[dict[str, Any]], list[L.Callback]]] = {
         OrthogonalProjection(),
     ],
     "post_training": lambda data: [HarmoniousFusion(retention=RETENTION, **data)],
+    "null_space": lambda data: [NullSpaceProjection(energy=0.8, memory_weight=0.5, **data)],
+    "regression": lambda data: [RegressionFusion(safety_weight=2.0, memory_weight=0.5, **data)],
+    "linear_merging": lambda data: [LinearMerging(share=0.3)],
+    "task_arithmetic": lambda data: [TaskVectorMerging(weight=0.7)],
+    "ties": lambda data: [TaskVectorMerging("ties", density=0.6)],
+    "dare": lambda data: [TaskVectorMerging("dare_linear", density=0.6)],
+    "sppft": lambda data: [SafetyLayerFreezing(layers=(2, 2))],
+    "safe_delta": lambda data: [SafeDelta(budget=100.0, **data)],
+    "model_tailor": lambda data: [ModelTailor(calibration=data["calibration"])],
+    "olora": lambda data: [OrthogonalLoRA()],
+    "reglora": lambda data: [RegLoRA(percent=10.0)],
 }
 """Name -> callbacks, made from ``safety_data`` and ``calibration``."""
 
-LORA_ONLY: frozenset[str] = frozenset()
+LORA_ONLY: frozenset[str] = frozenset({"olora", "reglora"})
 """Methods that are defined on adapters and refuse full-parameter tuning."""
 
 TUNINGS = [(method, lora) for method in METHODS for lora in (True, False) if lora or method not in LORA_ONLY]

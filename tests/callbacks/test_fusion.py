@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 from helpers_foreign import foreign_module, token_loader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from registry import RETENTION
 from test_guarantees import OPTIMIZERS, dense, fit, settings
 
-from hpa_lightning.callbacks import HarmoniousFusion
+from hpa_lightning.callbacks import HarmoniousFusion, RetentionSettings
 from hpa_lightning.modules.adapters import lora_layers
 from hpa_lightning.result_file import read_results
 
@@ -66,43 +68,118 @@ def algorithm_1(
     return np.where(mask, before, before + delta - scale * before), mask
 
 
-@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-def test_equals_algorithm_1(lora: bool, tmp_path: Path) -> None:
-    optimizer = OPTIMIZERS["adamw_decay"]
-    plain = foreign_module(optimizer, lora)
-    names = list(dense(plain))
-    before = {name: weight.clone().numpy() for name, weight in dense(plain).items()}
-    safety_inputs = inputs_of(plain, list(token_loader(7, 8)), names)
-    plain.train()
-    fit(plain, [], tmp_path / "plain")
-    after = {name: weight.numpy() for name, weight in dense(plain).items()}
-    task_inputs = inputs_of(plain, list(token_loader(1, 20))[:3], names)  # 12 samples
+@dataclass
+class Ingredients:
+    """What a fit without fusion gives: weights before and after, diagonals of both inverse Hessians, token counts."""
 
-    fused = foreign_module(optimizer, lora)
-    fit(fused, [HarmoniousFusion(**settings())], tmp_path / "fused")
+    before: dict[str, np.ndarray]
+    after: dict[str, np.ndarray]
+    safety: dict[str, np.ndarray]
+    task: dict[str, np.ndarray]
+    tokens: tuple[int, int]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["lora", "full"])
+def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[bool, Ingredients]:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], request.param)
+    names = list(dense(module))
+    before = {name: weight.clone().numpy() for name, weight in dense(module).items()}
+    safety = inputs_of(module, list(token_loader(7, 8)), names)
+    module.train()
+    fit(module, [], tmp_path_factory.mktemp("plain"))
+    after = {name: weight.numpy() for name, weight in dense(module).items()}
+    task = inputs_of(module, list(token_loader(1, 20))[:3], names)  # 12 samples
+    tokens = len(safety[names[0]]), len(task[names[0]])
+    diagonals = ({name: inverse_diagonal(x) for name, x in inputs.items()} for inputs in (safety, task))
+    return request.param, Ingredients(before, after, *diagonals, tokens)
+
+
+def percent_of(name: str) -> float:
+    return 40.0 - (int(name.split(".layers.")[1].split(".")[0]) + 1) / 3 * 20.0
+
+
+def test_equals_algorithm_1(plain: tuple[bool, Ingredients], tmp_path: Path) -> None:
+    lora, made = plain
+    fused = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+    fit(fused, [HarmoniousFusion(**settings())], tmp_path)
     result = {name: weight.numpy() for name, weight in dense(fused).items()}
-
     audit = {
-        event["module"]: event
-        for event in read_results(tmp_path / "fused" / "results.jsonl")
-        if event["event"] == "retention"
+        event["module"]: event for event in read_results(tmp_path / "results.jsonl") if event["event"] == "retention"
     }
-    assert list(audit) == names
-    for name in names:
-        layer = int(name.split(".layers.")[1].split(".")[0]) + 1
-        percent = 40.0 - layer / 3 * 20.0
-        expected, mask = algorithm_1(
-            before[name],
-            after[name],
-            inverse_diagonal(safety_inputs[name]),
-            inverse_diagonal(task_inputs[name]),
-            percent,
-        )
+    assert list(audit) == list(made.before)
+    for name, before in made.before.items():
+        expected, mask = algorithm_1(before, made.after[name], made.safety[name], made.task[name], percent_of(name))
         np.testing.assert_allclose(result[name], expected, rtol=2e-5, atol=2e-6)
-        assert np.array_equal(result[name][:, mask], before[name][:, mask])
-        assert audit[name]["retained"] == mask.sum() and audit[name]["layer"] == layer
+        assert np.array_equal(result[name][:, mask], before[:, mask])
+        assert audit[name]["retained"] == mask.sum()
+        assert audit[name]["layer"] == int(name.split(".layers.")[1].split(".")[0]) + 1
     if lora:
         assert all(not factors.lora_b.any() for _, factors in lora_layers(fused))
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"rule": "safety"},
+        {"rule": "balance"},
+        {"rule": "balance", "reverse_alpha": True},
+        {"rule": "balance", "normalized": False},
+        {"rule": "ratio"},
+        {"rule": "safety", "saliency": "multiply"},
+    ],
+    ids=lambda variant: "-".join(map(str, variant.values())),
+)
+def test_ablations_keep_the_columns_they_name(
+    variant: dict[str, Any], plain: tuple[bool, Ingredients], tmp_path: Path
+) -> None:
+    lora, made = plain
+    fused = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+    normalized = variant.get("normalized", True)
+    options = settings()
+    options["calibration"] = replace(options["calibration"], normalized=normalized)
+    chosen = {key: value for key, value in variant.items() if key != "normalized"}
+    options["retention"] = replace(options["retention"], **chosen)
+    fit(fused, [HarmoniousFusion(orthogonal=False, **options)], tmp_path)
+    for name, weight in dense(fused).items():
+        before, delta = made.before[name], made.after[name] - made.before[name]
+        energy, divisors = (delta**2).mean(axis=0), [made.safety[name], made.task[name]]
+        if not normalized:
+            divisors = [divisor / count for divisor, count in zip(divisors, made.tokens, strict=True)]
+        if variant.get("saliency") == "multiply":
+            divisors = [1 / divisor for divisor in divisors]
+        epsilon, zeta = (energy / divisor for divisor in divisors)
+        tilt = math.tanh(np.mean(np.log(epsilon / zeta)))
+        alpha = 0.4 + 0.4 * (1 + (-tilt if variant.get("reverse_alpha") else tilt)) / 2
+        score = {"safety": epsilon, "balance": epsilon - alpha * zeta, "ratio": epsilon / zeta}[variant["rule"]]
+        count = math.floor(percent_of(name) * len(score) / 100 + 0.5)
+        kept = np.sort(np.argsort(-score, kind="stable")[:count])
+        unmoved = np.flatnonzero((weight.numpy() == before).all(axis=0))
+        np.testing.assert_array_equal(unmoved, kept)
+
+
+def test_random_columns_are_a_fixed_draw_of_the_right_size(plain: tuple[bool, Ingredients], tmp_path: Path) -> None:
+    lora, made = plain
+    draws = []
+    for number in range(2):
+        fused = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+        options = {**settings(), "retention": replace(RETENTION, rule="random")}
+        fit(fused, [HarmoniousFusion(orthogonal=False, **options)], tmp_path / str(number))
+        draws.append(
+            {
+                name: np.flatnonzero((weight.numpy() == made.before[name]).all(axis=0)).tolist()
+                for name, weight in dense(fused).items()
+            }
+        )
+    assert draws[0] == draws[1]
+    assert len({tuple(columns) for columns in draws[0].values()}) > 6, "every layer draws its own"
+    for name, columns in draws[0].items():
+        assert len(columns) == math.floor(percent_of(name) * made.before[name].shape[1] / 100 + 0.5)
+
+
+def test_unknown_rules_are_refused() -> None:
+    for option in ({"rule": "safest"}, {"saliency": "add"}):
+        with pytest.raises(ValueError, match="expected one of"):
+            RetentionSettings(**option)
 
 
 def test_fusion_is_in_the_last_checkpoint(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""ModelTailor: keep the few tuned weights that the task needs most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import lightning as L
+from torch import Tensor
+
+from hpa_lightning import functional as F
+from hpa_lightning.callbacks.baselines.surgeon import SurgeonFusion
+from hpa_lightning.callbacks.calibrated import CalibrationSettings
+from hpa_lightning.callbacks.task import CurrentTask
+
+
+class ModelTailor(SurgeonFusion):
+    """Keeps the tuned weights that matter most to the task, with compensation, and returns the rest: Model Tailor.
+
+    At the task's end the task Hessians are taken through the tuned model, whose outputs on task inputs are what is
+    held. In every tuned linear layer the share of entries with the largest score stays tuned and makes up for the
+    others, which return to their value before the task (:func:`hpa_lightning.functional.model_tailor`). Training
+    itself is untouched and no safety data are needed.
+
+    Decision: the weights before the task take the place of the paper's pre-trained ones in every task of a stream.
+
+    Hooks: task start, task end (before adapters are merged and before evaluation).
+    State: the weights before the task (full-parameter tuning only). Strategies: one device, DDP.
+    Source: Zhu et al., Model Tailor (ICML 2024, arXiv 2402.12048).
+
+    Args:
+        keep_percent: percent of the entries that stay tuned.
+        mix: share of the change's size in the score, in [0, 1]; the rest is the saliency's.
+        block_size: columns within which scores are normalised and compared.
+        task_data, calibration, blocks, target_modules: see :class:`CalibratedCallback`.
+    """
+
+    needs_safety_data: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        keep_percent: float = 10.0,
+        mix: float = 0.5,
+        block_size: int = 128,
+        task_data: Iterable[Any] | None = None,
+        calibration: CalibrationSettings | None = None,
+        blocks: str | None = None,
+        target_modules: list[str] | None = None,
+    ) -> None:
+        super().__init__(None, task_data, calibration, blocks, target_modules)
+        if not 0.0 <= keep_percent <= 100.0:
+            raise ValueError(f"keep_percent is {keep_percent}; expected a percentage in [0, 100].")
+        if not 0.0 <= mix <= 1.0:
+            raise ValueError(f"mix is {mix}; expected a share in [0, 1].")
+        if block_size < 1:
+            raise ValueError(f"block_size is {block_size}; expected at least 1 column.")
+        self.keep_percent = keep_percent
+        self.mix = mix
+        self.block_size = block_size
+
+    def operate(self, before: Tensor, after: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        return F.model_tailor(before, after, factor, self.keep_percent, self.mix, self.block_size)
+
+    def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        batches = self.task_batches(trainer, task)
+        self.operate_all(trainer, pl_module, task, batches, "task", before_task=False)

@@ -1,0 +1,71 @@
+"""SafeDelta: accept the part of an update that costs safety least."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from hpa_lightning import functional as F
+from hpa_lightning.callbacks.baselines.surgeon import SurgeonFusion
+from hpa_lightning.callbacks.calibrated import CalibrationSettings
+from hpa_lightning.callbacks.task import CurrentTask
+
+
+class SafeDelta(SurgeonFusion):
+    """Accepts tuned weights within a safety budget and lets the others compensate: Safe Delta.
+
+    At the task's end the safety Hessians are taken through the model from before the task, whose outputs on safety
+    inputs are what is held. In every tuned linear layer the entries of the least sensitive columns take the tuned
+    value until the budget is spent; the others keep the earlier value plus the compensation
+    (:func:`hpa_lightning.functional.safe_delta`). Training itself is untouched.
+
+    Decision: over a stream, "the safe model" of a task is the model before that task; the paper treats one fine-tuning
+    of an aligned model. Decision: the safety data are harmful inputs with the refusals that the aligned model gave
+    before the first task. Decision: parameters that are tuned but not treated (embeddings, norms, biases) are the
+    tuned ones in the calibration pass, as they are in the model that is kept.
+
+    Hooks: task start (the refusals), task end (before adapters are merged and before evaluation).
+    State: the safety calibration set; the weights before the task (full-parameter tuning only).
+    Strategies: one device, DDP.
+    Source: Lu et al., Safe Delta (ICML 2025, arXiv 2505.12038).
+
+    Args:
+        budget: the paper's s, ``>= 0``; 0 takes the whole update back, infinity accepts all of it.
+        protected_percent: percent of the entries, those of the most sensitive columns, that are never accepted.
+        block_size: columns that share one budget.
+        safety_data, calibration, blocks, target_modules: see :class:`CalibratedCallback`.
+    """
+
+    def __init__(
+        self,
+        budget: float = 0.1,
+        protected_percent: float = 15.0,
+        block_size: int = 2048,
+        safety_data: Iterable[Any] | None = None,
+        calibration: CalibrationSettings | None = None,
+        blocks: str | None = None,
+        target_modules: list[str] | None = None,
+    ) -> None:
+        super().__init__(safety_data, None, calibration, blocks, target_modules)
+        if not budget >= 0:
+            raise ValueError(f"budget is {budget}; expected a number >= 0.")
+        if not 0.0 <= protected_percent <= 100.0:
+            raise ValueError(f"protected_percent is {protected_percent}; expected a percentage in [0, 100].")
+        if block_size < 1:
+            raise ValueError(f"block_size is {block_size}; expected at least 1 column.")
+        self.budget = budget
+        self.protected_percent = protected_percent
+        self.block_size = block_size
+
+    def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        self.safety_batches(trainer, pl_module)  # before the first task the aligned model gives its refusals
+
+    def operate(self, before: Tensor, after: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        return F.safe_delta(before, after, factor, self.budget, self.protected_percent, self.block_size)
+
+    def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        batches = self.safety_batches(trainer, pl_module)
+        self.operate_all(trainer, pl_module, task, batches, "safety", before_task=True)

@@ -1,0 +1,117 @@
+"""TaskVectorMerging: task arithmetic, TIES and DARE over the updates of all tasks so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from hpa_lightning.callbacks.baselines.aligned import AlignedFusion
+from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.modules.linears import LoraLinear, TunedLinear
+from hpa_lightning.modules.merging import MajoritySign, MergingMethod, check_merging, merge_task_vectors
+
+
+class TaskVectorMerging(AlignedFusion):
+    """Keeps ``W_aligned + merge([D_1, ..., D_t])`` after task t, ``D_i`` being the update that task i made.
+
+    The merged vector is made anew after every task from all updates, through peft's functions. Decision: the sources
+    merge models that were tuned apart from one another; here task t starts from the weights kept after task t - 1, so
+    ``D_t`` is its update of those. ``task_arithmetic`` with weight 1 is then sequential tuning, up to rounding.
+
+    Cost: a CPU copy of the tuned layers from before the first task, and for each task its updates in fp32: with LoRA
+    the factors, of size ``rank * (in_features + out_features)``; with full-parameter tuning a dense copy of every tuned
+    layer for each task. All of it is saved in checkpoints. Merging holds the dense updates of one layer at a time.
+
+    Randomness (dare): the entries that are dropped of ``D_i`` depend on ``seed``, i and the layer's position alone,
+    so that every process and a resumed run draw the same (on the same kind of device), and what was dropped of an
+    earlier update stays dropped. The global random state is left as it was.
+
+    Hooks: task start and task end (before adapters are merged and before evaluation).
+    State: the weights before the first task, the updates of the finished tasks, the weights before the task
+    (full-parameter tuning only). Strategies: one device, DDP.
+    Source: task arithmetic (arXiv 2212.04089), TIES (arXiv 2306.01708), DARE (arXiv 2311.03099).
+
+    Args:
+        method: ``"task_arithmetic"``, ``"ties"``, ``"dare_linear"``, ``"dare_ties"`` or ``"magnitude_prune"``; see
+            :func:`hpa_lightning.modules.merging.merge_task_vectors`.
+        weight: factor of every update.
+        density: share of the entries of each update that is kept, in (0, 1]; not used by ``"task_arithmetic"``.
+        seed: of the dare methods.
+        majority_sign_method: ``"total"`` or ``"frequency"``, for the methods with TIES.
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
+
+    Attributes:
+        vectors: name -> for each task its update: ``(D,)``, or ``(scaling * B, A)`` with LoRA; fp32 on the CPU.
+
+    Raises:
+        ValueError: an unknown method or sign election, a weight that is not finite, a density outside (0, 1].
+    """
+
+    def __init__(
+        self,
+        method: MergingMethod = "task_arithmetic",
+        weight: float = 1.0,
+        density: float = 0.5,
+        seed: int = 0,
+        majority_sign_method: MajoritySign = "total",
+        blocks: str | None = None,
+        target_modules: list[str] | None = None,
+    ) -> None:
+        super().__init__(blocks, target_modules)
+        check_merging(method, weight, density, majority_sign_method)
+        self.method = method
+        self.weight = weight
+        self.density = density
+        self.seed = seed
+        self.majority_sign_method = majority_sign_method
+        self.vectors: dict[str, list[tuple[Tensor, ...]]] = {}
+
+    def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        super().prepare(trainer, pl_module, task)
+        if task.index == 0:
+            self.vectors = {}
+
+    def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        updates = {linear.name: self._update(linear) for linear in self.linears}
+        for name, update in updates.items():
+            self.vectors.setdefault(name, []).append(update)
+        with isolate_rng():
+            for position, linear in enumerate(self.linears):
+                device = linear.weight.device
+                torch.manual_seed(self.seed * 1_000_003 + position)
+                merged = merge_task_vectors(
+                    [_dense(vector, device) for vector in self.vectors[linear.name]],
+                    self.method,
+                    self.weight,
+                    self.density,
+                    self.majority_sign_method,
+                )
+                linear.write_(self.aligned[linear.name].to(device).float() + merged)
+
+    def _update(self, linear: TunedLinear) -> tuple[Tensor, ...]:
+        if isinstance(linear, LoraLinear):
+            factors = linear.factors
+            update: tuple[Tensor, ...] = (factors.scaling * factors.lora_b.detach().float(), factors.lora_a.detach())
+        else:
+            update = (linear.weight_after() - linear.weight_before(self.anchors.get(linear.name)).float(),)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in update):
+            raise ValueError(f"{linear.name}: its update holds values that are not finite; the training has diverged.")
+        return tuple(tensor.to("cpu", torch.float32, copy=True) for tensor in update)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "vectors": {name: list(vectors) for name, vectors in self.vectors.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.vectors = {name: [tuple(v) for v in vectors] for name, vectors in state_dict["vectors"].items()}
+
+
+def _dense(vector: tuple[Tensor, ...], device: torch.device) -> Tensor:
+    """The update ``(out_features, in_features)`` on ``device``."""
+    on_device = [tensor.to(device) for tensor in vector]
+    return on_device[0] if len(on_device) == 1 else on_device[0] @ on_device[1]

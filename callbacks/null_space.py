@@ -1,0 +1,119 @@
+"""NullSpaceProjection: an improvement beyond the paper, off unless it is attached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from hpa_lightning import functional as F
+from hpa_lightning.callbacks.calibrated import CalibratedCallback, CalibrationSettings
+from hpa_lightning.callbacks.steps import StepCallback
+from hpa_lightning.callbacks.task import CurrentTask, cpu_state
+
+
+class NullSpaceProjection(StepCallback, CalibratedCallback):
+    """Keeps every update out of the directions that the safety inputs, and those of earlier tasks, live in.
+
+    At a task's start the Hessians of the safety inputs are gathered from the model as it is then; the eigenvectors
+    ``U`` that hold ``energy`` of the trace of ``H_s + memory_weight sum_{i<t} H_i`` are taken for each layer. From then
+    on the update is projected after every optimizer step, ``D <- D (I - U U^T)``: what the layer does to those inputs
+    does not change, and training goes around them. With LoRA that is exactly ``A <- A (I - U U^T)``. Earlier tasks
+    are remembered as Hessians, not as samples: one ``(in_features, in_features)`` fp32 matrix on the CPU for each
+    distinct layer input.
+
+    Hooks: task start, the optimizer's step post-hook, task end (the task's Hessian, before adapters are merged).
+    State: the bases, the weights before the task (full-parameter tuning only), the earlier tasks' Hessians, the
+    safety calibration set. Strategies: one device, DDP.
+    Source: gradient projection memory (Saha et al., ICLR 2021) on HPA's calibration sets; projecting the weights'
+    update instead of the gradient is this project's, since Adam's step leaves the subspace.
+
+    Args:
+        energy: share of the trace that is kept from changing, in [0, 1].
+        memory_weight: weight of each earlier task's inputs; 0 remembers none.
+        safety_data, task_data, calibration, blocks, target_modules: see :class:`CalibratedCallback`.
+    """
+
+    start_order: ClassVar[int] = 35
+    end_order: ClassVar[int] = 10
+
+    def __init__(
+        self,
+        energy: float = 0.95,
+        memory_weight: float = 1.0,
+        safety_data: Iterable[Any] | None = None,
+        task_data: Iterable[Any] | None = None,
+        calibration: CalibrationSettings | None = None,
+        blocks: str | None = None,
+        target_modules: list[str] | None = None,
+    ) -> None:
+        super().__init__(safety_data, task_data, calibration, blocks, target_modules)
+        if not 0.0 <= energy <= 1.0:
+            raise ValueError(f"energy is {energy}; expected a share of the trace in [0, 1].")
+        if not 0.0 <= memory_weight < float("inf"):
+            raise ValueError(f"memory_weight is {memory_weight}; expected a finite number >= 0.")
+        self.energy = energy
+        self.memory_weight = memory_weight
+        self._anchors: dict[str, Tensor] = {}
+        self._bases: dict[str, Tensor] = {}
+        self._memory: dict[str, Tensor] = {}
+        self._first: dict[str, str] = {}
+
+    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        with self.timed(trainer, task.index, "calibrate"):
+            self.find_linears(pl_module)
+            self._anchors = {linear.name: anchor for linear in self.linears if (anchor := linear.anchor()) is not None}
+            batches = self.safety_batches(trainer, pl_module)
+            safety, self._first = self.hessians(trainer, pl_module, batches, "safety")
+            for name, hessian in safety.items():
+                kept = hessian + self.memory_weight * self._memory.get(name, torch.zeros(()))
+                basis = F.dominant_subspace(kept.to(pl_module.device), self.energy)
+                # What a rank computes by itself may differ in the last bit from what another one does.
+                self._bases[name] = trainer.strategy.broadcast(basis)
+        held, all_of_them = (sum(basis.shape[side] for basis in self._bases.values()) for side in (1, 0))
+        rank_zero_info(f"Task {task.index} ({task.name}): {held} of {all_of_them} input directions are kept.")
+        self.after_step(trainer, pl_module)
+        super().on_task_start(trainer, pl_module, task)
+
+    def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        self.find_linears(pl_module)
+        missing = [linear.name for linear in self.linears if self._first.get(linear.name) not in self._bases]
+        if missing:
+            raise ValueError(
+                f"the checkpoint holds no basis for {missing[:3]}; it was written with other layers under tuning."
+            )
+        self._bases = {name: basis.to(pl_module.device) for name, basis in self._bases.items()}
+        self._anchors = {name: anchor.to(pl_module.device) for name, anchor in self._anchors.items()}
+        super().on_task_resume(trainer, pl_module, task)
+
+    @torch.no_grad()
+    def after_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for linear in self.linears:
+            linear.leave_subspace_(self._anchors.get(linear.name), self._bases[self._first[linear.name]])
+
+    def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        super().on_task_end(trainer, pl_module, task)
+        if self.memory_weight > 0:
+            with self.timed(trainer, task.index, "calibrate"):
+                tasks, _ = self.hessians(trainer, pl_module, self.task_batches(trainer, task), "task")
+            self._memory = {name: self._memory.get(name, 0.0) + hessian for name, hessian in tasks.items()}
+        self._anchors, self._bases, self._first = {}, {}, {}
+        self.linears.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "anchors": cpu_state(self._anchors),
+            "bases": cpu_state(self._bases),
+            "first": dict(self._first),
+            "memory": cpu_state(self._memory),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._anchors, self._bases = dict(state_dict["anchors"]), dict(state_dict["bases"])
+        self._first, self._memory = dict(state_dict["first"]), dict(state_dict["memory"])

@@ -1,0 +1,56 @@
+"""Fusing by regression: the update that does most for the task and least to inputs that are to be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hpa_lightning.functional._checks import check_finite, check_float, describe
+
+
+def regression_map(task_hessian: Tensor, kept_hessian: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the linear map of an update ``D -> D H_t (H_t + K)^-1``.
+
+    The result minimises ``tr((D' - D) H_t (D' - D)^T) + tr(D' K D'^T)``: it differs least from the update on the task's
+    inputs and does least to the inputs behind ``K``. It acts on the input side alone, so with ``D = g B A`` it maps A.
+
+    Args:
+        task_hessian: ``H_t``, ``(c, c)``, symmetric positive semidefinite, any floating dtype.
+        kept_hessian: ``K``, same shape; ``H_t + K`` must be positive definite.
+
+    Returns:
+        A function of rows ``(k, c)`` that returns rows of the same shape and dtype; float64 inside.
+
+    Raises:
+        ValueError: wrong shapes, non-finite values, or ``H_t + K`` is not positive definite.
+
+    Source: the closed form is RegMean's (Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language
+    Models", ICLR 2023, equation 2), for the weights before and after a task.
+
+    Example:
+        >>> import torch
+        >>> identity = torch.eye(2)
+        >>> regression_map(identity, torch.diag(torch.tensor([0.0, 3.0])))(torch.tensor([[1.0, 1.0]]))
+        tensor([[1.0000, 0.2500]])
+    """
+    for name, matrix in (("task_hessian", task_hessian), ("kept_hessian", kept_hessian)):
+        check_float(name, matrix, ("c", "c"))
+        check_finite(name, matrix)
+        if matrix.shape[0] != matrix.shape[1] or matrix.shape != task_hessian.shape:
+            raise ValueError(f"{name}: expected a square matrix, both of one shape, got {describe(matrix)}.")
+    task = task_hessian.to(torch.float64)
+    factor, info = torch.linalg.cholesky_ex(task + kept_hessian.to(torch.float64))
+    if int(info) != 0:
+        raise ValueError("task_hessian + kept_hessian is not positive definite; damp the Hessians.")
+
+    @torch.no_grad()
+    def apply(rows: Tensor) -> Tensor:
+        check_float("rows", rows, ("k", "c"))
+        if rows.shape[1] != task.shape[0]:
+            raise ValueError(f"rows: expected shape (k, {task.shape[0]}), got {describe(rows)}.")
+        wide = rows.to(torch.float64) @ task
+        return torch.cholesky_solve(wide.T, factor).T.to(rows.dtype)
+
+    return apply

@@ -1,0 +1,68 @@
+"""The input directions that calibration data live in, and updates that stay out of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hpa_lightning.functional._checks import check_finite, check_float, check_number, describe
+
+
+@torch.no_grad()
+def dominant_subspace(hessian: Tensor, energy: float) -> Tensor:
+    """Return the fewest eigenvectors of a Hessian that hold a share of its trace.
+
+    Args:
+        hessian: ``(c, c)``, symmetric positive semidefinite, any floating dtype.
+        energy: share of the trace in [0, 1]; 0 gives no direction, 1 all of them.
+
+    Returns:
+        ``U`` ``(c, k)`` with orthonormal columns, largest eigenvalue first; fp32 (fp64 for fp64 input).
+
+    Raises:
+        ValueError: wrong shape, non-finite values or an energy outside [0, 1].
+
+    Source: gradient projection memory (Saha et al., ICLR 2021), equations 5 and 9, for uncentred activations.
+
+    Example:
+        >>> import torch
+        >>> dominant_subspace(torch.diag(torch.tensor([1.0, 8.0, 1.0])), energy=0.8).abs().T
+        tensor([[0., 1., 0.]])
+    """
+    check_float("hessian", hessian, ("c", "c"))
+    check_finite("hessian", hessian)
+    check_number("energy", energy, 0.0, 1.0)
+    if hessian.shape[0] != hessian.shape[1]:
+        raise ValueError(f"hessian: expected a square matrix, got {describe(hessian)}.")
+    values, vectors = torch.linalg.eigh(hessian.to(torch.float64))
+    values = values.flip(0).clamp(min=0.0)
+    held = values.cumsum(0) / values.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    count = int((held < energy * (1 - 1e-12)).sum()) + 1 if energy > 0 and float(values[0]) > 0 else 0
+    count = len(values) if energy == 1 else count
+    return vectors.flip(1)[:, :count].to(hessian.dtype if hessian.dtype == torch.float64 else torch.float32)
+
+
+@torch.no_grad()
+def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
+    """Subtract in place what ``rows`` have along ``basis``: ``rows <- rows (I - U U^T)``.
+
+    Args:
+        rows: ``(k, c)``, any floating dtype.
+        basis: ``U`` ``(c, d)`` with orthonormal columns.
+
+    Raises:
+        ValueError: wrong shapes.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.tensor([[1.0, 2.0]])
+        >>> leave_subspace_(rows, torch.tensor([[1.0], [0.0]]))
+        >>> rows
+        tensor([[0., 2.]])
+    """
+    check_float("rows", rows, ("k", "c"))
+    check_float("basis", basis, ("c", "d"))
+    if rows.shape[1] != basis.shape[0]:
+        raise ValueError(f"basis: expected {rows.shape[1]} rows, one for each input column, got {describe(basis)}.")
+    wide = rows.to(basis.dtype)
+    rows.copy_(wide - (wide @ basis) @ basis.T)

@@ -1,0 +1,104 @@
+"""NullSpaceProjection: safety inputs see no update, after every step and with every optimizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from helpers_foreign import foreign_module, token_loader
+from test_fusion import inputs_of
+from test_guarantees import OPTIMIZERS, TRAINERS, calibration_data, dense, fit
+
+from hpa_lightning.callbacks import NullSpaceProjection
+
+
+def basis_of(matrix: np.ndarray, energy: float) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    order = np.argsort(-values)
+    count = int(np.searchsorted(np.cumsum(values[order]) / values.sum(), energy)) + 1
+    return vectors[:, order[:count]]
+
+
+def hessian(x: np.ndarray) -> np.ndarray:
+    result = 2.0 / len(x) * x.T @ x
+    result[np.diag_indices_from(result)] += 0.01 * np.mean(np.diag(result))
+    return result
+
+
+class Watcher(L.Callback):
+    """Measures how far the update reaches into the bases, after every step, by dense float64 algebra."""
+
+    def __init__(self, before: dict[str, Any], bases: dict[str, np.ndarray]) -> None:
+        self.before, self.bases = before, bases
+        self.worst, self.moved = 0.0, 0.0
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        for name, weight in dense(pl_module).items():
+            update = (weight - self.before[name]).numpy()
+            if np.abs(update).max() > 0:
+                reach = np.linalg.norm(update @ self.bases[name]) / np.linalg.norm(update)
+                self.worst = max(self.worst, float(reach))
+                self.moved = max(self.moved, float(np.abs(update).max()))
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("optimizer", ["sgd_momentum", "adamw_decay"])
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_safety_inputs_see_no_update(lora: bool, optimizer: str, trainer: str, tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS[optimizer], lora)
+    before = {name: weight.clone() for name, weight in dense(module).items()}
+    safety = inputs_of(module, list(token_loader(7, 8)), list(before))
+    module.train()
+    # Autocast calibrates in bf16; the directions are then compared with those of the callback itself.
+    exact = "precision" not in TRAINERS[trainer]
+    projection = NullSpaceProjection(energy=0.8, **calibration_data())
+    watcher = Watcher(before, {name: basis_of(hessian(x), 0.8) for name, x in safety.items()})
+
+    class Compare(L.Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            for name, first in projection._first.items():
+                own = projection._bases[first].double().numpy()
+                if exact:
+                    overlap = np.linalg.norm(watcher.bases[name].T @ own) ** 2
+                    assert own.shape == watcher.bases[name].shape and overlap == pytest.approx(own.shape[1], rel=1e-4)
+                watcher.bases[name] = own
+
+    fit(module, [projection, Compare(), watcher], tmp_path, **TRAINERS[trainer])
+    assert watcher.moved > 1e-3, "nothing was trained"
+    # A full weight is rounded at its own size, which is large beside a small update.
+    assert watcher.worst < (1e-5 if lora else 1e-4)
+
+
+def test_the_second_task_stays_out_of_the_first_ones_inputs_too(tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], True)
+    projection = NullSpaceProjection(energy=0.8, memory_weight=0.5, **calibration_data())
+    fit(module, [projection], tmp_path / "first")
+    names = list(dense(module))
+    task = inputs_of(module, list(token_loader(1, 20))[:3], names)  # 12 samples
+    before = {name: weight.clone() for name, weight in dense(module).items()}
+    # The second fit starts from the first one's adapter, as a plain fit does.
+    safety = inputs_of(module, list(token_loader(7, 8)), names)
+    module.train()
+    seen: dict[str, np.ndarray] = {}
+
+    class Keep(L.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            seen.update({name: projection._bases[first].double().numpy() for name, first in projection._first.items()})
+
+    fit(module, [projection, Keep()], tmp_path / "second")
+    for name in names:
+        expected = basis_of(hessian(safety[name]) + 0.5 * hessian(task[name]), 0.8)
+        assert seen[name].shape == expected.shape
+        assert np.linalg.norm(expected.T @ seen[name]) ** 2 == pytest.approx(expected.shape[1], rel=1e-3)
+    assert any(not torch.equal(before[name], weight) for name, weight in dense(module).items())
+
+
+@pytest.mark.parametrize("options", [{"energy": 1.2}, {"memory_weight": -1.0}])
+def test_settings_are_checked(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected a"):
+        NullSpaceProjection(**options)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpa_lightning.functional import dominant_subspace, leave_subspace_
+
+
+def hessian(seed: int, c: int = 6, rank: int = 6) -> np.ndarray:
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(30, rank)) @ (draw.normal(size=(rank, c)) * np.geomspace(5, 0.1, rank)[:, None])
+    return x.T @ x / 15
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 0.999))
+def test_fewest_directions_that_hold_the_energy(seed: int, energy: float) -> None:
+    matrix = hessian(seed)
+    basis = dominant_subspace(torch.tensor(matrix), energy).numpy()
+    np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-10)
+    held = np.trace(basis.T @ matrix @ basis) / np.trace(matrix)
+    assert held >= energy - 1e-9
+    values = np.sort(np.linalg.eigvalsh(matrix))[::-1]
+    assert basis.shape[1] == 1 or values[: basis.shape[1] - 1].sum() / values.sum() < energy
+
+
+def test_ends_of_the_range() -> None:
+    matrix = torch.tensor(hessian(1, rank=3))
+    assert dominant_subspace(matrix, 0.0).shape == (6, 0)
+    assert dominant_subspace(matrix, 1.0).shape == (6, 6)
+    assert dominant_subspace(matrix, 0.999999).shape[1] <= 3
+    assert dominant_subspace(torch.zeros(4, 4), 0.5).shape == (4, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_inputs_in_the_span_see_no_update(dtype: torch.dtype) -> None:
+    basis = dominant_subspace(torch.tensor(hessian(2)), 0.9)
+    rows = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    before = rows.double()
+    leave_subspace_(rows, basis)
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 3e-2, torch.float64: 1e-12}[dtype]
+    assert float((rows.double() @ basis).abs().max()) < tolerance
+    expected = before.numpy() @ (np.eye(6) - basis.numpy() @ basis.numpy().T)
+    np.testing.assert_allclose(rows.double().numpy(), expected, atol=tolerance)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match="square"):
+        dominant_subspace(torch.ones(2, 3), 0.5)
+    with pytest.raises(ValueError, match="energy"):
+        dominant_subspace(torch.eye(2), 1.5)
+    with pytest.raises(ValueError, match="expected 3 rows"):
+        leave_subspace_(torch.ones(2, 3), torch.ones(2, 1))
