@@ -1,0 +1,69 @@
+"""From a study's finished cells to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from hpa_lightning.report.study import StudyCell, StudyGroup, SweepAxis, write_study_report
+from hpa_lightning.study.grid import Group, Study
+from hpa_lightning.study.store import Store
+
+
+def report_study(
+    study: Study,
+    store: Store,
+    path: str | PathLike[str],
+    groups: Sequence[str] | None,
+    folder: str | PathLike[str],
+) -> dict[str, Path]:
+    """Write tables and figures of the finished cells; what is declared and not finished is listed below each table.
+
+    Args:
+        study: the study.
+        store: its results.
+        path: of the study file, for the command below each table.
+        groups: names of the groups to show; all when ``None``.
+        folder: for ``results.md``, ``results.html`` and ``figures/``.
+
+    Returns:
+        See :func:`write_study_report`.
+
+    Raises:
+        ValueError: an unknown group, or results of another configuration.
+    """
+    study.cells(list(groups) if groups else None)  # names an unknown group
+    shown = [group for group in study.groups if not groups or group.name in groups]
+    return write_study_report([_group(group, store, path) for group in shown], folder, study.title, study.text)
+
+
+def _group(group: Group, store: Store, path: str | PathLike[str]) -> StudyGroup:
+    cells, missing = [], []
+    for cell in group.cells:
+        finished = store.finished(cell)
+        if finished is None:
+            missing.append(f"{cell.title}, {cell.condition}, seed {cell.seed}")
+        else:
+            cells.append(StudyCell(cell.method, cell.title, cell.condition, cell.seed, finished.run))
+    axis = None
+    if group.x is not None:
+        name = group.x["setting"]
+        axis = SweepAxis(
+            label=group.x.get("label", name),
+            values={cell.method: float(cell.values[name]) for cell in group.cells if name in cell.values},
+            series={cell.method: cell.family for cell in group.cells if name in cell.values},
+            logarithmic=bool(group.x.get("logarithmic", False)),
+        )
+    return StudyGroup(
+        name=group.name,
+        title=group.title,
+        text=group.text,
+        cells=cells,
+        reference=group.reference,
+        x=axis,
+        command=f"hpa-lightning study run {path} --groups {group.name}",
+        missing=missing,
+        curves=group.curves,
+        matrices=group.matrices,
+    )

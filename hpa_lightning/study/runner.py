@@ -1,0 +1,241 @@
+"""Runs the cells of a study, several at a time, each as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from hpa_lightning.result_file import RESULT_FILE
+from hpa_lightning.study.grid import Cell
+from hpa_lightning.study.store import Store
+
+_LOG = "log.txt"
+_POLL_SECONDS = 0.5
+_STATUS_SECONDS = 60.0
+
+
+@dataclass
+class _Process:
+    cell: Cell
+    process: subprocess.Popen[Any]
+    lock: IO[str]
+    started: float
+    slot: int
+
+
+class Interrupted(KeyboardInterrupt):
+    """The study was asked to stop; what runs has been stopped, what is finished is kept."""
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    store: Store,
+    jobs: int | None = None,
+    say: Callable[[str], None] = lambda line: print(line, flush=True),
+) -> list[Cell]:
+    """Run every cell that is not finished, ``jobs`` at a time.
+
+    Each cell is ``hpa-lightning fit --config FOLDER/config.in.yaml`` in a process of its own, with its output in
+    ``log.txt``. The processor's cores are divided among the jobs (one OpenMP thread each if there are as many jobs as
+    cores; more threads than cores make every step wait); with GPUs each job sees one of them. A cell that was cut off
+    goes on from its newest checkpoint, if its configuration writes any, and otherwise starts again. Several of these
+    may work on one store at once. A cell that fails is reported, and the others go on.
+
+    Args:
+        cells: in the order in which they are started.
+        store: keeps the results.
+        jobs: processes at a time; by default one for each GPU, or for each core.
+        say: gets the lines of progress.
+
+    Returns:
+        The cells that failed.
+
+    Raises:
+        ValueError: ``jobs`` below 1, or a cell's results belong to another configuration.
+        Interrupted: on Ctrl-C or SIGTERM, after the running cells were stopped.
+    """
+    gpus = _gpus()
+    cores = _cores()
+    jobs = (len(gpus) or cores) if jobs is None else jobs
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}; expected at least 1.")
+    threads = max(1, cores // jobs)
+    waiting = deque(cell for cell in cells if store.finished(cell) is None)
+    say(
+        f"{len(cells)} cells, {len(cells) - len(waiting)} finished; {len(waiting)} to run, {jobs} at a time with "
+        + (f"{len(gpus)} GPUs." if gpus else f"{threads} threads each.")
+    )
+    progress = _Progress(cells, store, jobs)
+    running: list[_Process] = []
+    failed: list[Cell] = []
+    last_status = time.monotonic()
+    with _termination_as_interrupt():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    slot = min(set(range(jobs)) - {job.slot for job in running})
+                    started = _start(waiting.popleft(), store, threads, gpus[slot % len(gpus)] if gpus else None, slot)
+                    if isinstance(started, Cell):
+                        say(f"{started.key}: another process is running it; left alone.")
+                    else:
+                        running.append(started)
+                time.sleep(_POLL_SECONDS)
+                for job in [job for job in running if job.process.poll() is not None]:
+                    running.remove(job)
+                    seconds = time.monotonic() - job.started
+                    error = _end(job, store, seconds, None if gpus else threads)
+                    if error is None:
+                        progress.ended(job.cell, seconds)
+                        figures, left = _figures(job.cell, store), progress.line(waiting, running)
+                        say(f"{job.cell.key}: {figures}, {seconds:.0f} s. {left}")
+                    else:
+                        failed.append(job.cell)
+                        say(f"{job.cell.key}: FAILED, {error}")
+                if running and time.monotonic() - last_status > _STATUS_SECONDS:
+                    last_status = time.monotonic()
+                    say("  " + "; ".join(f"{job.cell.key} {_steps(job.cell, store)}" for job in running))
+        except KeyboardInterrupt:
+            for job in running:
+                _stop(job)
+            say(f"Interrupted; {len(running)} running cells were stopped. The same command goes on from here.")
+            raise Interrupted from None
+    return failed
+
+
+def _start(cell: Cell, store: Store, threads: int, gpu: str | None, slot: int) -> _Process | Cell:
+    lock = store.lock(cell)
+    if lock is None:
+        return cell
+    folder = store.folder(cell)
+    config = folder / "config.in.yaml"
+    config.write_text(yaml.safe_dump(cell.config_for(folder), sort_keys=False))
+    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    with (folder / _LOG).open("a") as log:
+        process = subprocess.Popen(
+            _command(config, newest_checkpoint(folder)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its children in order
+            pass_fds=(lock.fileno(),),  # a cell that outlives this process stays locked
+        )
+    return _Process(cell, process, lock, time.monotonic(), slot)
+
+
+def _command(config: Path, checkpoint: Path | None) -> list[str]:
+    command = [sys.executable, "-m", "hpa_lightning.cli", "fit", "--config", str(config)]
+    return command if checkpoint is None else [*command, "--ckpt_path", str(checkpoint)]
+
+
+def _end(job: _Process, store: Store, seconds: float, threads: int | None) -> str | None:
+    """Mark the cell as finished, or say why it is not."""
+    try:
+        if job.process.returncode != 0:
+            log = store.folder(job.cell) / _LOG
+            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            return f"exit status {job.process.returncode}: {lines[-1] if lines else 'no output'} (see {log})"
+        try:
+            store.finish(job.cell, seconds, threads)
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+        return None
+    finally:
+        job.lock.close()
+
+
+def _stop(job: _Process) -> None:
+    job.process.terminate()
+    try:
+        job.process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        job.process.kill()
+        job.process.wait()
+    job.lock.close()
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint anywhere in a cell's folder."""
+    found = [path for path in folder.rglob("*.ckpt") if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+class _Progress:
+    """How long the rest will take, from what has been run: a method's own mean time, or all methods'."""
+
+    def __init__(self, cells: Sequence[Cell], store: Store, jobs: int) -> None:
+        self._jobs = jobs
+        self._seconds: dict[str, list[float]] = {}
+        for cell in cells:
+            finished = store.finished(cell)
+            if finished is not None:
+                self.ended(cell, finished.seconds)
+
+    def ended(self, cell: Cell, seconds: float) -> None:
+        self._seconds.setdefault(cell.method, []).append(seconds)
+
+    def line(self, waiting: Sequence[Cell], running: Sequence[_Process]) -> str:
+        now = time.monotonic()
+        left = sum(self._expected(cell) for cell in waiting)
+        left += sum(max(0.0, self._expected(job.cell) - (now - job.started)) for job in running)
+        minutes = left / self._jobs / 60
+        return f"{len(waiting) + len(running)} left, about {minutes:.0f} min"
+
+    def _expected(self, cell: Cell) -> float:
+        known = self._seconds.get(cell.method) or [value for values in self._seconds.values() for value in values]
+        return sum(known) / len(known)
+
+
+def _figures(cell: Cell, store: Store) -> str:
+    finished = store.finished(cell)
+    assert finished is not None
+    summary = finished.run.summary()
+    return ", ".join(f"{name} {100 * summary[name]:.1f}" for name in ("AP", "BWT", "MASR"))
+
+
+def _steps(cell: Cell, store: Store) -> str:
+    """How far a running cell is, from its result file."""
+    path = store.folder(cell) / RESULT_FILE
+    if not path.exists():
+        return "starts"
+    steps = path.read_text(errors="replace").count('"phase": "evaluate"')
+    return f"{max(0, steps - 1)} tasks done"
+
+
+def _gpus() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    import torch
+
+    count = torch.cuda.device_count()
+    return visible.split(",")[:count] if visible else [str(index) for index in range(count)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _termination_as_interrupt() -> Any:
+    """SIGTERM is handled as Ctrl-C is."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,148 @@
+"""Where a study's runs are kept: a folder for each cell, and one file that holds many finished cells."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+
+from hpa_lightning.result_file import RESULT_FILE, read_results
+from hpa_lightning.results import RunResults
+from hpa_lightning.study.grid import Cell
+
+_MARK = "cell.json"
+_LOCK = "lock"
+_LONG_EVENTS = frozenset({"retention", "fusion"})
+"""One for each layer and task; left out of an archive."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished cell's results, and how it was run.
+
+    Args:
+        run: the results.
+        seconds: wall time.
+        threads: of each process, where it ran on the CPU.
+    """
+
+    run: RunResults
+    seconds: float
+    threads: int | None
+
+
+class Store:
+    """Finished cells, in a folder and in archives.
+
+    A cell counts as finished when its mark was written, after its process ended well, for the very configuration that
+    is asked for: a cell whose configuration has changed since is refused, not silently taken or run again.
+
+    Args:
+        folder: one folder for each cell, named by its key.
+        archives: files written by :meth:`archive`, that count beside the folder.
+
+    Raises:
+        FileNotFoundError: an archive does not exist.
+        ValueError: an archive is broken.
+    """
+
+    def __init__(self, folder: str | PathLike[str], archives: Iterable[str | PathLike[str]] = ()) -> None:
+        self.root = Path(folder)
+        self._archived: dict[str, dict[str, Any]] = {}
+        for path in archives:
+            self._archived |= _read_archive(Path(path))
+
+    def folder(self, cell: Cell) -> Path:
+        """The folder of a cell's run."""
+        return self.root / cell.key
+
+    def finished(self, cell: Cell) -> Finished | None:
+        """The cell's results, or ``None`` if it has not been run to its end.
+
+        Raises:
+            ValueError: there are results under the cell's name for another configuration.
+        """
+        mark = self._mark(cell)
+        if mark is None:
+            return None
+        if mark["digest"] != cell.digest:
+            raise ValueError(
+                f"{cell.key}: its results were made with another configuration (digest {mark['digest']}, now "
+                f"{cell.digest}). Give the changed method another name, or remove {self.folder(cell)} (and its line in "
+                "the archive) to run it again."
+            )
+        records = mark.get("events") or read_results(self.folder(cell))
+        return Finished(RunResults(records, self.folder(cell) / RESULT_FILE), mark["seconds"], mark.get("threads"))
+
+    def finish(self, cell: Cell, seconds: float, threads: int | None) -> None:
+        """Mark a cell as finished.
+
+        Raises:
+            ValueError: its result file lacks the scores after the last task.
+        """
+        run = RunResults.from_file(self.folder(cell))
+        scored = run.scores(len(run.tasks) - 1, "task")
+        if any(score != score for score in scored.values()):
+            raise ValueError(f"{cell.key}: the run ended without scores after its last task: {scored}.")
+        mark = {"key": cell.key, "digest": cell.digest, "seconds": round(seconds, 1), "threads": threads}
+        path = self.folder(cell) / _MARK
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(mark) + "\n")
+        partial.replace(path)
+
+    def lock(self, cell: Cell) -> IO[str] | None:
+        """Take the cell's lock, ``None`` if another process has it; closing the file or ending frees it."""
+        folder = self.folder(cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("w")
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        file.close()
+        return None
+
+    def archive(self, cells: Iterable[Cell], path: str | PathLike[str]) -> int:
+        """Write the finished cells into one file of JSON lines, beside what it already holds.
+
+        The events that tell of single layers are left out; everything that a report shows is kept.
+
+        Returns:
+            The number of cells in the file.
+        """
+        path = Path(path)
+        held = _read_archive(path) if path.exists() else {}
+        for cell in cells:
+            mark = self._mark(cell)
+            if self.finished(cell) is None or mark is None:
+                continue
+            events = mark.get("events") or read_results(self.folder(cell))
+            held[cell.key] = {**mark, "events": [event for event in events if event["event"] not in _LONG_EVENTS]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(held[key]) + "\n" for key in sorted(held)))
+        partial.replace(path)
+        return len(held)
+
+    def _mark(self, cell: Cell) -> dict[str, Any] | None:
+        path = self.folder(cell) / _MARK
+        if path.is_file():
+            return json.loads(path.read_text())
+        return self._archived.get(cell.key)
+
+
+def _read_archive(path: Path) -> dict[str, dict[str, Any]]:
+    held = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not valid JSON ({error}); restore the file.") from error
+        if not isinstance(entry, Mapping) or not {"key", "digest", "seconds", "events"} <= set(entry):
+            raise ValueError(f"{path}, line {number} is not a study's cell; expected a file of `study archive`.")
+        held[entry["key"]] = dict(entry)
+    return held

@@ -1,0 +1,233 @@
+"""The store and the runner: finished, failed, interrupted, locked and changed cells."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpa_lightning.cli import main
+from hpa_lightning.study import Cell, Store, read_study, run_cells, runner
+
+# Stands in for `hpa-lightning fit`: writes a result file, or fails, or waits, as the configuration says.
+SCRIPT = """
+import sys, time, yaml
+from pathlib import Path
+from hpa_lightning.result_file import ResultWriter
+config = yaml.safe_load(Path(sys.argv[1]).read_text())
+folder = Path(config["folder"])
+(folder / "starts").open("a").write("x")
+if config["act"] == "fail":
+    sys.exit("no such data")
+if config["act"] == "wait":
+    time.sleep(120)
+writer = ResultWriter(folder / "results.jsonl")
+writer.write({"event": "run", "method": config["title"], "seed": config["seed"], "tasks": ["a"],
+              "sets": [{"name": "a", "kind": "task"}], "commit": "c0ffee"})
+if config["act"] == "half":
+    sys.exit(0)
+score = {"event": "score", "step": 0, "after": "a", "set": "a", "kind": "task", "metric": "exact_match"}
+writer.write({**score, "score": config["seed"] / 10, "n": 5})
+writer.write({"event": "retention", "step": 0, "layer": 1, "module": "m", "retained": 1})
+"""
+
+
+def study_file(folder: Path, acts: dict[str, str], seeds: list[int]) -> Path:
+    study = {
+        "base": {"folder": "${folder}", "title": "${title}", "seed": "${seed}", "act": "run"},
+        "methods": {name: {"title": name, "config": {"act": act}} for name, act in acts.items()},
+        "groups": {"all": {"title": "All", "methods": list(acts), "seeds": seeds}},
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "stand_in.py"
+    script.write_text(SCRIPT)
+    monkeypatch.setattr(runner, "_command", lambda config, checkpoint: [sys.executable, str(script), str(config)])
+
+
+def cells_of(folder: Path, acts: dict[str, str], seeds: list[int]) -> list[Cell]:
+    return read_study(study_file(folder, acts, seeds)).cells()
+
+
+def starts(store: Store, cell: Cell) -> int:
+    path = store.folder(cell) / "starts"
+    return len(path.read_text()) if path.exists() else 0
+
+
+def test_finished_cells_are_not_run_again(stand_in: None, tmp_path: Path) -> None:
+    cells, store = cells_of(tmp_path, {"good": "run"}, [1, 2, 3]), Store(tmp_path / "store")
+    lines: list[str] = []
+    assert run_cells(cells[:2], store, jobs=2, say=lines.append) == []
+    assert run_cells(cells, store, jobs=2, say=lines.append) == []
+    assert [starts(store, cell) for cell in cells] == [1, 1, 1]
+    assert "3 cells, 2 finished; 1 to run" in "\n".join(lines) and "0 left, about 0 min" in lines[-1]
+    finished = store.finished(cells[2])
+    assert finished is not None and finished.seconds > 0 and finished.threads is not None
+    assert finished.run.summary()["AP"] == pytest.approx(0.3)
+
+
+def test_a_failure_is_reported_and_the_others_go_on(stand_in: None, tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, {"bad": "fail", "short": "half", "good": "run"}, [1])
+    store = Store(tmp_path / "store")
+    lines: list[str] = []
+    failed = run_cells(cells, store, jobs=1, say=lines.append)
+    assert [cell.method for cell in failed] == ["bad", "short"]
+    assert any("exit status 1: no such data" in line for line in lines)
+    assert any("without scores after its last task" in line for line in lines)
+    assert [store.finished(cell) is not None for cell in cells] == [False, False, True]
+    run_cells(cells, store, jobs=1, say=lines.append)
+    assert [starts(store, cell) for cell in cells] == [2, 2, 1]
+
+
+def test_a_changed_configuration_is_refused(stand_in: None, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    run_cells(cells_of(tmp_path, {"good": "run"}, [1]), store, say=lambda line: None)
+    (changed,) = cells_of(tmp_path, {"good": "half"}, [1])
+    with pytest.raises(ValueError, match="made with another configuration"):
+        store.finished(changed)
+    with pytest.raises(SystemExit, match="made with another configuration"):
+        main(["study", "run", str(tmp_path / "study.yaml"), "--store", str(tmp_path / "store")])
+
+
+def test_two_runners_do_not_share_a_cell(stand_in: None, tmp_path: Path) -> None:
+    (cell,), store = cells_of(tmp_path, {"good": "run"}, [1]), Store(tmp_path / "store")
+    held = store.lock(cell)
+    assert held is not None and store.lock(cell) is None
+    lines: list[str] = []
+    assert run_cells([cell], store, jobs=1, say=lines.append) == []
+    assert starts(store, cell) == 0 and "another process is running it" in lines[-1]
+    held.close()
+    run_cells([cell], store, jobs=1, say=lines.append)
+    assert starts(store, cell) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_study_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    """The whole command in a process of its own: no child is left behind, and what is finished is kept."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(SCRIPT)
+    path = study_file(tmp_path, {"good": "run", "slow": "wait"}, [1])
+    patched = (
+        "import sys; from hpa_lightning.study import runner; from hpa_lightning.cli import main; "
+        f"runner._command = lambda config, checkpoint: [sys.executable, {str(script)!r}, str(config)]; "
+        f"main(['study', 'run', {str(path)!r}, '--store', {str(tmp_path / 'store')!r}, '--jobs', '1'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", patched], stdout=subprocess.PIPE, text=True)
+    store, cells = Store(tmp_path / "store"), read_study(path).cells()
+    deadline = time.monotonic() + 120
+    while not starts(store, cells[1]):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "1 running cells were stopped" in output
+    assert store.finished(cells[0]) is not None and store.finished(cells[1]) is None
+    lock = store.lock(cells[1])
+    assert lock is not None, "the slow cell still runs"
+    lock.close()
+
+
+def test_archive(stand_in: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = study_file(tmp_path, {"good": "run"}, [1, 2])
+    store = Store(tmp_path / "store")
+    run_cells(read_study(path).cells(), store, say=lambda line: None)
+    arguments = [
+        "study",
+        "archive",
+        str(path),
+        "--store",
+        str(tmp_path / "store"),
+        "--output",
+        str(tmp_path / "a.jsonl"),
+    ]
+    main(arguments)
+    assert "2 cells" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert all(event["event"] != "retention" for line in lines for event in line["events"])
+
+    elsewhere = Store(tmp_path / "elsewhere", [tmp_path / "a.jsonl"])
+    for cell, summary in zip(read_study(path).cells(), (0.1, 0.2), strict=True):
+        finished = elsewhere.finished(cell)
+        assert finished is not None and finished.run.summary()["AP"] == pytest.approx(summary)
+    lines_said: list[str] = []
+    run_cells(read_study(path).cells(), elsewhere, say=lines_said.append)
+    assert "2 finished; 0 to run" in lines_said[0] and not (tmp_path / "elsewhere").exists()
+    assert elsewhere.archive(read_study(path).cells(), tmp_path / "b.jsonl") == 2
+    assert (tmp_path / "b.jsonl").read_text() == (tmp_path / "a.jsonl").read_text()
+
+
+def test_a_broken_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"key": 1}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 1"):
+        Store(tmp_path, [tmp_path / "a.jsonl"])
+
+
+def test_newest_checkpoint(tmp_path: Path) -> None:
+    assert runner.newest_checkpoint(tmp_path) is None
+    for age, name in ((5, "old"), (1, "new"), (3, "middle")):
+        path = tmp_path / "checkpoints" / f"{name}.ckpt"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.utime(path, (time.time() - age, time.time() - age))
+    assert runner.newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "new.ckpt"
+
+
+def test_one_real_cell_with_a_resume(tmp_path: Path) -> None:
+    """`hpa-lightning fit` as the runner starts it; the second time from the checkpoint that the first left behind."""
+    arguments: dict[str, Any] = {"seed": "${seed}", "steps": 1, "train_size": 16, "test_size": 2}
+    study = {
+        "base": {
+            "seed_everything": "${seed}",
+            "model": {"class_path": "hpa_lightning.modules.NanoModule"},
+            "data": {
+                "class_path": "hpa_lightning.data.nano.NanoDataModule",
+                "init_args": {**arguments, "task_order": ["charts", "digits"]},
+            },
+            "trainer": {
+                "accelerator": "cpu",
+                "max_epochs": -1,
+                "reload_dataloaders_every_n_epochs": 1,
+                "enable_progress_bar": False,
+                "logger": {
+                    "class_path": "lightning.pytorch.loggers.CSVLogger",
+                    "init_args": {"save_dir": "${folder}", "name": "", "version": ""},
+                },
+                "callbacks": [
+                    {"class_path": "hpa_lightning.callbacks.SequentialTuning"},
+                    {
+                        "class_path": "hpa_lightning.callbacks.TaskEvaluation",
+                        "init_args": {"method": "${title}", "report": False},
+                    },
+                    {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"},
+                ],
+            },
+        },
+        "methods": {"plain": {"title": "Plain"}},
+        "groups": {"all": {"title": "All", "methods": ["plain"], "seeds": [3]}},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    (cell,), store = read_study(path).cells(), Store(tmp_path / "store")
+    assert run_cells([cell], store, jobs=1, say=lambda line: None) == []
+    finished = store.finished(cell)
+    assert finished is not None and finished.run.steps == [-1, 0, 1] and finished.run.seed == 3
+    assert finished.run.method == "Plain"
+
+    (store.folder(cell) / "cell.json").unlink()
+    assert runner.newest_checkpoint(store.folder(cell)) is not None
+    assert run_cells([cell], store, jobs=1, say=lambda line: None) == []
+    again = store.finished(cell)
+    assert again is not None and again.run.summary()["AP"] == finished.run.summary()["AP"]
