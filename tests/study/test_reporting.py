@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpa_lightning.cli import main
+from hpa_lightning.result_file import ResultWriter
+from hpa_lightning.study import Store, read_study
+
+SETS = [{"name": "a", "kind": "task"}, {"name": "b", "kind": "task"}, {"name": "harm", "kind": "safety"}]
+
+
+def study_file(folder: Path) -> Path:
+    study = {
+        "title": "Retention",
+        "base": {"seed": "${seed}"},
+        "methods": {
+            "plain": {"title": "Plain"},
+            "kept": {"title": "Kept ${p} %", "grid": {"p": [10, 20]}, "config": {"p": "${p}"}},
+        },
+        "groups": {
+            "sweep": {
+                "title": "How much to keep",
+                "text": "Two shares.",
+                "methods": ["plain", "kept"],
+                "seeds": [1, 2, 3],
+                "reference": "kept[p=10]",
+                "x": {"setting": "p", "label": "kept columns (%)"},
+                "curves": ["plain"],
+                "matrices": ["plain"],
+            }
+        },
+    }
+    path = folder / "retention.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+def finish(store: Store, path: Path, leave_out: str) -> None:
+    for cell in read_study(path).cells():
+        if cell.key == leave_out:
+            continue
+        writer = ResultWriter(store.folder(cell) / "results.jsonl")
+        run = {"event": "run", "method": cell.title, "seed": cell.seed, "tasks": ["a", "b"], "sets": SETS}
+        writer.write({**run, "commit": "0123456789abcdef", "versions": {"device": "cpu"}})
+        base = 0.5 + 0.1 * cell.seed + cell.values.get("p", 0) / 1000
+        for step, after in ((-1, None), (0, "a"), (1, "b")):
+            for number, entry in enumerate(SETS):
+                score = base / (1 + number + max(step, 0))
+                values = {"metric": "m", "score": score, "n": 10, "set": entry["name"], "kind": entry["kind"]}
+                writer.write({"event": "score", "step": step, "after": after, **values})
+        store.finish(cell, 12.0, 1)
+
+
+def test_report_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, store = study_file(tmp_path), Store(tmp_path / "store")
+    finish(store, path, leave_out="default/kept-p-20/seed_2")
+    main(["study", "report", str(path), "--store", str(tmp_path / "store"), "--output", str(tmp_path / "report")])
+    assert "results.html" in capsys.readouterr().out
+    page = (tmp_path / "report" / "results.md").read_text()
+    assert "# Retention" in page and "How much to keep" in page and "Two shares." in page
+    # AP of seed s is the mean of base / 2 and base / 3 with base 0.5 + 0.1 s: mean over seeds 0.7 * 5 / 12.
+    assert "| Plain | 3 | 46.67 ± 16.56 | 29.17 ± 10.35 |" in page
+    assert "Kept 20 %, default, seed 2" in page, "what is missing is listed"
+    assert f"hpa-lightning study run {path} --groups sweep" in page and "0123456" in page
+    assert list((tmp_path / "report" / "figures").glob("*.png"))
+    assert "Kept 10 %" in (tmp_path / "report" / "results.html").read_text()
+
+
+def test_unknown_group_and_missing_output(tmp_path: Path) -> None:
+    path = study_file(tmp_path)
+    with pytest.raises(SystemExit, match="no group 'nothing'"):
+        main(["study", "report", str(path), "--output", str(tmp_path / "report"), "--groups", "nothing"])
+    with pytest.raises(SystemExit):
+        main(["study", "report", str(path)])
