@@ -40,7 +40,7 @@ class TaskEndFusion(LinearsCallback):
 
     @abstractmethod
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        """Write the weights that are kept; called without gradient tracking."""
+        """Write the weights that are kept; called without gradient tracking. Rank zero's are everyone's in the end."""
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.timed(trainer, task.index, "calibrate"):
@@ -56,6 +56,9 @@ class TaskEndFusion(LinearsCallback):
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.timed(trainer, task.index, "fuse"), torch.no_grad():
             self.fuse(trainer, pl_module, task)
+            if trainer.world_size > 1:  # what the processes computed may differ in the last bit
+                for linear in self.linears:
+                    torch.distributed.broadcast(linear.weight.data, src=0)
         rank_zero_info(f"Task {task.index} ({task.name}): fused {len(self.linears)} linear layers.")
         self.anchors = {}
         self.linears.clear()

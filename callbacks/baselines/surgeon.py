@@ -21,7 +21,7 @@ class SurgeonFusion(TaskEndFusion, CalibratedCallback):
     """Makes each layer's weight from those before and after the task and the Hessian of the layer's inputs.
 
     Layers that are fed the same tensor share one factorisation. The results of all layers are held in host memory
-    until the calibration pass is over, and rank zero's are written on every process.
+    until the calibration pass is over.
     """
 
     @abstractmethod
@@ -81,8 +81,6 @@ class SurgeonFusion(TaskEndFusion, CalibratedCallback):
             self.visit_hessians(trainer, pl_module, batches, what, visit)
         for linear in self.linears:
             weight, kept_share = results.pop(linear.name)
-            if trainer.world_size > 1:
-                weight, kept_share = trainer.strategy.broadcast((weight, kept_share))
             linear.write_(weight)
             self.record(
                 trainer,

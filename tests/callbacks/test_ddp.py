@@ -29,7 +29,10 @@ def run(script: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize(("method", "tuning"), [("in_training", "lora"), ("post_training", "full")])
+@pytest.mark.parametrize(
+    ("method", "tuning"),
+    [("in_training", "lora"), ("post_training", "full"), ("regression", "full"), ("null_space", "lora")],
+)
 def test_two_processes_agree(method: str, tuning: str, tmp_path: Path) -> None:
     run("ddp_script.py", str(tmp_path), method, tuning)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
@@ -40,7 +43,8 @@ def test_two_processes_agree(method: str, tuning: str, tmp_path: Path) -> None:
         assert first["steps"] == 6  # 24 samples in batches of 4 over two ranks, two epochs
         assert first["worst"] <= 1e-6
         assert all(torch.equal(mask, second["masks"][name]) for name, mask in first["masks"].items())
-    assert len((tmp_path / "results.jsonl").read_text().splitlines()) > 12
+    audited = method in ("in_training", "post_training")
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) > (12 if audited else 1)
 
 
 def test_processes_share_the_evaluation(tmp_path: Path) -> None:
