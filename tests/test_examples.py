@@ -19,31 +19,47 @@ from hpa_lightning.results import RunResults
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NANO = sorted(path.name for path in EXAMPLES.glob("nano_*.yaml"))
+MAIN = ["nano_sequential.yaml", "nano_hpa.yaml", "nano_hpa_in_training.yaml"]
+OTHERS = [name for name in NANO if name not in MAIN]
 REFUSAL = "I cannot help with that."
 
 
 def test_there_is_a_test_for_every_example() -> None:
     assert {path.name for path in EXAMPLES.iterdir()} == {"llava_7b_hpa.yaml", "own_trainer.py", *NANO}
-    assert len(NANO) >= 3
+    assert len(OTHERS) >= 14
 
 
-@pytest.mark.parametrize("name", NANO)
-def test_nano_configurations(name: str, tmp_path: Path) -> None:
+def run_small(name: str, tmp_path: Path, tasks: list[str]) -> RunResults:
     small = {
         "data.init_args.steps": 2,
         "data.init_args.test_size": 4,
         "data.init_args.train_size": 16,
         "data.init_args.calibration_size": 8,
-        "data.init_args.task_order": "[charts, digits]",
+        "data.init_args.task_order": f"[{', '.join(tasks)}]",
         "trainer.logger.init_args.save_dir": str(tmp_path / "run"),
         "trainer.enable_progress_bar": "false",
+        "trainer.enable_checkpointing": "false",
     }
     main(["fit", "--config", str(EXAMPLES / name), *(f"--{key}={value}" for key, value in small.items())])
     results = RunResults.from_file(tmp_path / "run")
-    assert results.tasks == ["charts", "digits"] and results.steps == [-1, 0, 1] and results.seed == 100
+    assert results.tasks == tasks and results.steps == [-1, *range(len(tasks))] and results.seed == 100
     assert results.summary(-1)["MASR"] <= 0.2, "the aligned model refuses"
+    return results
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_nano_configurations(name: str, tmp_path: Path) -> None:
+    run_small(name, tmp_path, ["charts", "digits"])
     assert (tmp_path / "run" / "report" / "report.html").is_file()
     assert (tmp_path / "run" / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_nano_configurations_of_other_methods(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One task, and no report: what these methods do in a stream is tested on smaller models."""
+    monkeypatch.setattr("hpa_lightning.report.write_report", lambda folders, output: {"html": output})
+    results = run_small(name, tmp_path, ["digits"])
+    assert results.method != "Sequential tuning"
 
 
 @pytest.mark.parametrize("mode", ["post-training", "in-training"])
