@@ -19,12 +19,12 @@ from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 class NullSpaceProjection(StepCallback, CalibratedCallback):
     """Keeps every update out of the directions that the safety inputs, and those of earlier tasks, live in.
 
-    At a task's start the Hessians of the safety inputs are gathered from the model as it is then; the eigenvectors
-    ``U`` that hold ``energy`` of the trace of ``H_s + memory_weight sum_{i<t} H_i`` are taken for each layer. From then
-    on the update is projected after every optimizer step, ``D <- D (I - U U^T)``: what the layer does to those inputs
-    does not change, and training goes around them. With LoRA that is exactly ``A <- A (I - U U^T)``. Earlier tasks
-    are remembered as Hessians, not as samples: one ``(in_features, in_features)`` fp32 matrix on the CPU for each
-    distinct layer input.
+    At a task's start the Hessians of the safety inputs are gathered from the model as it is then; for each layer the
+    eigenvectors ``U`` are taken that hold ``energy`` of the trace of ``safety_weight H_s + memory_weight sum_{i<t}
+    H_i``. From then on the update is projected after every optimizer step, ``D <- D (I - U U^T)``: what the layer does
+    to inputs along ``U`` does not change, and training goes around them. With LoRA that is exactly
+    ``A <- A (I - U U^T)``. Earlier tasks are remembered as Hessians, not as samples: one
+    ``(in_features, in_features)`` fp32 matrix on the CPU for each distinct layer input.
 
     Hooks: task start, the optimizer's step post-hook, task end (the task's Hessian, before adapters are merged).
     State: the bases, the weights before the task (full-parameter tuning only), the earlier tasks' Hessians, the
@@ -34,6 +34,7 @@ class NullSpaceProjection(StepCallback, CalibratedCallback):
 
     Args:
         energy: share of the trace that is kept from changing, in [0, 1].
+        safety_weight: weight of the safety inputs; 0 leaves them out (a control).
         memory_weight: weight of each earlier task's inputs; 0 remembers none.
         safety_data, task_data, calibration, blocks, target_modules: see :class:`CalibratedCallback`.
     """
@@ -43,7 +44,8 @@ class NullSpaceProjection(StepCallback, CalibratedCallback):
 
     def __init__(
         self,
-        energy: float = 0.95,
+        energy: float = 0.7,
+        safety_weight: float = 1.0,
         memory_weight: float = 1.0,
         safety_data: Iterable[Any] | None = None,
         task_data: Iterable[Any] | None = None,
@@ -54,9 +56,11 @@ class NullSpaceProjection(StepCallback, CalibratedCallback):
         super().__init__(safety_data, task_data, calibration, blocks, target_modules)
         if not 0.0 <= energy <= 1.0:
             raise ValueError(f"energy is {energy}; expected a share of the trace in [0, 1].")
-        if not 0.0 <= memory_weight < float("inf"):
-            raise ValueError(f"memory_weight is {memory_weight}; expected a finite number >= 0.")
+        for name, value in (("safety_weight", safety_weight), ("memory_weight", memory_weight)):
+            if not 0.0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value}; expected a finite number >= 0.")
         self.energy = energy
+        self.safety_weight = safety_weight
         self.memory_weight = memory_weight
         self._anchors: dict[str, Tensor] = {}
         self._bases: dict[str, Tensor] = {}
@@ -70,7 +74,7 @@ class NullSpaceProjection(StepCallback, CalibratedCallback):
             batches = self.safety_batches(trainer, pl_module)
             safety, self._first = self.hessians(trainer, pl_module, batches, "safety")
             for name, hessian in safety.items():
-                kept = hessian + self.memory_weight * self._memory.get(name, torch.zeros(()))
+                kept = self.safety_weight * hessian + self.memory_weight * self._memory.get(name, torch.zeros(()))
                 basis = F.dominant_subspace(kept.to(pl_module.device), self.energy)
                 # What a rank computes by itself may differ in the last bit from what another one does.
                 self._bases[name] = trainer.strategy.broadcast(basis)

@@ -96,7 +96,9 @@ class Study:
     groups: tuple[Group, ...]
 
     def cells(self, groups: list[str] | None = None) -> list[Cell]:
-        """Every cell once, seed by seed within each group, so that an interrupted study has whole seeds.
+        """Every run once, seed by seed within each group, so that an interrupted study has whole seeds.
+
+        Of cells that are the same run under several names, the first one stands for all.
 
         Raises:
             ValueError: a group that the study does not have.
@@ -109,7 +111,7 @@ class Study:
         found: dict[str, Cell] = {}
         for group in chosen:
             for cell in sorted(group.cells, key=lambda cell: [c.seed for c in group.cells].index(cell.seed)):
-                found.setdefault(cell.key, cell)
+                found.setdefault(cell.digest, cell)
         return list(found.values())
 
 

@@ -40,7 +40,8 @@ class Store:
     """Finished cells, in a folder and in archives.
 
     A cell counts as finished when its mark was written, after its process ended well, for the very configuration that
-    is asked for: a cell whose configuration has changed since is refused, not silently taken or run again.
+    is asked for: a cell whose configuration has changed since is refused, not silently taken or run again. A run that
+    stands in a study under several names is found under each of them.
 
     Args:
         folder: one folder for each cell, named by its key.
@@ -56,6 +57,10 @@ class Store:
         self._archived: dict[str, dict[str, Any]] = {}
         for path in archives:
             self._archived |= _read_archive(Path(path))
+        self._keys = {mark["digest"]: key for key, mark in self._archived.items()}
+        for path in self.root.glob(f"*/*/*/{_MARK}"):
+            mark = json.loads(path.read_text())
+            self._keys[mark["digest"]] = mark["key"]
 
     def folder(self, cell: Cell) -> Path:
         """The folder of a cell's run."""
@@ -67,17 +72,12 @@ class Store:
         Raises:
             ValueError: there are results under the cell's name for another configuration.
         """
-        mark = self._mark(cell)
+        mark = self._found(cell)
         if mark is None:
             return None
-        if mark["digest"] != cell.digest:
-            raise ValueError(
-                f"{cell.key}: its results were made with another configuration (digest {mark['digest']}, now "
-                f"{cell.digest}). Give the changed method another name, or remove {self.folder(cell)} (and its line in "
-                "the archive) to run it again."
-            )
-        records = mark.get("events") or read_results(self.folder(cell))
-        return Finished(RunResults(records, self.folder(cell) / RESULT_FILE), mark["seconds"], mark.get("threads"))
+        folder = self.root / mark["key"]
+        records = mark.get("events") or read_results(folder)
+        return Finished(RunResults(records, folder / RESULT_FILE), mark["seconds"], mark.get("threads"))
 
     def finish(self, cell: Cell, seconds: float, threads: int | None) -> None:
         """Mark a cell as finished.
@@ -94,6 +94,7 @@ class Store:
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(mark) + "\n")
         partial.replace(path)
+        self._keys[cell.digest] = cell.key
 
     def lock(self, cell: Cell) -> IO[str] | None:
         """Take the cell's lock, ``None`` if another process has it; closing the file or ending frees it."""
@@ -117,22 +118,34 @@ class Store:
         path = Path(path)
         held = _read_archive(path) if path.exists() else {}
         for cell in cells:
-            mark = self._mark(cell)
-            if self.finished(cell) is None or mark is None:
-                continue
-            events = mark.get("events") or read_results(self.folder(cell))
-            held[cell.key] = {**mark, "events": [event for event in events if event["event"] not in _LONG_EVENTS]}
+            mark = self._found(cell)
+            if mark is not None:
+                events = mark.get("events") or read_results(self.root / mark["key"])
+                short = [event for event in events if event["event"] not in _LONG_EVENTS]
+                held[mark["key"]] = {**mark, "events": short}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(held[key]) + "\n" for key in sorted(held)))
         partial.replace(path)
         return len(held)
 
-    def _mark(self, cell: Cell) -> dict[str, Any] | None:
-        path = self.folder(cell) / _MARK
-        if path.is_file():
+    def _found(self, cell: Cell) -> dict[str, Any] | None:
+        mark = self._mark(cell.key) or self._mark(self._keys.get(cell.digest, ""))
+        if mark is None:
+            return None
+        if mark["digest"] != cell.digest:
+            raise ValueError(
+                f"{cell.key}: its results were made with another configuration (digest {mark['digest']}, now "
+                f"{cell.digest}). Give the changed method another name, or remove {self.folder(cell)} (and its line in "
+                "the archive) to run it again."
+            )
+        return mark
+
+    def _mark(self, key: str) -> dict[str, Any] | None:
+        path = self.root / key / _MARK
+        if key and path.is_file():
             return json.loads(path.read_text())
-        return self._archived.get(cell.key)
+        return self._archived.get(key)
 
 
 def _read_archive(path: Path) -> dict[str, dict[str, Any]]:

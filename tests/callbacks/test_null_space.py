@@ -76,7 +76,7 @@ def test_safety_inputs_see_no_update(lora: bool, optimizer: str, trainer: str, t
 
 def test_the_second_task_stays_out_of_the_first_ones_inputs_too(tmp_path: Path) -> None:
     module = foreign_module(OPTIMIZERS["adamw_decay"], True)
-    projection = NullSpaceProjection(energy=0.8, memory_weight=0.5, **calibration_data())
+    projection = NullSpaceProjection(energy=0.8, safety_weight=2.0, memory_weight=0.5, **calibration_data())
     fit(module, [projection], tmp_path / "first")
     names = list(dense(module))
     task = inputs_of(module, list(token_loader(1, 20))[:3], names)  # 12 samples
@@ -92,13 +92,13 @@ def test_the_second_task_stays_out_of_the_first_ones_inputs_too(tmp_path: Path) 
 
     fit(module, [projection, Keep()], tmp_path / "second")
     for name in names:
-        expected = basis_of(hessian(safety[name]) + 0.5 * hessian(task[name]), 0.8)
+        expected = basis_of(2.0 * hessian(safety[name]) + 0.5 * hessian(task[name]), 0.8)
         assert seen[name].shape == expected.shape
         assert np.linalg.norm(expected.T @ seen[name]) ** 2 == pytest.approx(expected.shape[1], rel=1e-3)
     assert any(not torch.equal(before[name], weight) for name, weight in dense(module).items())
 
 
-@pytest.mark.parametrize("options", [{"energy": 1.2}, {"memory_weight": -1.0}])
+@pytest.mark.parametrize("options", [{"energy": 1.2}, {"safety_weight": float("nan")}, {"memory_weight": -1.0}])
 def test_settings_are_checked(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected a"):
         NullSpaceProjection(**options)

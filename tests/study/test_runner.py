@@ -169,6 +169,20 @@ def test_archive(stand_in: None, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (tmp_path / "b.jsonl").read_text() == (tmp_path / "a.jsonl").read_text()
 
 
+def test_one_run_under_two_names_is_run_once(stand_in: None, tmp_path: Path) -> None:
+    path = study_file(tmp_path, {"first": "run", "second": "run"}, [1])
+    study, store = read_study(path), Store(tmp_path / "store")
+    both = study.groups[0].cells
+    assert [cell.method for cell in both] == ["first", "second"] and both[0].digest == both[1].digest
+    assert run_cells(study.cells(), store, say=lambda line: None) == []
+    assert [starts(store, cell) for cell in both] == [1, 0]
+    assert store.archive(study.cells(), tmp_path / "a.jsonl") == 1
+    for later in (store, Store(tmp_path / "store"), Store(tmp_path / "elsewhere", [tmp_path / "a.jsonl"])):
+        found = [later.finished(cell) for cell in both]
+        assert all(f is not None and f.run.summary()["AP"] == pytest.approx(0.1) for f in found)
+    assert Store(tmp_path / "elsewhere", [tmp_path / "a.jsonl"]).archive([both[1]], tmp_path / "b.jsonl") == 1
+
+
 def test_a_broken_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"key": 1}\n')
     with pytest.raises(ValueError, match=r"a\.jsonl, line 1"):
