@@ -1,4 +1,4 @@
-"""The studies beside the package run; here a small one, twice."""
+"""The studies beside the package run, on small streams."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ import math
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from hpa_lightning import demo
 from hpa_lightning.data.nano import NanoDataModule
 from hpa_lightning.modules import NanoModule
 
-STUDY = Path(__file__).parent.parent / "studies" / "one_step.py"
+STUDIES = Path(__file__).parent.parent / "studies"
 
 
-@pytest.fixture(scope="module")
-def one_step():
-    spec = importlib.util.spec_from_file_location("one_step", STUDY)
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, STUDIES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_variants_are_measured_once_and_training_goes_on_from_the_whole_update(
-    one_step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    one_step = load("one_step")
     path = tmp_path / "variants.jsonl"
     monkeypatch.setattr(one_step, "SAFETY_SAMPLES", (8, 16))
     small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4, "task_order": ["driving", "digits"]}
@@ -43,3 +45,27 @@ def test_variants_are_measured_once_and_training_goes_on_from_the_whole_update(
     assert len(found) == 2 + 3 + 4 + 7 + 4 + 6
     assert all(0 <= entry["MASR"] <= 1 and math.isfinite(entry["old"]) for entry in found.values())
     assert one_step.table(path).count("\n") == len(found) + 1
+
+
+def test_shares_of_an_update_along_the_safety_directions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subspaces = load("subspaces")
+    draw = np.random.default_rng(0)
+    update, task = draw.normal(size=(3, 4)), np.diag([1.0, 2.0, 3.0, 4.0])
+    safety = np.diag([8.0, 1.0, 0.5, 0.5])
+    found = subspaces.subspace_shares(*(torch.tensor(value) for value in (update, safety, task)), 0.75)
+    squares = (update**2).sum(axis=0)
+    expected = {
+        "directions": 1 / 4,
+        "task_inputs": 1 / 10,
+        "update": squares[0] / squares.sum(),
+        "on_safety": 8 * squares[0] / (squares @ np.diag(safety)),
+        "on_task": (squares[1:] @ np.diag(task)[1:]) / (squares @ np.diag(task)),
+    }
+    assert found == pytest.approx(expected)
+
+    path = tmp_path / "subspaces.jsonl"
+    small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4, "task_order": ["driving", "digits"]}
+    monkeypatch.setattr(demo, "NanoDataModule", partial(NanoDataModule, **small))
+    demo.fit_nano(0, [subspaces.UpdateSubspaces(path, 0, safety_samples=8)], tmp_path)
+    assert len(path.read_text().splitlines()) == 2 * 28 * 4
+    assert subspaces.table(path).count("\n") == 5
