@@ -39,11 +39,12 @@ def report_study(
 
 
 def _group(group: Group, store: Store, path: str | PathLike[str]) -> StudyGroup:
-    cells, missing = [], []
+    cells: list[StudyCell] = []
+    seeds: dict[tuple[str, str], list[int]] = {}  # of what is missing
     for cell in group.cells:
         finished = store.finished(cell)
         if finished is None:
-            missing.append(f"{cell.title}, {cell.condition}, seed {cell.seed}")
+            seeds.setdefault((cell.title, cell.condition), []).append(cell.seed)
         else:
             cells.append(StudyCell(cell.method, cell.title, cell.condition, cell.seed, finished.run))
     axis = None
@@ -63,7 +64,10 @@ def _group(group: Group, store: Store, path: str | PathLike[str]) -> StudyGroup:
         reference=group.reference,
         x=axis,
         command=f"hpa-lightning study run {path} --groups {group.name}",
-        missing=missing,
+        missing=[
+            f"{title} ({condition}), seed{'s' * (len(found) > 1)} {' '.join(map(str, found))}"
+            for (title, condition), found in seeds.items()
+        ],
         curves=group.curves,
         matrices=group.matrices,
     )
