@@ -103,28 +103,12 @@ class SelectingCallback(CalibratedCallback):
             if settings.saliency == "multiply":
                 divisors = 1 / divisors[0], 1 / divisors[1]
             epsilon, zeta = (linear.column_focus(anchor, divisor) for divisor in divisors)
-            percent = F.retention_percent(linear.layer, len(self._blocks), settings.p_min, settings.p_max)
-            focus_percent = min(100.0, settings.focus_ratio * percent)
-            alpha = F.balance_coefficient(epsilon, zeta, settings.alpha_min, settings.alpha_max)
-            if settings.reverse_alpha:
-                alpha = settings.alpha_min + settings.alpha_max - alpha
-            mask = _retained(settings.rule, epsilon, zeta, percent, focus_percent, alpha, f"{task.index} {linear.name}")
-            safety_focused, task_focused = F.partition_columns(epsilon, zeta, focus_percent)
-            retained[linear.name] = mask
-            audit.append(
-                {
-                    "step": task.index,
-                    "task": task.name,
-                    "layer": linear.layer,
-                    "module": linear.name,
-                    "columns": linear.in_features,
-                    "retained": int(mask.sum()),
-                    "safety_focused": int(safety_focused.sum()),
-                    "task_focused": int(task_focused.sum()),
-                    "shared": int((safety_focused & task_focused).sum()),
-                    "alpha": float(alpha),
-                }
+            mask, entry = select_columns(
+                settings, epsilon, zeta, linear.layer, len(self._blocks), f"{task.index} {linear.name}"
             )
+            retained[linear.name] = mask
+            identity = {"step": task.index, "task": task.name, "layer": linear.layer, "module": linear.name}
+            audit.append({**identity, **entry})
         if trainer.world_size > 1:
             on_cpu = trainer.strategy.broadcast({name: mask.cpu() for name, mask in retained.items()})
             retained = {name: on_cpu[name].to(mask.device) for name, mask in retained.items()}
@@ -146,6 +130,39 @@ class SelectingCallback(CalibratedCallback):
             trainer.logger.log_metrics(
                 {f"retention/{name}": value for name, value in means if math.isfinite(value)}, step=trainer.global_step
             )
+
+
+def select_columns(
+    settings: RetentionSettings, safety_focus: Tensor, task_focus: Tensor, layer: int, layers: int, label: str = ""
+) -> tuple[Tensor, dict[str, Any]]:
+    """Select the columns that one linear layer retains (steps 1 and 2 of HPA).
+
+    Args:
+        settings: shares and weights.
+        safety_focus: eps, ``(in_features,)``.
+        task_focus: zeta, ``(in_features,)``.
+        layer: the layer's decoder block, counted from 1.
+        layers: number of decoder blocks.
+        label: what a random selection is drawn by.
+
+    Returns:
+        A boolean ``(in_features,)``, True keeps the old column; and how many columns are of which kind, and alpha.
+    """
+    percent = F.retention_percent(layer, layers, settings.p_min, settings.p_max)
+    focus_percent = min(100.0, settings.focus_ratio * percent)
+    alpha = F.balance_coefficient(safety_focus, task_focus, settings.alpha_min, settings.alpha_max)
+    if settings.reverse_alpha:
+        alpha = settings.alpha_min + settings.alpha_max - alpha
+    mask = _retained(settings.rule, safety_focus, task_focus, percent, focus_percent, alpha, label)
+    safety_focused, task_focused = F.partition_columns(safety_focus, task_focus, focus_percent)
+    return mask, {
+        "columns": len(mask),
+        "retained": int(mask.sum()),
+        "safety_focused": int(safety_focused.sum()),
+        "task_focused": int(task_focused.sum()),
+        "shared": int((safety_focused & task_focused).sum()),
+        "alpha": float(alpha),
+    }
 
 
 def _retained(

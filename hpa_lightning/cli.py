@@ -1,4 +1,4 @@
-"""The command `hpa-lightning`: Lightning's `fit`, `validate`, `test`, `predict`, and `demo`, `study`, `report`."""
+"""The command `hpa-lightning`: Lightning's `fit`, `validate`, `test`, `predict`; `demo`, `fuse`, `study`, `report`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ Lightning commands (`hpa-lightning COMMAND --help` lists every option; all can b
 
 Other commands:
   demo       sequential tuning against both modes of HPA on the embedded benchmark, one table
+  fuse       post-training HPA on two checkpoints that were trained elsewhere
   study      a grid of runs from one YAML file: run, status, report, archive
   report     tables, plots and one HTML page from the result folders of earlier runs
 """
@@ -35,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _demo(rest)
     elif command == "report":
         _report(rest)
+    elif command == "fuse":
+        from hpa_lightning.fuse.command import fuse_command
+
+        fuse_command(rest)
     elif command == "study":
         from hpa_lightning.study.command import study_command
 

@@ -1,0 +1,129 @@
+"""A base model with a peft LoRA adapter, read as if it had been merged."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from hpa_lightning.fuse.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, TensorFiles, rename_keys
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
+_LLAVA_FILE = "non_lora_trainables.bin"  # written by LLaVA's own training code
+_CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Whether the folder holds a peft adapter and no whole model."""
+    whole = any((Path(folder) / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
+    return (Path(folder) / CONFIG_FILE).is_file() and not whole
+
+
+class AdaptedCheckpoint(Checkpoint):
+    """``W + scaling * B @ A`` in fp32 for each adapted layer of a base model; every other tensor is the base's.
+
+    Args:
+        base: the model's folder.
+        adapter: peft's folder: adapter_config.json and adapter_model.safetensors. Plain LoRA, rank-stabilised or not.
+
+    Raises:
+        ValueError: anything but plain LoRA (DoRA, trained biases, embeddings, ``modules_to_save``, initialisations that
+            change the base), or layers that the base does not have.
+    """
+
+    def __init__(self, base: str | Path, adapter: str | Path) -> None:
+        super().__init__(base)
+        self.adapter = Path(adapter)
+        self._settings: dict[str, Any] = json.loads((self.adapter / CONFIG_FILE).read_text(encoding="utf-8"))
+        self._check_settings()
+        if not (self.adapter / WEIGHTS_FILE).is_file():
+            raise ValueError(f"{self.adapter} holds no {WEIGHTS_FILE}; expected an adapter saved as safetensors.")
+        self._factors = TensorFiles(self.adapter, [WEIGHTS_FILE])
+        self._modules: dict[str, str] = {}
+
+    @property
+    def adapted(self) -> list[str]:
+        """Names of the weights that the adapter changes, in the model's order; known once bound."""
+        return list(self._modules)
+
+    def bind(self, model: nn.Module) -> None:
+        super().bind(model)
+        parts: dict[str, set[str]] = {}
+        for key in self._factors.stored:
+            match = _KEY.match(key)
+            if match is None:
+                raise ValueError(
+                    f"{self.adapter} holds {key}; expected lora_A and lora_B of linear layers alone (no DoRA, trained "
+                    "biases, embeddings or modules_to_save). Merge the adapter with peft and pass the merged folder."
+                )
+            parts.setdefault(match["module"], set()).add(match["factor"])
+        names = rename_keys(model, [f"{module}.weight" for module in parts])
+        order = {name: position for position, name in enumerate(model.state_dict())}
+        found: dict[str, str] = {}
+        for module, factors in parts.items():
+            name = names[f"{module}.weight"]
+            if name not in self or len(self.stored(name).shape) != 2:
+                raise ValueError(f"{self.adapter} adapts {module}, which is no linear layer of {self.folder}.")
+            if factors != {"A", "B"}:
+                raise ValueError(f"{self.adapter} holds lora_{factors.pop()} of {module} alone; expected A and B.")
+            (rows, columns), a, b = self.stored(name).shape, self._shape(module, "A"), self._shape(module, "B")
+            if a[1:] != (columns,) or b != (rows, a[0]):
+                raise ValueError(f"{self.adapter}: A {a} and B {b} do not fit {module}, {(rows, columns)}.")
+            found[name] = module
+        self._modules = {name: found[name] for name in sorted(found, key=order.__getitem__)}
+
+    def tensor(self, name: str) -> Tensor:
+        """Read the tensor of that name; fp32 where the adapter changes it."""
+        weight = super().tensor(name)
+        module = self._modules.get(name)
+        if module is None:
+            return weight
+        a, b = (self._factors.read(self._factor_key(module, factor)).float() for factor in "AB")
+        return torch.addmm(weight.float(), b, a, alpha=self._scaling(module, a.shape[0]))
+
+    def inputs(self) -> list[Path]:
+        return [*super().inputs(), self.adapter / CONFIG_FILE, self.adapter / WEIGHTS_FILE]
+
+    def _scaling(self, module: str, rank: int) -> float:
+        pattern = self._settings.get("alpha_pattern") or {}
+        alpha = pattern.get(get_pattern_key(list(pattern), module), self._settings["lora_alpha"])
+        return alpha / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
+
+    def _factor_key(self, module: str, factor: str) -> str:
+        return f"base_model.model.{module}.lora_{factor}.weight"
+
+    def _shape(self, module: str, factor: str) -> tuple[int, ...]:
+        return self._factors.stored[self._factor_key(module, factor)].shape
+
+    def _check_settings(self) -> None:
+        settings = self._settings
+        initialised = settings.get("init_lora_weights", True)
+        refused = {
+            f"peft_type {settings.get('peft_type')}": settings.get("peft_type") != "LORA",
+            "DoRA": bool(settings.get("use_dora")),
+            "QA-LoRA": bool(settings.get("use_qalora")),
+            "modules_to_save": bool(settings.get("modules_to_save")),
+            "trainable_token_indices": bool(settings.get("trainable_token_indices")),
+            "layer_replication": bool(settings.get("layer_replication")),
+            "target_parameters": bool(settings.get("target_parameters")),
+            f"bias={settings.get('bias')!r}": settings.get("bias", "none") != "none" or bool(settings.get("lora_bias")),
+            "fan_in_fan_out": bool(settings.get("fan_in_fan_out")),
+            f"init_lora_weights={initialised!r}, which changes the base": isinstance(initialised, str)
+            and initialised.lower().startswith(_CHANGES_BASE),
+            f"{_LLAVA_FILE}, weights tuned beside the adapter": (self.adapter / _LLAVA_FILE).is_file(),
+        }
+        found = [name for name, present in refused.items() if present]
+        if found:
+            raise ValueError(
+                f"{self.adapter} uses {', '.join(found)}; expected plain LoRA on linear layers. Merge the adapter with "
+                "peft (merge_and_unload, save_pretrained) and pass the merged folder as --after."
+            )

@@ -1,0 +1,371 @@
+"""Fuses two checkpoints with HPA: calibrate on either one, then layer by layer write what is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hpa_lightning import functional as F
+from hpa_lightning.calibration import visit_hessians
+from hpa_lightning.callbacks.calibrated import CalibrationSettings
+from hpa_lightning.callbacks.running import valid_positions
+from hpa_lightning.callbacks.selecting import RetentionSettings, select_columns
+from hpa_lightning.data.collate import MLLMCollator
+from hpa_lightning.data.formats import as_records
+from hpa_lightning.data.records import Record, message_text
+from hpa_lightning.functional import HessianAccumulator
+from hpa_lightning.fuse.adapted import AdaptedCheckpoint, is_adapter
+from hpa_lightning.fuse.checkpoint import Checkpoint
+from hpa_lightning.fuse.output import PartialOutput, write_tensors
+from hpa_lightning.fuse.streaming import StreamedModel, empty_model
+from hpa_lightning.metrics.judges import StringRefusalJudge
+from hpa_lightning.modules.linears import TunedLinear, find_tuned_linears
+from hpa_lightning.modules.loading import load_processor
+
+SAFETY, TASK = "safety", "task"
+
+Data = str | Path | Sequence[Record]
+
+
+def fuse_checkpoints(
+    before: str | Path,
+    after: str | Path,
+    output: str | Path,
+    safety_data: Data | None = None,
+    task_data: Data | None = None,
+    *,
+    image_folder: str | Path | None = None,
+    retention: RetentionSettings | None = None,
+    calibration: CalibrationSettings | None = None,
+    orthogonal: bool = True,
+    target_modules: Sequence[str] | None = None,
+    device: str | torch.device = "cpu",
+    chat_template: str | None = None,
+    max_length: int | None = None,
+    diagonals: str | Path | None = None,
+    save_diagonals: str | Path | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Write the HPA fusion of a model before and after tuning as one Hugging Face folder.
+
+    The safety inputs run through the model before, the task inputs through the one after, one decoder block in memory
+    at a time. Then every linear layer of the decoder blocks that tuning has changed keeps its retained columns from
+    before and gets the rest of the update without its component along the old weight. Whatever else the model after
+    holds is kept byte for byte, in the same files; layers of the adapter that are not fused are merged.
+
+    The work is done in ``OUTPUT.partial``, which becomes ``OUTPUT`` when everything is there. After an interruption the
+    same call goes on: finished blocks are neither calibrated nor fused again.
+
+    Source: HPA (arXiv 2511.20158), Algorithm 1. Decision: the model before is read in the dtype of the one after, as
+    whoever tuned it has. Decision: of a data set larger than asked for, records at even distances are taken.
+
+    Args:
+        before: folder of the aligned model, safetensors.
+        after: folder of the tuned model, or of a peft adapter (plain LoRA) on ``before``.
+        output: folder to be made.
+        safety_data: harmful inputs answered with refusals: a LLaVA- or chat-format file, or records.
+        task_data: samples of the task that the model was tuned on, likewise.
+        image_folder: where relative image paths of both start from; the data file's own folder when ``None``.
+        retention: shares and weights; the paper's when ``None``.
+        calibration: sizes and damping; the paper's when ``None``.
+        orthogonal: take the component along the old weight out of the update (step 3).
+        target_modules: last names of the linear layers to fuse; all in the decoder blocks when ``None``.
+        device: where the blocks are computed.
+        chat_template: in place of the processor's; ``"plain"`` for a model that has seen none.
+        max_length: longest calibration sequence in tokens.
+        diagonals: a file that ``save_diagonals`` has written. What it holds is not calibrated again, and its data are
+            not needed.
+        save_diagonals: file for diag(H^-1) of every fused layer, under ``safety/`` and ``task/`` and the layer's name.
+        progress: show progress bars.
+
+    Returns:
+        The audit that stands in ``audit.json``.
+
+    Raises:
+        ValueError: models that do not belong together, tensors that are missing, data without answers, an output that
+            exists, an interrupted run with other settings, or nothing that tuning has changed.
+    """
+    job = _Job(
+        before,
+        after,
+        retention or RetentionSettings(),
+        calibration or CalibrationSettings(),
+        orthogonal,
+        list(target_modules) if target_modules is not None else None,
+        torch.device(device),
+        progress,
+    )
+    data = {SAFETY: safety_data, TASK: task_data}
+    known = _read_diagonals(diagonals, job) if diagonals is not None else {SAFETY: {}, TASK: {}}
+    records = {what: _records(what, data[what], image_folder, job) for what in (SAFETY, TASK) if not known[what]}
+    settings = {
+        "retention": dataclasses.asdict(job.retention),
+        "calibration": dataclasses.asdict(job.calibration),
+        "orthogonal": orthogonal,
+        "target modules": job.target_modules,
+        "chat template": chat_template,
+        "longest sequence": max_length,
+    }
+    files = [*job.before.inputs(), *job.after.inputs()]
+    files += [Path(item) for item in (safety_data, task_data, diagonals) if isinstance(item, str | Path)]
+    result = PartialOutput(
+        output,
+        {
+            **settings,
+            "version": version("hpa-lightning"),
+            "inputs": {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
+            "records": {what: [record.id for record in chosen] for what, chosen in records.items()},
+        },
+    )
+    result.copy_weights(job.after, job.merged)
+    for what, checkpoint in ((SAFETY, job.before), (TASK, job.after)):
+        for block in range(job.blocks):
+            if known[what] and not result.has_diagonals(what, block):
+                result.save_diagonals(what, block, {layer.name: known[what][layer.name] for layer in job.layers[block]})
+        if what in records:
+            _calibrate(what, checkpoint, records[what], job, result, chat_template, max_length)
+    if save_diagonals is not None:
+        _write_diagonals(Path(save_diagonals), job, result)
+    for block in tqdm(range(job.blocks), desc="Fusing", disable=not progress):
+        if not result.has_block(block):
+            _fuse_block(block, job, result)
+    layers = result.audit(job.blocks)
+    audit = {
+        "before": str(before),
+        "after": str(after),
+        "versions": {name: version(name) for name in ("hpa-lightning", "torch", "transformers")}
+        | {"python": platform.python_version()},
+        "settings": settings,
+        "diagonals": str(diagonals) if diagonals is not None else None,
+        "samples": {what: len(chosen) for what, chosen in records.items()},
+        "safety_answers_refused": _refused(records[SAFETY]) if SAFETY in records else None,
+        "unchanged": [entry["module"] for entry in layers if "retained" not in entry],
+        "layers": [entry for entry in layers if "retained" in entry],
+    }
+    result.finish(job.before, job.after, audit)
+    return audit
+
+
+class _Job:
+    """The two checkpoints, checked against each other, and the layers to fuse."""
+
+    def __init__(
+        self,
+        before: str | Path,
+        after: str | Path,
+        retention: RetentionSettings,
+        calibration: CalibrationSettings,
+        orthogonal: bool,
+        target_modules: list[str] | None,
+        device: torch.device,
+        progress: bool,
+    ) -> None:
+        self.retention = retention
+        self.calibration = calibration
+        self.orthogonal = orthogonal
+        self.target_modules = target_modules
+        self.device = device
+        self.progress = progress
+        self.before = Checkpoint(before)
+        self.after = AdaptedCheckpoint(before, after) if is_adapter(after) else Checkpoint(after)
+        kinds = [(item.config.model_type, item.config.architectures) for item in (self.before, self.after)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"before and after are different models: {kinds[0]} and {kinds[1]}.")
+        for checkpoint in (self.before, self.after):
+            model = empty_model(checkpoint.config, checkpoint.dtype)
+            checkpoint.bind(model)
+        blocks, linears = find_tuned_linears(model, target_modules=target_modules)
+        weights = {f"{linear.name}.weight" for linear in linears}
+        adapted = set(self.after.adapted) if isinstance(self.after, AdaptedCheckpoint) else weights
+        self.blocks = len(blocks)
+        self.layers: list[list[TunedLinear]] = [[] for _ in blocks]
+        for linear in linears:
+            if f"{linear.name}.weight" in adapted:
+                self.layers[linear.layer - 1].append(linear)
+        self.merged = sorted(adapted - weights)
+        names = [f"{linear.name}.weight" for layers in self.layers for linear in layers]
+        for checkpoint in (self.before, self.after):
+            checkpoint.need(names)
+        for name in names:
+            shapes = self.before.stored(name).shape, self.after.stored(name).shape
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"{name} has the shape {shapes[0]} before and {shapes[1]} after.")
+        if not any(_changed(*self.weights(name)) for name in names):
+            raise ValueError(
+                f"no linear layer of the decoder blocks differs between {self.before.folder} and {after}; there is "
+                "nothing to fuse."
+            )
+
+    def weights(self, name: str) -> tuple[Tensor, Tensor]:
+        """The weight before, in the dtype that is written, and the one after."""
+        return self.before.tensor(name).to(self.after.stored(name).dtype), self.after.tensor(name)
+
+
+def _changed(old: Tensor, new: Tensor) -> bool:
+    return not torch.equal(old.to(new.dtype), new)
+
+
+def _calibrate(
+    what: str,
+    checkpoint: Checkpoint,
+    records: Sequence[Record],
+    job: _Job,
+    result: PartialOutput,
+    chat_template: str | None,
+    max_length: int | None,
+) -> None:
+    """Run the records through the model and keep diag(H^-1) of each block that is not finished."""
+    pending = [block for block in range(job.blocks) if job.layers[block] and not result.has_diagonals(what, block)]
+    if not pending:
+        return
+    stream = StreamedModel(checkpoint, job.device)
+    collator = MLLMCollator(_processor(checkpoint, job), max_length, chat_template)
+    modules = dict(stream.model.named_modules())
+    linears: dict[str, nn.Module] = {
+        layer.name: modules[layer.name] for block in pending for layer in job.layers[block]
+    }
+    block_of = {layer.name: block for block in pending for layer in job.layers[block]}
+    batches = list(_batches(records, collator, job, checkpoint.dtype))
+
+    def keep(accumulators: Mapping[str, HessianAccumulator]) -> None:
+        computed = {
+            id(accumulator): accumulator.inverse_diagonal() / (1 if job.calibration.normalized else accumulator.count)
+            for accumulator in {id(item): item for item in accumulators.values()}.values()
+        }
+        diagonals = {name: computed[id(accumulator)].clone() for name, accumulator in accumulators.items()}
+        result.save_diagonals(what, block_of[next(iter(diagonals))], diagonals)
+
+    bar = tqdm(total=job.blocks, desc=f"Calibrating ({what})", disable=not job.progress)
+
+    def advance(done: int, total: int) -> None:
+        bar.update()
+
+    with bar, stream:
+        visit_hessians(
+            stream.forward,
+            batches,
+            stream.blocks,
+            linears,
+            keep,
+            damping=job.calibration.damping,
+            valid_positions=valid_positions,
+            on_block=advance,
+        )
+
+
+def _fuse_block(block: int, job: _Job, result: PartialOutput) -> None:
+    audit: list[dict[str, Any]] = []
+
+    def fused() -> Iterator[tuple[Any, Tensor]]:
+        diagonals = {what: result.load_diagonals(what, block) for what in (SAFETY, TASK)} if job.layers[block] else {}
+        for layer in job.layers[block]:
+            name = f"{layer.name}.weight"
+            entry: dict[str, Any] = {"layer": layer.layer, "module": layer.name}
+            audit.append(entry)
+            old, new = (weight.to(job.device) for weight in job.weights(name))
+            if not _changed(old, new):
+                continue
+            try:
+                update = new.float() - old.float()
+                focus = [F.column_focus(update, diagonals[what][layer.name].to(job.device)) for what in (SAFETY, TASK)]
+                retained, selection = select_columns(job.retention, *focus, layer.layer, job.blocks, layer.name)
+                scale = float(F.projection_scale(old, new)) if job.orthogonal else 0.0
+                weight = F.fuse(old, new, retained, job.orthogonal)
+            except ValueError as error:
+                raise ValueError(f"{layer.name}: {error}") from error
+            entry.update(selection, projection_scale=scale)
+            yield job.after.stored(name), weight
+
+    result.write_block(block, fused(), audit)
+
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+
+def _records(what: str, data: Data | None, image_folder: str | Path | None, job: _Job) -> list[Record]:
+    expected = {
+        SAFETY: "harmful inputs with the refusals that the aligned model gives",
+        TASK: "samples of the task with their answers",
+    }[what]
+    if data is None:
+        raise ValueError(f"no {what} data; expected {expected}, or diagonals of an earlier run in their place.")
+    records = as_records(data, image_folder, f"{what} data")
+    size = {SAFETY: job.calibration.safety_samples, TASK: job.calibration.task_samples}[what]
+    if len(records) > size:
+        records = [records[position * len(records) // size] for position in range(size)]
+    for record in records:
+        if not record.ends_with_answer:
+            raise ValueError(f"{what} data, {record.where}: there is no answer; expected {expected}.")
+    return records
+
+
+def _batches(
+    records: Sequence[Record], collator: MLLMCollator, job: _Job, dtype: torch.dtype
+) -> Iterator[dict[str, Tensor]]:
+    size = job.calibration.batch_size
+    for start in range(0, len(records), size):
+        batch = collator.train(records[start : start + size])
+        yield {
+            key: value.to(job.device, dtype if value.is_floating_point() else value.dtype)
+            for key, value in batch.items()
+        }
+
+
+def _processor(checkpoint: Checkpoint, job: _Job) -> Any:
+    """The checkpoint's processor, or the other's where it has none."""
+    other = job.after if checkpoint is job.before else job.before
+    for folder in (checkpoint.folder, other.folder):
+        try:
+            return load_processor(str(folder), None, None)
+        except (OSError, ValueError) as error:
+            failure = error
+    raise ValueError(f"neither {checkpoint.folder} nor {other.folder} holds a processor: {failure}") from failure
+
+
+def _refused(records: Sequence[Record]) -> int:
+    return sum(StringRefusalJudge()([message_text(record.messages[-1]) for record in records]))
+
+
+# -- diagonals in a file ---------------------------------------------------------------------------------------------
+
+
+def _read_diagonals(path: str | Path, job: _Job) -> dict[str, dict[str, Tensor]]:
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file of diagonals {str(path)!r}.")
+    found: dict[str, dict[str, Tensor]] = {SAFETY: {}, TASK: {}}
+    with safe_open(path, "pt") as file:
+        made_with = (file.metadata() or {}).get("damping")
+        for key in file.keys():  # noqa: SIM118 - no mapping
+            what, _, name = key.partition("/")
+            if what in found:
+                found[what][name] = file.get_tensor(key)
+    if made_with != repr(job.calibration.damping):
+        raise ValueError(f"{path} was made with damping {made_with}; this run has {job.calibration.damping!r}.")
+    wanted = {layer.name: (layer.in_features,) for layers in job.layers for layer in layers}
+    for what, tensors in found.items():
+        wrong = [name for name, shape in wanted.items() if name not in tensors or tuple(tensors[name].shape) != shape]
+        if tensors and wrong:
+            raise ValueError(f"{path} does not fit these models: no {what} diagonal of the right size for {wrong[:3]}.")
+    if not any(found.values()):
+        raise ValueError(f"{path} holds no diagonals; expected a file that --save-diagonals has written.")
+    return found
+
+
+def _write_diagonals(path: Path, job: _Job, result: PartialOutput) -> None:
+    tensors = {
+        f"{what}/{name}": tensor
+        for what in (SAFETY, TASK)
+        for block in range(job.blocks)
+        if job.layers[block]
+        for name, tensor in result.load_diagonals(what, block).items()
+    }
+    write_tensors(path, tensors, {"damping": repr(job.calibration.damping)})

@@ -1,0 +1,175 @@
+"""The output folder while it is being made: nothing in it looks complete before everything is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hpa_lightning.fuse.checkpoint import INDEX_FILE, Checkpoint, StoredTensor
+from hpa_lightning.modules.timm_processor import PROCESSOR_FILE
+
+AUDIT_FILE = "audit.json"
+
+_TEXT = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
+_MODEL_FILES = {"config.json", "generation_config.json", INDEX_FILE}
+_NOT_COPIED = {"config.json", "trainer_state.json", "adapter_config.json", AUDIT_FILE}
+_PROCESSOR_FILES = {"tokenizer_config.json", "processor_config.json", "preprocessor_config.json", PROCESSOR_FILE}
+
+
+class PartialOutput:
+    """The folder ``OUTPUT.partial``, which becomes ``OUTPUT`` in one step at the end.
+
+    It holds the new weights under construction: the files of the tuned model, copied, in which the fused layers are
+    overwritten where they lie (a layer keeps shape and dtype, so every other byte stays), and ``progress/``, whose
+    files tell what is finished. Each file there is written under another name first.
+
+    Args:
+        output: the folder to be made.
+        run: what the run is made of (settings, inputs), to tell whether an interrupted one is the same.
+
+    Raises:
+        ValueError: the output exists, or an interrupted run of another kind does.
+    """
+
+    def __init__(self, output: str | Path, run: Mapping[str, Any]) -> None:
+        self.output = Path(output)
+        self.folder = self.output.with_name(self.output.name + ".partial")
+        self.progress = self.folder / "progress"
+        if self.output.exists():
+            raise ValueError(f"{self.output} exists already; choose another output, or remove it.")
+        record = self.progress / "run.json"
+        run = json.loads(json.dumps(run))
+        if record.is_file():
+            before = json.loads(record.read_text(encoding="utf-8"))
+            changed = sorted(key for key in {*before, *run} if before.get(key) != run.get(key))
+            if changed:
+                raise ValueError(
+                    f"{self.folder} was begun with other {', '.join(changed)}. Repeat its command to finish it, choose "
+                    "another output, or remove the folder to start anew."
+                )
+        elif self.folder.exists():
+            raise ValueError(f"{self.folder} exists and is no interrupted run; choose another output, or remove it.")
+        else:
+            self.progress.mkdir(parents=True)
+            _write_json(record, run)
+
+    # -- diagonals ---------------------------------------------------------------------------------------------------
+
+    def has_diagonals(self, what: str, block: int) -> bool:
+        """Whether the diagonals of that kind and block are finished."""
+        return self._diagonals(what, block).is_file()
+
+    def save_diagonals(self, what: str, block: int, diagonals: Mapping[str, Tensor]) -> None:
+        """Keep the diagonals of one block."""
+        write_tensors(self._diagonals(what, block), diagonals)
+
+    def load_diagonals(self, what: str, block: int) -> dict[str, Tensor]:
+        """Read the diagonals of one block."""
+        return load_file(self._diagonals(what, block))
+
+    def _diagonals(self, what: str, block: int) -> Path:
+        return self.progress / f"{what}-{block:04d}.safetensors"
+
+    # -- weights -----------------------------------------------------------------------------------------------------
+
+    def copy_weights(self, after: Checkpoint, merged: Iterable[str]) -> None:
+        """Copy the weight files of ``after``; write into them the tensors named ``merged``, which it computes.
+
+        Raises:
+            ValueError: too little space on the disk.
+        """
+        missing = [file for file in after.tensors.files if not (self.folder / file).is_file()]
+        needed = sum((after.folder / file).stat().st_size for file in missing)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise ValueError(f"{self.folder} needs {needed / 1e9:.1f} GB; the disk has {free / 1e9:.1f} GB left.")
+        places = {name: after.stored(name) for name in merged}
+        for file in missing:
+            unfinished = self.progress / "unfinished"
+            shutil.copyfile(after.folder / file, unfinished)
+            for name, place in places.items():
+                if place.file == file:
+                    _overwrite(unfinished, place, after.tensor(name).to(place.dtype))
+            _finish(unfinished, self.folder / file)
+
+    def has_block(self, block: int) -> bool:
+        """Whether the block's fused layers are written."""
+        return self._block(block).is_file()
+
+    def write_block(self, block: int, layers: Iterable[tuple[StoredTensor, Tensor]], audit: list[dict]) -> None:
+        """Write the fused layers of a block, then the mark that it is finished, with its audit."""
+        files = set()
+        for place, weight in layers:
+            _overwrite(self.folder / place.file, place, weight)
+            files.add(place.file)
+        for file in files:
+            _flush(self.folder / file)
+        _write_json(self._block(block), audit)
+
+    def audit(self, blocks: int) -> list[dict]:
+        """The audit of all blocks, in order."""
+        return [entry for block in range(blocks) for entry in json.loads(self._block(block).read_text("utf-8"))]
+
+    def _block(self, block: int) -> Path:
+        return self.progress / f"fused-{block:04d}.json"
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def finish(self, before: Checkpoint, after: Checkpoint, audit: Mapping[str, Any]) -> None:
+        """Add processor, configuration and audit, and give the folder its name.
+
+        The small files are those of ``after``; where it has no processor, that of ``before`` is taken.
+        """
+        names = {file.name for file in after.folder.iterdir()}
+        if not names & _PROCESSOR_FILES:
+            self._copy_small(before.folder, _MODEL_FILES)
+        self._copy_small(after.folder, set())
+        _write_json(self.folder / AUDIT_FILE, audit)
+        shutil.copyfile(after.folder / "config.json", self.folder / "config.json")
+        os.rename(self.folder, self.output)
+        shutil.rmtree(self.output / self.progress.name)
+
+    def _copy_small(self, folder: Path, without: set[str]) -> None:
+        for file in sorted(folder.iterdir()):
+            wanted = file.suffix in _TEXT and file.name not in _NOT_COPIED | without
+            if file.is_file() and wanted and not file.name.startswith("pytorch_model"):
+                shutil.copyfile(file, self.folder / file.name)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that exists whole or not at all."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, unfinished, metadata)
+    _finish(unfinished, path)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _finish(unfinished, path)
+
+
+def _overwrite(path: Path, place: StoredTensor, tensor: Tensor) -> None:
+    if tensor.dtype != place.dtype or tuple(tensor.shape) != place.shape:
+        raise AssertionError(f"a tensor {tuple(tensor.shape)} {tensor.dtype} does not fit {place}")
+    with path.open("r+b") as file:
+        file.seek(place.start)
+        file.write(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+
+
+def _flush(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _finish(unfinished: Path, path: Path) -> None:
+    _flush(unfinished)
+    os.replace(unfinished, path)
