@@ -127,17 +127,16 @@ class FocusPartition(SelectingCallback):
             group["lr"] = group.get("initial_lr", group["lr"])
         stream = task_stream(trainer)
         loader = stream.train_dataloader() if stream is not None else plain_loader(trainer.train_dataloader)
-        loss: Tensor = torch.tensor(float("nan"))
-        for step, batch in enumerate(cycle_batches(loader)):
-            if step == self.probe_steps:
-                break
+        batches = cycle_batches(loader)
+        for step in range(self.probe_steps):
             optimizer.zero_grad()
-            with torch.enable_grad(), trainer.precision_plugin.train_step_context():
-                output = pl_module.training_step(to_device(trainer, batch), step)
-            loss = cast(Tensor, output["loss"] if isinstance(output, Mapping) else output)
-            if not torch.isfinite(loss):
-                raise ValueError(f"the probe's loss is {float(loss)} at step {step}; expected a finite loss.")
-            loss.backward()
+            for _ in range(trainer.accumulate_grad_batches):
+                with torch.enable_grad(), trainer.precision_plugin.train_step_context():
+                    output = pl_module.training_step(to_device(trainer, next(batches)), step)
+                loss = cast(Tensor, output["loss"] if isinstance(output, Mapping) else output)
+                if not torch.isfinite(loss):
+                    raise ValueError(f"the probe's loss is {float(loss)} at step {step}; expected a finite loss.")
+                (loss / trainer.accumulate_grad_batches).backward()
             if trainer.gradient_clip_val:
                 pl_module.clip_gradients(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
             optimizer.step()

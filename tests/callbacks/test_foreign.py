@@ -12,9 +12,9 @@ import torch
 from helpers_foreign import ForeignModule, foreign_module, token_loader
 from lightning.pytorch.callbacks import ModelCheckpoint
 from registry import METHODS, TUNING_IDS, TUNINGS
-from test_guarantees import OPTIMIZERS, calibration_data
+from test_guarantees import OPTIMIZERS, calibration_data, dense
 
-from hpa_lightning.modules.adapters import lora_layers
+from hpa_lightning.modules.adapters import lora_layers, merge_lora_, restart_lora_
 from hpa_lightning.result_file import read_results
 
 
@@ -97,6 +97,38 @@ def test_resume_equals_an_uninterrupted_run(method: str, lora: bool, step: int, 
     assert resumed.global_step == 15
     for (name, expected), actual in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(expected, actual), name
+
+
+def updates(method: str, lora: bool, folder: Path, batch_size: int = 4, **options: Any) -> dict[str, torch.Tensor]:
+    """What a fit of two tasks does to every tuned weight; LoRA is merged and restarted in between."""
+    module = build(lora)
+    before = dense(module)
+    callbacks = METHODS[method](calibration_data())
+    for number in range(2):
+        if lora:
+            merge_lora_(module)
+            restart_lora_(module, torch.Generator().manual_seed(number))
+        trainer(folder / str(number), callbacks, max_epochs=2, enable_checkpointing=False, **options).fit(
+            module, token_loader(number, 20, batch_size)
+        )
+    return {name: weight - before[name] for name, weight in dense(module).items()}
+
+
+@pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)
+def test_accumulated_batches_are_one_larger_batch(method: str, lora: bool, tmp_path: Path) -> None:
+    whole = updates(method, lora, tmp_path / "whole", gradient_clip_val=0.3)
+    halves = updates(method, lora, tmp_path / "halves", 2, gradient_clip_val=0.3, accumulate_grad_batches=2)
+    assert sum(float(update.abs().sum()) for update in whole.values()) > 0
+    for name, update in whole.items():
+        torch.testing.assert_close(halves[name], update, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)
+def test_mixed_precision_does_nearly_the_same(method: str, lora: bool, tmp_path: Path) -> None:
+    exact = torch.cat([u.flatten() for u in updates(method, lora, tmp_path / "fp32").values()])
+    mixed = torch.cat([u.flatten() for u in updates(method, lora, tmp_path / "bf16", precision="bf16-mixed").values()])
+    assert float(torch.nn.functional.cosine_similarity(exact, mixed, dim=0)) > 0.9
+    assert 0.8 < float(mixed.norm() / exact.norm()) < 1.25
 
 
 def test_each_of_several_fits_is_a_task(tmp_path: Path) -> None:
