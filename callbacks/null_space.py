@@ -11,20 +11,20 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.calibrated import CalibratedCallback, CalibrationSettings
+from hpa_lightning.callbacks.calibrated import CalibrationSettings
+from hpa_lightning.callbacks.remembering import RememberingCallback
 from hpa_lightning.callbacks.steps import StepCallback
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 
 
-class NullSpaceProjection(StepCallback, CalibratedCallback):
+class NullSpaceProjection(StepCallback, RememberingCallback):
     """Keeps every update out of the directions that the safety inputs, and those of earlier tasks, live in.
 
     At a task's start the Hessians of the safety inputs are gathered from the model as it is then; for each layer the
     eigenvectors ``U`` are taken that hold ``energy`` of the trace of ``safety_weight H_s + memory_weight sum_{i<t}
     H_i``. From then on the update is projected after every optimizer step, ``D <- D (I - U U^T)``: what the layer does
     to inputs along ``U`` does not change, and training goes around them. With LoRA that is exactly
-    ``A <- A (I - U U^T)``. Earlier tasks are remembered as Hessians, not as samples: one
-    ``(in_features, in_features)`` fp32 matrix on the CPU for each distinct layer input.
+    ``A <- A (I - U U^T)``.
 
     Hooks: task start, the optimizer's step post-hook, task end (the task's Hessian, before adapters are merged).
     State: the bases, the weights before the task (full-parameter tuning only), the earlier tasks' Hessians, the
@@ -34,9 +34,8 @@ class NullSpaceProjection(StepCallback, CalibratedCallback):
 
     Args:
         energy: share of the trace that is kept from changing, in [0, 1].
-        safety_weight: weight of the safety inputs; 0 leaves them out (a control).
-        memory_weight: weight of each earlier task's inputs; 0 remembers none.
-        safety_data, task_data, calibration, blocks, target_modules: see :class:`CalibratedCallback`.
+        safety_weight, memory_weight, safety_data, task_data, calibration, blocks, target_modules: see
+            :class:`RememberingCallback`.
     """
 
     start_order: ClassVar[int] = 35
@@ -53,18 +52,12 @@ class NullSpaceProjection(StepCallback, CalibratedCallback):
         blocks: str | None = None,
         target_modules: list[str] | None = None,
     ) -> None:
-        super().__init__(safety_data, task_data, calibration, blocks, target_modules)
+        super().__init__(safety_weight, memory_weight, safety_data, task_data, calibration, blocks, target_modules)
         if not 0.0 <= energy <= 1.0:
             raise ValueError(f"energy is {energy}; expected a share of the trace in [0, 1].")
-        for name, value in (("safety_weight", safety_weight), ("memory_weight", memory_weight)):
-            if not 0.0 <= value < float("inf"):
-                raise ValueError(f"{name} is {value}; expected a finite number >= 0.")
         self.energy = energy
-        self.safety_weight = safety_weight
-        self.memory_weight = memory_weight
         self._anchors: dict[str, Tensor] = {}
         self._bases: dict[str, Tensor] = {}
-        self._memory: dict[str, Tensor] = {}
         self._first: dict[str, str] = {}
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
@@ -73,8 +66,7 @@ class NullSpaceProjection(StepCallback, CalibratedCallback):
             self._anchors = {linear.name: anchor for linear in self.linears if (anchor := linear.anchor()) is not None}
             batches = self.safety_batches(trainer, pl_module)
             safety, self._first = self.hessians(trainer, pl_module, batches, "safety")
-            for name, hessian in safety.items():
-                kept = self.safety_weight * hessian + self.memory_weight * self._memory.get(name, torch.zeros(()))
+            for name, kept in self.kept_hessians(safety).items():
                 basis = F.dominant_subspace(kept.to(pl_module.device), self.energy)
                 # What a rank computes by itself may differ in the last bit from what another one does.
                 self._bases[name] = trainer.strategy.broadcast(basis)
@@ -104,7 +96,7 @@ class NullSpaceProjection(StepCallback, CalibratedCallback):
         if self.memory_weight > 0:
             with self.timed(trainer, task.index, "calibrate"):
                 tasks, _ = self.hessians(trainer, pl_module, self.task_batches(trainer, task), "task")
-            self._memory = {name: self._memory.get(name, 0.0) + hessian for name, hessian in tasks.items()}
+            self.remember(tasks)
         self._anchors, self._bases, self._first = {}, {}, {}
         self.linears.clear()
 
@@ -114,10 +106,9 @@ class NullSpaceProjection(StepCallback, CalibratedCallback):
             "anchors": cpu_state(self._anchors),
             "bases": cpu_state(self._bases),
             "first": dict(self._first),
-            "memory": cpu_state(self._memory),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._anchors, self._bases = dict(state_dict["anchors"]), dict(state_dict["bases"])
-        self._first, self._memory = dict(state_dict["first"]), dict(state_dict["memory"])
+        self._first = dict(state_dict["first"])
