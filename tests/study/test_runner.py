@@ -125,7 +125,12 @@ def test_an_interrupted_study_goes_on(number: signal.Signals, tmp_path: Path) ->
         f"runner._command = lambda config, checkpoint: [sys.executable, {str(script)!r}, str(config)]; "
         f"main(['study', 'run', {str(path)!r}, '--store', {str(tmp_path / 'store')!r}, '--jobs', '1'])"
     )
-    process = subprocess.Popen([sys.executable, "-c", patched], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", patched],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # ignored where the tests run in the background
+    )
     store, cells = Store(tmp_path / "store"), read_study(path).cells()
     deadline = time.monotonic() + 120
     while not starts(store, cells[1]):
