@@ -48,7 +48,7 @@ def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
 
     Args:
         rows: ``(k, c)``, any floating dtype.
-        basis: ``U`` ``(c, d)`` with orthonormal columns.
+        basis: ``U`` ``(c, d)`` with orthonormal columns; without any, nothing changes.
 
     Raises:
         ValueError: wrong shapes.
@@ -61,6 +61,8 @@ def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
         tensor([[0., 2.]])
     """
     check_float("rows", rows, ("k", "c"))
+    if isinstance(basis, Tensor) and basis.shape == (rows.shape[1], 0):
+        return  # nothing to leave
     check_float("basis", basis, ("c", "d"))
     if rows.shape[1] != basis.shape[0]:
         raise ValueError(f"basis: expected {rows.shape[1]} rows, one for each input column, got {describe(basis)}.")

@@ -98,6 +98,18 @@ def test_the_second_task_stays_out_of_the_first_ones_inputs_too(tmp_path: Path) 
     assert any(not torch.equal(before[name], weight) for name, weight in dense(module).items())
 
 
+@pytest.mark.parametrize("options", [{"energy": 0.0}, {"safety_weight": 0.0}], ids=["no_energy", "no_safety"])
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_with_nothing_to_keep_training_is_plain(options: dict[str, float], lora: bool, tmp_path: Path) -> None:
+    """Before anything is remembered, a projection without safety inputs has no direction to leave."""
+    plain, projected = (foreign_module(OPTIMIZERS["adamw_decay"], lora) for _ in range(2))
+    fit(plain, [], tmp_path / "plain")
+    fit(projected, [NullSpaceProjection(**options, **calibration_data())], tmp_path / "projected")
+    for name, weight in dense(plain).items():
+        # A full weight is taken apart and put together again after every step.
+        torch.testing.assert_close(dense(projected)[name], weight, rtol=0, atol=0 if lora else 1e-5)
+
+
 @pytest.mark.parametrize("options", [{"energy": 1.2}, {"safety_weight": float("nan")}, {"memory_weight": -1.0}])
 def test_settings_are_checked(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected a"):

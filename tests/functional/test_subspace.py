@@ -46,6 +46,12 @@ def test_inputs_in_the_span_see_no_update(dtype: torch.dtype) -> None:
     np.testing.assert_allclose(rows.double().numpy(), expected, atol=tolerance)
 
 
+def test_no_direction_changes_nothing() -> None:
+    rows = torch.ones(2, 4)
+    leave_subspace_(rows, dominant_subspace(torch.zeros(4, 4), 0.5))
+    assert torch.equal(rows, torch.ones(2, 4))
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="square"):
         dominant_subspace(torch.ones(2, 3), 0.5)
