@@ -110,7 +110,7 @@ class Store:
     def archive(self, cells: Iterable[Cell], path: str | PathLike[str]) -> int:
         """Write the finished cells into one file of JSON lines, beside what it already holds.
 
-        The events that tell of single layers are left out; everything that a report shows is kept.
+        The events that tell of single layers are left out, and the folder of the store; what a report shows is kept.
 
         Returns:
             The number of cells in the file.
@@ -121,13 +121,18 @@ class Store:
             mark = self._found(cell)
             if mark is not None:
                 events = mark.get("events") or read_results(self.root / mark["key"])
-                short = [event for event in events if event["event"] not in _LONG_EVENTS]
+                short = [self._portable(event) for event in events if event["event"] not in _LONG_EVENTS]
                 held[mark["key"]] = {**mark, "events": short}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(held[key]) + "\n" for key in sorted(held)))
         partial.replace(path)
         return len(held)
+
+    def _portable(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The event without the place of the store on this machine."""
+        command = event.get("command")
+        return {**event, "command": command.replace(f"{self.root}/", "")} if isinstance(command, str) else event
 
     def _found(self, cell: Cell) -> dict[str, Any] | None:
         mark = self._mark(cell.key) or self._mark(self._keys.get(cell.digest, ""))

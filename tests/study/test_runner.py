@@ -31,7 +31,7 @@ if config["act"] == "wait":
     time.sleep(120)
 writer = ResultWriter(folder / "results.jsonl")
 writer.write({"event": "run", "method": config["title"], "seed": config["seed"], "tasks": ["a"],
-              "sets": [{"name": "a", "kind": "task"}], "commit": "c0ffee"})
+              "sets": [{"name": "a", "kind": "task"}], "commit": "c0ffee", "command": f"fit --config {sys.argv[1]}"})
 if config["act"] == "half":
     sys.exit(0)
 score = {"event": "score", "step": 0, "after": "a", "set": "a", "kind": "task", "metric": "exact_match"}
@@ -162,6 +162,7 @@ def test_archive(stand_in: None, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "2 cells" in capsys.readouterr().out
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert all(event["event"] != "retention" for line in lines for event in line["events"])
+    assert lines[0]["events"][0]["command"] == "fit --config default/good/seed_1/config.in.yaml"
 
     elsewhere = Store(tmp_path / "elsewhere", [tmp_path / "a.jsonl"])
     for cell, summary in zip(read_study(path).cells(), (0.1, 0.2), strict=True):
