@@ -45,13 +45,12 @@ class TaskEndFusion(LinearsCallback):
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.timed(trainer, task.index, "calibrate"):
             self.find_linears(pl_module)
-            self.anchors = {linear.name: anchor for linear in self.linears if (anchor := linear.anchor()) is not None}
+            self.anchors = self.take_anchors()
             self.prepare(trainer, pl_module, task)
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.find_linears(pl_module)
-        devices = {linear.name: linear.weight.device for linear in self.linears}
-        self.anchors = {name: anchor.to(devices[name]) for name, anchor in self.anchors.items()}
+        self.anchors = self.on_devices(self.anchors)
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.timed(trainer, task.index, "fuse"), torch.no_grad():

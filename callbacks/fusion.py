@@ -55,14 +55,7 @@ class HarmoniousFusion(TaskEndFusion, SelectingCallback):
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         super().on_task_resume(trainer, pl_module, task)
-        devices = {linear.name: linear.weight.device for linear in self.linears}
-        missing = sorted(devices.keys() - self._safety.keys())
-        if missing:
-            raise ValueError(
-                f"the checkpoint holds no safety calibration for {missing[:3]}; it was written with other layers "
-                "under tuning."
-            )
-        self._safety = {name: self._safety[name].to(device) for name, device in devices.items()}
+        self._safety = self.restored(self._safety, "safety calibration")
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         tasks = self.inverse_diagonals(trainer, pl_module, self.task_batches(trainer, task), "task")

@@ -63,7 +63,7 @@ class NullSpaceProjection(StepCallback, RememberingCallback):
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.timed(trainer, task.index, "calibrate"):
             self.find_linears(pl_module)
-            self._anchors = {linear.name: anchor for linear in self.linears if (anchor := linear.anchor()) is not None}
+            self._anchors = self.take_anchors()
             batches = self.safety_batches(trainer, pl_module)
             safety, self._first = self.hessians(trainer, pl_module, batches, "safety")
             for name, kept in self.kept_hessians(safety).items():
@@ -82,8 +82,8 @@ class NullSpaceProjection(StepCallback, RememberingCallback):
             raise ValueError(
                 f"the checkpoint holds no basis for {missing[:3]}; it was written with other layers under tuning."
             )
-        self._bases = {name: basis.to(pl_module.device) for name, basis in self._bases.items()}
-        self._anchors = {name: anchor.to(pl_module.device) for name, anchor in self._anchors.items()}
+        self._bases = self.on_devices(self._bases)
+        self._anchors = self.on_devices(self._anchors)
         super().on_task_resume(trainer, pl_module, task)
 
     @torch.no_grad()

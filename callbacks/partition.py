@@ -63,7 +63,7 @@ class FocusPartition(SelectingCallback):
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.timed(trainer, task.index, "calibrate"):
             self.find_linears(pl_module)
-            self.anchors = {linear.name: anchor for linear in self.linears if (anchor := linear.anchor()) is not None}
+            self.anchors = self.take_anchors()
             safety = self.inverse_diagonals(trainer, pl_module, self.safety_batches(trainer, pl_module), "safety")
             tasks = self.inverse_diagonals(trainer, pl_module, self.task_batches(trainer, task), "task")
             with self._probed(trainer, pl_module):
@@ -72,14 +72,8 @@ class FocusPartition(SelectingCallback):
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.find_linears(pl_module)
-        devices = {linear.name: linear.weight.device for linear in self.linears}
-        missing = sorted(devices.keys() - self.retained.keys())
-        if missing:
-            raise ValueError(
-                f"the checkpoint holds no column mask for {missing[:3]}; it was written with other layers under tuning."
-            )
-        self.retained = {name: self.retained[name].to(device) for name, device in devices.items()}
-        self.anchors = {name: anchor.to(devices[name]) for name, anchor in self.anchors.items()}
+        self.retained = self.restored(self.retained, "column mask")
+        self.anchors = self.on_devices(self.anchors)
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.retained, self.anchors = {}, {}

@@ -59,6 +59,10 @@ class RetentionSettings:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}.")
 
+    def divisor(self, inverse_diagonal: Tensor) -> Tensor:
+        """What a column's energy is divided by: diag(H^-1), or its inverse with ``saliency="multiply"``."""
+        return inverse_diagonal if self.saliency == "divide" else 1 / inverse_diagonal
+
 
 class SelectingCallback(CalibratedCallback):
     """Selects the columns to retain from the focus on safety and on the task.
@@ -99,10 +103,10 @@ class SelectingCallback(CalibratedCallback):
         audit: list[dict[str, Any]] = []
         for linear in self.linears:
             anchor = anchors.get(linear.name)
-            divisors = safety[linear.name], task_diagonals[linear.name]
-            if settings.saliency == "multiply":
-                divisors = 1 / divisors[0], 1 / divisors[1]
-            epsilon, zeta = (linear.column_focus(anchor, divisor) for divisor in divisors)
+            epsilon, zeta = (
+                linear.column_focus(anchor, settings.divisor(diagonals[linear.name]))
+                for diagonals in (safety, task_diagonals)
+            )
             mask, entry = select_columns(
                 settings, epsilon, zeta, linear.layer, len(self._blocks), f"{task.index} {linear.name}"
             )

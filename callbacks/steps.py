@@ -7,11 +7,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, require_automatic_optimization
 
 
 class StepCallback(TaskCallback, ABC):
@@ -32,11 +31,8 @@ class StepCallback(TaskCallback, ABC):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and not pl_module.automatic_optimization:
-            raise MisconfigurationException(
-                f"{type(self).__name__} needs automatic optimization; {type(pl_module).__name__} sets "
-                "automatic_optimization = False."
-            )
+        if stage == "fit":
+            require_automatic_optimization(pl_module, self)
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self._attach(trainer, pl_module)

@@ -228,6 +228,19 @@ def required_callback(trainer: L.Trainer, wanted: type, asker: object) -> Any:
     return found[0]
 
 
+def require_automatic_optimization(pl_module: L.LightningModule, asker: object) -> None:
+    """Refuse a LightningModule that steps its optimizers itself.
+
+    Raises:
+        MisconfigurationException: it does.
+    """
+    if not pl_module.automatic_optimization:
+        raise MisconfigurationException(
+            f"{type(asker).__name__} needs automatic optimization; {type(pl_module).__name__} sets "
+            "automatic_optimization = False."
+        )
+
+
 def _task_callbacks(trainer: L.Trainer) -> list[TaskCallback]:
     return [callback for callback in trainer.callbacks if isinstance(callback, TaskCallback)]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import lightning as L
-from torch import nn
+from torch import Tensor, nn
 
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.modules.linears import TunedLinear, check_linears, find_tuned_linears
@@ -31,3 +33,25 @@ class LinearsCallback(TaskCallback):
         """Find the decoder blocks and the tuned linear layers of ``pl_module``."""
         self._blocks, self.linears = find_tuned_linears(pl_module, self.blocks, self.target_modules)
         check_linears(self.linears)
+
+    def take_anchors(self) -> dict[str, Tensor]:
+        """Copies of the weights as they are, by layer; empty with LoRA, whose base weights stay."""
+        return {linear.name: anchor for linear in self.linears if (anchor := linear.anchor()) is not None}
+
+    def restored(self, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+        """What a checkpoint holds for every layer, on the layers' devices.
+
+        Raises:
+            ValueError: it holds nothing for some layer.
+        """
+        missing = sorted(linear.name for linear in self.linears if linear.name not in tensors)
+        if missing:
+            raise ValueError(
+                f"the checkpoint holds no {what} for {missing[:3]}; it was written with other layers under tuning."
+            )
+        return self.on_devices({linear.name: tensors[linear.name] for linear in self.linears})
+
+    def on_devices(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of layers, from a checkpoint, each on its layer's device."""
+        devices = {linear.name: linear.weight.device for linear in self.linears}
+        return {name: tensor.to(devices[name]) for name, tensor in tensors.items()}

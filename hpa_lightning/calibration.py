@@ -68,14 +68,26 @@ def inverse_hessian_diagonals(
     result: dict[str, Tensor] = {}
 
     def keep_diagonals(accumulators: Mapping[str, HessianAccumulator]) -> None:
-        computed: dict[int, Tensor] = {}
-        for name, accumulator in accumulators.items():
-            if id(accumulator) not in computed:
-                computed[id(accumulator)] = accumulator.inverse_diagonal() / (1 if normalized else accumulator.count)
-            result[name] = computed[id(accumulator)]
+        result.update(shared_inverse_diagonals(accumulators, normalized))
 
     visit_hessians(forward, batches, blocks, linears, keep_diagonals, **options)
     return result
+
+
+def shared_inverse_diagonals(
+    accumulators: Mapping[str, HessianAccumulator], normalized: bool = True
+) -> dict[str, Tensor]:
+    """Return diag(H^-1) of each layer; layers that share a Hessian share the tensor, which is computed once.
+
+    Args:
+        accumulators: name -> accumulator, as :func:`visit_hessians` hands them on.
+        normalized: False for ``H = 2 X^T X``, the sum over the tokens.
+    """
+    computed: dict[int, Tensor] = {}
+    for accumulator in accumulators.values():
+        if id(accumulator) not in computed:
+            computed[id(accumulator)] = accumulator.inverse_diagonal() / (1 if normalized else accumulator.count)
+    return {name: computed[id(accumulator)] for name, accumulator in accumulators.items()}
 
 
 def visit_hessians(

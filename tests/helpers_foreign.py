@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -75,6 +77,17 @@ class Tokens(Dataset):
 
 def token_loader(seed: int, size: int = 24, batch_size: int = 4, shuffle: bool = False) -> DataLoader:
     return DataLoader(Tokens(seed, size), batch_size=batch_size, shuffle=shuffle)
+
+
+def quiet_trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:
+    """A Trainer on the CPU that prints, logs and saves nothing unless asked to."""
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return L.Trainer(
+        accelerator="cpu",
+        callbacks=callbacks,
+        default_root_dir=folder,
+        **{**silent, "enable_model_summary": False, **options},
+    )
 
 
 def foreign_module(

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hpa_lightning.callbacks.task import CurrentTask, cpu_state
+from hpa_lightning.callbacks.task import CurrentTask, cpu_state, require_automatic_optimization
 from hpa_lightning.callbacks.tuning import LinearsCallback
 from hpa_lightning.modules.adapters import LoraFactors
 from hpa_lightning.modules.linears import LoraLinear
@@ -59,11 +59,8 @@ class AdapterPenalty(LinearsCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and not pl_module.automatic_optimization:
-            raise MisconfigurationException(
-                f"{type(self).__name__} needs automatic optimization; {type(pl_module).__name__} sets "
-                "automatic_optimization = False."
-            )
+        if stage == "fit":
+            require_automatic_optimization(pl_module, self)
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self._find_adapters(pl_module)

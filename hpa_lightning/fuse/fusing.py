@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hpa_lightning import functional as F
-from hpa_lightning.calibration import visit_hessians
+from hpa_lightning.calibration import shared_inverse_diagonals, visit_hessians
 from hpa_lightning.callbacks.calibrated import CalibrationSettings
 from hpa_lightning.callbacks.running import valid_positions
 from hpa_lightning.callbacks.selecting import RetentionSettings, select_columns
@@ -237,11 +237,8 @@ def _calibrate(
     batches = list(_batches(records, collator, job, checkpoint.dtype))
 
     def keep(accumulators: Mapping[str, HessianAccumulator]) -> None:
-        computed = {
-            id(accumulator): accumulator.inverse_diagonal() / (1 if job.calibration.normalized else accumulator.count)
-            for accumulator in {id(item): item for item in accumulators.values()}.values()
-        }
-        diagonals = {name: computed[id(accumulator)].clone() for name, accumulator in accumulators.items()}
+        shared = shared_inverse_diagonals(accumulators, job.calibration.normalized)
+        diagonals = {name: diagonal.clone() for name, diagonal in shared.items()}  # a file holds no shared memory
         result.save_diagonals(what, block_of[next(iter(diagonals))], diagonals)
 
     bar = tqdm(total=job.blocks, desc=f"Calibrating ({what})", disable=not job.progress)
@@ -276,7 +273,10 @@ def _fuse_block(block: int, job: _Job, result: PartialOutput) -> None:
                 continue
             try:
                 update = new.float() - old.float()
-                focus = [F.column_focus(update, diagonals[what][layer.name].to(job.device)) for what in (SAFETY, TASK)]
+                focus = [
+                    F.column_focus(update, job.retention.divisor(diagonals[what][layer.name].to(job.device)))
+                    for what in (SAFETY, TASK)
+                ]
                 retained, selection = select_columns(job.retention, *focus, layer.layer, job.blocks, layer.name)
                 scale = float(F.projection_scale(old, new)) if job.orthogonal else 0.0
                 weight = F.fuse(old, new, retained, job.orthogonal)
@@ -343,13 +343,14 @@ def _read_diagonals(path: str | Path, job: _Job) -> dict[str, dict[str, Tensor]]
         raise ValueError(f"there is no file of diagonals {str(path)!r}.")
     found: dict[str, dict[str, Tensor]] = {SAFETY: {}, TASK: {}}
     with safe_open(path, "pt") as file:
-        made_with = (file.metadata() or {}).get("damping")
+        made_with = file.metadata() or {}
         for key in file.keys():  # noqa: SIM118 - no mapping
             what, _, name = key.partition("/")
             if what in found:
                 found[what][name] = file.get_tensor(key)
-    if made_with != repr(job.calibration.damping):
-        raise ValueError(f"{path} was made with damping {made_with}; this run has {job.calibration.damping!r}.")
+    for setting, value in _made_with(job.calibration).items():
+        if made_with.get(setting) != value:
+            raise ValueError(f"{path} was made with {setting} {made_with.get(setting)}; this run has {value}.")
     wanted = {layer.name: (layer.in_features,) for layers in job.layers for layer in layers}
     for what, tensors in found.items():
         wrong = [name for name, shape in wanted.items() if name not in tensors or tuple(tensors[name].shape) != shape]
@@ -368,4 +369,9 @@ def _write_diagonals(path: Path, job: _Job, result: PartialOutput) -> None:
         if job.layers[block]
         for name, tensor in result.load_diagonals(what, block).items()
     }
-    write_tensors(path, tensors, {"damping": repr(job.calibration.damping)})
+    write_tensors(path, tensors, _made_with(job.calibration))
+
+
+def _made_with(calibration: CalibrationSettings) -> dict[str, str]:
+    """The settings that diagonals depend on beside their data."""
+    return {"damping": repr(calibration.damping), "normalized": repr(calibration.normalized)}

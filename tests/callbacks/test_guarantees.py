@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import foreign_module, token_loader
+from helpers_foreign import foreign_module, quiet_trainer, token_loader
 from registry import RETENTION
 from torch import Tensor
 
@@ -92,17 +92,7 @@ class Watcher(L.Callback):
 
 def fit(module: L.LightningModule, callbacks: list[L.Callback], folder: Path, epochs: int = 2, **options: Any) -> None:
     L.seed_everything(5, verbose=False)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **options,
-    )
+    trainer = quiet_trainer(folder, callbacks, max_epochs=epochs, **options)
     trainer.fit(module, token_loader(1, 20))
 
 

@@ -11,7 +11,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers_foreign import ForeignModule, LanguageModel, foreign_module, token_loader
+from helpers_foreign import ForeignModule, LanguageModel, foreign_module, quiet_trainer, token_loader
 from helpers_mllm import tiny_llava, training_records
 from torch import nn
 
@@ -176,16 +176,7 @@ def test_callbacks_on_the_weights_refuse_a_mixture(callback: type[L.Callback], t
 
 
 def fit(module: L.LightningModule, callbacks: list[L.Callback], folder: Path) -> None:
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    trainer = quiet_trainer(folder, callbacks, max_epochs=2)
     trainer.fit(module, token_loader(1, 20))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import foreign_module, token_loader
+from helpers_foreign import foreign_module, quiet_trainer, token_loader
 from test_guarantees import OPTIMIZERS, dense
 
 from hpa_lightning.callbacks import CurrentTask, TaskCallback
@@ -31,16 +31,7 @@ class Trained(TaskCallback):
 
 def two_fits(module: L.LightningModule, callbacks: list[L.Callback], folder: Path) -> list[dict[str, torch.Tensor]]:
     """Two tasks; returns the weights that were kept before, after the first and after the second."""
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    trainer = quiet_trainer(folder, callbacks, max_epochs=1)
     kept = [{name: weight.clone() for name, weight in dense(module).items()}]
     for number in range(2):
         trainer.fit_loop.max_epochs = number + 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ddp_penalty_script import train
-from helpers_foreign import ForeignModule, foreign_module, token_loader
+from helpers_foreign import ForeignModule, foreign_module, quiet_trainer, token_loader
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -45,16 +45,7 @@ def fresh_adapters(module: ForeignModule, task: int) -> None:
 
 
 def fit(module: ForeignModule, callbacks: list[L.Callback], folder: Path, task: int = 0, **options: Any) -> L.Trainer:
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **{"logger": False, **options},
-    )
+    trainer = quiet_trainer(folder, callbacks, max_epochs=1, **options)
     trainer.fit(module, token_loader(task, 24))
     return trainer
 
