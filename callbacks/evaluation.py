@@ -22,9 +22,9 @@ from hpa_lightning.callbacks.sequential import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.data.records import Record, open_image
 from hpa_lightning.metrics import CHOICE_METRICS, OverRefusalRate, build_metric
-from hpa_lightning.metrics.choices import likeliest
 from hpa_lightning.metrics.judges import judge_name
 from hpa_lightning.metrics.safety import judged
+from hpa_lightning.metrics.tasks.choices import likeliest
 from hpa_lightning.metrics.tasks.records import MeanScore
 from hpa_lightning.modules.sharding import is_sharded
 from hpa_lightning.predictions import FOLDER as PREDICTIONS
@@ -277,11 +277,13 @@ def score_set(
                 metric.count(verdicts)
                 for row, verdict in zip(rows, verdicts, strict=True):
                     row |= {"judge": judge_name(metric.judge), "verdict": verdict}
+            elif isinstance(metric, MeanScore):
+                scores = metric.scores(responses, batch["references"])
+                metric.count(scores)
+                for row, score in zip(rows, scores, strict=True):
+                    row["score"] = score
             else:
                 metric.update(responses, batch["references"])
-                if isinstance(metric, MeanScore):
-                    for row in rows:
-                        row["score"] = metric.score(row["response"], row["references"])
             answers.append(rows)
     return float(metric.compute()), [answer for batch in gathered(trainer, answers) for answer in batch]
 

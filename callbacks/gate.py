@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -77,6 +76,8 @@ class SafetyGate(LinearsCallback):
         self.max_attack_success_rate = max_attack_success_rate
         self.action = action
         self.bisection_steps = bisection_steps
+        if action == "rollback":
+            self.refuses_sharding = "its rollback keeps whole weights, and fully_shard spreads them over the processes"
         self._before: dict[str, Tensor] = {}
         self._trained: set[str] = set()
 
@@ -87,11 +88,6 @@ class SafetyGate(LinearsCallback):
         required_callback(trainer, TaskEvaluation, self)
         if self.action == "raise_retention":
             required_callback(trainer, HarmoniousFusion, self).repeatable = True
-        if self.action == "rollback" and isinstance(trainer.strategy, ModelParallelStrategy):
-            raise MisconfigurationException(
-                "SafetyGate(action='rollback') does not support ModelParallelStrategy; use another action, "
-                "or one device or strategy='ddp'."
-            )
         datamodule: Any = trainer.datamodule
         if not any(item.kind == "safety" for item in datamodule.evaluation_sets()):
             raise MisconfigurationException(

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from hpa_lightning.callbacks.calibrated import CalibrationSettings
-from hpa_lightning.callbacks.running import muted_logging, own_share, plain_loader, to_device
+from hpa_lightning.callbacks.running import muted_logging, plain_loader, to_device
 from hpa_lightning.callbacks.selecting import RetentionSettings, SelectingCallback
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state, task_stream
 from hpa_lightning.modules.sharding import is_sharded
@@ -121,10 +121,8 @@ class FocusPartition(SelectingCallback):
             # A warm-up schedule starts at rate 0; the probe steps at the rate the schedule was built from.
             group["lr"] = group.get("initial_lr", group["lr"])
         stream = task_stream(trainer)
-        if stream is not None:
-            loader = own_share(stream.train_dataloader(), trainer)
-        else:
-            loader = plain_loader(trainer.train_dataloader)
+        # Either loader gives this process its own share, as training gets it.
+        loader = stream.train_dataloader() if stream is not None else plain_loader(trainer.train_dataloader)
         batches = cycle_batches(loader)
         average = trainer.world_size > 1 and not is_sharded(pl_module)
         for step in range(self.probe_steps):

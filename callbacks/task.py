@@ -60,7 +60,8 @@ class TaskCallback(L.Callback):
 
     start_order: ClassVar[int] = 50
     end_order: ClassVar[int] = 50
-    supports_sharding: ClassVar[bool] = True
+    refuses_sharding: str | None = None
+    """Why FSDP2 is refused; ``None``: it is supported."""
 
     def __init__(self) -> None:
         self._open_task: int | None = None
@@ -214,13 +215,10 @@ def check_strategy(strategy: Strategy, asker: TaskCallback) -> None:
     name, kind = type(asker).__name__, type(strategy).__name__
     if isinstance(strategy, ModelParallelStrategy):
         parallel = strategy.device_mesh["tensor_parallel"].size()
-        if asker.supports_sharding and parallel == 1:
+        if asker.refuses_sharding is None and parallel == 1:
             return
-        reason = (
-            f"tensor_parallel_size is {parallel}, and columns cut in pieces cannot be addressed; set it to 1"
-            if asker.supports_sharding
-            else "it needs whole adapters at every step, and fully_shard spreads them over the processes"
-        )
+        pieces = f"tensor_parallel_size is {parallel}, and columns cut in pieces cannot be addressed; set it to 1"
+        reason = asker.refuses_sharding or pieces
     elif isinstance(strategy, DeepSpeedStrategy):
         reason = (
             "DeepSpeed steps on fp32 copies of the weights that it keeps for itself and that overwrite what a callback "
@@ -234,7 +232,7 @@ def check_strategy(strategy: Strategy, asker: TaskCallback) -> None:
         reason = "it is none of those that the callbacks were tested with"
     raise MisconfigurationException(
         f"{name} does not support {kind}: {reason}. Supported are one device, strategy='ddp'"
-        + (", and FSDP2 (ModelParallelStrategy with tensor_parallel_size=1)." if asker.supports_sharding else ".")
+        + ("." if asker.refuses_sharding else ", and FSDP2 (ModelParallelStrategy with tensor_parallel_size=1).")
     )
 
 

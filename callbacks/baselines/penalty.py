@@ -40,7 +40,7 @@ class AdapterPenalty(LinearsCallback):
     """
 
     end_order: ClassVar[int] = 5
-    supports_sharding: ClassVar[bool] = False
+    refuses_sharding = "it needs whole adapters at every step, and fully_shard spreads them over the processes"
 
     def __init__(self, weight: float, blocks: str | None = None, target_modules: list[str] | None = None) -> None:
         super().__init__(blocks, target_modules)

@@ -20,9 +20,10 @@ from hpa_lightning.data.overlap import record_key
 from hpa_lightning.data.records import Record, check_record, open_image
 from hpa_lightning.data.stream import CVITDataModule
 from hpa_lightning.data.tasks import Data
+from hpa_lightning.report.tables import Table
 
-#: Images above this many pixels are reported: PIL itself refuses them at twice as many.
-MAX_PIXELS = 89_478_485
+#: Images above this many pixels are reported: PIL warns of them, and refuses twice as many.
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 _EXAMPLES = 5
 
 
@@ -33,7 +34,9 @@ class Part:
     Args:
         name: what it is, such as ``"task digits, train"``.
         data, image_folder: as given to the stream.
-        use: ``"train"`` (ends with an answer), ``"task"`` (has references) or ``"prompt"``.
+        use: ``"train"`` (ends with an answer), ``"task"`` (has references), ``"safety"`` (harmful test inputs),
+            ``"calibration"`` (harmful inputs that are calibrated on) or ``"prompt"``. What is tested on, tasks and
+            safety, must not stand in what is trained or calibrated on.
     """
 
     name: str
@@ -101,19 +104,12 @@ def check_stream(
 
 def summary(parts: Sequence[Part]) -> str:
     """A table of the parts, then every kind of problem with examples."""
-    heading = ["Data", "Records", "Images", "Tokens: median", "95 %", "Longest", "Problems"]
-    lines = [heading]
+    rows: list[list[str | int]] = []
     for part in parts:
-        tokens = ["", "", ""]
-        if part.tokens:
-            tokens = [f"{value:.0f}" for value in np.percentile(part.tokens, [50, 95, 100])]
+        tokens = [round(value) for value in np.percentile(part.tokens, [50, 95, 100])] if part.tokens else 3 * ["-"]
         problems = sum(map(len, part.problems.values()))
-        lines.append([part.name, str(len(part.records)), str(part.images), *tokens, str(problems or "none")])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
-    text = "\n".join(
-        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(row))
-        for row in ([*zip(line, widths, strict=True)] for line in lines)
-    )
+        rows.append([part.name, len(part.records), part.images, *tokens, problems])
+    text = Table(["Data", "Records", "Images", "Tokens: median", "95 %", "Longest", "Problems"], rows).text()
     for part in parts:
         for kind, found in part.problems.items():
             text += f"\n\n{part.name}: {len(found)} {kind}"
@@ -158,12 +154,13 @@ def _parts(stream: CVITDataModule) -> Iterator[Part]:
             yield Part(f"task {task.name}, calibration", task.calibration, task.image_folder, "train")
         yield Part(f"task {task.name}, test", task.test, task.image_folder, "task")
     for item in stream.safety_sets:
-        yield Part(f"{item.kind.replace('_', '-')} {item.name}", item.data, item.image_folder, "prompt")
+        use = "safety" if item.kind == "safety" else "prompt"
+        yield Part(f"{item.kind.replace('_', '-')} {item.name}", item.data, item.image_folder, use)
     for name, extra in (("harmful injection", stream.harmful_injection), ("safety replay", stream.safety_replay)):
         if extra is not None:
             yield Part(name, extra.data, extra.image_folder, "train")
     if stream.harmful_calibration is not None:
-        yield Part("harmful calibration", stream.harmful_calibration, stream.harmful_image_folder, "prompt")
+        yield Part("harmful calibration", stream.harmful_calibration, stream.harmful_image_folder, "calibration")
 
 
 def _check_answers(part: Part) -> None:
@@ -225,14 +222,14 @@ def _count_tokens(part: Part, collator: MLLMCollator, samples: int | None) -> No
 def _check_repetition(parts: Sequence[Part]) -> None:
     held_out: dict[str, tuple[Part, Record]] = {}
     for part in parts:
-        if part.use == "task" or part.name.startswith("safety "):
+        if part.use in ("task", "safety"):
             for record in part.records:
                 key = record_key(record)
                 if key in held_out and held_out[key][0] is part:
                     part.report("repeated records", f"{record.where} repeats {held_out[key][1].where}")
                 held_out.setdefault(key, (part, record))
     for part in parts:
-        if part.use == "train" or part.name == "harmful calibration":
+        if part.use in ("train", "calibration"):
             for record in part.records:
                 if found := held_out.get(record_key(record)):
                     text = f"{record.where} stands in {found[0].name} as {found[1].where}"
@@ -246,7 +243,9 @@ def _from_config(config: Path, processor: str | None) -> tuple[CVITDataModule, A
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(CVITDataModule, "data")
     try:
-        stream = parser.instantiate_classes(parser.parse_object({"data": content["data"]})).data
+        # The newer name; the older one is deprecated.
+        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+        stream = instantiate(parser.parse_object({"data": content["data"]})).data
     except Exception as error:  # jsonargparse has an error class of its own, and calls the class
         raise ValueError(f"{config}: {error}") from error
     settings = (content.get("model") or {}).get("init_args") or {}

@@ -1,6 +1,5 @@
 """Continual-learning and safety metrics, refusal judges and task scorers, in the style of torchmetrics."""
 
-from hpa_lightning.metrics.choices import ChoiceAccuracy, UnsafeChoiceRate
 from hpa_lightning.metrics.continual import (
     AveragePerformance,
     BackwardTransfer,
@@ -28,12 +27,14 @@ from hpa_lightning.metrics.safety import (
 from hpa_lightning.metrics.tasks import (
     CHOICE_METRICS,
     METRICS,
+    ChoiceAccuracy,
     CIDEr,
     ExactMatch,
     GroundingAccuracy,
     OptionAccuracy,
     RelaxedMatch,
     TokenF1,
+    UnsafeChoiceRate,
     VQAAccuracy,
     build_metric,
     cider,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 
@@ -113,8 +113,6 @@ def check_rows_sharded(name: str, tensor: Tensor) -> None:
 
 def shard_model_(model: nn.Module, blocks: Sequence[nn.Module], mesh: Any) -> None:
     """Spread the parameters over the processes of ``mesh``: each block by itself, the rest as one (FSDP2)."""
-    from torch.distributed.fsdp import fully_shard
-
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)

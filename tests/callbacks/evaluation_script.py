@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from processes_script import strategy
-from test_stream import module, stream, trainer
+from test_stream import method, module, stream, trainer
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.modules.export import merged_state_dict
@@ -20,14 +20,23 @@ def main(folder: Path, name: str) -> None:
     torch.set_num_threads(1)
     data = stream(evaluated=True)
     data.eval_batch_size = 1  # three batches a set: one process gets two of them, the other one
-    fit = trainer(
-        folder, [SequentialTuning(), TaskEvaluation()], devices=1 if name == "one" else 2, strategy=strategy(name)
-    )
-    tuned, answered = module(), []
+    partition = method("in_training")[0]  # on its own it changes nothing; its probe takes two steps
+    callbacks = [SequentialTuning(), partition, TaskEvaluation()]
+    fit = trainer(folder, callbacks, devices=1 if name == "one" else 2, strategy=strategy(name))
+    tuned, answered, trained_on = module(), [], []
+    step = tuned.training_step
+
+    def training_step(batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        if torch.is_grad_enabled():  # neither evaluation nor calibration
+            trained_on.append(batch["input_ids"].tolist())
+        return step(batch, batch_idx)
+
+    tuned.training_step = training_step
     generate = tuned.generate
     tuned.generate = lambda batch, **options: answered.append(len(batch["ids"])) or generate(batch, **options)
     fit.fit(tuned, data)
     (folder / f"answered{fit.global_rank}").write_text(str(sum(answered)))
+    torch.save(trained_on, folder / f"batches{fit.global_rank}.pt")
     tuned.export(folder / "exported")
     trained = merged_state_dict(tuned.model)
     if fit.is_global_zero:

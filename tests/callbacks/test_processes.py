@@ -19,7 +19,7 @@ from registry import TUNING_IDS
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageTextToText
 
-from hpa_lightning.callbacks import SequentialTuning
+from hpa_lightning.callbacks import SafetyGate, SequentialTuning
 from hpa_lightning.callbacks.baselines import RegLoRA
 from hpa_lightning.callbacks.running import own_share
 from hpa_lightning.results import RunResults
@@ -96,6 +96,9 @@ def test_processes_share_the_evaluation(evaluated: Path, strategy: str, tmp_path
     assert len(answers) == 4
     for path in answers:
         assert path.read_text() == (tmp_path / "predictions" / path.name).read_text()
+    for path in (evaluated / "batches0.pt", *sorted(tmp_path.glob("batches?.pt"))):
+        batches = torch.load(path)
+        assert batches[:2] == batches[2:4], f"{path}: the probe takes other batches than the task's first steps"
     exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "exported").state_dict()
     trained = torch.load(tmp_path / "trained.pt")
     assert exported.keys() == trained.keys()
@@ -113,13 +116,14 @@ def strategies() -> dict[str, tuple[Strategy, str]]:
         "fsdp1": (FSDPStrategy(), "FSDP1 flattens"),
         "deepspeed": (DeepSpeedStrategy.__new__(DeepSpeedStrategy), "fp32 copies"),
         "fsdp2": (sharded, "whole adapters"),
+        "fsdp2, rollback": (sharded, "rollback keeps whole weights"),
     }
 
 
-@pytest.mark.parametrize("kind", ["tensor parallel", "fsdp1", "deepspeed", "fsdp2"])
+@pytest.mark.parametrize("kind", ["tensor parallel", "fsdp1", "deepspeed", "fsdp2", "fsdp2, rollback"])
 def test_strategies_are_refused_by_name_and_reason(kind: str) -> None:
     strategy, reason = strategies()[kind]
-    callback = RegLoRA() if kind == "fsdp2" else SequentialTuning()
+    callback = {"fsdp2": RegLoRA(), "fsdp2, rollback": SafetyGate(0.1, "rollback")}.get(kind, SequentialTuning())
     with pytest.raises(MisconfigurationException, match=f"{type(strategy).__name__}.*{reason}"):
         callback.setup(SimpleNamespace(strategy=strategy), foreign_module(torch.optim.SGD, True), "fit")
 

@@ -12,7 +12,7 @@ from helpers_mllm import tiny_llava
 from PIL import Image
 
 from hpa_lightning.cli import main
-from hpa_lightning.data import CVITDataModule, EvaluationSet, Task, read_records
+from hpa_lightning.data import CVITDataModule, EvaluationSet, SafetyReplay, Task, read_records
 from hpa_lightning.data.checking import check_stream, summary
 
 
@@ -79,7 +79,7 @@ def test_every_fault_is_told_at_once(folder: Path, capsys: pytest.CaptureFixture
         ("1 records that are tested on", "bad.jsonl[7] (line 8) stands in task task, test as test.json[1]"),
     ):
         assert kind in printed and where in printed, (kind, printed)
-    assert "harmful calibration" in printed and "none" in printed
+    assert [line.split()[-1] for line in printed.splitlines() if line.startswith("harmful calibration ")] == ["0"]
     assert "do not fit the model" not in printed  # nothing is told twice
 
 
@@ -87,7 +87,7 @@ def test_good_data_pass_and_their_tokens_are_counted(folder: Path, capsys: pytes
     (folder / "test.json").write_text(json.dumps([question(number) for number in range(100, 103)]))
     main(["data", "check", "--config", str(write_config(folder, "good.json")), "--decode", "--tokens", "2"])
     lines = capsys.readouterr().out.strip().splitlines()
-    assert [line.split()[-1] for line in lines] == ["Problems", "none", "none", "none"]
+    assert [line.split()[-1] for line in lines] == ["Problems", "0", "0", "0"]
     longest = int(lines[1].split()[-2])
     assert 10 < longest <= 64
     main(["data", "check", "--config", str(write_config(folder, "good.json")), "--no-tokens"])
@@ -100,8 +100,10 @@ def test_samples_that_do_not_fit_and_seen_safety_inputs(folder: Path) -> None:
         [EvaluationSet("attack", "safety", read_records(folder / "good.json", images)[:1])],
         processor=tiny_llava()[1],
         max_length=8,
+        safety_replay=SafetyReplay(read_records(folder / "good.json", images)[1:]),
     )
-    train, test, attack = check_stream(stream, stream.collator)
+    train, test, attack, replayed = check_stream(stream, stream.collator)
+    assert "records that are tested on" not in replayed.problems, "what is replayed is not tested on"
     assert len(train.problems["samples that do not fit the model"]) == 4 and "max_length" in str(train.problems)
     assert len(train.problems["records that are tested on"]) == 1
     assert test.problems == {"broken records": ["task task, test holds no records; expected at least one."]}

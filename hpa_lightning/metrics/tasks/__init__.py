@@ -10,9 +10,9 @@ from typing import Any
 
 from torchmetrics import Metric
 
-from hpa_lightning.metrics.choices import ChoiceAccuracy, UnsafeChoiceRate
 from hpa_lightning.metrics.safety import AttackSuccessRate, OverRefusalRate
 from hpa_lightning.metrics.tasks.captions import CIDEr, cider
+from hpa_lightning.metrics.tasks.choices import ChoiceAccuracy, UnsafeChoiceRate
 from hpa_lightning.metrics.tasks.grounding import GroundingAccuracy, grounding_accuracy
 from hpa_lightning.metrics.tasks.options import OptionAccuracy, option_accuracy
 from hpa_lightning.metrics.tasks.relaxed import RelaxedMatch, relaxed_match
@@ -23,11 +23,13 @@ __all__ = [
     "CHOICE_METRICS",
     "METRICS",
     "CIDEr",
+    "ChoiceAccuracy",
     "ExactMatch",
     "GroundingAccuracy",
     "OptionAccuracy",
     "RelaxedMatch",
     "TokenF1",
+    "UnsafeChoiceRate",
     "VQAAccuracy",
     "build_metric",
     "cider",

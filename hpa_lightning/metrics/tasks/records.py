@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,16 +46,16 @@ def best_of(score: Callable[[str, str], float]) -> RecordScore:
     return best
 
 
-def sum_of_scores(predictions: Sequence[str], references: References, score: RecordScore) -> float:
-    """The sum of the records' scores; an error of a single record is told with its index."""
+def scores_of(predictions: Sequence[str], references: References, score: RecordScore) -> list[float]:
+    """Every record's score; an error of a single record is told with its index."""
     check_records(predictions, references)
-    total = 0.0
+    scores = []
     for index, (prediction, accepted) in enumerate(zip(predictions, references, strict=True)):
         try:
-            total += score(prediction, accepted)
+            scores.append(score(prediction, accepted))
         except ValueError as error:
             raise ValueError(f"Prediction {index} cannot be scored: {error}") from error
-    return total
+    return scores
 
 
 def mean_or_nan(total: Tensor, count: Tensor, name: str) -> Tensor:
@@ -66,15 +67,12 @@ def mean_or_nan(total: Tensor, count: Tensor, name: str) -> Tensor:
 
 def mean_score(predictions: Sequence[str], references: References, score: RecordScore, name: str) -> Tensor:
     """The mean of the records' scores, a scalar tensor; NaN with a warning without records."""
-    total = sum_of_scores(predictions, references, score)
-    return mean_or_nan(torch.tensor(total), torch.tensor(len(predictions)), name)
+    total = sum(scores_of(predictions, references, score))
+    return mean_or_nan(torch.tensor(float(total)), torch.tensor(len(predictions)), name)
 
 
-class MeanScore(Metric):
-    """Base of the metrics that are the mean of a score in [0, 1] for each record.
-
-    Subclasses define `score`.
-    """
+class Mean(Metric):
+    """Base of the metrics that are a mean in [0, 1] over records: the sum of what counts as correct, and the number."""
 
     is_differentiable = False
     higher_is_better = True
@@ -89,20 +87,32 @@ class MeanScore(Metric):
         self.add_state("correct", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
-    @staticmethod
-    def score(prediction: str, accepted: Sequence[str], /) -> float:
-        """The score of one prediction against all of its references."""
-        raise NotImplementedError
-
-    def update(self, predictions: Sequence[str], references: References) -> None:
-        """Adds predictions, each with its tuple of accepted references."""
-        self.correct += sum_of_scores(predictions, references, self.score)
-        self.total += len(predictions)
+    def count(self, scores: Sequence[float]) -> None:
+        """Adds records by their scores."""
+        self.correct += sum(scores)
+        self.total += len(scores)
 
     def compute(self) -> Tensor:
-        """The mean over all predictions; NaN with a warning if there were none."""
+        """The mean over all records; NaN with a warning if there were none."""
         return mean_or_nan(self.correct, self.total, type(self).__name__)
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: _AX_TYPE | None = None) -> _PLOT_OUT_TYPE:
         """Plots one value or several; see `torchmetrics.Metric.plot`."""
         return self._plot(val, ax)
+
+
+class MeanScore(Mean):
+    """Base of the metrics that are the mean of a score in [0, 1] of each prediction; subclasses define `score`."""
+
+    @staticmethod
+    @abstractmethod
+    def score(prediction: str, accepted: Sequence[str], /) -> float:
+        """The score of one prediction against all of its references."""
+
+    def scores(self, predictions: Sequence[str], references: References) -> list[float]:
+        """The score of every prediction against its tuple of accepted references; adds nothing."""
+        return scores_of(predictions, references, self.score)
+
+    def update(self, predictions: Sequence[str], references: References) -> None:
+        """Adds predictions, each with its tuple of accepted references."""
+        self.count(self.scores(predictions, references))

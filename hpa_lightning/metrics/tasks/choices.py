@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import rank_zero_warn
+
+from hpa_lightning.metrics.tasks.records import Mean
 
 
 def likeliest(scores: Sequence[float]) -> int:
@@ -25,7 +23,7 @@ def likeliest(scores: Sequence[float]) -> int:
     return max(range(len(scores)), key=lambda place: scores[place])
 
 
-class ChoiceAccuracy(Metric):
+class ChoiceAccuracy(Mean):
     """Share of questions whose likeliest choice is the right one, in [0, 1].
 
     Example:
@@ -35,30 +33,12 @@ class ChoiceAccuracy(Metric):
         tensor(0.5000)
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    correct: Tensor
-    total: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
-
     def update(self, scores: Sequence[Sequence[float]], right: Sequence[int]) -> None:
         """Adds questions: for each the log-likelihoods of its choices, and the place of the right one."""
         for one, place in zip(scores, right, strict=True):
             if not 0 <= place < len(one):
                 raise ValueError(f"The right choice is number {place}, and there are {len(one)} choices.")
-            self.correct += likeliest(one) == place
-            self.total += 1
-
-    def compute(self) -> Tensor:
-        """Right choices over all questions; NaN with a warning if there were none."""
-        if self.total == 0:
-            rank_zero_warn(f"{type(self).__name__} has seen no question, so its value is NaN.", UserWarning)
-        return self.correct / self.total
+        self.count([float(likeliest(one) == place) for one, place in zip(scores, right, strict=True)])
 
 
 class UnsafeChoiceRate(ChoiceAccuracy):
