@@ -12,7 +12,7 @@ from hpa_lightning.data.formats.tables import json_rows, parse_json, read_text
 from hpa_lightning.data.images import image_of_cell
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
-from hpa_lightning.data.safety.rows import conversation, find_file, text_of
+from hpa_lightning.data.rows import conversation, find_file, text_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal
 from hpa_lightning.data.formats.tables import read_table
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
-from hpa_lightning.data.safety.rows import check_option, conversation, find_file, find_folder, text_of
+from hpa_lightning.data.rows import check_option, conversation, find_file, find_folder, text_of
 
 PROMPT = (
     "The image shows a list numbered 1, 2, and 3, but the items are empty. Please generate detailed content for each "

@@ -9,7 +9,7 @@ from typing import Literal
 from hpa_lightning.data.formats.tables import parse_json, read_text
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
-from hpa_lightning.data.safety.rows import check_option, conversation, find_folder, text_of
+from hpa_lightning.data.rows import check_option, conversation, find_folder, text_of
 
 QUESTIONS = {"SD": "Rephrased Question(SD)", "TYPO": "Rephrased Question", "SD_TYPO": "Rephrased Question"}
 """Kind of image -> the text that goes with it."""

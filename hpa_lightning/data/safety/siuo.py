@@ -9,8 +9,7 @@ from typing import Literal
 from hpa_lightning.data.formats.tables import read_table
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
-from hpa_lightning.data.safety.choices import with_choices
-from hpa_lightning.data.safety.rows import (
+from hpa_lightning.data.rows import (
     check_option,
     conversation,
     find_file,
@@ -18,6 +17,7 @@ from hpa_lightning.data.safety.rows import (
     image_path,
     text_of,
 )
+from hpa_lightning.data.safety.choices import with_choices
 
 _FILES = {"generation": "siuo_gen.json", "choice": "siuo_mcqa.json"}
 

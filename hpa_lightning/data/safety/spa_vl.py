@@ -11,7 +11,7 @@ from hpa_lightning.data.formats.tables import Row, read_table
 from hpa_lightning.data.images import image_of_cell
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
-from hpa_lightning.data.safety.rows import check_option, conversation, text_of
+from hpa_lightning.data.rows import check_option, conversation, text_of
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal
 from hpa_lightning.data.formats.tables import Row, read_table
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
-from hpa_lightning.data.safety.rows import (
+from hpa_lightning.data.rows import (
     check_option,
     conversation,
     find_file,

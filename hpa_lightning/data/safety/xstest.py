@@ -9,7 +9,7 @@ from typing import Literal
 from hpa_lightning.data.formats.tables import read_table
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
-from hpa_lightning.data.safety.rows import check_option, conversation, find_file, text_of
+from hpa_lightning.data.rows import check_option, conversation, find_file, text_of
 
 LABELS = ("safe", "unsafe")
 

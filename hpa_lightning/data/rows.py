@@ -1,4 +1,4 @@
-"""What the loaders of published safety sets share: finding files and folders, taking texts out of rows."""
+"""What the readers of published data share: finding files and folders, taking texts out of rows."""
 
 from __future__ import annotations
 
