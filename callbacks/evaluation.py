@@ -21,11 +21,7 @@ from hpa_lightning.callbacks.running import evaluation_mode, forward_context, ga
 from hpa_lightning.callbacks.sequential import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.data.records import Record, open_image
-from hpa_lightning.metrics import CHOICE_METRICS, OverRefusalRate, build_metric
-from hpa_lightning.metrics.judges import judge_name
-from hpa_lightning.metrics.safety import judged
-from hpa_lightning.metrics.tasks.choices import likeliest
-from hpa_lightning.metrics.tasks.records import MeanScore
+from hpa_lightning.metrics.scoring import is_multiple_choice, metric_of, score_answers, score_choices
 from hpa_lightning.modules.sharding import is_sharded
 from hpa_lightning.predictions import FOLDER as PREDICTIONS
 from hpa_lightning.predictions import prediction_file
@@ -242,17 +238,13 @@ def score_set(
         evaluation_set: one of the datamodule's ``evaluation_sets()``.
 
     Returns:
-        The score, a fraction, and for every sample ``{"id", "prompt", "response", "references"}``; where a judge
-        scores, also ``"judge"`` and ``"verdict"``, true if refused (or safe, by a guard model); where a task's metric
-        is a mean over samples, ``"score"``; of multiple choice, ``"log_likelihoods"``, and as ``"verdict"`` whether
-        the likeliest choice is right.
+        The score, a fraction, and for every sample ``{"id", "prompt", "response", "references"}`` with what
+        `score_answers` or `score_choices` tells of it.
     """
-    if evaluation_set.metric in CHOICE_METRICS:
-        return _score_choices(trainer, pl_module, evaluation_set)
+    metric: Any = metric_of(evaluation_set).to(pl_module.device)
+    if is_multiple_choice(evaluation_set):
+        return _score_choices(trainer, pl_module, evaluation_set, metric)
     datamodule: Any = trainer.datamodule
-    judge = getattr(evaluation_set, "judge", None)
-    metric: Any = build_metric(evaluation_set.metric, **({} if judge is None else {"judge": judge}))
-    metric = metric.to(pl_module.device)
     answers: list[list[dict[str, Any]]] = []
     with evaluation_mode(pl_module), forward_context(trainer):
         loader = datamodule.evaluation_dataloader(evaluation_set)
@@ -266,30 +258,19 @@ def score_set(
             )
             if not counts:
                 continue
+            found = score_answers(metric, responses, batch["references"], batch["prompts"])
             rows = [
-                {"id": identity, "prompt": prompt, "response": response, "references": list(references)}
-                for identity, prompt, response, references in zip(
-                    batch["ids"], batch["prompts"], responses, batch["references"], strict=True
+                {"id": identity, "prompt": prompt, "response": response, "references": list(references)} | one
+                for identity, prompt, response, references, one in zip(
+                    batch["ids"], batch["prompts"], responses, batch["references"], found, strict=True
                 )
             ]
-            if isinstance(metric, OverRefusalRate):
-                verdicts = judged(responses, metric.judge, batch["prompts"])
-                metric.count(verdicts)
-                for row, verdict in zip(rows, verdicts, strict=True):
-                    row |= {"judge": judge_name(metric.judge), "verdict": verdict}
-            elif isinstance(metric, MeanScore):
-                scores = metric.scores(responses, batch["references"])
-                metric.count(scores)
-                for row, score in zip(rows, scores, strict=True):
-                    row["score"] = score
-            else:
-                metric.update(responses, batch["references"])
             answers.append(rows)
     return float(metric.compute()), [answer for batch in gathered(trainer, answers) for answer in batch]
 
 
 def _score_choices(
-    trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: Any
+    trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: Any, metric: Any
 ) -> tuple[float, list[dict[str, Any]]]:
     """Multiple choice by likelihood: the processes share the questions."""
     datamodule: Any = trainer.datamodule
@@ -298,23 +279,11 @@ def _score_choices(
     alone = trainer.world_size == 1 or is_sharded(pl_module)
     share = records if alone else records[trainer.global_rank :: trainer.world_size]
     with evaluation_mode(pl_module), forward_context(trainer):
-        scores = pl_module.choose(share, datamodule.collator, datamodule.eval_batch_size)  # type: ignore[operator]
-    metric: Any = build_metric(evaluation_set.metric).to(pl_module.device)
-    rows = []
-    for record, found in zip(share, scores, strict=True):
-        right = record.choices.index(record.answers[0])
-        metric.update([found], [right])
-        rows.append(
-            {
-                "id": record.id,
-                "prompt": record.prompt,
-                "response": record.choices[likeliest(found)],
-                "references": list(record.answers),
-                "choices": list(record.choices),
-                "log_likelihoods": found,
-                "verdict": likeliest(found) == right,
-            }
-        )
+        likelihoods = pl_module.choose(share, datamodule.collator, datamodule.eval_batch_size)  # type: ignore[operator]
+    rows = [
+        {"id": record.id, "prompt": record.prompt, "references": list(record.answers)} | found
+        for record, found in zip(share, score_choices(metric, share, likelihoods), strict=True)
+    ]
     if alone:
         metric.sync_on_compute = False  # every process has seen everything
         return float(metric.compute()), rows

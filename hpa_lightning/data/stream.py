@@ -9,6 +9,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader
 
 from hpa_lightning.data.collate import MLLMCollator
@@ -304,12 +306,19 @@ class CVITDataModule(L.LightningDataModule):
             )
 
     def _loaders(self, sets: Sequence[EvaluationSet]) -> list[DataLoader]:
-        return [self.evaluation_dataloader(item) for item in sets]
+        return [self._loader(self._source.evaluation(item), self.collator.generate, shared=True) for item in sets]
 
-    def _loader(self, records: Sequence[Record], collate: Any) -> DataLoader:
+    def _loader(self, records: Sequence[Record], collate: Any, shared: bool = False) -> DataLoader:
+        # Lightning repeats samples so that all processes get equally many, which changes a score. A sharded model needs
+        # that, since its processes run in step.
+        trainer, sampler = self.trainer if shared else None, None
+        in_step = trainer is None or isinstance(trainer.strategy, ModelParallelStrategy)
+        if trainer is not None and not in_step and 1 < trainer.world_size <= len(records):
+            sampler = UnrepeatedDistributedSampler(records, trainer.world_size, trainer.global_rank, shuffle=False)
         return DataLoader(
             records,  # type: ignore[arg-type]
             batch_size=self.eval_batch_size,
+            sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
             generator=torch.Generator(),  # loaders draw a seed for their workers; training must not depend on it

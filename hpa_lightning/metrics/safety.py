@@ -194,15 +194,17 @@ class OverRefusalRate(Metric):
         predictions: Sequence[str],
         references: Sequence[Sequence[str]] | None = None,
         prompts: Sequence[str] | None = None,
+        verdicts: Sequence[bool] | None = None,
     ) -> None:
         """Adds responses; references are ignored (all evaluation metrics are called alike).
 
-        Prompts are for judges that need them, such as guard models.
+        Prompts are for judges that need them, such as guard models. Verdicts of the judge that are known already (True
+        = refused, or safe) are taken as they are.
         """
-        self.count(judged(predictions, self.judge, prompts))
-
-    def count(self, verdicts: Sequence[bool]) -> None:
-        """Adds verdicts of the judge, True = refused (or safe)."""
+        if verdicts is None:
+            verdicts = judged(predictions, self.judge, prompts)
+        if len(verdicts) != len(predictions):
+            raise ValueError(f"There are {len(verdicts)} verdicts on {len(predictions)} responses.")
         self.refused += sum(verdicts)
         self.total += len(verdicts)
 

@@ -18,7 +18,7 @@ from torchmetrics import Metric
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.records import Record, assistant_turn
 from hpa_lightning.data.template import ChatTemplate, tokenizer_of
-from hpa_lightning.metrics import build_metric
+from hpa_lightning.metrics.scoring import is_multiple_choice, metric_of, score_answers, score_choices
 from hpa_lightning.modules.adapters import LoraSettings, add_lora
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.export import export_model
@@ -270,14 +270,21 @@ class MLLMModule(L.LightningModule):
                 "have; use a CVITDataModule, or override validation_step and test_step."
             )
         self._sets = getattr(datamodule, of)()
-        self._metrics = [build_metric(item.metric).to(self.device) for item in self._sets]
+        self._metrics = [metric_of(item).to(self.device) for item in self._sets]
 
     def _score(self, batch: dict[str, Any], index: int) -> None:
-        answers = self.generate(batch, max_new_tokens=self._sets[index].max_new_tokens)
-        self._metrics[index].update(answers, batch["references"])
+        item = self._sets[index]
+        if not is_multiple_choice(item):
+            answers = self.generate(batch, max_new_tokens=item.max_new_tokens)
+            score_answers(self._metrics[index], answers, batch["references"], batch["prompts"])
 
     def _log_metrics(self) -> None:
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         for item, metric in zip(self._sets, self._metrics, strict=True):
+            if is_multiple_choice(item):
+                records = list(datamodule.evaluation_dataloader(item).dataset)
+                score_choices(metric, records, self.choose(records, datamodule.collator, datamodule.eval_batch_size))
+                metric.sync_on_compute = False  # every process has seen everything
             self.log(f"{item.name}/{item.metric}", metric.compute())
 
     # -- export and helpers ------------------------------------------------------------------------------------------

@@ -39,7 +39,9 @@ def main(folder: Path, name: str) -> None:
     torch.save(trained_on, folder / f"batches{fit.global_rank}.pt")
     tuned.export(folder / "exported")
     trained = merged_state_dict(tuned.model)
+    scores = fit.test(tuned, data, verbose=False) if name != "fsdp" else None
     if fit.is_global_zero:
+        torch.save(scores, folder / "scores.pt")
         torch.save(trained, folder / "trained.pt")
 
 

@@ -99,6 +99,10 @@ def test_processes_share_the_evaluation(evaluated: Path, strategy: str, tmp_path
     for path in (evaluated / "batches0.pt", *sorted(tmp_path.glob("batches?.pt"))):
         batches = torch.load(path)
         assert batches[:2] == batches[2:4], f"{path}: the probe takes other batches than the task's first steps"
+    if strategy == "ddp":
+        last = {event["set"]: event["score"] for event in two.events("score") if event["step"] == 1}
+        (scores, *_) = torch.load(tmp_path / "scores.pt")  # `trainer.test`, which repeats samples by itself
+        assert {name.split("/")[0]: score for name, score in scores.items()} == pytest.approx(last)
     exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "exported").state_dict()
     trained = torch.load(tmp_path / "trained.pt")
     assert exported.keys() == trained.keys()

@@ -65,6 +65,7 @@ CASES: dict[str, tuple[Callable[[], Metric], list[list[tuple]]]] = {
         [[], [(["a red cube", "two dogs"], [("a red cube", "the cube"), ("two cats",)])], []],
     ),
     "exact_match_with_an_idle_process": (metrics.ExactMatch, [[(["a", "b"], [("a",), ("a",)])], []]),
+    "contained_match": (metrics.ContainedMatch, [[(["the a", "b"], [("A",), ("a",)])], [(["a"], [("a",)])]]),
     "token_f1": (metrics.TokenF1, [[(["a b", "b"], [("a",), ("a",)])], [(["a"], [("a",)])]]),
     "attack_success": (metrics.AttackSuccessRate, [[([REFUSAL, ANSWER],)], [([ANSWER],), ([ANSWER],)]]),
     "over_refusal": (metrics.OverRefusalRate, [[([REFUSAL, ANSWER],)], [([ANSWER],), ([ANSWER],)]]),

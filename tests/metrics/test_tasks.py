@@ -75,6 +75,7 @@ def test_every_metric_is_updated_the_same_way(name: str) -> None:
 
 TASK_METRICS = {
     "exact_match": (metrics.ExactMatch, metrics.exact_match),
+    "contained_match": (metrics.ContainedMatch, metrics.contained_match),
     "token_f1": (metrics.TokenF1, metrics.token_f1),
     "relaxed_match": (metrics.RelaxedMatch, metrics.relaxed_match),
     "vqa_accuracy": (metrics.VQAAccuracy, metrics.vqa_accuracy),
@@ -167,6 +168,25 @@ def test_sequences_of_unequal_length_and_single_strings_are_refused(name: str) -
             score(["a"], [()])
 
 
+def test_containment_is_the_published_one() -> None:
+    """A part of a word counts, letter case does not, and the answer is taken as it is: "10" is no part of "1 0"."""
+    answers = [("It is NORTH.", "north"), ("north", "no"), ("1 0", "10"), ("no", "north"), ("a  b", "a b")]
+    scores = [float(metrics.contained_match([said], [(expected,)])) for said, expected in answers]
+    assert scores == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["exact_match", "attack_success_rate"])
+def test_results_that_are_known_already_are_taken(name: str) -> None:
+    """And the value is computed anew after them."""
+    metric, known = build_metric(name), {"exact_match": "scores", "attack_success_rate": "verdicts"}[name]
+    metric.update(["a", "b"], [("a",), ("a",)], **{known: [True, True]})
+    assert float(metric.compute()) == (1.0 if name == "exact_match" else 0.0)
+    metric.update(["a", "b"], [("a",), ("a",)], **{known: [False, False]})
+    assert float(metric.compute()) == 0.5
+    with pytest.raises(ValueError, match=f"1 {known}"):
+        metric.update(["a", "b"], [("a",), ("a",)], **{known: [True]})
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="2 predictions and 1 references"):
         exact_match(["a", "b"], [("a",)])
@@ -175,6 +195,7 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="prediction 0 must be"):
         exact_match(["a"], ["a"])
     with pytest.raises(
-        ValueError, match=r"exact_match, token_f1, .*grounding_accuracy, attack_success_rate, over_refusal_rate"
+        ValueError,
+        match=r"exact_match, contained_match, token_f1, .*grounding_accuracy, attack_success_rate, over_refusal_rate",
     ):
         build_metric("accuracy")

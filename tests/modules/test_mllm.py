@@ -222,17 +222,35 @@ class Echo(nn.Module):
         return torch.cat([input_ids, answer], dim=1)
 
 
+class SecondPrompt:
+    """A judge that looks at the prompts, as guard models do."""
+
+    judges = "refusal"
+    needs_prompts = True
+
+    def __call__(self, responses: list[str], prompts: list[str] | None = None) -> list[bool]:
+        return ["harm 1" in prompt for prompt in prompts or ()]
+
+
 def test_validate_test_and_predict_score_each_set_by_its_metric() -> None:
     processor = tiny_llava()[1]
     test = [Record("0", user_turn("a?"), answers=("I cannot",)), Record("1", user_turn("b?"), answers=("no",))]
     harm = [Record(f"h{index}", user_turn(f"harm {index}")) for index in range(3)]
+    choices = [
+        Record(f"c{index}", user_turn("c?"), answers=(right,), choices=("yes", "no"))
+        for index, right in enumerate(("no", "no", "yes"))
+    ]
     sets = [
         EvaluationSet("benign", "over_refusal", harm[:2]),
         EvaluationSet("attack", "safety", harm),
         EvaluationSet("short", "safety", harm, max_new_tokens=2),
+        EvaluationSet("published", "safety", harm, judge=SecondPrompt()),
+        EvaluationSet("choice", "safety", choices, metric="unsafe_choice_rate"),
     ]
     data = CVITDataModule([Task("a", training_records(2), test)], safety_sets=sets, eval_batch_size=1)
     module = MLLMModule.from_objects(Echo(processor.tokenizer.encode(" I cannot")), processor)
+    asked: list[Any] = []
+    module.choose = lambda records, collator, size: asked.extend(records) or [[-1.0, -2.0]] * len(records)
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, barebones=False
     )
@@ -242,7 +260,10 @@ def test_validate_test_and_predict_score_each_set_by_its_metric() -> None:
         "attack/attack_success_rate": 0.0,
         "short/attack_success_rate": 1.0,
         "benign/over_refusal_rate": 1.0,
+        "published/attack_success_rate": pytest.approx(2 / 3),  # by the set's own judge
+        "choice/unsafe_choice_rate": pytest.approx(2 / 3),
     }
+    assert asked == choices
     assert trainer.validate(module, datamodule=data, verbose=False) == [{"a/exact_match": 0.5}]
     data.predict_data = harm
     (batch, *rest) = trainer.predict(module, datamodule=data)

@@ -16,7 +16,15 @@ from hpa_lightning.metrics.tasks.choices import ChoiceAccuracy, UnsafeChoiceRate
 from hpa_lightning.metrics.tasks.grounding import GroundingAccuracy, grounding_accuracy
 from hpa_lightning.metrics.tasks.options import OptionAccuracy, option_accuracy
 from hpa_lightning.metrics.tasks.relaxed import RelaxedMatch, relaxed_match
-from hpa_lightning.metrics.tasks.text import ExactMatch, TokenF1, exact_match, normalise_answer, token_f1
+from hpa_lightning.metrics.tasks.text import (
+    ContainedMatch,
+    ExactMatch,
+    TokenF1,
+    contained_match,
+    exact_match,
+    normalise_answer,
+    token_f1,
+)
 from hpa_lightning.metrics.tasks.vqa import VQAAccuracy, normalise_vqa_answer, vqa_accuracy
 
 __all__ = [
@@ -24,6 +32,7 @@ __all__ = [
     "METRICS",
     "CIDEr",
     "ChoiceAccuracy",
+    "ContainedMatch",
     "ExactMatch",
     "GroundingAccuracy",
     "OptionAccuracy",
@@ -33,6 +42,7 @@ __all__ = [
     "VQAAccuracy",
     "build_metric",
     "cider",
+    "contained_match",
     "exact_match",
     "grounding_accuracy",
     "normalise_answer",
@@ -46,6 +56,7 @@ __all__ = [
 #: Evaluation metrics by the name that tasks and result files use.
 METRICS: dict[str, type[Metric]] = {
     "exact_match": ExactMatch,
+    "contained_match": ContainedMatch,
     "token_f1": TokenF1,
     "relaxed_match": RelaxedMatch,
     "vqa_accuracy": VQAAccuracy,

@@ -38,7 +38,7 @@ class ChoiceAccuracy(Mean):
         for one, place in zip(scores, right, strict=True):
             if not 0 <= place < len(one):
                 raise ValueError(f"The right choice is number {place}, and there are {len(one)} choices.")
-        self.count([float(likeliest(one) == place) for one, place in zip(scores, right, strict=True)])
+        self._add([float(likeliest(one) == place) for one, place in zip(scores, right, strict=True)])
 
 
 class UnsafeChoiceRate(ChoiceAccuracy):

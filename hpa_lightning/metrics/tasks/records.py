@@ -87,7 +87,7 @@ class Mean(Metric):
         self.add_state("correct", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
-    def count(self, scores: Sequence[float]) -> None:
+    def _add(self, scores: Sequence[float]) -> None:
         """Adds records by their scores."""
         self.correct += sum(scores)
         self.total += len(scores)
@@ -113,6 +113,10 @@ class MeanScore(Mean):
         """The score of every prediction against its tuple of accepted references; adds nothing."""
         return scores_of(predictions, references, self.score)
 
-    def update(self, predictions: Sequence[str], references: References) -> None:
-        """Adds predictions, each with its tuple of accepted references."""
-        self.count(self.scores(predictions, references))
+    def update(self, predictions: Sequence[str], references: References, scores: Sequence[float] | None = None) -> None:
+        """Adds predictions, each with its tuple of accepted references; `scores` that are known already are taken."""
+        if scores is None:
+            scores = self.scores(predictions, references)
+        if len(scores) != len(predictions):
+            raise ValueError(f"There are {len(scores)} scores of {len(predictions)} predictions.")
+        self._add(scores)

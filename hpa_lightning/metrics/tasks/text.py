@@ -1,4 +1,4 @@
-"""Exact match and token F1."""
+"""Exact match, containment and token F1."""
 
 from __future__ import annotations
 
@@ -39,13 +39,17 @@ def _matches(prediction: str, reference: str) -> float:
     return float(same_answer(prediction, reference))
 
 
+def _contains(prediction: str, reference: str) -> float:
+    return float(bool(reference.strip()) and reference.strip().casefold() in prediction.casefold())
+
+
 def _f1(prediction: str, reference: str) -> float:
     predicted, expected = Counter(_tokens(prediction)), Counter(_tokens(reference))
     common = (predicted & expected).total()
     return 2 * common / (predicted.total() + expected.total()) if common else 0.0
 
 
-_best_match, _best_f1 = best_of(_matches), best_of(_f1)
+_best_match, _best_contained, _best_f1 = best_of(_matches), best_of(_contains), best_of(_f1)
 
 
 def exact_match(predictions: Sequence[str], references: References) -> Tensor:
@@ -69,6 +73,30 @@ def exact_match(predictions: Sequence[str], references: References) -> Tensor:
         tensor(0.3333)
     """
     return mean_score(predictions, references, _best_match, "The exact match")
+
+
+def contained_match(predictions: Sequence[str], references: References) -> Tensor:
+    """Share of predictions that contain one of their references, letter for letter up to case.
+
+    The accuracy of MLLM-DCL's remote sensing, medical and driving tasks (Zhao et al., arXiv 2506.05453), for numbers
+    that compare with theirs. It is generous: a part of a word counts ("no" in "north"), and so does an answer that
+    lists every possibility. An empty prediction contains nothing, and an empty reference is contained in nothing.
+
+    Args:
+        predictions: one text per record.
+        references: accepted answers of each record, at least one.
+
+    Returns:
+        A scalar tensor in [0, 1]; NaN with a warning if there are no predictions.
+
+    Raises:
+        ValueError: if the two differ in length, or a record has no reference.
+
+    Example:
+        >>> contained_match(["It is Urban.", "", "rural"], [("urban",), ("no",), ("rural area",)])
+        tensor(0.3333)
+    """
+    return mean_score(predictions, references, _best_contained, "The containment")
 
 
 def token_f1(predictions: Sequence[str], references: References) -> Tensor:
@@ -105,6 +133,19 @@ class ExactMatch(MeanScore):
     """
 
     score = staticmethod(_best_match)
+
+
+class ContainedMatch(MeanScore):
+    """Share of predictions that contain one of their references; see `contained_match`.
+
+    Example:
+        >>> metric = ContainedMatch()
+        >>> metric.update(["a red cube", "green"], [("red",), ("greenish",)])
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    score = staticmethod(_best_contained)
 
 
 class TokenF1(MeanScore):

@@ -1,0 +1,79 @@
+"""From the answers to an evaluation set to its metric, in the same way wherever a set is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torchmetrics import Metric
+
+from hpa_lightning.metrics.judges import judge_name
+from hpa_lightning.metrics.safety import OverRefusalRate, judged
+from hpa_lightning.metrics.tasks import CHOICE_METRICS, build_metric
+from hpa_lightning.metrics.tasks.choices import likeliest
+from hpa_lightning.metrics.tasks.records import MeanScore, References
+
+
+def metric_of(evaluation_set: Any) -> Metric:
+    """The metric of an evaluation set, with the set's own judge if it has one.
+
+    Args:
+        evaluation_set: has ``metric``, a name, and perhaps ``judge``.
+    """
+    judge = getattr(evaluation_set, "judge", None)
+    return build_metric(evaluation_set.metric, **({} if judge is None else {"judge": judge}))
+
+
+def is_multiple_choice(evaluation_set: Any) -> bool:
+    """Whether the set is scored by the likelihoods of its choices, so that nothing is generated."""
+    return evaluation_set.metric in CHOICE_METRICS
+
+
+def score_answers(
+    metric: Metric, predictions: Sequence[str], references: References, prompts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Update the metric, and tell what each answer got.
+
+    Args:
+        metric: of answers.
+        predictions, references, prompts: of the same records.
+
+    Returns:
+        For every answer: where a judge decides, ``"judge"`` and ``"verdict"``, true if refused (or safe, by a guard
+        model); where the metric is a mean over answers, ``"score"``; else nothing.
+    """
+    if isinstance(metric, OverRefusalRate):
+        verdicts = judged(predictions, metric.judge, prompts)
+        metric.update(predictions, verdicts=verdicts)
+        return [{"judge": judge_name(metric.judge), "verdict": verdict} for verdict in verdicts]
+    if isinstance(metric, MeanScore):
+        scores = metric.scores(predictions, references)
+        metric.update(predictions, references, scores=scores)
+        return [{"score": score} for score in scores]
+    metric.update(predictions, references)
+    return [{} for _ in predictions]
+
+
+def score_choices(metric: Metric, records: Sequence[Any], likelihoods: Sequence[Sequence[float]]) -> list[dict]:
+    """Update a metric of multiple choice, and tell what was chosen in each record.
+
+    Args:
+        metric: one of :data:`CHOICE_METRICS`.
+        records: with ``choices``, and the right one in ``answers``.
+        likelihoods: log-likelihoods of each record's choices.
+
+    Returns:
+        For every record ``{"response", "choices", "log_likelihoods", "verdict"}``: the likeliest choice, and whether it
+        is right.
+    """
+    right = [record.choices.index(record.answers[0]) for record in records]
+    metric.update(likelihoods, right)
+    return [
+        {
+            "response": record.choices[likeliest(found)],
+            "choices": list(record.choices),
+            "log_likelihoods": list(found),
+            "verdict": likeliest(found) == place,
+        }
+        for record, found, place in zip(records, likelihoods, right, strict=True)
+    ]
