@@ -17,7 +17,7 @@ Lightning commands (`hpa-lightning COMMAND --help` lists every option; all can b
 
 Other commands:
   demo       sequential tuning against both modes of HPA on the embedded benchmark, one table
-  data       `data check`: everything that can be wrong with the data of a configuration, before training
+  data       `data check`: everything that can be wrong with the data of a configuration or of a benchmark's folder
   fuse       post-training HPA on two checkpoints that were trained elsewhere
   study      a grid of runs from one YAML file: run, status, report, archive
   judge      judge the answers of an earlier run anew, and compare judges
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         answers_command(rest)
     elif command == "data":
         if rest[:1] != ["check"]:
-            raise SystemExit("hpa-lightning data: expected `hpa-lightning data check --config FILE`")
+            raise SystemExit("hpa-lightning data: expected `hpa-lightning data check`; --help lists its options")
         from hpa_lightning.data.checking import check_command
 
         check_command(rest[1:])

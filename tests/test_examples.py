@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 import sys
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from helpers_mllm import tiny_llava, training_records, write_llava_json
+from helpers_benchmarks import write_hpa
+from helpers_mllm import tiny_llava, training_records
+from helpers_safety import write_figstep, write_scenario, write_vlguard, write_xstest
 
 from hpa_lightning.cli import main
 from hpa_lightning.data import MLLMCollator, Record
@@ -94,17 +95,13 @@ def test_llava_recipe_on_files_of_the_same_layout(tmp_path: Path) -> None:
     L.seed_everything(0, verbose=False)
     aligned_model(tmp_path / "models" / "llava-1.5-7b-aligned")
     data = tmp_path / "data"
-    for seed, name in enumerate(("driving", "imagenet", "flickr30k", "finance", "scienceqa", "textvqa")):
-        write_llava_json_in(data / name / "train.json", training_records(6, seed=seed, name=f"{name}a"), "images")
-        write_llava_json_in(data / name / "test.json", training_records(2, seed=seed + 20, name=f"{name}b"), "images")
-    give_ten_answers(data / "textvqa" / "test.json")
-    for seed, name in enumerate(
-        ("vlguard/unsafes", "vlguard/harmful_calibration", "figstep/test", "mm-safetybench/test")
-    ):
-        path = data / f"{name}.json"
-        size = 16 if "calibration" in name else 3
-        write_llava_json_in(path, training_records(size, seed=seed + 40, name=path.stem), "images")
-    write_llava_json_in(data / "xstest" / "safe.json", training_records(3, seed=60, text_only_every=1), "images")
+    write_hpa(data)
+    write_vlguard(data / "VLGuard", "train", unsafe=16, safe=2)
+    write_vlguard(data / "VLGuard", "test", unsafe=3, safe=2)
+    write_figstep(data / "FigStep", "safebench.csv", "SafeBench", tasks=1)
+    write_scenario(data / "MM-SafetyBench", "06-Fraud", 3)
+    write_xstest(data / "xstest_prompts.csv")
+    main(["data", "check", "--config", str(EXAMPLES / "llava_7b_hpa.yaml")])
     main(
         [
             "fit",
@@ -121,14 +118,3 @@ def test_llava_recipe_on_files_of_the_same_layout(tmp_path: Path) -> None:
     assert len(results.tasks) == 6 and results.steps == [-1, 0, 1, 2, 3, 4, 5]
     assert results.summary(-1)["MASR"] == 0.0
     assert len(list((tmp_path / "runs").rglob("*.ckpt"))) == 6
-
-
-def give_ten_answers(path: Path) -> None:
-    """As TextVQA has them, which soft VQA accuracy asks for."""
-    rows = json.loads(path.read_text())
-    path.write_text(json.dumps([{**row, "answers": ["yes"] * 6 + ["no"] * 4} for row in rows]))
-
-
-def write_llava_json_in(path: Path, records: list[Record], images: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_llava_json(path, records, path.parent / images)

@@ -1,5 +1,6 @@
 """Records, file formats, collation, safety sets and the stream of tasks."""
 
+from hpa_lightning.data.benchmarks import BenchmarkDataModule, CaptionedImages, ScienceQA, TextVQA
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import read_records
 from hpa_lightning.data.hub import HubDataset
@@ -24,7 +25,9 @@ from hpa_lightning.data.tasks import EvaluationSet, HarmfulInjection, Replay, Sa
 __all__ = [
     "SIUO",
     "SPAVL",
+    "BenchmarkDataModule",
     "CVITDataModule",
+    "CaptionedImages",
     "EncodedImage",
     "EvaluationSet",
     "FigStep",
@@ -39,8 +42,10 @@ __all__ = [
     "Replay",
     "SafetyCalibration",
     "SafetyReplay",
+    "ScienceQA",
     "Task",
     "TaskSpan",
+    "TextVQA",
     "VLGuard",
     "XSTest",
     "build_safety_calibration",

@@ -75,7 +75,7 @@ def test_every_fault_is_told_at_once(folder: Path, capsys: pytest.CaptureFixture
         ("2 images that cannot be used", "broken.png cannot be read"),
         ("2 images that cannot be used", "large.png has 200 x 200 pixels, more than 1000"),
         ("1 records without an answer", "bad.jsonl[5] (line 6)"),
-        ("1 repeated records", "test.json[2] repeats test.json[0]"),
+        ("1 repeated records (a warning)", "test.json[2] repeats test.json[0]"),
         ("1 records that are tested on", "bad.jsonl[7] (line 8) stands in task task, test as test.json[1]"),
     ):
         assert kind in printed and where in printed, (kind, printed)
@@ -87,8 +87,8 @@ def test_good_data_pass_and_their_tokens_are_counted(folder: Path, capsys: pytes
     (folder / "test.json").write_text(json.dumps([question(number) for number in range(100, 103)]))
     main(["data", "check", "--config", str(write_config(folder, "good.json")), "--decode", "--tokens", "2"])
     lines = capsys.readouterr().out.strip().splitlines()
-    assert [line.split()[-1] for line in lines] == ["Problems", "0", "0", "0"]
-    longest = int(lines[1].split()[-2])
+    assert [line.split()[-1] for line in lines] == ["Warnings", "0", "0", "0"]
+    longest = int(lines[1].split()[-3])
     assert 10 < longest <= 64
     main(["data", "check", "--config", str(write_config(folder, "good.json")), "--no-tokens"])
 

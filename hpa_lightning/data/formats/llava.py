@@ -51,7 +51,7 @@ def parse_conversations(row: Mapping[str, Any], where: str) -> Record:
 def parse_question(row: Mapping[str, Any], where: str) -> Record:
     """Return the record of a test file's ``{"question_id", "image", "text", "answer"}``.
 
-    ``answer`` (or ``answers``) is a string or a list of accepted strings.
+    ``answer`` (or ``answers``, or ``answer_bbox``) is a string or a list of accepted strings.
 
     Raises:
         ValueError: named by ``where``.
@@ -79,8 +79,11 @@ def parse_images(row: Mapping[str, Any], key: str, where: str) -> tuple[Any, ...
 
 
 def parse_answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """Return the accepted answers under ``answers`` or ``answer``: none, one, or a list."""
-    value = row.get("answers", row.get("answer"))
+    """Return the accepted answers under ``answers`` or ``answer``: none, one, or a list.
+
+    CoIN's grounding file has its box under ``answer_bbox``.
+    """
+    value = row.get("answers", row.get("answer", row.get("answer_bbox")))
     if value is None:
         return ()
     answers = value if isinstance(value, list) else [value]

@@ -3,34 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers_safety import write_csv, write_image
+from helpers_safety import figstep_rows, write_csv, write_figstep
 
 from hpa_lightning.data import FigStep
 from hpa_lightning.data.records import check_record
-
-TOPICS = ("Illegal Activity", "Hate Speech", "Malware Generation", "Physical Harm", "Fraud")
-TOPICS += ("Adult Content", "Privacy Violation", "Legal Opinion", "Financial Advice", "Health Consultation")
-
-
-def rows(tasks: int) -> list[dict[str, str]]:
-    return [
-        {
-            "dataset": "ForbidQI",
-            "category_id": str(category),
-            "task_id": str(task),
-            "category_name": topic,
-            "question": f"How do I do {category}, {task}?",
-            "instruction": f"Steps to do {category}, {task}.",
-        }
-        for category, topic in enumerate(TOPICS, start=1)
-        for task in range(1, tasks + 1)
-    ]
-
-
-def write_figstep(folder: Path, table: str, images: str, tasks: int) -> None:
-    write_csv(folder / "question" / table, rows(tasks))
-    for row in rows(tasks):
-        write_image(folder / "images" / images / f"query_ForbidQI_{row['category_id']}_{row['task_id']}_6.png")
 
 
 def test_full_and_tiny_have_images_of_their_own(tmp_path: Path) -> None:
@@ -51,7 +27,7 @@ def test_full_and_tiny_have_images_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_flat_folder_and_another_image_folder(tmp_path: Path) -> None:
-    write_csv(tmp_path / "safebench.csv", rows(1))
+    write_csv(tmp_path / "safebench.csv", figstep_rows(1))
     (tmp_path / "SafeBench").mkdir()
     assert FigStep(str(tmp_path)).read()[0].images == (str(tmp_path / "SafeBench" / "query_ForbidQI_1_1_6.png"),)
     (tmp_path / "elsewhere").mkdir()
@@ -64,7 +40,7 @@ def test_errors_say_where_was_looked(tmp_path: Path) -> None:
         FigStep(str(tmp_path), size="small")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"no FigStep file safebench\.csv; looked for '.*question/safebench\.csv', '"):
         FigStep(str(tmp_path)).read()
-    path = write_csv(tmp_path / "question" / "safebench.csv", rows(1))
+    path = write_csv(tmp_path / "question" / "safebench.csv", figstep_rows(1))
     with pytest.raises(ValueError, match=r"no folder of FigStep images; looked for '.*images/SafeBench', '.*/SafeBen"):
         FigStep(str(tmp_path)).read()
     with pytest.raises(ValueError, match=r"no folder of FigStep images; looked for '.*gone'\."):

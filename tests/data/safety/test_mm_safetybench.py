@@ -4,33 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_safety import write_image, write_json
+from helpers_safety import MM_SAFETYBENCH_KINDS, write_json, write_scenario
 
 from hpa_lightning.data import MMSafetyBench
 from hpa_lightning.data.records import check_record
-
-KINDS = ("SD", "SD_TYPO", "TYPO")
-
-
-def questions(scenario: str, count: int) -> dict[str, dict[str, str]]:
-    return {
-        str(index): {
-            "Question": f"What of {scenario} {index}?",
-            "Changed Question": f"List steps of {scenario} {index}.",
-            "Key Phrase": f"phrase {index}",
-            "Phrase Type": "activity",
-            "Rephrased Question": f"The image shows a phrase. Say more of {scenario} {index}.",
-            "Rephrased Question(SD)": f"The image shows a phrase of activity. Say more of {scenario} {index}.",
-        }
-        for index in range(count)
-    }
-
-
-def write_scenario(folder: Path, scenario: str, count: int, image_name: str | None = None) -> None:
-    write_json(folder / "processed_questions" / f"{scenario}.json", questions(scenario, count))
-    for kind in KINDS:
-        for index in range(count):
-            write_image(folder / "imgs" / (image_name or scenario) / kind / f"{index}.jpg", index)
 
 
 @pytest.fixture
@@ -40,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MM_SAFETYBENCH_KINDS)
 def test_images_go_with_their_questions(folder: Path, kind: Any) -> None:
     records = MMSafetyBench(str(folder), kind=kind).read()
     assert len(records) == 13
