@@ -125,6 +125,8 @@ class CalibratedCallback(LinearsCallback):
                 asked=self._safety_calibration.asked,
                 refused=self._safety_calibration.refused,
                 used=len(self._safety_calibration.records),
+                judge=self.calibration.judge,
+                records=[record.where for record in self._safety_calibration.records],
             )
         records, size = list(self._safety_calibration.records), self.calibration.batch_size
         chunks = [records[start : start + size] for start in range(0, len(records), size)]

@@ -215,6 +215,7 @@ class TaskEvaluation(TaskCallback):
             seed=int(os.environ.get("PL_GLOBAL_SEED", "-1")),
             tasks=[task.name for task in datamodule.tasks],
             sets=[{"name": item.name, "kind": item.kind} for item in datamodule.evaluation_sets()],
+            data=datamodule.provenance() if hasattr(datamodule, "provenance") else {},
             versions={
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("hpa-lightning", "torch", "lightning", "transformers", "peft")},

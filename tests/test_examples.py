@@ -117,4 +117,7 @@ def test_llava_recipe_on_files_of_the_same_layout(tmp_path: Path) -> None:
     results = RunResults.from_file(tmp_path / "runs" / "llava_7b_hpa")
     assert len(results.tasks) == 6 and results.steps == [-1, 0, 1, 2, 3, 4, 5]
     assert results.summary(-1)["MASR"] == 0.0
+    assert "VLGuard" in results.run["data"]["harmful_calibration"]["source"]
+    (calibration,) = results.events("safety_calibration")
+    assert calibration["used"] == 8 and calibration["records"][0] == "train.json[0]"
     assert len(list((tmp_path / "runs").rglob("*.ckpt"))) == 6

@@ -18,7 +18,16 @@ from hpa_lightning.data.fit_checks import check_fit, repeat_epoch_end
 from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_generator
 from hpa_lightning.data.records import Record, check_record
 from hpa_lightning.data.sources import RecordSource
-from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, TaskSpan
+from hpa_lightning.data.tasks import (
+    Data,
+    EvaluationSet,
+    HarmfulInjection,
+    Replay,
+    SafetyReplay,
+    Task,
+    TaskSpan,
+    source_of,
+)
 
 
 class CVITDataModule(L.LightningDataModule):
@@ -130,6 +139,27 @@ class CVITDataModule(L.LightningDataModule):
     def safety_replayed(self) -> list[int]:
         """Indices into the safety-replay data of the records that every task trains on."""
         return self._source.safety_replayed
+
+    def provenance(self) -> dict[str, Any]:
+        """What was mixed into the training data and what the safety calibration asks, for the result file.
+
+        Returns:
+            Of what there is: ``"harmful_injection"`` (``source``, ``ratio``, and ``indices`` into the source by task),
+            ``"replay"`` (``indices`` by task), ``"safety_replay"`` (``source``, ``indices``), ``"harmful_calibration"``
+            (``source``). Indices are known once the data are set up.
+        """
+        found: dict[str, Any] = {}
+        if self.harmful_injection is not None:
+            source, ratio = source_of(self.harmful_injection.data), self.harmful_injection.ratio
+            found["harmful_injection"] = {"source": source, "ratio": ratio, "indices": dict(self.injected)}
+        if self.replay is not None:
+            found["replay"] = {"indices": dict(self.replayed)}
+        if self.safety_replay is not None:
+            source = source_of(self.safety_replay.data)
+            found["safety_replay"] = {"source": source, "indices": list(self.safety_replayed)}
+        if self.harmful_calibration is not None:
+            found["harmful_calibration"] = {"source": source_of(self.harmful_calibration)}
+        return found
 
     # -- what callbacks ask for --------------------------------------------------------------------------------------
 

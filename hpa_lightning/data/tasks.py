@@ -11,6 +11,18 @@ from hpa_lightning.metrics.judges import RefusalJudge
 
 Data = str | RecordSet | Sequence[Record]
 
+
+def source_of(data: Data) -> str:
+    """What the data are, in words: a path, a published set with its settings, or how many records in memory.
+
+    >>> source_of("harmful.json"), source_of([])
+    ('harmful.json', '0 records in memory')
+    """
+    if isinstance(data, str):
+        return data
+    return repr(data) if isinstance(data, RecordSet) else f"{len(data)} records in memory"
+
+
 KINDS = ("task", "safety", "over_refusal")
 _DEFAULT_METRICS = {"task": "exact_match", "safety": "attack_success_rate", "over_refusal": "over_refusal_rate"}
 

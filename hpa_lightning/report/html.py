@@ -12,6 +12,7 @@ from hpa_lightning.report.page import CSS, MEANINGS
 from hpa_lightning.report.tables import (
     Table,
     format_cell,
+    gate_table,
     matrix_table,
     method_table,
     run_labels,
@@ -79,11 +80,24 @@ def _origin(run: RunResults) -> str:
             escape(", ".join(f"{name} {version}" for name, version in versions.items())) or "not recorded",
         ),
     ]
+    data = run.run.get("data") or {}
     if calibration:
         last = calibration[-1]
         text = f"{last['asked']} harmful inputs asked, {last['refused']} refused, {last['used']} used"
-        pairs.append(("Safety calibration", escape(text)))
+        source = data.get("harmful_calibration", {}).get("source")
+        pairs.append(("Safety calibration", escape(f"{text}; from {source}" if source else text)))
+    if injection := data.get("harmful_injection"):
+        text = ", ".join(f"{task} {len(indices)}" for task, indices in injection["indices"].items())
+        pairs.append(
+            ("Harmful injection", escape(f"{100 * injection['ratio']:g} % from {injection['source']}: {text}"))
+        )
     return definitions_html(pairs)
+
+
+def _gate(run: RunResults) -> str:
+    return "<h3>Safety gate</h3>" + table_html(
+        gate_table(run), "Tasks that broke the budget of attack success, in percent"
+    )
 
 
 def _run_section(run: RunResults, label: str, images: Sequence[Image], alone: bool) -> str:
@@ -93,6 +107,7 @@ def _run_section(run: RunResults, label: str, images: Sequence[Image], alone: bo
         table_html(matrix_table(run), "Score in percent on every task (columns) after every step (rows)"),
         "<h3>Safety at every step</h3>",
         table_html(safety_table(run), "Attack success and over-refusal in percent after every step"),
+        *([_gate(run)] if run.events("gate") else []),
         *(figure_html(image) for image in images),
     ]
     body = "\n".join(parts)

@@ -247,6 +247,24 @@ def safety_table(run: RunResults) -> Table:
     return Table(["%", *headings], rows)
 
 
+def gate_table(run: RunResults) -> Table:
+    """What the safety gate did: the tasks that broke the budget, mean attack success before and after, percent."""
+    rows: list[list[Cell]] = []
+    for event in run.events("gate"):
+        raised = event.get("raised_by")
+        action = event["action"].replace("_", " ")
+        rows.append(
+            [
+                event["task"],
+                100 * event["budget"],
+                100 * event["attack_success_rate"],
+                action if raised is None else f"{action}, {100 * raised:.1f} % of the way to all columns",
+                100 * event["kept_attack_success_rate"],
+            ]
+        )
+    return Table(["Task", "Budget", "MASR", "Action", "MASR kept"], rows)
+
+
 def score_table(runs: Sequence[RunResults]) -> Table:
     """Every score of every run in long form, one row per run, step and set; -1 is the aligned model."""
     rows: list[list[Cell]] = []

@@ -57,6 +57,26 @@ def test_page_is_self_contained_and_accessible(write_run, tmp_path: Path) -> Non
         assert text in page
 
 
+def test_page_tells_what_the_gate_did_and_where_data_come_from(write_run, tmp_path: Path) -> None:
+    writer = ResultWriter(write_run("one") / "results.jsonl")
+    injected = {"source": "harm.json", "ratio": 0.001, "indices": {"driving": [4, 7], "digits": [1]}}
+    data = {"harmful_injection": injected, "harmful_calibration": {"source": "VLGuard(folder='v')"}}
+    writer.write({**RunResults.from_file(writer.path).run, "data": data})
+    rates = {"budget": 0.1, "attack_success_rate": 0.4, "kept_attack_success_rate": 0.0875}
+    writer.write(
+        {"event": "gate", "step": 0, "task": "driving", "action": "raise_retention", "raised_by": 0.625, **rates}
+    )
+    writer.write({"event": "gate", "step": 1, "task": "digits", "action": "rollback", **rates})
+    page = write_report([tmp_path / "one"], tmp_path / "report")["html"].read_text()
+    assert "0.1 % from harm.json: driving 2, digits 1" in page
+    assert "8 used; from VLGuard(folder=&#x27;v&#x27;)" in page
+    section = page[page.index("Safety gate") :]
+    cells = re.findall(r"<t[hd](?: [^>]*)?>([^<]*)", section[: section.index("</table>")])
+    assert cells[5:10] == ["driving", "10.00", "40.00", "raise retention, 62.5 % of the way to all columns", "8.75"]
+    assert cells[10:] == ["digits", "10.00", "40.00", "rollback", "8.75"]
+    assert "Safety gate" not in write_report([write_run("two")], tmp_path / "other")["html"].read_text()
+
+
 def test_text_from_result_files_is_escaped(write_run, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     writer = ResultWriter(write_run("one", method=evil) / "results.jsonl")

@@ -65,6 +65,12 @@ def test_a_stream_takes_sets_wherever_it_takes_data(folder: Path) -> None:
     assert all(not record.ends_with_answer for record in data.harmful_calibration_records())
     assert {name: len(drawn) for name, drawn in data.injected.items()} == {"a": 1, "vlguard": 1}
     assert len(data.safety_replayed) == 2
+    told = data.provenance()
+    assert set(told) == {"harmful_injection", "safety_replay", "harmful_calibration"}
+    assert told["harmful_injection"]["indices"] == data.injected and told["harmful_injection"]["ratio"] == 0.1
+    assert "PromptFile(file=" in told["harmful_injection"]["source"]
+    assert told["safety_replay"]["indices"] == data.safety_replayed
+    assert "split='train', subset='safe_unsafes'" in told["harmful_calibration"]["source"]
     (batch,) = data.evaluation_dataloader(data.evaluation_sets()[2])
     assert batch["ids"] == ["test_u0", "test_u1", "test_u2"]
     assert batch["references"] == [("I'm sorry, I cannot.",)] * 3
