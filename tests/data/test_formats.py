@@ -46,6 +46,15 @@ def test_missing_image_is_text_only_and_a_list_is_several(tmp_path: Path) -> Non
     assert two.images == (str(tmp_path / "x.png"), str(tmp_path / "y.png"))
 
 
+def test_training_records_may_have_a_question_id(tmp_path: Path) -> None:
+    """As UCIT's have, of VizWiz for instance."""
+    turns = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
+    rows = [{"question_id": "00000012", "conversations": turns}, {"conversations": turns}]
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(rows))
+    assert [record.id for record in read_records(path)] == ["00000012", "train.json[1]"]
+
+
 def test_question_file(tmp_path: Path) -> None:
     rows = [{"question_id": 9, "image": "x.png", "text": "<image>\nWhy?", "answer": ["so", "thus"]}]
     (record,) = read_records(write(tmp_path / "test.jsonl", rows, lines=True))

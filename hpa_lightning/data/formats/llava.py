@@ -45,7 +45,8 @@ def parse_conversations(row: Mapping[str, Any], where: str) -> Record:
             messages += user_turn(text, images=len(images) if is_first else 0)
     if marks not in (0, len(images)):
         raise ValueError(f"{where}: {marks} marks {IMAGE_MARK} in the text but {len(images)} images.")
-    return Record(str(row.get("id", where)), tuple(messages), images, parse_answers(row, where), where)
+    identity = row.get("id", row.get("question_id", where))
+    return Record(str(identity), tuple(messages), images, parse_answers(row, where), where)
 
 
 def parse_question(row: Mapping[str, Any], where: str) -> Record:
