@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,14 @@ from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.modules.adapters import lora_layers
+from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.result_file import read_results
 from hpa_lightning.results import RunResults
 
 MODELS = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "idefics3": tiny_idefics3, "timm": tiny_timm}
 
 
-def module(lora: bool = True, architecture: str = "llava") -> MLLMModule:
+def module(lora: bool = True, architecture: str = "llava", **options: Any) -> MLLMModule:
     model, processor = MODELS[architecture](layers=2)
     torch.manual_seed(0)
     return MLLMModule.from_objects(
@@ -37,6 +40,7 @@ def module(lora: bool = True, architecture: str = "llava") -> MLLMModule:
         lora=LoraSettings(rank=2, alpha=4.0) if lora else None,
         train_modules=None if lora else ["model.language_model"],
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.01),
+        **options,
     )
 
 
@@ -180,27 +184,65 @@ def test_every_architecture_fills_the_matrix(architecture: str, name: str, tmp_p
     assert "evaluation/average_performance" in (folder / "metrics.csv").read_text()
 
 
+STEPS = {2: "first_task", 3: "trained_not_ended", 5: "second_task", 6: "epoch_end"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], tuple[dict[str, torch.Tensor], Path]]:
+    """The weights at the end of an uncut run, and the folder of its checkpoints; every run once."""
+
+    @cache
+    def run(name: str, lora: bool) -> tuple[dict[str, torch.Tensor], Path]:
+        folder, tuned = tmp_path_factory.mktemp("whole"), module(lora)
+        save = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        options = {"enable_checkpointing": True, "max_steps": -1}
+        trainer(folder, [SequentialTuning(), *method(name), save], **options).fit(tuned, stream())
+        return tuned.state_dict(), folder
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("name", "lora"),
     [("sequential", True), ("sequential", False), *TUNINGS],
     ids=["sequential-lora", "sequential-full", *TUNING_IDS],
 )
-@pytest.mark.parametrize("step", [2, 3, 5, 6], ids=["first_task", "trained_not_ended", "second_task", "epoch_end"])
-def test_resume_in_the_middle_of_the_sequence(name: str, lora: bool, step: int, tmp_path: Path) -> None:
-    whole = module(lora)
-    trainer(tmp_path / "whole", [SequentialTuning(), *method(name)]).fit(whole, stream())
-
-    save = ModelCheckpoint(tmp_path, filename="cut-{step}", every_n_train_steps=step, save_top_k=-1)
-    cut = trainer(tmp_path / "cut", [SequentialTuning(), *method(name), save], enable_checkpointing=True, max_steps=-1)
-    cut.fit(module(lora), stream())
-    path = tmp_path / f"cut-step={step}.ckpt"
-
+@pytest.mark.parametrize("step", STEPS, ids=STEPS.values())
+def test_resume_in_the_middle_of_the_sequence(
+    whole: Callable[[str, bool], tuple[dict[str, torch.Tensor], Path]], name: str, lora: bool, step: int, tmp_path: Path
+) -> None:
+    expected, checkpoints = whole(name, lora)
     second = module(lora)
     with torch.no_grad():
         for parameter in second.parameters():
             parameter.add_(0.5)  # everything must come from the checkpoint
-    resumed = trainer(tmp_path / "second", [SequentialTuning(), *method(name)])
-    resumed.fit(second, stream(), ckpt_path=path)
+    resumed = trainer(tmp_path, [SequentialTuning(), *method(name)])
+    resumed.fit(second, stream(), ckpt_path=checkpoints / f"step={step}.ckpt")
     assert resumed.global_step == 9
-    for (key, expected), actual in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
-        assert torch.equal(expected, actual), key
+    for (key, weight), actual in zip(expected.items(), second.state_dict().values(), strict=True):
+        assert torch.equal(weight, actual), key
+
+
+@pytest.mark.parametrize("name", ["in_training", "post_training"])
+def test_saving_changes_nothing(
+    whole: Callable[[str, bool], tuple[dict[str, torch.Tensor], Path]], name: str, tmp_path: Path
+) -> None:
+    tuned = module()
+    trainer(tmp_path, [SequentialTuning(), *method(name)]).fit(tuned, stream())
+    assert all(torch.equal(weight, tuned.state_dict()[key]) for key, weight in whole(name, True)[0].items())
+
+
+@pytest.mark.parametrize(("name", "lora"), [("in_training", True), ("in_training", False), ("post_training", True)])
+def test_gradient_checkpointing_changes_no_result(name: str, lora: bool, tmp_path: Path) -> None:
+    """Blocks run twice in a step; calibration, probe, freezing and projection must not notice."""
+    results = []
+    for checkpointing in (False, True):
+        tuned = module(lora, gradient_checkpointing=checkpointing)
+        (_, blocks), calls = find_decoder_blocks(tuned.model), []
+        blocks[0].self_attn.register_forward_hook(lambda *_, calls=calls: calls.append(torch.is_grad_enabled()))
+        trainer(tmp_path / str(checkpointing), [SequentialTuning(), *method(name)]).fit(tuned, stream())
+        results.append((tuned.state_dict(), sum(calls)))
+    (plain, once), (checkpointed, twice) = results
+    assert once < twice, "nothing was computed again"
+    for key, weight in plain.items():
+        torch.testing.assert_close(checkpointed[key], weight, rtol=0, atol=1e-6, msg=key)
