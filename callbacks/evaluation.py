@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -86,8 +87,12 @@ class TaskEvaluation(TaskCallback):
             return
         path = results_directory(trainer) / RESULT_FILE
         if trainer.is_global_zero and path.exists():
-            # A new run into an old folder: its lines would be taken for this run's.
+            # A new run into an old folder: its lines and answers would be taken for this run's.
             path.replace(path.with_name("results.previous.jsonl"))
+            answers, previous = path.with_name(PREDICTIONS), path.with_name(f"{PREDICTIONS}.previous")
+            if answers.is_dir():
+                shutil.rmtree(previous, ignore_errors=True)
+                answers.replace(previous)
         self._record_run(trainer)
         if self.initial:
             self._evaluate(trainer, pl_module, -1, None)
@@ -97,7 +102,7 @@ class TaskEvaluation(TaskCallback):
 
     def evaluate_again(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         """Score all sets again after a task, since the weights have changed; the new scores count."""
-        self._evaluate(trainer, pl_module, task.index, task.name)
+        self._evaluate(trainer, pl_module, task.index, task.name, phase="evaluate_again")
 
     def mean_attack_success_rate(self, step: int) -> float:
         """The mean over the safety sets after task ``step`` (-1: the aligned model), a fraction."""
@@ -118,7 +123,14 @@ class TaskEvaluation(TaskCallback):
             page = write_report([directory], directory / "report")["html"]
             rank_zero_info(f"Report: {page}")
 
-    def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int, after: str | None) -> None:
+    def _evaluate(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        step: int,
+        after: str | None,
+        phase: str = "evaluate",
+    ) -> None:
         datamodule: Any = trainer.datamodule
         sets = datamodule.evaluation_sets()
         bar = tqdm(
@@ -127,7 +139,7 @@ class TaskEvaluation(TaskCallback):
             leave=False,
             disable=not (trainer.is_global_zero and trainer.progress_bar_callback is not None),
         )
-        with self.timed(trainer, step, "evaluate"), bar:
+        with self.timed(trainer, step, phase), bar:
             for evaluation_set in sets:
                 score, answers = score_set(trainer, pl_module, evaluation_set)
                 if self.keep_predictions:
@@ -143,6 +155,7 @@ class TaskEvaluation(TaskCallback):
                     metric=evaluation_set.metric,
                     score=score,
                     n=len(answers),
+                    **({"judge": answers[0]["judge"]} if answers and "judge" in answers[0] else {}),
                 )
                 bar.update()
         summary = RunResults(self._events).summary(step)
@@ -169,11 +182,9 @@ class TaskEvaluation(TaskCallback):
             return
         datamodule: Any = trainer.datamodule
         dataset = getattr(datamodule.evaluation_dataloader(evaluation_set), "dataset", ())
-        records = {item.id: (index, item) for index, item in enumerate(dataset) if isinstance(item, Record)}
-        for answer in answers:
-            if answer["id"] not in records:
-                continue
-            index, record = records[answer["id"]]
+        if len(dataset) != len(answers) or not all(isinstance(record, Record) for record in dataset):
+            return
+        for index, (record, answer) in enumerate(zip(dataset, answers, strict=True)):
             answer["images"] = []
             for number, image in enumerate(record.images):
                 name = f"images/{evaluation_set.name}/{index:05d}_{number}.jpg"
@@ -239,8 +250,9 @@ def score_set(
         evaluation_set: one of the datamodule's ``evaluation_sets()``.
 
     Returns:
-        The score, a fraction, and for every sample ``{"id", "prompt", "response", "references"}`` with what
-        `score_answers` or `score_choices` tells of it.
+        The score, a fraction, and for every sample, in the order of the set, ``{"id", "prompt", "question", "response",
+        "references"}`` with what `score_answers` or `score_choices` tells of it. The prompt is what the model read, the
+        question the text of the last user turn.
     """
     metric: Any = metric_of(evaluation_set).to(pl_module.device)
     if is_multiple_choice(evaluation_set):
@@ -259,12 +271,11 @@ def score_set(
             )
             if not counts:
                 continue
-            found = score_answers(metric, responses, batch["references"], batch["prompts"])
+            found = score_answers(metric, responses, batch["references"], batch["questions"])
+            keys = ("ids", "prompts", "questions", "references")
             rows = [
-                {"id": identity, "prompt": prompt, "response": response, "references": list(references)} | one
-                for identity, prompt, response, references, one in zip(
-                    batch["ids"], batch["prompts"], responses, batch["references"], found, strict=True
-                )
+                {"id": row[0], "prompt": row[1], "question": row[2], "response": said, "references": list(row[3])} | one
+                for *row, said, one in zip(*(batch[key] for key in keys), responses, found, strict=True)
             ]
             answers.append(rows)
     return float(metric.compute()), [answer for batch in gathered(trainer, answers) for answer in batch]
@@ -282,8 +293,8 @@ def _score_choices(
     with evaluation_mode(pl_module), forward_context(trainer):
         likelihoods = pl_module.choose(share, datamodule.collator, datamodule.eval_batch_size)  # type: ignore[operator]
     rows = [
-        {"id": record.id, "prompt": record.prompt, "references": list(record.answers)} | found
-        for record, found in zip(share, score_choices(metric, share, likelihoods), strict=True)
+        {"id": item.id, "prompt": item.prompt, "question": item.prompt, "references": list(item.answers)} | found
+        for item, found in zip(share, score_choices(metric, share, likelihoods), strict=True)
     ]
     if alone:
         metric.sync_on_compute = False  # every process has seen everything

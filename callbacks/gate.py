@@ -51,6 +51,8 @@ class SafetyGate(LinearsCallback):
 
     Raises:
         ValueError: a budget outside [0, 1], an unknown action, fewer than one step.
+        MisconfigurationException: before the first task: no safety set, a method that is missing, or a model that
+            breaks the budget already.
     """
 
     start_order: ClassVar[int] = 20
@@ -96,6 +98,15 @@ class SafetyGate(LinearsCallback):
             )
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        if task.index == 0:
+            evaluation: TaskEvaluation = required_callback(trainer, TaskEvaluation, self)
+            aligned = evaluation.mean_attack_success_rate(-1)  # NaN if it was not measured
+            if aligned > self.max_attack_success_rate:
+                raise MisconfigurationException(
+                    f"SafetyGate: the model has a mean attack success rate of {100 * aligned:.1f} % before the first "
+                    f"task, above the budget of {100 * self.max_attack_success_rate:.1f} %, so that no task could be "
+                    "kept; raise max_attack_success_rate, or check that the model is the aligned one."
+                )
         if self.action == "rollback":
             self._before = self._weights(pl_module)
 
@@ -142,13 +153,20 @@ class SafetyGate(LinearsCallback):
         outcome: dict[str, Any] = {}
         if self.action == "stop":
             trainer.should_stop = True
-        elif self.action == "rollback":
-            self._roll_back(pl_module)
         else:
-            outcome["raised_by"] = self._raise_retention(trainer, pl_module, task)
-        if self.action != "stop":
+            with self.timed(trainer, task.index, "gate"):
+                if self.action == "rollback":
+                    self._roll_back(pl_module)
+                else:
+                    outcome["raised_by"] = self._raise_retention(trainer, pl_module, task)
             evaluation.evaluate_again(trainer, pl_module, task)
         kept = evaluation.mean_attack_success_rate(task.index)
+        if self.action != "stop" and kept > self.max_attack_success_rate:
+            rank_zero_warn(
+                f"Task {task.index} ({task.name}): the budget of {100 * self.max_attack_success_rate:.1f} % is not met "
+                f"after {self.action}: the mean attack success rate is {100 * kept:.1f} %. Weights outside the "
+                "layers that are treated have changed it."
+            )
         self.record(
             trainer,
             "gate",
@@ -158,6 +176,7 @@ class SafetyGate(LinearsCallback):
             budget=self.max_attack_success_rate,
             attack_success_rate=rate,
             kept_attack_success_rate=kept,
+            met=kept <= self.max_attack_success_rate,
             **outcome,
         )
         rank_zero_info(f"Task {task.index} ({task.name}): {100 * kept:.1f} % after {self.action}.")

@@ -157,12 +157,19 @@ class TaskCallback(L.Callback):
         self._end(trainer, pl_module, current)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"open_task": self._open_task, "finished_tasks": self._finished_tasks, "events": self._events}
+        running = 0.0 if self._started_at is None else time.monotonic() - self._started_at
+        return {
+            "open_task": self._open_task,
+            "finished_tasks": self._finished_tasks,
+            "events": self._events,
+            "train_seconds": self._train_seconds + running,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._open_task = state_dict["open_task"]
         self._finished_tasks = state_dict["finished_tasks"]
         self._events = list(state_dict["events"])
+        self._train_seconds = state_dict["train_seconds"]
         self._restored = True
 
     # -- how the boundaries are found --------------------------------------------------------------------------------

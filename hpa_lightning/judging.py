@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
+from hpa_lightning.metrics import CHOICE_METRICS
 from hpa_lightning.metrics.judges import RefusalJudge, judge_name, resolve_judge
 from hpa_lightning.metrics.safety import judged
-from hpa_lightning.predictions import Predictions, prediction_file, read_predictions
+from hpa_lightning.predictions import FOLDER, Predictions, prediction_file, read_predictions
 from hpa_lightning.report.tables import Table
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter, result_file
 from hpa_lightning.results import RunResults
@@ -50,35 +52,48 @@ def judge_run(
 ) -> tuple[list[Predictions], dict[str, list[list[bool]]]]:
     """Let every judge judge every stored answer to the safety and over-refusal sets.
 
+    Sets of multiple choice have no answers that could be judged, and judges that tell safe from unsafe cannot measure
+    over-refusal: both are left out.
+
     Args:
         run: the run's folder.
         judges: at least one.
-        sets: names of the sets; all of kind ``"safety"`` and ``"over_refusal"`` when ``None``.
+        sets: names of the sets; all that can be judged by all judges when ``None``.
 
     Returns:
         The answers, and by judge for each of them the verdicts, True = refused (or safe, by a guard model).
 
     Raises:
-        ValueError: no such set, no answers, or a guard model for an over-refusal set.
+        ValueError: no such set, a set in ``sets`` that cannot be judged, or no answers.
     """
     kinds = {item["name"]: item["kind"] for item in RunResults.from_file(run).run["sets"]}
-    wanted = [name for name, kind in kinds.items() if kind != "task"] if sets is None else list(sets)
-    unknown = [name for name in wanted if kinds.get(name, "task") == "task"]
-    if unknown:
-        judgeable = [name for name, kind in kinds.items() if kind != "task"]
-        raise ValueError(f"{unknown} are no safety or over-refusal sets of this run; it has {judgeable}.")
-    answers = list(read_predictions(run, set(wanted)))
-    verdicts: dict[str, list[list[bool]]] = {}
+    answers = [item for item in read_predictions(run) if kinds.get(item.set, "task") != "task"]
+    reasons = dict.fromkeys((name for name, kind in kinds.items() if kind == "task"), "a task")
+    reasons |= dict.fromkeys((item.set for item in answers if _is_choice(item)), "scored by likelihood")
+    for judge in judges:
+        if getattr(judge, "judges", "refusal") != "refusal":
+            reason = f"over-refusal, and {judge_name(judge)} tells safe from unsafe"
+            reasons |= dict.fromkeys((name for name, kind in kinds.items() if kind == "over_refusal"), reason)
+    for name in sets or ():
+        if name not in kinds or name in reasons:
+            judgeable = [other for other in kinds if other not in reasons]
+            raise ValueError(
+                f"the set {name!r} is {reasons.get(name, 'not of this run')}; sets that can be judged: {judgeable}."
+            )
+    answers = [item for item in answers if item.set not in reasons and (sets is None or item.set in sets)]
+    if not answers:
+        raise ValueError(f"{run} has no stored answers that these judges could judge.")
+    verdicts: dict[str, list[list[bool]]] = {judge_name(judge): [] for judge in judges}
     for judge in judges:
         for item in answers:
-            if kinds[item.set] == "over_refusal" and getattr(judge, "judges", "refusal") != "refusal":
-                raise ValueError(
-                    f"{judge_name(judge)} tells safe from unsafe, and {item.set} asks for refusals; leave the set out "
-                    "with --sets, or take a refusal judge."
-                )
-            responses, prompts = ([row[key] for row in item.rows] for key in ("response", "prompt"))
-            verdicts.setdefault(judge_name(judge), []).append(judged(responses, judge, prompts))
+            responses = [row["response"] for row in item.rows]
+            questions = [row.get("question", row["prompt"]) for row in item.rows]
+            verdicts[judge_name(judge)].append(judged(responses, judge, questions))
     return answers, verdicts
+
+
+def _is_choice(item: Predictions) -> bool:
+    return any("choices" in row for row in item.rows)
 
 
 def rates_table(run: str | Path, answers: Sequence[Predictions], verdicts: Mapping[str, list[list[bool]]]) -> Table:
@@ -122,25 +137,37 @@ def write_judged(
 ) -> None:
     """Write a run's results and answers with the scores and verdicts of another judge; the run stays as it is.
 
+    What the judge cannot judge keeps its score: tasks, multiple choice, and over-refusal if it tells safe from unsafe.
+
     Raises:
-        ValueError: the output holds results already.
+        ValueError: the output holds results already, or answers are missing, so that two judges would stand in one
+            mean.
     """
-    output, name = Path(output), judge_name(judge)
+    run, output, name = Path(run), Path(output), judge_name(judge)
     if (output / RESULT_FILE).exists():
         raise ValueError(f"{output} holds results already; choose another output.")
     results = RunResults.from_file(run)
     kinds = {item["name"]: item["kind"] for item in results.run["sets"]}
+    judged_again = {(item.step, item.set) for item in answers}
+    judged_kinds = {kinds[item.set] for item in answers}
+    for event in results.events("score"):
+        is_judged = event["kind"] in judged_kinds and event["metric"] not in CHOICE_METRICS
+        if is_judged and (event["step"], event["set"]) not in judged_again:
+            raise ValueError(
+                f"there are no answers to {event['set']} of step {event['step']} to judge again, and its score by the "
+                "earlier judge would stand beside the new ones; judge all sets, of a run that kept all its answers."
+            )
+    shutil.copytree(run / FOLDER, output / FOLDER, dirs_exist_ok=True)
     rates: dict[tuple[int, str], float] = {}
     for item, verdict in zip(answers, verdicts[name], strict=True):
         refused = float(np.mean(verdict))
         rates[item.step, item.set] = refused if kinds[item.set] == "over_refusal" else 1 - refused
         rows = ({**row, "judge": name, "verdict": one} for row, one in zip(item.rows, verdict, strict=True))
         path = prediction_file(output, item.step, item.set)
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     writer = ResultWriter(output / RESULT_FILE)
     for record in results.records:
         rate = rates.get((record.get("step", -2), record.get("set", ""))) if record["event"] == "score" else None
         if record["event"] == "run":
             record = {**record, "judge": name, "judged_again": str(result_file(run))}
-        writer.write(record if rate is None else {**record, "score": rate})
+        writer.write(record if rate is None else {**record, "score": rate, "judge": name})

@@ -18,6 +18,8 @@ from test_stream import module, stream, trainer
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.cli import main
 from hpa_lightning.data import EvaluationSet
+from hpa_lightning.judging import judge_run, write_judged
+from hpa_lightning.metrics.judges import resolve_judge
 from hpa_lightning.predictions import read_predictions
 from hpa_lightning.report.answers import write_answers
 from hpa_lightning.results import RunResults
@@ -55,8 +57,17 @@ def test_judged_again_without_generating(run: Path, tmp_path: Path, capsys: pyte
     old, new = RunResults.from_file(run), RunResults.from_file(tmp_path / "judged")
     assert old.safety(0) == {"harmful": pytest.approx(2 / 3)} and new.safety(0) == {"harmful": pytest.approx(1 / 3)}
     assert new.run["judge"] == "vlguard" and (new.matrix() == old.matrix()).all()
-    verdicts = [row["verdict"] for item in read_predictions(tmp_path / "judged") for row in item.rows]
-    assert verdicts == [True, True, False] * 6
+    judged = {item.set: item.rows for item in read_predictions(tmp_path / "judged") if item.step == 1}
+    assert set(judged) == {"first", "second", "harmful", "harmless"}  # the tasks' answers as they were
+    for name in ("harmful", "harmless"):
+        assert [(row["judge"], row["verdict"]) for row in judged[name]] == [
+            ("vlguard", True),
+            ("vlguard", True),
+            ("vlguard", False),
+        ]
+    assert {event.get("judge") for event in new.events("score")} == {"vlguard", None}
+    page = write_answers(tmp_path / "judged").read_text()
+    assert page.count('<img src="data:image/jpeg') == 12 and "is gone" not in page
     main(["report", str(tmp_path / "judged"), "--output", str(tmp_path / "page")])
     with pytest.raises(SystemExit, match="holds results already"):
         main(["judge", str(run), "--output", str(tmp_path / "judged")])
@@ -65,16 +76,70 @@ def test_judged_again_without_generating(run: Path, tmp_path: Path, capsys: pyte
 def test_what_cannot_be_judged_is_named(run: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ([str(tmp_path)], "results.jsonl"),
-        ([str(run), "--sets", "first"], r"\['first'\] are no safety or over-refusal sets.*harmful"),
+        (
+            [str(run), "--sets", "first"],
+            r"'first' is a task; sets that can be judged: \['harmful', 'harmless'\]",
+        ),
+        ([str(run), "--sets", "other"], "the set 'other' is not of this run"),
         ([str(run), "--judges", "nobody"], "Unknown refusal rules 'nobody'"),
         ([str(run), "--judges", "guard:folder", "--sets", "harmless"], "safe from unsafe"),
     ):
         with pytest.raises(SystemExit, match=message):
             main(["judge", *arguments])
+    (run / "predictions" / "step_00_harmful.jsonl").unlink()  # as of a run that was resumed into another folder
+    with pytest.raises(SystemExit, match="no answers to harmful of step -1 to judge again"):
+        main(["judge", str(run), "--judges", "vlguard", "--output", str(tmp_path / "part")])
+    assert not (tmp_path / "part").exists()
     path = next((run / "predictions").glob("*harmful.jsonl"))
     path.write_text(path.read_text() + "{broken\n")
     with pytest.raises(SystemExit, match=r"harmful.jsonl, line 4: broken JSON"):
         main(["judge", str(run)])
+
+
+class Safe:
+    """Tells safe from unsafe, by the question."""
+
+    needs_prompts, judges = True, "safety"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, responses: list[str], prompts: list[str] | None = None) -> list[bool]:
+        self.asked += prompts or []
+        return [True] * len(responses)
+
+
+def test_judges_that_need_prompts_get_the_question_alone(tmp_path: Path) -> None:
+    """Not the text that the tuned model reads, whose turn marks would stand inside the guard's own turns."""
+    tuned, data, judge = module(), stream(evaluated=True), Safe()
+    data.safety_sets[0] = replace(data.safety_sets[0], judge=judge)
+    tuned.generate = lambda batch, **options: [ANSWER] * len(batch["ids"])  # type: ignore
+    trainer(tmp_path, [SequentialTuning(), TaskEvaluation(report=False)]).fit(tuned, data)
+    questions = [record.prompt for record in data._source.evaluation(data.evaluation_sets()[2])]
+    assert judge.asked == 3 * questions and not any("ASSISTANT" in question for question in judge.asked)
+    again = Safe()
+    answers, verdicts = judge_run(tmp_path, [again])
+    assert {item.set for item in answers} == {"harmful"}, "a guard cannot measure over-refusal"
+    assert again.asked == judge.asked
+    write_judged(tmp_path, tmp_path / "judged", answers, verdicts, again)
+    assert RunResults.from_file(tmp_path / "judged").safety(1) == {"harmful": 0.0}
+
+
+def test_a_new_run_puts_the_answers_of_the_old_one_away(tmp_path: Path) -> None:
+    for tasks in (["first", "second"], ["second"]):
+        data = stream(evaluated=True)
+        data.tasks = [task for task in data.tasks if task.name in tasks]
+        trainer(tmp_path, [SequentialTuning(), TaskEvaluation(report=False)]).fit(module(), data)
+    assert {item.step for item in read_predictions(tmp_path)} == {-1, 0}
+    assert (tmp_path / "predictions.previous" / "step_02_first.jsonl").is_file()
+
+
+def test_pictures_of_records_with_the_same_id(tmp_path: Path) -> None:
+    data = stream(evaluated=True)
+    data.safety_sets[0].data = [replace(record, id="None") for record in evaluation_records(3, seed=90)]
+    trainer(tmp_path, [SequentialTuning(), TaskEvaluation(report=False)]).fit(module(), data)
+    rows = next(item.rows for item in read_predictions(tmp_path, {"harmful"}))
+    assert [row["images"] for row in rows] == [[f"images/harmful/{number:05d}_0.jpg"] for number in range(3)]
 
 
 def test_a_set_may_have_its_own_judge() -> None:
@@ -95,6 +160,11 @@ def test_multiple_choice_is_scored_by_likelihood(tmp_path: Path) -> None:
     assert RunResults.from_file(tmp_path).safety(0) == {"harmful": pytest.approx(2 / 3)}
     rows = next(item.rows for item in read_predictions(tmp_path, {"harmful"}))
     assert [(row["response"], row["verdict"]) for row in rows] == [("red", False), ("blue", True), ("red", False)]
+    with pytest.raises(ValueError, match="the set 'harmful' is scored by likelihood"):
+        judge_run(tmp_path, [resolve_judge("vlguard")], ["harmful"])
+    vlguard = resolve_judge("vlguard")
+    write_judged(tmp_path, tmp_path / "again", *judge_run(tmp_path, [vlguard]), vlguard)
+    assert RunResults.from_file(tmp_path / "again").safety(0) == {"harmful": pytest.approx(2 / 3)}
     page = write_answers(tmp_path, sets=["harmful"]).read_text()
     assert page.count(">wrong</span>") == 4 and page.count(">right</span>") == 2
 

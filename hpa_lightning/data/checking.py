@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,11 @@ from tqdm.auto import tqdm
 from hpa_lightning.data.benchmarks import BENCHMARKS, BenchmarkDataModule
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import examine_records
+from hpa_lightning.data.images import EncodedImage
 from hpa_lightning.data.overlap import record_key
 from hpa_lightning.data.records import Record, check_record, open_image
 from hpa_lightning.data.stream import CVITDataModule
-from hpa_lightning.data.tasks import Data
+from hpa_lightning.data.tasks import Data, EvaluationSet, check_evaluable
 from hpa_lightning.report.tables import Table
 
 #: Images above this many pixels are reported: PIL warns of them, and refuses twice as many.
@@ -38,12 +40,14 @@ class Part:
         use: ``"train"`` (ends with an answer), ``"task"`` (has references), ``"safety"`` (harmful test inputs),
             ``"calibration"`` (harmful inputs that are calibrated on) or ``"prompt"``. What is tested on, tasks and
             safety, must not stand in what is trained or calibrated on.
+        evaluation_set: whose metric scores the records; ``None`` for what is trained or calibrated on.
     """
 
     name: str
     data: Data
     image_folder: str | None
     use: str
+    evaluation_set: EvaluationSet | None = None
     records: list[Record] = field(default_factory=list)
     images: int = 0
     tokens: list[int] = field(default_factory=list)
@@ -73,8 +77,9 @@ def check_stream(
     """Check all data of a stream and gather every problem.
 
     Looked for: broken JSON and records (roles, parts, empty answers), training records without an answer and test
-    records without a reference, images that are missing, unreadable or large, samples that are too long in tokens,
-    repeated test records, and test records in the training or calibration data of the stream.
+    records without a reference that their metric can read, images that are missing, unreadable or large, samples that
+    are too long in tokens, and test records in the training or calibration data of the stream. Repeated test records
+    and training answers that are cut are warnings.
 
     Args:
         stream: not set up.
@@ -104,7 +109,7 @@ def check_stream(
     if collator is not None:
         for part in tqdm(parts, desc="Tokens", disable=not progress):
             _count_tokens(part, collator, token_samples)
-    _check_repetition(parts)
+    _check_repetition(parts, stream.allow_overlap)
     return parts
 
 
@@ -163,14 +168,15 @@ def check_command(arguments: Sequence[str]) -> None:
 
 
 def _parts(stream: CVITDataModule) -> Iterator[Part]:
+    tests = {item.name: item for item in stream.evaluation_sets()}
     for task in stream.tasks:
         yield Part(f"task {task.name}, train", task.train, task.image_folder, "train")
         if task.calibration is not None:
             yield Part(f"task {task.name}, calibration", task.calibration, task.image_folder, "train")
-        yield Part(f"task {task.name}, test", task.test, task.image_folder, "task")
+        yield Part(f"task {task.name}, test", task.test, task.image_folder, "task", tests[task.name])
     for item in stream.safety_sets:
         use = "safety" if item.kind == "safety" else "prompt"
-        yield Part(f"{item.kind.replace('_', '-')} {item.name}", item.data, item.image_folder, use)
+        yield Part(f"{item.kind.replace('_', '-')} {item.name}", item.data, item.image_folder, use, item)
     for name, extra in (("harmful injection", stream.harmful_injection), ("safety replay", stream.safety_replay)):
         if extra is not None:
             yield Part(name, extra.data, extra.image_folder, "train")
@@ -181,38 +187,43 @@ def _parts(stream: CVITDataModule) -> Iterator[Part]:
 def _check_answers(part: Part) -> None:
     for record in part.records:
         try:
-            check_record(record, needs_answer=part.use == "train", needs_reference=part.use == "task")
+            if part.evaluation_set is not None:
+                check_evaluable([record], part.evaluation_set)
+            else:
+                check_record(record, needs_answer=part.use == "train")
         except ValueError as error:
-            part.report("records without an answer", str(error), record)
+            part.report("records without an answer that can be used", str(error), record)
 
 
 def _check_image(
     part: Part, record: Record, image: Any, seen: dict[str, str | None], max_pixels: int, decode: bool
 ) -> None:
     part.images += 1
-    if not isinstance(image, str | Path):
+    if isinstance(image, EncodedImage):
+        problem, missing = _image_problem(image.name or "an image", image, max_pixels, decode), False
+    elif isinstance(image, str | Path):
+        path = str(image)
+        missing = not Path(path).is_file()
+        if path not in seen:
+            absent = f"{path} does not exist; check image_folder"
+            seen[path] = absent if missing else _image_problem(path, path, max_pixels, decode)
+        problem = seen[path]
+    else:
         return
-    path = str(image)
-    if path not in seen:
-        seen[path] = _image_problem(path, record.where, max_pixels, decode)
-    problem = seen[path]
     if problem is not None:
-        kind = "missing images" if not Path(path).is_file() else "images that cannot be used"
-        part.report(kind, f"{record.where}: {problem}", record)
+        part.report("missing images" if missing else "images that cannot be used", f"{record.where}: {problem}", record)
 
 
-def _image_problem(path: str, where: str, max_pixels: int, decode: bool) -> str | None:
-    if not Path(path).is_file():
-        return f"{path} does not exist; check image_folder"
+def _image_problem(name: str, image: str | EncodedImage, max_pixels: int, decode: bool) -> str | None:
     try:
-        with Image.open(path) as opened:
+        with Image.open(io.BytesIO(image.data) if isinstance(image, EncodedImage) else image) as opened:
             width, height = opened.size
         if width * height > max_pixels:
-            return f"{path} has {width} x {height} pixels, more than {max_pixels}"
+            return f"{name} has {width} x {height} pixels, more than {max_pixels}"
         if decode:
-            open_image(path, where)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        return f"{path} cannot be read: {error}"
+            open_image(image, name)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"{name} cannot be read: {error}"
     return None
 
 
@@ -220,21 +231,23 @@ def _count_tokens(part: Part, collator: MLLMCollator, samples: int | None) -> No
     records = part.records
     if samples is not None and len(records) > samples:
         records = [records[index * len(records) // samples] for index in range(samples)]
+    whole = MLLMCollator(collator.processor, None, collator.chat_template)
     for record in records:
         if record.where in part.faulty:
             continue
+        collate = "train" if part.use == "train" else "generate"
         try:
-            if part.use == "train":
-                batch = collator.train([record])
-            else:
-                batch = collator.generate([record])["inputs"]
+            found = getattr(whole, collate)([record])
+            length = int(found.get("inputs", found)["input_ids"].shape[1])
+            part.tokens.append(length)
+            if collator.max_length is not None and length > collator.max_length:
+                getattr(collator, collate)([record])  # refused, unless it is a training answer that can be cut
+                part.warn("training samples that are cut", f"{record.where}: {length} tokens of {collator.max_length}")
         except ValueError as error:
             part.report("samples that do not fit the model", str(error))
-        else:
-            part.tokens.append(int(batch["input_ids"].shape[1]))
 
 
-def _check_repetition(parts: Sequence[Part]) -> None:
+def _check_repetition(parts: Sequence[Part], allow_overlap: bool) -> None:
     held_out: dict[str, tuple[Part, Record]] = {}
     for part in parts:
         if part.use in ("task", "safety"):
@@ -248,11 +261,14 @@ def _check_repetition(parts: Sequence[Part]) -> None:
             for record in part.records:
                 if found := held_out.get(record_key(record)):
                     text = f"{record.where} stands in {found[0].name} as {found[1].where}"
-                    part.report("records that are tested on", text)
+                    (part.warn if allow_overlap else part.report)("records that are tested on", text)
 
 
 def _from_config(config: Path, processor: str | None) -> tuple[CVITDataModule, Any]:
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config} is no YAML: {error}") from error
     if not isinstance(content, dict) or "data" not in content:
         raise ValueError(f"{config} has no section `data`; expected a configuration of `hpa-lightning fit`.")
     parser = ArgumentParser(exit_on_error=False)

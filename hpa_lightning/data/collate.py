@@ -111,7 +111,13 @@ class MLLMCollator:
                     f"{record.where}: the prompt has {length} tokens, more than max_length={self.max_length}. A prompt "
                     "is never cut: raise max_length, shrink the image, or drop the record."
                 )
-        return {"inputs": inputs, "ids": [record.id for record in records], "prompts": texts, "references": references}
+        return {
+            "inputs": inputs,
+            "ids": [record.id for record in records],
+            "prompts": texts,
+            "questions": [record.prompt for record in records],
+            "references": references,
+        }
 
     def _process(self, records: Sequence[Record], texts: list[str], padding_side: str) -> dict[str, Tensor]:
         if not records:

@@ -31,7 +31,7 @@ class EncodedImage:
         """Return the image in RGB.
 
         Raises:
-            OSError: the bytes are no image.
+            OSError, SyntaxError, ValueError: the bytes are no image, or a broken one.
         """
         with Image.open(io.BytesIO(self.data)) as opened:
             return opened.convert("RGB")

@@ -12,6 +12,9 @@ from PIL import Image
 
 from hpa_lightning.data.images import EncodedImage
 
+# What PIL raises for files that are no images or broken ones: SyntaxError for a broken PNG chunk.
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
 
 @dataclass(frozen=True)
 class Record:
@@ -154,7 +157,7 @@ def open_image(image: Any, where: str) -> Image.Image:
     if isinstance(image, EncodedImage):
         try:
             return image.decode()
-        except OSError as error:
+        except _BROKEN as error:
             raise ValueError(f"{where}: the image {image.name!r} cannot be decoded: {error}.") from error
     if isinstance(image, np.ndarray) or hasattr(image, "__array__"):
         array = np.asarray(image)
@@ -169,7 +172,7 @@ def open_image(image: Any, where: str) -> Image.Image:
                 return opened.convert("RGB")
         except FileNotFoundError:
             raise ValueError(f"{where}: image file {str(image)!r} does not exist; check `image_folder`.") from None
-        except OSError as error:
+        except _BROKEN as error:
             raise ValueError(f"{where}: image file {str(image)!r} cannot be read: {error}.") from error
     raise ValueError(f"{where}: image of type {type(image).__name__}; expected a path, a PIL image or a uint8 array.")
 

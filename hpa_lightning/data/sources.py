@@ -107,8 +107,13 @@ class RecordSource:
         """Check the task's training and calibration data and keep its test data, and the safety sets, out of them.
 
         Raises:
-            ValueError: a record without an answer, or test records in the training or calibration data.
+            ValueError: a record without an answer, or records of the test data or of a safety set in the training or
+                calibration data.
         """
+        if self._injection is not None and self._injection.ratio > 0:
+            self.keep_apart(self._harmful(), safety_sets, "harmful_injection")
+        if self._safety_replay is not None:
+            self.keep_apart(self._safety(), safety_sets, "safety_replay")
         used = {"its training data": self.training(task)}
         if task.calibration is not None:
             used["its calibration data"] = self.calibration(task)
@@ -117,10 +122,7 @@ class RecordSource:
                 check_record(record, needs_answer=True)
             if not self._allow_overlap:
                 refuse_overlap(self.evaluation(test), records, f"the test data of task {task.name!r}", what)
-        if self._injection is not None and self._injection.ratio > 0:
-            self.keep_apart(self._harmful(), safety_sets, "harmful_injection")
-        if self._safety_replay is not None:
-            self.keep_apart(self._safety(), safety_sets, "safety_replay")
+            self.keep_apart(records, safety_sets, f"{what.replace('its ', 'the ')} of task {task.name!r}")
 
     def keep_apart(self, records: Sequence[Record], sets: Sequence[EvaluationSet], what: str) -> None:
         """Refuse ``records`` that stand in one of the safety ``sets``."""

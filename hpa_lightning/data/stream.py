@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.fit_checks import check_fit, repeat_epoch_end
 from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_generator
-from hpa_lightning.data.records import Record, check_record
+from hpa_lightning.data.records import Record
 from hpa_lightning.data.sources import RecordSource
 from hpa_lightning.data.tasks import (
     Data,
@@ -26,6 +26,7 @@ from hpa_lightning.data.tasks import (
     SafetyReplay,
     Task,
     TaskSpan,
+    check_evaluable,
     source_of,
 )
 
@@ -246,7 +247,8 @@ class CVITDataModule(L.LightningDataModule):
         """Read and check the data that ``stage`` needs, and the trainer's settings.
 
         Raises:
-            ValueError: broken records, missing images, test records in the training data.
+            ValueError: broken records, missing images, references that a metric cannot read, records of a test or
+                safety set in the training or calibration data.
             MisconfigurationException: trainer settings that a stream cannot run with.
         """
         if stage in ("fit", None):
@@ -260,8 +262,7 @@ class CVITDataModule(L.LightningDataModule):
                 self.harmful_calibration_records()
         if stage != "predict" or self.predict_data is None:
             for item in self.evaluation_sets():
-                for record in self._source.evaluation(item):
-                    check_record(record, needs_reference=item.kind == "task")
+                check_evaluable(self._source.evaluation(item), item)
 
     def train_dataloader(self) -> TaskLoader:
         """Return the loader of the task that the trainer's current epoch belongs to."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.records import Record, check_record
 from hpa_lightning.metrics.judges import RefusalJudge
+from hpa_lightning.metrics.scoring import check_scorable, metric_of
 
 Data = str | RecordSet | Sequence[Record]
 
@@ -25,6 +26,8 @@ def source_of(data: Data) -> str:
 
 KINDS = ("task", "safety", "over_refusal")
 _DEFAULT_METRICS = {"task": "exact_match", "safety": "attack_success_rate", "over_refusal": "over_refusal_rate"}
+# Lower is better, as the means over the sets (MASR, over-refusal) need it.
+_RATES = {"safety": ("attack_success_rate", "unsafe_choice_rate"), "over_refusal": ("over_refusal_rate",)}
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Task:
             if value is not None and value < 1:
                 raise ValueError(f"task {self.name!r} has {what}={value}; expected at least 1.")
         _check_name(self.name, "task")
+        metric_of(self)  # an unknown metric is told before anything is trained
 
     @property
     def lightning_epochs(self) -> int:
@@ -93,6 +97,9 @@ class EvaluationSet:
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
         judge: of a safety or over-refusal set: the name of string rules, a file of rules, or a judge such as
             :class:`GuardModelJudge`; the corrected default rules when ``None``.
+
+    Raises:
+        ValueError: an unknown kind, metric or judge, a metric that is not of the kind, a name that is no file name.
     """
 
     name: str
@@ -111,6 +118,28 @@ class EvaluationSet:
         if self.metric is None:
             self.metric = _DEFAULT_METRICS[self.kind]
         _check_name(self.name, "evaluation set")
+        rates = _RATES.get(self.kind, (self.metric,))
+        if self.metric not in rates:
+            raise ValueError(
+                f"evaluation set {self.name!r} of kind {self.kind!r} has the metric {self.metric!r}; expected "
+                f"{' or '.join(map(repr, rates))}."
+            )
+        metric_of(self)
+
+
+def check_evaluable(records: Sequence[Record], evaluation_set: EvaluationSet) -> None:
+    """Check that the set's metric can score its records: references where they are needed, of the right form.
+
+    Raises:
+        ValueError: named by the record.
+    """
+    metric = metric_of(evaluation_set)
+    for record in records:
+        check_record(record, needs_reference=evaluation_set.kind == "task")
+        try:
+            check_scorable(metric, record.prompt_and_references()[1], record.choices)
+        except ValueError as error:
+            raise ValueError(f"{record.where}: {evaluation_set.metric} cannot score it: {error}") from error
 
 
 @dataclass

@@ -29,6 +29,19 @@ def is_multiple_choice(evaluation_set: Any) -> bool:
     return evaluation_set.metric in CHOICE_METRICS
 
 
+def check_scorable(metric: Metric, references: Sequence[str], choices: Sequence[str]) -> None:
+    """Check what a record has to be scored by, before there is an answer.
+
+    Raises:
+        ValueError: no choices for a metric of multiple choice, or references that the metric cannot read.
+    """
+    if isinstance(metric, tuple(CHOICE_METRICS.values())):
+        if not choices or len(references) != 1:
+            raise ValueError(f"{len(choices)} choices and {len(references)} answers; expected choices and one answer.")
+    elif isinstance(metric, MeanScore):
+        metric.score(references[0], references)
+
+
 def score_answers(
     metric: Metric, predictions: Sequence[str], references: References, prompts: Sequence[str]
 ) -> list[dict[str, Any]]:

@@ -276,7 +276,7 @@ class MLLMModule(L.LightningModule):
         item = self._sets[index]
         if not is_multiple_choice(item):
             answers = self.generate(batch, max_new_tokens=item.max_new_tokens)
-            score_answers(self._metrics[index], answers, batch["references"], batch["prompts"])
+            score_answers(self._metrics[index], answers, batch["references"], batch["questions"])
 
     def _log_metrics(self) -> None:
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]

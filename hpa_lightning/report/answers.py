@@ -27,7 +27,8 @@ article { display: grid; grid-template-columns: 10rem 1fr; gap: .25rem 1.25rem; 
 article[hidden] { display: none; }
 article.plain { grid-template-columns: 1fr; }
 article .pictures { grid-row: 1 / span 4; }
-article img { display: block; min-width: 6rem; max-width: 100%; border-radius: 6px; background: #fff; margin-bottom: .4rem; }
+article img { display: block; min-width: 6rem; max-width: 100%; margin-bottom: .4rem; }
+article img { border-radius: 6px; background: #fff; }
 article p { margin: 0; max-width: none; overflow-wrap: anywhere; white-space: pre-wrap; }
 .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: .75rem 1.25rem; }
 .answers h3 { margin: .25rem 0; font-size: .85rem; font-weight: 600; color: var(--soft); }

@@ -171,6 +171,13 @@ def test_rollback_after_a_resume_in_the_middle_of_the_task(ungated: tuple[bool, 
     assert torch.equal(moved(second), before)
 
 
+def test_a_model_above_the_budget_is_refused_before_the_first_task(tmp_path: Path) -> None:
+    tuned = cautious(True, [-1.0] * 3)  # answers whatever its weights are
+    with pytest.raises(MisconfigurationException, match=r"100\.0 % before the first task, above the budget of 50\.0 %"):
+        fit(tmp_path, tuned, callbacks(SafetyGate(0.5, "rollback")))
+    assert gates(tmp_path) == []
+
+
 def test_what_the_gate_needs_is_asked_for(tmp_path: Path) -> None:
     for settings, message in (
         ({"max_attack_success_rate": 5.0}, "not percent"),

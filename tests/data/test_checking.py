@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from helpers_mllm import tiny_llava
 from PIL import Image
 
 from hpa_lightning.cli import main
-from hpa_lightning.data import CVITDataModule, EvaluationSet, SafetyReplay, Task, read_records
+from hpa_lightning.data import CVITDataModule, EncodedImage, EvaluationSet, SafetyReplay, Task, read_records
 from hpa_lightning.data.checking import check_stream, summary
+from hpa_lightning.data.records import assistant_turn
 
 
 def row(number: int, image: str | None = "a.png", answer: str | None = "red") -> dict[str, Any]:
@@ -91,6 +93,27 @@ def test_good_data_pass_and_their_tokens_are_counted(folder: Path, capsys: pytes
     longest = int(lines[1].split()[-3])
     assert 10 < longest <= 64
     main(["data", "check", "--config", str(write_config(folder, "good.json")), "--no-tokens"])
+
+
+def test_long_answers_broken_images_in_memory_and_references(folder: Path) -> None:
+    """And a benchmark's test records that its metric could not score."""
+    long = read_records(folder / "good.json", folder / "images")
+    broken = (folder / "images" / "a.png").read_bytes()
+    broken = broken[:33] + b"\x00\x00\x00\x00\x00zzz" + broken[41:]  # a chunk that PIL calls a syntax error
+    bytes_ = [replace(long[0], images=(EncodedImage(data, "cell"),)) for data in (b"no image", broken)]
+    tests = [replace(record, messages=record.messages[:1], answers=("one",)) for record in long]
+    task = Task("task", [replace(long[1], messages=(*long[1].messages[:1], *assistant_turn("red " * 60)))], tests)
+    other = Task("other", bytes_, tests, metric="vqa_accuracy")
+    stream = CVITDataModule([task, other], processor=tiny_llava()[1], max_length=32, allow_overlap=True)
+    train, test, images, votes = check_stream(stream, stream.collator, decode=True)
+    assert train.problems == {} and train.tokens[0] > 60
+    assert train.warnings["training samples that are cut"] == [f"good.json[1]: {train.tokens[0]} tokens of 32"]
+    assert len(train.warnings["records that are tested on"]) == 1 and not test.problems
+    assert [len(found) for found in images.problems.values()] == [2]
+    assert "cell cannot be read" in str(images.problems["images that cannot be used"])
+    assert "vqa_accuracy cannot score it" in str(votes.problems["records without an answer that can be used"])
+    with pytest.raises(ValueError, match=r"good.json\[0\]: vqa_accuracy cannot score it"):
+        stream.setup("fit")
 
 
 def test_samples_that_do_not_fit_and_seen_safety_inputs(folder: Path) -> None:

@@ -131,10 +131,30 @@ def test_safety_test_records_are_kept_out_of_calibration_and_injection() -> None
     data = stream(safety_sets=sets, harmful_injection=HarmfulInjection(training_records(3, 90)))
     with pytest.raises(ValueError, match=r"of harmful_injection stand in the safety set 'attack'"):
         data.setup("fit")
+    # Nor may a task train on it.
+    seen = Task("a", [*training_records(4, 1, "r"), *training_records(2, 90)], evaluation_records(2, 3))
+    own = {"safety_sets": sets, "processor": tiny_llava()[1]}
+    with pytest.raises(ValueError, match=r"2 of 6 records of the training data of task 'a' stand in the safety set"):
+        CVITDataModule([seen], **own).setup("fit")
+    CVITDataModule([seen], **own, allow_overlap=True).setup("fit")
     clean = stream(safety_sets=sets, harmful_calibration=training_records(5, 91))
     assert all(not r.ends_with_answer and not r.answers for r in clean.harmful_calibration_records())
     with pytest.raises(ValueError, match="safety calibration needs harmful inputs"):
         stream().harmful_calibration_records()
+
+
+def test_metrics_belong_to_the_kind_of_their_set() -> None:
+    for kind, metric in (("safety", "choice_accuracy"), ("safety", "exact_match"), ("over_refusal", "exact_match")):
+        with pytest.raises(ValueError, match=f"'s' of kind '{kind}' has the metric '{metric}'; expected '"):
+            EvaluationSet("s", kind, [], metric=metric)
+    assert EvaluationSet("s", "safety", [], metric="unsafe_choice_rate").metric == "unsafe_choice_rate"
+    with pytest.raises(ValueError, match="Unknown metric 'exact_mach'"):
+        Task("a", [], [], metric="exact_mach")
+    with pytest.raises(ValueError, match="Unknown refusal rules 'vlgaurd'"):
+        EvaluationSet("s", "safety", [], judge="vlgaurd")
+    unchosen = EvaluationSet("s", "safety", evaluation_records(2, 90), metric="unsafe_choice_rate")
+    with pytest.raises(ValueError, match="unsafe_choice_rate cannot score it: 0 choices"):
+        stream(safety_sets=[unchosen]).setup("fit")
 
 
 def test_record_keys_compare_images_and_prompts() -> None:

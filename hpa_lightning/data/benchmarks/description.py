@@ -38,7 +38,10 @@ def read_benchmark(benchmark: str, folder: str | Path) -> list[Task]:
     """
     if not Path(folder).is_dir():
         raise ValueError(f"there is no folder {str(folder)!r}; expected the folder of the benchmark {benchmark!r}.")
-    content = yaml.safe_load(_text(benchmark))
+    try:
+        content = yaml.safe_load(_text(benchmark))
+    except yaml.YAMLError as error:
+        raise ValueError(f"the description {benchmark!r} is no YAML: {error}") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("tasks"), list) or set(content) - _KEYS:
         found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"the description {benchmark!r} has {found}; expected `tasks`, a list, and {sorted(_KEYS)}.")

@@ -90,12 +90,12 @@ def right_choice(options: Any, answer: Any, where: str) -> tuple[tuple[str, ...]
     if not isinstance(texts, list) or len(texts) < 2 or not all(isinstance(x, str) and x.strip() for x in texts):
         raise ValueError(f"{where}: the options are {options!r}; expected two or more texts.")
     choices = tuple(text.strip() for text in texts)
-    letters = list(options) if isinstance(options, Mapping) else string.ascii_uppercase[: len(choices)]
+    letters = list(options) if isinstance(options, Mapping) else list(string.ascii_uppercase[: len(choices)])
     found = set()
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
         found.add(choices[answer])
     elif isinstance(answer, str):
-        found |= {choices[list(letters).index(answer.strip())]} if answer.strip() in letters else set()
+        found |= {choices[letters.index(answer.strip())]} if answer.strip() in letters else set()
         found |= {answer.strip()} & set(choices)
     if len(found) != 1:
         raise ValueError(

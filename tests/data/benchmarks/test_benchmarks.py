@@ -84,6 +84,13 @@ def test_broken_descriptions_are_told(tmp_path: Path, content: Any, message: str
         read_benchmark(str(path), tmp_path)
 
 
+def test_a_description_that_is_no_yaml_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("tasks: [")
+    with pytest.raises(ValueError, match=r"mine\.yaml' is no YAML"):
+        read_benchmark(str(path), tmp_path)
+
+
 def test_unknown_names_and_folders_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no benchmark 'UCIT'; expected one of ucit, mllm-dcl, coin, hpa"):
         read_benchmark("UCIT", tmp_path)

@@ -65,6 +65,8 @@ def test_ch3ef(tmp_path: Path) -> None:
         ({"answer": "1"}, r"the answer '1' is none of .* expected an index from 0 on, a letter or a text"),
         ({"answer": None}, r"the answer None is none of"),
         ({"answer": "A"}, r"the answer 'A' is two of the options"),
+        ({"answer": ""}, r"the answer '' is none of the options"),
+        ({"answer": "AB"}, r"the answer 'AB' is none of the options"),
         ({"options": ["one"]}, r"the options are \['one'\]; expected two or more texts"),
         ({"options": ["one", " "]}, r"the options are \['one', ' '\]; expected"),
         ({"options": None}, r"the options are None"),
