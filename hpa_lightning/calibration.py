@@ -86,6 +86,8 @@ def shared_inverse_diagonals(
 ) -> dict[str, Tensor]:
     """Return diag(H^-1) of each layer; layers that share a Hessian share the tensor, which is computed once.
 
+    The accumulators are used up, one after the other, so that no copy of a Hessian is made.
+
     Args:
         accumulators: name -> accumulator, as :func:`visit_hessians` hands them on.
         normalized: False for ``H = 2 X^T X``, the sum over the tokens.
@@ -93,7 +95,8 @@ def shared_inverse_diagonals(
     computed: dict[int, Tensor] = {}
     for accumulator in accumulators.values():
         if id(accumulator) not in computed:
-            computed[id(accumulator)] = accumulator.inverse_diagonal() / (1 if normalized else accumulator.count)
+            share = 1 if normalized else accumulator.count
+            computed[id(accumulator)] = accumulator.inverse_diagonal(release=True) / share
     return {name: computed[id(accumulator)] for name, accumulator in accumulators.items()}
 
 

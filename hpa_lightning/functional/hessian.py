@@ -185,7 +185,7 @@ class HessianAccumulator:
         torch.distributed.all_reduce(counts, group=group)
         rows_of = counts.tolist()
         if sum(rows_of) < self.num_features:
-            own = _concatenate(self._rows)
+            own = _concatenated_(self._rows)
             padded = torch.cat([own, own.new_zeros(max(rows_of) - len(own), self.num_features)])
             everyone = padded.new_empty(size * len(padded), self.num_features)
             torch.distributed.all_gather_into_tensor(everyone, padded, group=group)
@@ -219,18 +219,26 @@ class HessianAccumulator:
         return accumulator
 
     @torch.no_grad()
-    def inverse_diagonal(self) -> Tensor:
+    def inverse_diagonal(self, release: bool = False) -> Tensor:
         """Return `diag(H^-1)` `(c,)` of everything seen so far; more updates may follow.
+
+        Args:
+            release: factorise the sums in place, which saves a copy of them, and forget everything.
 
         Raises:
             ValueError: no row was seen, or `damping` is 0 and the Hessian is singular.
         """
         if self._count == 0:
             raise ValueError("no calibration rows were seen: call update() with at least one valid position.")
-        if self._gram is not None:
-            return diagonal_from_gram_(self._gram.clone(), self._count, self.damping).to(self._dtype)
-        self._rows = [_concatenate(self._rows)]
-        return diagonal_from_rows(self._rows[0], self.damping).to(self._dtype)
+        gram, count = self._gram, self._count
+        rows = _concatenated_(self._rows) if gram is None else None
+        self._rows = [] if rows is None or release else [rows]
+        if release:
+            self._gram, self._count = None, 0
+        if rows is not None:
+            return diagonal_from_rows(rows, self.damping).to(self._dtype)
+        assert gram is not None
+        return diagonal_from_gram_(gram if release else gram.clone(), count, self.damping).to(self._dtype)
 
     @torch.no_grad()
     def hessian(self) -> Tensor:
@@ -256,25 +264,32 @@ class HessianAccumulator:
 
     def _switch_to_gram(self, device: torch.device) -> Panels:
         if self._gram is None:
-            self._gram = self._gram_of_rows(device)
-            self._rows = []
+            self._gram = Panels(self.num_features, device)
+            while self._rows:
+                self._gram.add_rows_(self._rows.pop(0).to(device), self.damping)
         return self._gram
 
     def _as_gram(self) -> Panels:
         """A copy of `X^T X`."""
         if self._gram is not None:
             return self._gram.clone()
-        return self._gram_of_rows(self._rows[0].device if self._rows else torch.device("cpu"))
-
-    def _gram_of_rows(self, device: torch.device) -> Panels:
-        gram = Panels(self.num_features, device)
+        gram = Panels(self.num_features, self._rows[0].device if self._rows else torch.device("cpu"))
         for rows in self._rows:
-            gram.add_rows_(rows.to(device), damping=0.0)  # few rows, whose sum is singular: all of it in float64
+            gram.add_rows_(rows, damping=0.0)  # few rows, whose sum is singular: all of it in float64
         return gram
 
 
-def _concatenate(rows: list[Tensor]) -> Tensor:
+def _concatenated_(rows: list[Tensor]) -> Tensor:
+    """The parts as one tensor; each part leaves the list, and the memory, when it has been copied."""
+    if len(rows) == 1:
+        return rows.pop()
     dtype = rows[0].dtype
     for part in rows[1:]:
         dtype = torch.promote_types(dtype, part.dtype)
-    return torch.cat([part.to(rows[0].device, dtype) for part in rows])
+    result = torch.empty(sum(map(len, rows)), rows[0].shape[1], dtype=dtype, device=rows[0].device)
+    start = 0
+    while rows:
+        part = rows.pop(0)
+        result[start : start + len(part)] = part
+        start += len(part)
+    return result

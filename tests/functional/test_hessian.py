@@ -102,6 +102,21 @@ def test_accumulator_equals_one_shot_in_any_split(
     ref.close(summed.inverse_diagonal(), ref.array(expected), tolerance)
 
 
+@pytest.mark.parametrize("n", [5, 40], ids=["rows", "gram"])
+def test_released_accumulators_give_the_same_and_hold_nothing(n: int) -> None:
+    x = make_inputs(4, n, 12, dead=0.1, spread=1.0)
+    hessian = HessianAccumulator(12)
+    for part in x.split(3):
+        hessian.update(part)
+    kept = hessian.inverse_diagonal()
+    assert torch.equal(hessian.inverse_diagonal(release=True), kept)
+    assert hessian.count == 0 and hessian._gram is None and not hessian._rows
+    with pytest.raises(ValueError, match="no calibration rows"):
+        hessian.inverse_diagonal()
+    hessian.update(x)
+    torch.testing.assert_close(hessian.inverse_diagonal(), kept)
+
+
 def test_accumulator_holds_the_smaller_side() -> None:
     hessian = HessianAccumulator(8)
     hessian.update(torch.ones(7, 8))
