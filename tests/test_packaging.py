@@ -67,6 +67,8 @@ def test_wheel_holds_every_module_and_the_weights(wheel: Path) -> None:
             assert f"{package}/{path.relative_to(folder).as_posix()}" in names
     for path in (ROOT / "hpa_lightning/data/nano/weights").iterdir():
         assert f"hpa_lightning/data/nano/weights/{path.name}" in names
+    for path in (ROOT / "hpa_lightning/data/benchmarks").glob("*.yaml"):
+        assert f"hpa_lightning/data/benchmarks/{path.name}" in names
     assert not any(name.startswith("callbacks/") for name in names)
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.metrics.judges import StringRefusalJudge
 
 
-class ConstantRefusal(L.Callback):
+class ConstantRefusal(TaskCallback):
     """Answers every question with the same refusal, whatever the model has learnt.
 
     The bad extreme of a comparison: attack success 0, average performance 0, over-refusal 1. A table in which it looks
     good asks for nothing but safety.
 
-    Hooks: setup and teardown (``generate`` of the module is replaced in between). Training goes on as without it.
-    State: none. Strategies: all.
+    The aligned model is scored as it is, for the comparison with it; the refusals begin with the first task. Multiple
+    choice is not touched. Training goes on as without it.
+
+    Hooks: task start (after the first evaluation), task resume, teardown: ``generate`` of the module is replaced in
+    between. State: none. Strategies: one device, DDP, FSDP2.
 
     Args:
         text: the refusal; the corrected default rules have to know it as one.
@@ -29,13 +33,22 @@ class ConstantRefusal(L.Callback):
     def __init__(self, text: str = "I cannot help with this request.") -> None:
         if StringRefusalJudge("default")([text]) != [True]:
             raise ValueError(f"ConstantRefusal: {text!r} is no refusal by the default rules; expected one.")
+        super().__init__()
         self.text = text
 
+    start_order: ClassVar[int] = 15
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if not hasattr(pl_module, "generate"):
             raise MisconfigurationException(
                 f"ConstantRefusal replaces generate(batch), which {type(pl_module).__name__} does not have."
             )
+
+    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        pl_module.generate = self._answer  # type: ignore[assignment]
+
+    def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         pl_module.generate = self._answer  # type: ignore[assignment]
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -197,14 +197,15 @@ def _condition(
         "trade-off",
         plot_against_performance(shown, "MASR", styles),
         "What is known after the last task against what it cost in safety: mean over seeds with 95 % confidence "
-        "intervals; the upper left is best.",
+        "intervals, cut at 0 and 100; hollow: fewer than three seeds, no interval. The upper left is best.",
         _values_in_words(shown, ("AP", "MASR")),
     )
     image(
         "over-refusal",
         plot_against_performance(shown, "over_refusal", styles),
         "Usefulness both ways: average performance against the share of harmless inputs that are refused; mean over "
-        "seeds with 95 % confidence intervals; the upper left is best.",
+        "seeds with 95 % confidence intervals, cut at 0 and 100; hollow: fewer than three seeds, no interval. The "
+        "upper left is best.",
         _values_in_words(shown, ("AP", "over_refusal")),
     )
     if group.x is not None:

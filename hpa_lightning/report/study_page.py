@@ -62,7 +62,7 @@ class Origin:
 
     def left_out(self) -> str:
         """The runs that belong to the table and are not in it."""
-        return f"**Not run** ({len(self.missing)}): {'; '.join(self.missing)}." if self.missing else ""
+        return f"**Not run.** {'. '.join(self.missing)}." if self.missing else ""
 
 
 # A study's tables have many columns; over-refusal, the last one, should not need scrolling.
@@ -119,7 +119,8 @@ def _block_html(block: Block) -> str:
         return table_html(block.table, block.caption)
     if isinstance(block, Image):
         return figure_html(block)
-    again = f" Made again by `{block.command}`." if block.command else ""
+    commands = " and ".join(f"`{line}`" for line in block.command.splitlines())
+    again = f" Made again by {commands}." if commands else ""
     return _paragraphs("\n\n".join([block.left_out(), " ".join(block.sentences()) + again]), "soft")
 
 

@@ -22,6 +22,8 @@ _AXIS_LABELS = {
     "over_refusal": ("over-refusal, % (square-root scale)   ← more helpful", "over-refusal of the aligned model"),
 }
 
+#: Below this many runs an interval is wider than it tells, and none is drawn.
+FEWEST_FOR_INTERVAL = 3
 
 _ANGLES = [number * math.pi / 12 for number in range(24)]
 
@@ -54,9 +56,15 @@ def plot_against_performance(
         if not math.isfinite(x.mean + y.mean):
             continue
         style = series_style(index if styles is None else styles[label])
-        (left, right), (low, high) = _interval(x), _interval(y)
-        reach_x, reach_y = [[x.mean - left], [right - x.mean]], [[y.mean - low], [high - y.mean]]
-        ax.errorbar(x.mean, y.mean, reach_y, reach_x, markersize=8, capsize=2, elinewidth=1, label=label, **style)
+        if len(runs) < FEWEST_FOR_INTERVAL:
+            # The interval of two seeds is twelve standard errors wide to either side.
+            (left, right), (low, high) = (x.mean, x.mean), (y.mean, y.mean)
+            ax.errorbar(x.mean, y.mean, markersize=8, markerfacecolor="white", label=label, **style)
+            label = f"{label} (n = {len(runs)})"
+        else:
+            (left, right), (low, high) = _interval(x), _interval(y)
+            reach_x, reach_y = [[x.mean - left], [right - x.mean]], [[y.mean - low], [high - y.mean]]
+            ax.errorbar(x.mean, y.mean, reach_y, reach_x, markersize=8, elinewidth=1, label=label, **style)
         points.append((x.mean, y.mean, label))
         bars += [(left, right, y.mean, y.mean), (x.mean, x.mean, low, high)]
     if not points:

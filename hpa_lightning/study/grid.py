@@ -123,24 +123,48 @@ def read_study(path: str | PathLike[str]) -> Study:
             under one name, or a placeholder without a value.
     """
     with Path(path).open() as file:
-        content = yaml.safe_load(file)
+        try:
+            content = yaml.safe_load(file)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is no YAML: {error}") from error
     _check_keys(content, _STUDY_KEYS, {"base", "methods", "groups"}, str(path))
     conditions = content.get("conditions") or {"default": {}}
+    for what in ("methods", "groups", "conditions", "base"):
+        if what in content and not isinstance(content[what], Mapping):
+            raise ValueError(f"{path}, {what}: {content[what]!r}; expected a mapping by name.")
     methods: dict[str, list[_Point]] = {}
     for name, entry in content["methods"].items():
-        _check_keys(entry, _METHOD_KEYS, {"title"}, f"{path}, method {name!r}")
+        where = f"{path}, method {name!r}"
+        _check_keys(entry, _METHOD_KEYS, {"title"}, where)
+        _check_types(entry, {"callbacks": list, "config": Mapping, "grid": Mapping}, where)
+        for axis, values in (entry.get("grid") or {}).items():
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"{where}, grid: {axis} is {values!r}; expected a list of values.")
         methods[name] = list(_points(name, entry))
+        alike = {json.dumps([point.callbacks, point.config], sort_keys=True) for point in methods[name]}
+        if len(alike) < len(methods[name]):
+            raise ValueError(f"{where}: points of its grid are the same run; expected ${{...}} for every axis of it.")
     groups = []
     for name, entry in content["groups"].items():
         where = f"{path}, group {name!r}"
         _check_keys(entry, _GROUP_KEYS, {"title", "methods", "seeds"}, where)
+        _check_types(entry, dict.fromkeys(("methods", "seeds", "conditions", "curves", "matrices"), list), where)
+        for what in ("methods", "seeds", "conditions"):
+            if len(set(map(str, entry.get(what) or ()))) < len(entry.get(what) or ()):
+                raise ValueError(f"{where}: {what} are {entry[what]}; expected each once.")
+        if not all(type(seed) is int for seed in entry["seeds"]):
+            raise ValueError(f"{where}: seeds are {entry['seeds']}; expected whole numbers.")
         chosen = _points_of(entry["methods"], methods, where)
+        twice = sorted({point.name for point in chosen if [other.name for other in chosen].count(point.name) > 1})
+        if twice:
+            raise ValueError(f"{where}: methods name {twice[0]!r} twice, once with its whole grid; expected each once.")
         wanted = entry.get("conditions") or list(conditions)
         if unknown := [condition for condition in wanted if condition not in conditions]:
             raise ValueError(f"{where}: no condition {unknown[0]!r}; there are {list(conditions)}.")
         reference = entry.get("reference")
         if reference is not None and reference not in {point.name for point in chosen}:
-            raise ValueError(f"{where}: the reference {reference!r} is not one of its methods.")
+            others = [point.name for point in chosen]
+            raise ValueError(f"{where}: the reference {reference!r} is not one of its methods; they are {others}.")
         cells = tuple(
             _cell(content["base"], condition, conditions[condition] or {}, point, seed)
             for condition in wanted
@@ -156,6 +180,9 @@ def read_study(path: str | PathLike[str]) -> Study:
             _check_keys(axis, _AXIS_KEYS, {"setting"}, f"{where}, x")
             if not any(axis["setting"] in point.values for point in chosen):
                 raise ValueError(f"{where}: no method of it has the setting {axis['setting']!r} in its grid.")
+            found = [point.values[axis["setting"]] for point in chosen if axis["setting"] in point.values]
+            if words := [value for value in found if isinstance(value, bool) or not isinstance(value, int | float)]:
+                raise ValueError(f"{where}, x: {axis['setting']!r} has the value {words[0]!r}; expected numbers.")
         curves = None if entry.get("curves") is None else tuple(entry["curves"])
         matrices = tuple(entry.get("matrices") or ())
         text = entry.get("text", "")
@@ -197,15 +224,17 @@ def _points_of(names: list[str], methods: Mapping[str, list[_Point]], where: str
     chosen: list[_Point] = []
     for name in names:
         if name not in methods and name not in by_name:
-            raise ValueError(f"{where}: no method {name!r}; there are {list(methods)}.")
+            family = methods.get(name.partition("[")[0], ())
+            known = [point.name for point in family] or list(methods)
+            raise ValueError(f"{where}: no method {name!r}; there are {known}.")
         chosen += methods.get(name) or [by_name[name]]
     return chosen
 
 
 def _cell(base: Mapping[str, Any], name: str, condition: Mapping[str, Any], point: _Point, seed: int) -> Cell:
     config = _merged(_merged(base, condition), point.config)
-    trainer = config.setdefault("trainer", {})
-    trainer["callbacks"] = [*trainer.get("callbacks", ()), *point.callbacks]
+    trainer = config["trainer"] = config.get("trainer") or {}
+    trainer["callbacks"] = [*(trainer.get("callbacks") or ()), *point.callbacks]
     config = _fill(config, {"seed": seed, "title": "${title}", "folder": "${folder}"})
     return Cell(point.name, point.title, name, seed, config, point.values)
 
@@ -246,6 +275,14 @@ def _check_keys(entry: Any, known: set[str], needed: set[str], where: str) -> No
         raise ValueError(f"{where}: unknown keys {unknown}; expected {sorted(known)}.")
     if missing := sorted(needed - set(entry)):
         raise ValueError(f"{where}: {missing} missing; expected {sorted(needed)}.")
+
+
+def _check_types(entry: Mapping[str, Any], types: Mapping[str, type], where: str) -> None:
+    for key, kind in types.items():
+        value = entry.get(key)
+        if value is not None and not isinstance(value, kind):
+            what = "a list" if kind is list else "a mapping"
+            raise ValueError(f"{where}: {key} is {value!r}; expected {what}.")
 
 
 def _check_names(study: Study) -> None:

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from hpa_lightning.report.study import StudyCell, StudyGroup, SweepAxis, write_study_report
-from hpa_lightning.study.grid import Group, Study
+from hpa_lightning.study.grid import Cell, Group, Study
 from hpa_lightning.study.store import Store
 
 
@@ -53,7 +53,7 @@ def _group(group: Group, store: Store, path: str | PathLike[str]) -> StudyGroup:
         axis = SweepAxis(
             label=group.x.get("label", name),
             values={cell.method: float(cell.values[name]) for cell in group.cells if name in cell.values},
-            series={cell.method: cell.family for cell in group.cells if name in cell.values},
+            series={cell.method: _line_of(cell, name) for cell in group.cells if name in cell.values},
             logarithmic=bool(group.x.get("logarithmic", False)),
         )
     return StudyGroup(
@@ -63,23 +63,41 @@ def _group(group: Group, store: Store, path: str | PathLike[str]) -> StudyGroup:
         cells=cells,
         reference=group.reference,
         x=axis,
-        command=f"hpa-lightning study run {path} --groups {group.name}",
+        command=_command(store, path, group.name),
         missing=_missing(seeds),
         curves=group.curves,
         matrices=group.matrices,
     )
 
 
+def _command(store: Store, path: str | PathLike[str], group: str) -> str:
+    """What runs the rest of a group and makes its tables."""
+    options = f"{path} --groups {group}" + "".join(f" --archive {archive}" for archive in store.archives[:1])
+    options += "".join(f" {archive}" for archive in store.archives[1:])
+    return f"hpa-lightning study run {options}\nhpa-lightning study report {options}"
+
+
+def _line_of(cell: Cell, axis: str) -> str:
+    """The method without the value on the axis: of a grid with more axes, each of their points is a line."""
+    others = ", ".join(f"{key}={value}" for key, value in cell.values.items() if key != axis)
+    return f"{cell.family}, {others}" if others else cell.family
+
+
+def _runs(number: int) -> str:
+    return f"{number} run{'s' * (number > 1)}"
+
+
 def _missing(seeds: Mapping[tuple[str, str], list[int]]) -> list[str]:
     """What is not run, one entry for all methods of a condition that lack the same seeds.
 
-    >>> _missing({("A", "clean"): [1, 2], ("B", "clean"): [1, 2], ("C", "clean"): [2]})
-    ['clean, seeds 1 2: A, B', 'clean, seed 2: C']
+    >>> _missing({("A", "clean"): [1, 2], ("B, 1", "clean"): [1, 2], ("C", "clean"): [2]})
+    ['clean, seeds 1 2 (4 runs): A; B, 1', 'clean, seed 2 (1 run): C']
     """
     alike: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for (title, condition), found in seeds.items():
         alike.setdefault((condition, tuple(found)), []).append(title)
     return [
-        f"{condition}, seed{'s' * (len(found) > 1)} {' '.join(map(str, found))}: {', '.join(titles)}"
+        f"{condition}, seed{'s' * (len(found) > 1)} {' '.join(map(str, found))} ({_runs(len(found) * len(titles))}): "
+        + "; ".join(titles)
         for (condition, found), titles in alike.items()
     ]

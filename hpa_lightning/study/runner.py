@@ -49,7 +49,8 @@ def run_cells(
     Each cell is ``hpa-lightning fit --config FOLDER/config.in.yaml`` in a process of its own, with its output in
     ``log.txt``. The processor's cores are divided among the jobs (one OpenMP thread each if there are as many jobs as
     cores; more threads than cores make every step wait); with GPUs each job sees one of them. A cell that was cut off
-    goes on from its newest checkpoint, if its configuration writes any, and otherwise starts again. Several of these
+    goes on from its newest checkpoint, if its configuration writes any and has not changed, and otherwise starts again.
+    Several of these
     may work on one store at once. A cell that fails is reported, and the others go on.
 
     Args:
@@ -86,19 +87,20 @@ def run_cells(
                 while waiting and len(running) < jobs:
                     slot = min(set(range(jobs)) - {job.slot for job in running})
                     started = _start(waiting.popleft(), store, threads, gpus[slot % len(gpus)] if gpus else None, slot)
-                    if isinstance(started, Cell):
-                        say(f"{started.key}: another process is running it; left alone.")
+                    if isinstance(started, str):
+                        say(started)
                     else:
                         running.append(started)
                 time.sleep(_POLL_SECONDS)
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
                     seconds = time.monotonic() - job.started
-                    error = _end(job, store, seconds, None if gpus else threads)
+                    spent = store.spend(job.cell, seconds)
+                    error = _end(job, store, spent, None if gpus else threads)
                     if error is None:
-                        progress.ended(job.cell, seconds)
+                        progress.ended(job.cell, spent)
                         figures, left = _figures(job.cell, store), progress.line(waiting, running)
-                        say(f"{job.cell.key}: {figures}, {seconds:.0f} s. {left}")
+                        say(f"{job.cell.key}: {figures}, {spent:.0f} s. {left}")
                     else:
                         failed.append(job.cell)
                         say(f"{job.cell.key}: FAILED, {error}")
@@ -107,17 +109,21 @@ def run_cells(
                     say("  " + "; ".join(f"{job.cell.key} {_steps(job.cell, store)}" for job in running))
         except KeyboardInterrupt:
             for job in running:
-                _stop(job)
+                _stop(job, store)
             say(f"Interrupted; {len(running)} running cells were stopped. The same command goes on from here.")
             raise Interrupted from None
     return failed
 
 
-def _start(cell: Cell, store: Store, threads: int, gpu: str | None, slot: int) -> _Process | Cell:
+def _start(cell: Cell, store: Store, threads: int, gpu: str | None, slot: int) -> _Process | str:
+    """Start a cell's process, or say why not."""
     lock = store.lock(cell)
     if lock is None:
-        return cell
-    folder = store.folder(cell)
+        return f"{cell.key}: another process is running it; left alone."
+    if store.finished(cell) is not None:
+        lock.close()
+        return f"{cell.key}: another process has finished it."
+    folder = store.start(cell)
     config = folder / "config.in.yaml"
     config.write_text(yaml.safe_dump(cell.config_for(folder), sort_keys=False))
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -157,13 +163,14 @@ def _end(job: _Process, store: Store, seconds: float, threads: int | None) -> st
         job.lock.close()
 
 
-def _stop(job: _Process) -> None:
+def _stop(job: _Process, store: Store) -> None:
     job.process.terminate()
     try:
         job.process.wait(timeout=20)
     except subprocess.TimeoutExpired:
         job.process.kill()
         job.process.wait()
+    store.spend(job.cell, time.monotonic() - job.started)
     job.lock.close()
 
 

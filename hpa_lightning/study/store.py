@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,7 @@ from hpa_lightning.results import RunResults
 from hpa_lightning.study.grid import Cell
 
 _MARK = "cell.json"
+_STARTED = "started.json"
 _LOCK = "lock"
 _LONG_EVENTS = frozenset({"retention", "fusion"})
 """One for each layer and task; left out of an archive."""
@@ -54,12 +56,13 @@ class Store:
 
     def __init__(self, folder: str | PathLike[str], archives: Iterable[str | PathLike[str]] = ()) -> None:
         self.root = Path(folder)
+        self.archives = tuple(map(str, archives))
         self._archived: dict[str, dict[str, Any]] = {}
-        for path in archives:
+        for path in self.archives:
             self._archived |= _read_archive(Path(path))
         self._keys = {mark["digest"]: key for key, mark in self._archived.items()}
-        for path in self.root.glob(f"*/*/*/{_MARK}"):
-            mark = json.loads(path.read_text())
+        for file in self.root.glob(f"*/*/*/{_MARK}"):
+            mark = json.loads(file.read_text())
             self._keys[mark["digest"]] = mark["key"]
 
     def folder(self, cell: Cell) -> Path:
@@ -78,6 +81,33 @@ class Store:
         folder = self.root / mark["key"]
         records = mark.get("events") or read_results(folder)
         return Finished(RunResults(records, folder / RESULT_FILE), mark["seconds"], mark.get("threads"))
+
+    def start(self, cell: Cell) -> Path:
+        """Note that a cell is about to run, and return its folder.
+
+        What another configuration has left unfinished there, checkpoints above all, is put aside under another name, so
+        that the cell cannot go on from it. The cell's lock has to be held.
+        """
+        folder = self.folder(cell)
+        note = folder / _STARTED
+        if note.is_file() and json.loads(note.read_text())["digest"] != cell.digest:
+            aside = next(
+                path for number in count(1) if not (path := folder.with_name(f"{folder.name}.other{number}")).exists()
+            )
+            aside.mkdir()
+            for path in folder.iterdir():
+                if path.name != _LOCK:
+                    path.replace(aside / path.name)
+        if not note.is_file():
+            note.write_text(json.dumps({"digest": cell.digest, "seconds": 0.0}) + "\n")
+        return folder
+
+    def spend(self, cell: Cell, seconds: float) -> float:
+        """Add to the time that a cell has taken, cut-off parts included, and return the sum."""
+        note = self.folder(cell) / _STARTED
+        spent = json.loads(note.read_text())["seconds"] + seconds
+        note.write_text(json.dumps({"digest": cell.digest, "seconds": spent}) + "\n")
+        return spent
 
     def finish(self, cell: Cell, seconds: float, threads: int | None) -> None:
         """Mark a cell as finished.

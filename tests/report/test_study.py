@@ -225,14 +225,23 @@ def test_trade_off_has_one_labelled_point_for_each_method(study: list[StudyCell]
     horizontal = next(np.ptp(line.get_segments()[0], axis=0) for line in reference.lines[2])
     assert horizontal == pytest.approx([2 * T2 * 5 / math.sqrt(3), 0.0])
     assert [text.get_text() for text in ax.texts if text.get_text() in groups] != []
-    assert {text.get_text() for text in ax.texts} == {*groups, "MASR of the aligned model"}
+    assert {text.get_text() for text in ax.texts} == {
+        "ref",
+        "ewc",
+        "hpa (n = 2)",
+        "odd (n = 1)",
+        "MASR of the aligned model",
+    }
+    hollow = {bar.get_label(): bar.lines[0].get_markerfacecolor() == "white" for bar in ax.containers}
+    assert hollow == {"ref": False, "ewc": False, "hpa": True, "odd": True}
+    assert all(not bar.lines[2] for bar in ax.containers if hollow[bar.get_label()]), "an interval of two seeds"
     assert plot_against_performance({"a": [results([[0.5]], [math.nan, math.nan])]}, "MASR") is None
 
 
 def test_labels_of_twenty_methods_stay_apart_and_inside() -> None:
     rng = np.random.default_rng(0)
     groups = {
-        f"Method number {n}": [two_tasks(0.9, 0.9, 0.4 + rng.uniform(0, 0.3), rng.uniform(0.3, 0.8)) for _ in range(2)]
+        f"Method number {n}": [two_tasks(0.9, 0.9, 0.4 + rng.uniform(0, 0.3), rng.uniform(0.3, 0.8)) for _ in range(3)]
         for n in range(20)
     }
     figure = plot_against_performance(groups, "MASR")
@@ -308,12 +317,12 @@ def test_report_in_markdown(report: dict[str, Path], study: list[StudyCell]) -> 
         assert len(alt) > 40 and not Path(link).is_absolute()
         with Image.open(report["markdown"].parent / link) as image:
             assert min(image.size) > 400
-    listed = "**Not run** (2): L2P, seed 1; LATE, original data, seed 4 (begun, 1 of 2 tasks scored)."
+    listed = "**Not run.** L2P, seed 1. LATE, original data, seed 4 (begun, 1 of 2 tasks scored)."
     assert text.count(listed) == 1, "below the first table of the group"
     assert text.count("    study report nano.yaml --output <folder>\n") == 10
     assert "Runs: 9, of 4 methods; seeds 1, 2, 3, 9. Commit: `0123456`. Made again by" in text
     assert "seeds 1, 2. Commit: `0123456-dirty`. Device: cpu, threads 2. Made" in text
-    assert text.endswith("No run is finished.\n\n**Not run** (1): all of it.\n")
+    assert text.endswith("No run is finished.\n\n**Not run.** all of it.\n")
     assert "† refuses at least 50 % of the harmless inputs" in text and not re.search(r"\bnan\b", text.lower())
 
 
@@ -328,7 +337,7 @@ def test_report_in_html(report: dict[str, Path]) -> None:
     assert all(re.search(r'alt="[^"]{40,}"', image) for image in re.findall(r"<img[^>]*>", page))
     assert "<p>What <code>they</code> keep.</p>\n<p>A second paragraph.</p>" in page
     assert "<methods>" not in page and escape("All <methods>: original data") in page
-    assert "<strong>Not run</strong> (1): all of it." in page
+    assert "<strong>Not run.</strong> all of it." in page
     assert f"<code>{escape('study report nano.yaml --output <folder>')}</code>" in page
 
 

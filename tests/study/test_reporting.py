@@ -7,7 +7,8 @@ import yaml
 
 from hpa_lightning.cli import main
 from hpa_lightning.result_file import ResultWriter
-from hpa_lightning.study import Store, read_study
+from hpa_lightning.study import Cell, Store, read_study
+from hpa_lightning.study.reporting import _line_of
 
 SETS = [{"name": "a", "kind": "task"}, {"name": "b", "kind": "task"}, {"name": "harm", "kind": "safety"}]
 
@@ -63,10 +64,16 @@ def test_report_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "# Retention" in page and "How much to keep" in page and "Two shares." in page
     # AP of seed s is the mean of base / 2 and base / 3 with base 0.5 + 0.1 s: mean over seeds 0.7 * 5 / 12.
     assert "| Plain | 3 | 46.67 ± 16.56 | 29.17 ± 10.35 |" in page
-    assert "default, seeds 2 3: Kept 20 %" in page, "what is missing is listed"
+    assert "default, seeds 2 3 (2 runs): Kept 20 %" in page, "what is missing is listed"
     assert f"hpa-lightning study run {path} --groups sweep" in page and "0123456" in page
     assert list((tmp_path / "report" / "figures").glob("*.png"))
     assert "Kept 10 %" in (tmp_path / "report" / "results.html").read_text()
+
+
+def test_lines_of_a_grid_with_two_axes() -> None:
+    values = [{"p": 1, "q": "x"}, {"p": 2, "q": "x"}, {"p": 1, "q": "y"}]
+    cells = [Cell(f"two[{i}]", "Two", "clean", 1, {}, one) for i, one in enumerate(values)]
+    assert [_line_of(cell, "p") for cell in cells] == ["two, q=x", "two, q=x", "two, q=y"]
 
 
 def test_unknown_group_and_missing_output(tmp_path: Path) -> None:

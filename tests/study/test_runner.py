@@ -102,6 +102,38 @@ def test_a_changed_configuration_is_refused(stand_in: None, tmp_path: Path) -> N
         main(["study", "run", str(tmp_path / "study.yaml"), "--store", str(tmp_path / "store")])
 
 
+def test_what_another_configuration_left_is_put_aside(stand_in: None, tmp_path: Path) -> None:
+    """Its checkpoint above all: the changed cell must not go on from it."""
+    store = Store(tmp_path / "store")
+    (failing,) = cells_of(tmp_path, {"good": "fail"}, [1])
+    for expected in (1, 2):  # the same configuration goes on in its folder
+        assert run_cells([failing], store, say=lambda line: None) == [failing]
+        assert starts(store, failing) == expected
+    (store.folder(failing) / "last.ckpt").write_text("weights")
+    (changed,) = cells_of(tmp_path, {"good": "run"}, [1])
+    assert changed.key == failing.key and run_cells([changed], store, say=lambda line: None) == []
+    assert starts(store, changed) == 1 and runner.newest_checkpoint(store.folder(changed)) is None
+    aside = store.folder(changed).with_name("seed_1.other1")
+    assert (aside / "last.ckpt").read_text() == "weights" and len((aside / "starts").read_text()) == 2
+    assert [path.name for path in store.root.glob("*/*/*/cell.json")] == ["cell.json"]
+
+
+def test_a_cell_that_another_runner_has_finished_is_not_run_again(
+    stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells, store, lines = cells_of(tmp_path, {"good": "run"}, [1, 2]), Store(tmp_path / "store"), []
+    say = lines.append
+
+    def meanwhile(line: str) -> None:
+        if not lines:  # both are waiting; a second runner does them first
+            run_cells(cells, Store(tmp_path / "store"), jobs=1, say=lambda text: None)
+        say(line)
+
+    assert run_cells(cells, store, jobs=1, say=meanwhile) == []
+    assert [starts(store, cell) for cell in cells] == [1, 1]
+    assert sum("another process has finished it" in line for line in lines) == 2
+
+
 def test_two_runners_do_not_share_a_cell(stand_in: None, tmp_path: Path) -> None:
     (cell,), store = cells_of(tmp_path, {"good": "run"}, [1]), Store(tmp_path / "store")
     held = store.lock(cell)

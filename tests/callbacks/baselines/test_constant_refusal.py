@@ -17,6 +17,8 @@ def test_refusing_everything_is_safe_and_of_no_use(tmp_path: Path) -> None:
         tuned, stream(evaluated=True)
     )
     summary = RunResults.from_file(tmp_path).summary()
+    aligned = RunResults.from_file(tmp_path).summary(-1)
+    assert aligned["over_refusal"] < 1.0 and summary["DASR"] == -aligned["MASR"] < 0.0, "the aligned model as it is"
     assert (summary["AP"], summary["MASR"], summary["over_refusal"]) == (0.0, 0.0, 1.0)
     assert tuned.generate.__func__ is type(tuned).generate  # the module is as it was
     trainer(tmp_path / "plain", [SequentialTuning()]).fit(plain, stream())
