@@ -272,10 +272,11 @@ def score_set(
             if not counts:
                 continue
             found = score_answers(metric, responses, batch["references"], batch["questions"])
-            keys = ("ids", "prompts", "questions", "references")
+            columns = (batch[key] for key in ("ids", "prompts", "questions", "references"))
             rows = [
-                {"id": row[0], "prompt": row[1], "question": row[2], "response": said, "references": list(row[3])} | one
-                for *row, said, one in zip(*(batch[key] for key in keys), responses, found, strict=True)
+                {"id": identity, "prompt": prompt, "question": question, "response": said, "references": list(wanted)}
+                | one
+                for identity, prompt, question, wanted, said, one in zip(*columns, responses, found, strict=True)
             ]
             answers.append(rows)
     return float(metric.compute()), [answer for batch in gathered(trainer, answers) for answer in batch]
@@ -288,18 +289,17 @@ def _score_choices(
     datamodule: Any = trainer.datamodule
     records = list(datamodule.evaluation_dataloader(evaluation_set).dataset)
     # A sharded model needs all processes in every forward pass.
-    alone = trainer.world_size == 1 or is_sharded(pl_module)
-    share = records if alone else records[trainer.global_rank :: trainer.world_size]
+    sharing = (0, 1) if is_sharded(pl_module) else (trainer.global_rank, trainer.world_size)
     with evaluation_mode(pl_module), forward_context(trainer):
-        likelihoods = pl_module.choose(share, datamodule.collator, datamodule.eval_batch_size)  # type: ignore[operator]
-    rows = [
-        {"id": item.id, "prompt": item.prompt, "question": item.prompt, "references": list(item.answers)} | found
-        for item, found in zip(share, score_choices(metric, share, likelihoods), strict=True)
-    ]
-    if alone:
-        metric.sync_on_compute = False  # every process has seen everything
-        return float(metric.compute()), rows
-    return float(metric.compute()), [row for turn in gathered(trainer, [[row] for row in rows]) for row in turn]
+        rows = score_choices(
+            metric,
+            records,
+            lambda share: pl_module.choose(share, datamodule.collator, datamodule.eval_batch_size),  # type: ignore[operator]
+            *sharing,
+        )
+    if sharing[1] > 1:
+        rows = [row for turn in gathered(trainer, [[row] for row in rows]) for row in turn]
+    return float(metric.compute()), rows
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -67,7 +67,7 @@ def judge_run(
         ValueError: no such set, a set in ``sets`` that cannot be judged, or no answers.
     """
     kinds = {item["name"]: item["kind"] for item in RunResults.from_file(run).run["sets"]}
-    answers = [item for item in read_predictions(run) if kinds.get(item.set, "task") != "task"]
+    answers = list(read_predictions(run, {name for name, kind in kinds.items() if kind != "task"}))
     reasons = dict.fromkeys((name for name, kind in kinds.items() if kind == "task"), "a task")
     reasons |= dict.fromkeys((item.set for item in answers if _is_choice(item)), "scored by likelihood")
     for judge in judges:

@@ -30,13 +30,13 @@ class ConstantRefusal(TaskCallback):
         ValueError: a text that is no refusal.
     """
 
+    start_order: ClassVar[int] = 15
+
     def __init__(self, text: str = "I cannot help with this request.") -> None:
         if StringRefusalJudge("default")([text]) != [True]:
             raise ValueError(f"ConstantRefusal: {text!r} is no refusal by the default rules; expected one.")
         super().__init__()
         self.text = text
-
-    start_order: ClassVar[int] = 15
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jsonargparse import ArgumentParser
 from PIL import Image
 from tqdm.auto import tqdm
@@ -23,6 +22,8 @@ from hpa_lightning.data.overlap import record_key
 from hpa_lightning.data.records import Record, check_record, open_image
 from hpa_lightning.data.stream import CVITDataModule
 from hpa_lightning.data.tasks import Data, EvaluationSet, check_evaluable
+from hpa_lightning.declarations import instantiate, load_yaml
+from hpa_lightning.metrics.scoring import metric_of
 from hpa_lightning.report.tables import Table
 
 #: Images above this many pixels are reported: PIL warns of them, and refuses twice as many.
@@ -185,12 +186,12 @@ def _parts(stream: CVITDataModule) -> Iterator[Part]:
 
 
 def _check_answers(part: Part) -> None:
+    metric = None if part.evaluation_set is None else metric_of(part.evaluation_set)
     for record in part.records:
         try:
-            if part.evaluation_set is not None:
-                check_evaluable([record], part.evaluation_set)
-            else:
-                check_record(record, needs_answer=part.use == "train")
+            check_record(record, needs_answer=part.use == "train", needs_reference=part.use == "task")
+            if metric is not None:
+                check_evaluable(record, metric)
         except ValueError as error:
             part.report("records without an answer that can be used", str(error), record)
 
@@ -265,20 +266,12 @@ def _check_repetition(parts: Sequence[Part], allow_overlap: bool) -> None:
 
 
 def _from_config(config: Path, processor: str | None) -> tuple[CVITDataModule, Any]:
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{config} is no YAML: {error}") from error
+    content = load_yaml(config.read_text(encoding="utf-8"), str(config))
     if not isinstance(content, dict) or "data" not in content:
         raise ValueError(f"{config} has no section `data`; expected a configuration of `hpa-lightning fit`.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(CVITDataModule, "data")
-    try:
-        # The newer name; the older one is deprecated.
-        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
-        stream = instantiate(parser.parse_object({"data": content["data"]})).data
-    except Exception as error:  # jsonargparse has an error class of its own, and calls the class
-        raise ValueError(f"{config}: {error}") from error
+    stream = instantiate(parser, {"data": content["data"]}, str(config)).data
     settings = (content.get("model") or {}).get("init_args") or {}
     return stream, processor or settings.get("processor") or settings.get("model")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,23 @@ def record_key(record: Record) -> str:
     return digest.hexdigest()
 
 
-def refuse_overlap(held_out: Sequence[Record], used: Sequence[Record], held_out_name: str, used_name: str) -> None:
-    """Refuse records of ``used`` that stand in ``held_out`` as well.
+def refuse_overlap(held_out: Mapping[str, Sequence[Record]], used: Sequence[Record], used_name: str) -> None:
+    """Refuse records of ``used`` that stand in data that are held out, by the name of each.
 
     Raises:
-        ValueError: with counts and examples.
+        ValueError: with counts and examples, for the first of ``held_out`` that shares any.
     """
-    keys = {record_key(record): record for record in held_out}
-    shared = [(record, keys[key]) for record in used if (key := record_key(record)) in keys]
-    if shared:
-        examples = ", ".join(f"{record.where} = {other.where}" for record, other in shared[:3])
-        raise ValueError(
-            f"{len(shared)} of {len(used)} records of {used_name} stand in {held_out_name} ({len(held_out)} records) "
-            f"as well, with the same image and prompt: {examples}. Scores on seen records mean nothing; remove them, "
-            "or pass allow_overlap=True."
-        )
+    keys = [record_key(record) for record in used]
+    for name, records in held_out.items():
+        known = {record_key(record): record for record in records}
+        shared = [(record, known[key]) for record, key in zip(used, keys, strict=True) if key in known]
+        if shared:
+            examples = ", ".join(f"{record.where} = {other.where}" for record, other in shared[:3])
+            raise ValueError(
+                f"{len(shared)} of {len(used)} records of {used_name} stand in {name} ({len(records)} records) "
+                f"as well, with the same image and prompt: {examples}. Scores on seen records mean nothing; remove "
+                "them, or pass allow_overlap=True."
+            )
 
 
 def _image_key(image: Any) -> bytes:

@@ -110,25 +110,29 @@ class RecordSource:
             ValueError: a record without an answer, or records of the test data or of a safety set in the training or
                 calibration data.
         """
+        used = {f"the training data of task {task.name!r}": self.training(task)}
+        if task.calibration is not None:
+            used[f"the calibration data of task {task.name!r}"] = self.calibration(task)
+        for what, records in used.items():
+            for record in records:
+                check_record(record, needs_answer=True)
+            self.keep_apart(records, [test, *safety_sets], what)
+
+    def check_mixed_in(self, safety_sets: Sequence[EvaluationSet]) -> None:
+        """Keep the safety sets out of what is mixed into the training data."""
         if self._injection is not None and self._injection.ratio > 0:
             self.keep_apart(self._harmful(), safety_sets, "harmful_injection")
         if self._safety_replay is not None:
             self.keep_apart(self._safety(), safety_sets, "safety_replay")
-        used = {"its training data": self.training(task)}
-        if task.calibration is not None:
-            used["its calibration data"] = self.calibration(task)
-        for what, records in used.items():
-            for record in records:
-                check_record(record, needs_answer=True)
-            if not self._allow_overlap:
-                refuse_overlap(self.evaluation(test), records, f"the test data of task {task.name!r}", what)
-            self.keep_apart(records, safety_sets, f"{what.replace('its ', 'the ')} of task {task.name!r}")
 
     def keep_apart(self, records: Sequence[Record], sets: Sequence[EvaluationSet], what: str) -> None:
-        """Refuse ``records`` that stand in one of the safety ``sets``."""
-        for item in sets:
-            if item.kind == "safety" and not self._allow_overlap:
-                refuse_overlap(self.evaluation(item), records, f"the safety set {item.name!r}", what)
+        """Refuse ``records`` that stand in a task's test set or in a safety set."""
+        if not self._allow_overlap:
+            names = {"task": "the test data of task {!r}", "safety": "the safety set {!r}"}
+            tested = [item for item in sets if item.kind in names]
+            refuse_overlap(
+                {names[item.kind].format(item.name): self.evaluation(item) for item in tested}, records, what
+            )
 
     def _own_training(self, task: Task) -> list[Record]:
         """The task's training data with the injected samples at the end."""

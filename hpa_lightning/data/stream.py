@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.fit_checks import check_fit, repeat_epoch_end
 from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_generator
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.records import Record, check_record
 from hpa_lightning.data.sources import RecordSource
 from hpa_lightning.data.tasks import (
     Data,
@@ -29,6 +29,7 @@ from hpa_lightning.data.tasks import (
     check_evaluable,
     source_of,
 )
+from hpa_lightning.metrics.scoring import metric_of
 
 
 class CVITDataModule(L.LightningDataModule):
@@ -256,13 +257,17 @@ class CVITDataModule(L.LightningDataModule):
                 check_fit(self.trainer, len(self.tasks), self.total_epochs)
                 if not self.validate_during_fit:
                     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+            self._source.check_mixed_in(self.safety_sets)
             for task, test in zip(self.tasks, self.validation_sets(), strict=True):
                 self._source.check_task(task, test, self.safety_sets)
             if self.harmful_calibration is not None:
                 self.harmful_calibration_records()
         if stage != "predict" or self.predict_data is None:
             for item in self.evaluation_sets():
-                check_evaluable(self._source.evaluation(item), item)
+                metric = metric_of(item)
+                for record in self._source.evaluation(item):
+                    check_record(record, needs_reference=item.kind == "task")
+                    check_evaluable(record, metric)
 
     def train_dataloader(self) -> TaskLoader:
         """Return the loader of the task that the trainer's current epoch belongs to."""
@@ -337,15 +342,22 @@ class CVITDataModule(L.LightningDataModule):
             )
 
     def _loaders(self, sets: Sequence[EvaluationSet]) -> list[DataLoader]:
-        return [self._loader(self._source.evaluation(item), self.collator.generate, shared=True) for item in sets]
+        found = [self._source.evaluation(item) for item in sets]
+        return [self._loader(records, self.collator.generate, self._own_part(records)) for records in found]
 
-    def _loader(self, records: Sequence[Record], collate: Any, shared: bool = False) -> DataLoader:
-        # Lightning repeats samples so that all processes get equally many, which changes a score. A sharded model needs
-        # that, since its processes run in step.
-        trainer, sampler = self.trainer if shared else None, None
-        in_step = trainer is None or isinstance(trainer.strategy, ModelParallelStrategy)
-        if trainer is not None and not in_step and 1 < trainer.world_size <= len(records):
-            sampler = UnrepeatedDistributedSampler(records, trainer.world_size, trainer.global_rank, shuffle=False)
+    def _own_part(self, records: Sequence[Record]) -> UnrepeatedDistributedSampler | None:
+        """This process's samples. Lightning repeats some, so that all get equally many, which changes a score.
+
+        A sharded model needs that, since its processes run in step; it is left to Lightning then.
+        """
+        trainer = self.trainer
+        if trainer is None or isinstance(trainer.strategy, ModelParallelStrategy):
+            return None
+        if not 1 < trainer.world_size <= len(records):
+            return None
+        return UnrepeatedDistributedSampler(records, trainer.world_size, trainer.global_rank, shuffle=False)
+
+    def _loader(self, records: Sequence[Record], collate: Any, sampler: Any = None) -> DataLoader:
         return DataLoader(
             records,  # type: ignore[arg-type]
             batch_size=self.eval_batch_size,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torchmetrics import Metric
+
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record, check_record
+from hpa_lightning.data.records import Record
 from hpa_lightning.metrics.judges import RefusalJudge
 from hpa_lightning.metrics.scoring import check_scorable, metric_of
 
@@ -127,19 +129,16 @@ class EvaluationSet:
         metric_of(self)
 
 
-def check_evaluable(records: Sequence[Record], evaluation_set: EvaluationSet) -> None:
-    """Check that the set's metric can score its records: references where they are needed, of the right form.
+def check_evaluable(record: Record, metric: Metric) -> None:
+    """Check that the metric can score the record: its references or choices are of the right form.
 
     Raises:
         ValueError: named by the record.
     """
-    metric = metric_of(evaluation_set)
-    for record in records:
-        check_record(record, needs_reference=evaluation_set.kind == "task")
-        try:
-            check_scorable(metric, record.prompt_and_references()[1], record.choices)
-        except ValueError as error:
-            raise ValueError(f"{record.where}: {evaluation_set.metric} cannot score it: {error}") from error
+    try:
+        check_scorable(metric, record.prompt_and_references()[1], record.choices)
+    except ValueError as error:
+        raise ValueError(f"{record.where}: {type(metric).__name__} cannot score it: {error}") from error
 
 
 @dataclass

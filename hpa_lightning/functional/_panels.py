@@ -17,7 +17,7 @@ from torch import Tensor
 from hpa_lightning.functional._sums import float32_products_are_exact
 
 # Columns of a panel: matrix products of this depth run at full speed, and the squares on the diagonal stay small. On a
-# CPU a panel's products have to stay in its caches (measured at 11008 columns: 256 is a quarter faster than 512).
+# CPU the products of a panel should stay in its caches, so that panels are narrower there.
 _CPU_COLUMNS = 256
 _COLUMNS = 512
 # Smallest damping at which sums of products in float32 keep diag(H^-1) within 1e-5; see `add_rows_`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torchmetrics import Metric
@@ -67,22 +67,36 @@ def score_answers(
     return [{} for _ in predictions]
 
 
-def score_choices(metric: Metric, records: Sequence[Any], likelihoods: Sequence[Sequence[float]]) -> list[dict]:
-    """Update a metric of multiple choice, and tell what was chosen in each record.
+def score_choices(
+    metric: Metric,
+    records: Sequence[Any],
+    choose: Callable[[Sequence[Any]], Sequence[Sequence[float]]],
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[dict[str, Any]]:
+    """Let a model choose, update a metric of multiple choice, and tell what was chosen in each record.
 
     Args:
-        metric: one of :data:`CHOICE_METRICS`.
+        metric: one of :data:`CHOICE_METRICS`; of one process alone it is not united over processes.
         records: with ``choices``, and the right one in ``answers``.
-        likelihoods: log-likelihoods of each record's choices.
+        choose: records -> log-likelihoods of each one's choices.
+        rank, world_size: of the processes that share the records; every one takes its part.
 
     Returns:
-        For every record ``{"response", "choices", "log_likelihoods", "verdict"}``: the likeliest choice, and whether it
-        is right.
+        For every record of this process's part ``{"id", "prompt", "question", "references", "response", "choices",
+        "log_likelihoods", "verdict"}``: the likeliest choice, and whether it is right.
     """
+    records = records[rank::world_size]
+    likelihoods = choose(records)
+    metric.sync_on_compute = world_size > 1
     right = [record.choices.index(record.answers[0]) for record in records]
     metric.update(likelihoods, right)
     return [
         {
+            "id": record.id,
+            "prompt": record.prompt,
+            "question": record.prompt,
+            "references": list(record.answers),
             "response": record.choices[likeliest(found)],
             "choices": list(record.choices),
             "log_likelihoods": list(found),

@@ -282,9 +282,13 @@ class MLLMModule(L.LightningModule):
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         for item, metric in zip(self._sets, self._metrics, strict=True):
             if is_multiple_choice(item):
-                records = list(datamodule.evaluation_dataloader(item).dataset)
-                score_choices(metric, records, self.choose(records, datamodule.collator, datamodule.eval_batch_size))
-                metric.sync_on_compute = False  # every process has seen everything
+                sharing = (0, 1) if is_sharded(self.model) else (self.global_rank, self.trainer.world_size)
+                score_choices(
+                    metric,
+                    list(datamodule.evaluation_dataloader(item).dataset),
+                    lambda share: self.choose(share, datamodule.collator, datamodule.eval_batch_size),
+                    *sharing,
+                )
             self.log(f"{item.name}/{item.metric}", metric.compute())
 
     # -- export and helpers ------------------------------------------------------------------------------------------

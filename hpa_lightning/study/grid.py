@@ -13,9 +13,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import yaml
+from hpa_lightning.declarations import fill, load_yaml
 
-_PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 _STUDY_KEYS = {"title", "text", "base", "conditions", "methods", "groups"}
 _METHOD_KEYS = {"title", "callbacks", "config", "grid"}
 _GROUP_KEYS = {"title", "text", "methods", "conditions", "seeds", "reference", "x", "curves", "matrices"}
@@ -55,12 +54,12 @@ class Cell:
     @property
     def digest(self) -> str:
         """Of everything that decides the run's outcome; the title and the folder do not."""
-        config = _fill(self.config, {"title": "", "folder": ""})
+        config = fill(self.config, {"title": "", "folder": ""})
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
     def config_for(self, folder: Path) -> dict[str, Any]:
         """The configuration with the cell's folder filled in."""
-        return _fill(self.config, {"title": self.title, "folder": str(folder)})
+        return fill(self.config, {"title": self.title, "folder": str(folder)})
 
 
 @dataclass(frozen=True)
@@ -122,72 +121,18 @@ def read_study(path: str | PathLike[str]) -> Study:
         ValueError: unknown or missing keys, a group that names an unknown method or condition, two different runs
             under one name, or a placeholder without a value.
     """
-    with Path(path).open() as file:
-        try:
-            content = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is no YAML: {error}") from error
+    content = load_yaml(Path(path).read_text(), str(path))
     _check_keys(content, _STUDY_KEYS, {"base", "methods", "groups"}, str(path))
-    conditions = content.get("conditions") or {"default": {}}
     for what in ("methods", "groups", "conditions", "base"):
         if what in content and not isinstance(content[what], Mapping):
             raise ValueError(f"{path}, {what}: {content[what]!r}; expected a mapping by name.")
-    methods: dict[str, list[_Point]] = {}
-    for name, entry in content["methods"].items():
-        where = f"{path}, method {name!r}"
-        _check_keys(entry, _METHOD_KEYS, {"title"}, where)
-        _check_types(entry, {"callbacks": list, "config": Mapping, "grid": Mapping}, where)
-        for axis, values in (entry.get("grid") or {}).items():
-            if not isinstance(values, list) or not values:
-                raise ValueError(f"{where}, grid: {axis} is {values!r}; expected a list of values.")
-        methods[name] = list(_points(name, entry))
-        alike = {json.dumps([point.callbacks, point.config], sort_keys=True) for point in methods[name]}
-        if len(alike) < len(methods[name]):
-            raise ValueError(f"{where}: points of its grid are the same run; expected ${{...}} for every axis of it.")
-    groups = []
-    for name, entry in content["groups"].items():
-        where = f"{path}, group {name!r}"
-        _check_keys(entry, _GROUP_KEYS, {"title", "methods", "seeds"}, where)
-        _check_types(entry, dict.fromkeys(("methods", "seeds", "conditions", "curves", "matrices"), list), where)
-        for what in ("methods", "seeds", "conditions"):
-            if len(set(map(str, entry.get(what) or ()))) < len(entry.get(what) or ()):
-                raise ValueError(f"{where}: {what} are {entry[what]}; expected each once.")
-        if not all(type(seed) is int for seed in entry["seeds"]):
-            raise ValueError(f"{where}: seeds are {entry['seeds']}; expected whole numbers.")
-        chosen = _points_of(entry["methods"], methods, where)
-        twice = sorted({point.name for point in chosen if [other.name for other in chosen].count(point.name) > 1})
-        if twice:
-            raise ValueError(f"{where}: methods name {twice[0]!r} twice, once with its whole grid; expected each once.")
-        wanted = entry.get("conditions") or list(conditions)
-        if unknown := [condition for condition in wanted if condition not in conditions]:
-            raise ValueError(f"{where}: no condition {unknown[0]!r}; there are {list(conditions)}.")
-        reference = entry.get("reference")
-        if reference is not None and reference not in {point.name for point in chosen}:
-            others = [point.name for point in chosen]
-            raise ValueError(f"{where}: the reference {reference!r} is not one of its methods; they are {others}.")
-        cells = tuple(
-            _cell(content["base"], condition, conditions[condition] or {}, point, seed)
-            for condition in wanted
-            for point in chosen
-            for seed in entry["seeds"]
-        )
-        names = {point.name for point in chosen}
-        for what in ("curves", "matrices"):
-            if unknown := [method for method in entry.get(what) or () if method not in names]:
-                raise ValueError(f"{where}: {what} names {unknown[0]!r}, which is not one of its methods.")
-        axis = entry.get("x")
-        if axis is not None:
-            _check_keys(axis, _AXIS_KEYS, {"setting"}, f"{where}, x")
-            if not any(axis["setting"] in point.values for point in chosen):
-                raise ValueError(f"{where}: no method of it has the setting {axis['setting']!r} in its grid.")
-            found = [point.values[axis["setting"]] for point in chosen if axis["setting"] in point.values]
-            if words := [value for value in found if isinstance(value, bool) or not isinstance(value, int | float)]:
-                raise ValueError(f"{where}, x: {axis['setting']!r} has the value {words[0]!r}; expected numbers.")
-        curves = None if entry.get("curves") is None else tuple(entry["curves"])
-        matrices = tuple(entry.get("matrices") or ())
-        text = entry.get("text", "")
-        groups.append(Group(name, entry["title"], text, cells, reference, axis, curves, matrices))
-    study = Study(content.get("title", Path(path).stem), content.get("text", ""), tuple(groups))
+    conditions = content.get("conditions") or {"default": {}}
+    methods = {name: _method(name, entry, f"{path}, method {name!r}") for name, entry in content["methods"].items()}
+    groups = tuple(
+        _group(name, entry, content["base"], conditions, methods, f"{path}, group {name!r}")
+        for name, entry in content["groups"].items()
+    )
+    study = Study(content.get("title", Path(path).stem), content.get("text", ""), groups)
     _check_names(study)
     return study
 
@@ -203,13 +148,77 @@ class _Point:
     values: dict[str, Any]
 
 
+def _method(name: str, entry: Any, where: str) -> list[_Point]:
+    """The points of a method's grid, checked."""
+    _check_keys(entry, _METHOD_KEYS, {"title"}, where)
+    _check_types(entry, {"callbacks": list, "config": Mapping, "grid": Mapping}, where)
+    for axis, values in (entry.get("grid") or {}).items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{where}, grid: {axis} is {values!r}; expected a list of values.")
+    points = list(_points(name, entry))
+    if len({json.dumps([point.callbacks, point.config], sort_keys=True) for point in points}) < len(points):
+        raise ValueError(f"{where}: points of its grid are the same run; expected ${{...}} for every axis of it.")
+    return points
+
+
+def _group(
+    name: str,
+    entry: Any,
+    base: Mapping[str, Any],
+    conditions: Mapping[str, Any],
+    methods: Mapping[str, list[_Point]],
+    where: str,
+) -> Group:
+    _check_keys(entry, _GROUP_KEYS, {"title", "methods", "seeds"}, where)
+    _check_types(entry, dict.fromkeys(("methods", "seeds", "conditions", "curves", "matrices"), list), where)
+    if not all(type(seed) is int for seed in entry["seeds"]):
+        raise ValueError(f"{where}: seeds are {entry['seeds']}; expected whole numbers.")
+    chosen = _points_of(entry["methods"], methods, where)
+    names = [point.name for point in chosen]
+    wanted = entry.get("conditions") or list(conditions)
+    for what, listed in (("methods", names), ("seeds", entry["seeds"]), ("conditions", wanted)):
+        if twice := [item for number, item in enumerate(listed) if item in listed[:number]]:
+            raise ValueError(
+                f"{where}: {what} name {twice[0]!r} twice; expected each once (a grid's name is all of it)."
+            )
+    if unknown := [condition for condition in wanted if condition not in conditions]:
+        raise ValueError(f"{where}: no condition {unknown[0]!r}; there are {list(conditions)}.")
+    reference = entry.get("reference")
+    if reference is not None and reference not in names:
+        raise ValueError(f"{where}: the reference {reference!r} is not one of its methods; they are {names}.")
+    for what in ("curves", "matrices"):
+        if unknown := [method for method in entry.get(what) or () if method not in names]:
+            raise ValueError(f"{where}: {what} names {unknown[0]!r}, which is not one of its methods.")
+    axis = entry.get("x")
+    if axis is not None:
+        _check_axis(axis, chosen, where)
+    cells = tuple(
+        _cell(base, condition, conditions[condition] or {}, point, seed)
+        for condition in wanted
+        for point in chosen
+        for seed in entry["seeds"]
+    )
+    curves = None if entry.get("curves") is None else tuple(entry["curves"])
+    matrices = tuple(entry.get("matrices") or ())
+    return Group(name, entry["title"], entry.get("text", ""), cells, reference, axis, curves, matrices)
+
+
+def _check_axis(axis: Any, chosen: list[_Point], where: str) -> None:
+    _check_keys(axis, _AXIS_KEYS, {"setting"}, f"{where}, x")
+    found = [point.values[axis["setting"]] for point in chosen if axis["setting"] in point.values]
+    if not found:
+        raise ValueError(f"{where}: no method of it has the setting {axis['setting']!r} in its grid.")
+    if words := [value for value in found if isinstance(value, bool) or not isinstance(value, int | float)]:
+        raise ValueError(f"{where}, x: {axis['setting']!r} has the value {words[0]!r}; expected numbers.")
+
+
 def _points(name: str, entry: Mapping[str, Any]) -> Iterator[_Point]:
     axes: Mapping[str, list[Any]] = entry.get("grid") or {}
     for combination in product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
         shown = ", ".join(f"{key}={value}" for key, value in values.items())
         kept = {"seed": "${seed}", "folder": "${folder}", "title": "${title}"}
-        filled = _fill({"title": entry["title"], **_parts(entry)}, {**kept, **values})
+        filled = fill({"title": entry["title"], **_parts(entry)}, {**kept, **values})
         yield _Point(
             f"{name}[{shown}]" if values else name, filled["title"], filled["callbacks"], filled["config"], values
         )
@@ -235,7 +244,7 @@ def _cell(base: Mapping[str, Any], name: str, condition: Mapping[str, Any], poin
     config = _merged(_merged(base, condition), point.config)
     trainer = config["trainer"] = config.get("trainer") or {}
     trainer["callbacks"] = [*(trainer.get("callbacks") or ()), *point.callbacks]
-    config = _fill(config, {"seed": seed, "title": "${title}", "folder": "${folder}"})
+    config = fill(config, {"seed": seed, "title": "${title}", "folder": "${folder}"})
     return Cell(point.name, point.title, name, seed, config, point.values)
 
 
@@ -248,24 +257,6 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             result[key] = copy.deepcopy(value)
     return result
-
-
-def _fill(node: Any, values: Mapping[str, Any]) -> Any:
-    """Replace ``${name}``: a string that is nothing else becomes the value, with its type.
-
-    Raises:
-        ValueError: a name without a value.
-    """
-    if isinstance(node, Mapping):
-        return {key: _fill(value, values) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_fill(value, values) for value in node]
-    if not isinstance(node, str):
-        return node
-    if unknown := [name for name in _PLACEHOLDER.findall(node) if name not in values]:
-        raise ValueError(f"{node!r}: nothing fills ${{{unknown[0]}}}; the names known here are {sorted(values)}.")
-    whole = _PLACEHOLDER.fullmatch(node)
-    return values[whole[1]] if whole else _PLACEHOLDER.sub(lambda match: str(values[match[1]]), node)
 
 
 def _check_keys(entry: Any, known: set[str], needed: set[str], where: str) -> None:

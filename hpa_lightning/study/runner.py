@@ -50,8 +50,7 @@ def run_cells(
     ``log.txt``. The processor's cores are divided among the jobs (one OpenMP thread each if there are as many jobs as
     cores; more threads than cores make every step wait); with GPUs each job sees one of them. A cell that was cut off
     goes on from its newest checkpoint, if its configuration writes any and has not changed, and otherwise starts again.
-    Several of these
-    may work on one store at once. A cell that fails is reported, and the others go on.
+    Several of these may work on one store at once. A cell that fails is reported, and the others go on.
 
     Args:
         cells: in the order in which they are started.

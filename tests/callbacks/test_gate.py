@@ -87,7 +87,7 @@ def test_stop_ends_the_fit_after_the_task(ungated: tuple[bool, list[float]], tmp
     with pytest.warns(UserWarning, match=r"100\.0 %, above the budget of 50\.0 %"):
         runner = fit(tmp_path, tuned, callbacks(SafetyGate(0.5)))
     assert runner.current_epoch == 1
-    assert [event["action"] for event in gates(tmp_path)] == ["stop"]
+    assert [(event["action"], event["met"]) for event in gates(tmp_path)] == [("stop", False)]
     assert set(RunResults.from_file(tmp_path).safety(0).values()) == {1.0}
 
 
@@ -122,7 +122,9 @@ def test_retention_is_raised_as_little_as_the_budget_allows(ungated: tuple[bool,
     runner = trainer(tmp_path, [*every, Seen(), Stop()])
     runner.fit(tuned, stream(evaluated=True))
     (event,) = gates(tmp_path)
-    assert event["kept_attack_success_rate"] == 0.0 and seen[0] <= limit
+    assert event["kept_attack_success_rate"] == 0.0 and event["met"] is True and seen[0] <= limit
+    times = [one["phase"] for one in read_results(tmp_path / "results.jsonl") if one["event"] == "time"]
+    assert {"evaluate", "gate", "evaluate_again"} <= set(times), "nothing of what the gate costs is left out"
     assert 0.0 < event["raised_by"] < 1.0
     fusion = next(callback for callback in every if isinstance(callback, HarmoniousFusion))
     audit = [event for event in read_results(tmp_path / "results.jsonl") if event["event"] == "retention"]

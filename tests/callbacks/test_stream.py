@@ -223,6 +223,19 @@ def test_resume_in_the_middle_of_the_sequence(
         assert torch.equal(weight, actual), key
 
 
+def test_the_time_before_a_cut_counts(
+    whole: Callable[[str, bool], tuple[dict[str, torch.Tensor], Path]], tmp_path: Path
+) -> None:
+    checkpoint = torch.load(whole("sequential", True)[1] / "step=5.ckpt")
+    (state,) = [state for name, state in checkpoint["callbacks"].items() if name.startswith("SequentialTuning")]
+    assert state["train_seconds"] > 0
+    state["train_seconds"] += 1000
+    torch.save(checkpoint, tmp_path / "cut.ckpt")
+    trainer(tmp_path, [SequentialTuning()]).fit(module(), stream(), ckpt_path=tmp_path / "cut.ckpt")
+    times = [one for one in read_results(tmp_path / "results.jsonl") if one["event"] == "time"]
+    assert [one["seconds"] > 1000 for one in times if one["phase"] == "train"] == [False, True]
+
+
 @pytest.mark.parametrize("name", ["in_training", "post_training"])
 def test_saving_changes_nothing(
     whole: Callable[[str, bool], tuple[dict[str, torch.Tensor], Path]], name: str, tmp_path: Path

@@ -111,8 +111,8 @@ def test_long_answers_broken_images_in_memory_and_references(folder: Path) -> No
     assert len(train.warnings["records that are tested on"]) == 1 and not test.problems
     assert [len(found) for found in images.problems.values()] == [2]
     assert "cell cannot be read" in str(images.problems["images that cannot be used"])
-    assert "vqa_accuracy cannot score it" in str(votes.problems["records without an answer that can be used"])
-    with pytest.raises(ValueError, match=r"good.json\[0\]: vqa_accuracy cannot score it"):
+    assert "VQAAccuracy cannot score it" in str(votes.problems["records without an answer that can be used"])
+    with pytest.raises(ValueError, match=r"good.json\[0\]: VQAAccuracy cannot score it"):
         stream.setup("fit")
 
 

@@ -124,7 +124,7 @@ def test_test_records_are_kept_out() -> None:
     crossed = tasks()
     crossed[2].test = [*crossed[2].test, *evaluation_records(1, seed=1)]  # a record that the first task trains on
     CVITDataModule(crossed).setup("fit")
-    with pytest.raises(ValueError, match=r"its training data stand in the test data of task 'c'"):
+    with pytest.raises(ValueError, match=r"the training data of task 'c' stand in the test data of task 'c'"):
         CVITDataModule(crossed, replay=Replay(10)).setup("fit")
 
 

@@ -114,12 +114,12 @@ def test_test_records_in_the_training_data_are_refused() -> None:
     tasks = three_tasks()
     tasks[1].train = [*tasks[1].train, *(record for record in training_records(2, seed=52, name="tb"))]
     data = CVITDataModule(tasks)
-    with pytest.raises(ValueError, match=r"2 of 9 records of its training data stand in the test data of task 'b'"):
+    with pytest.raises(ValueError, match=r"2 of 9 records of the training data of task 'b' stand in the test data of"):
         data.setup("fit")
     CVITDataModule(tasks, allow_overlap=True).setup("fit")
     tasks = three_tasks()
     tasks[0].calibration = training_records(3, seed=51)
-    with pytest.raises(ValueError, match=r"3 of 3 records of its calibration data"):
+    with pytest.raises(ValueError, match=r"3 of 3 records of the calibration data of task 'a' stand in"):
         CVITDataModule(tasks).setup("fit")
 
 
@@ -153,7 +153,7 @@ def test_metrics_belong_to_the_kind_of_their_set() -> None:
     with pytest.raises(ValueError, match="Unknown refusal rules 'vlgaurd'"):
         EvaluationSet("s", "safety", [], judge="vlgaurd")
     unchosen = EvaluationSet("s", "safety", evaluation_records(2, 90), metric="unsafe_choice_rate")
-    with pytest.raises(ValueError, match="unsafe_choice_rate cannot score it: 0 choices"):
+    with pytest.raises(ValueError, match="UnsafeChoiceRate cannot score it: 0 choices"):
         stream(safety_sets=[unchosen]).setup("fit")
 
 

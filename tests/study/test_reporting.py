@@ -8,7 +8,7 @@ import yaml
 from hpa_lightning.cli import main
 from hpa_lightning.result_file import ResultWriter
 from hpa_lightning.study import Cell, Store, read_study
-from hpa_lightning.study.reporting import _line_of
+from hpa_lightning.study.reporting import _command, _line_of
 
 SETS = [{"name": "a", "kind": "task"}, {"name": "b", "kind": "task"}, {"name": "harm", "kind": "safety"}]
 
@@ -68,6 +68,15 @@ def test_report_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert f"hpa-lightning study run {path} --groups sweep" in page and "0123456" in page
     assert list((tmp_path / "report" / "figures").glob("*.png"))
     assert "Kept 10 %" in (tmp_path / "report" / "results.html").read_text()
+
+
+def test_the_command_names_the_archives(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).touch()
+    archives = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    run, report = _command(Store(tmp_path / "store", archives), "study.yaml", "g").splitlines()
+    assert run == f"hpa-lightning study run study.yaml --groups g --archive {archives[0]} {archives[1]}"
+    assert report == run.replace("study run", "study report")
 
 
 def test_lines_of_a_grid_with_two_axes() -> None:

@@ -118,6 +118,18 @@ def test_what_another_configuration_left_is_put_aside(stand_in: None, tmp_path: 
     assert [path.name for path in store.root.glob("*/*/*/cell.json")] == ["cell.json"]
 
 
+def test_the_time_of_a_cut_off_cell_counts_with_the_rest(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (cell,), (changed,) = cells_of(tmp_path, {"good": "run"}, [1]), cells_of(tmp_path, {"good": "half"}, [1])
+    store.folder(cell).mkdir(parents=True)
+    store.start(cell)
+    assert (store.spend(cell, 2.0), store.spend(cell, 3.0)) == (2.0, 5.0)
+    store.start(cell)
+    assert store.spend(cell, 1.0) == 6.0
+    store.start(changed)
+    assert store.spend(changed, 1.0) == 1.0
+
+
 def test_a_cell_that_another_runner_has_finished_is_not_run_again(
     stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

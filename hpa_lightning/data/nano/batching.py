@@ -129,7 +129,7 @@ def answer(
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if pictured:
             inputs["pixel_values"] = encoder.pixels(pictured)
-        out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)  # type: ignore[misc]
+        out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         texts = processor.tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
         for i, text in zip(chosen, texts, strict=True):
             answers[i] = text.strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ def test_the_check_command_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFix
         main(command)
     printed = capsys.readouterr().out
     assert stopped.value.code == 1 and "task Med, train: 4 missing images" in printed and "no data file" in printed
+    write_mllm_dcl(tmp_path)
+    tests = tmp_path / "RS" / "test.json"
+    tests.write_text(json.dumps([*json.loads(tests.read_text()), json.loads(tests.read_text())[0]]))
+    main(command)  # a question that is asked twice is a warning, and no failure
+    assert "1 repeated records (a warning)" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["data", "check", "--benchmark", "mllm-dcl"])
     assert "belong together" in capsys.readouterr().err
@@ -72,7 +78,7 @@ def test_a_description_of_ones_own(tmp_path: Path) -> None:
     [
         ({"tasks": {}}, "has \\['tasks'\\]; expected `tasks`, a list"),
         ({"tasks": [], "order": []}, "has \\['order', 'tasks'\\]"),
-        ({"tasks": [{"name": "a", "train": "${root}/a.json", "test": "b"}]}, r"\$\{root\} in '\$\{root\}/a.json'"),
+        ({"tasks": [{"name": "a", "train": "${root}/a.json", "test": "b"}]}, r"nothing fills \$\{root\}"),
         ({"tasks": [{"name": "a", "train": "a.json"}]}, "mine.yaml.*test"),
         ({"tasks": [{"name": "a", "train": "a", "test": "b", "metrics": "c"}]}, "mine.yaml.*metrics"),
     ],
@@ -82,6 +88,18 @@ def test_broken_descriptions_are_told(tmp_path: Path, content: Any, message: str
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=f"(?s){message}"):
         read_benchmark(str(path), tmp_path)
+
+
+def test_tasks_of_other_benchmarks(tmp_path: Path) -> None:
+    write_mllm_dcl(tmp_path / "mine" / "dcl")
+    path = tmp_path / "mine.yaml"
+    entry = {"benchmark": "mllm-dcl", "folder": "${folder}/dcl", "task": "Fin"}
+    path.write_text(yaml.safe_dump({"tasks": [entry]}))
+    (task,) = read_benchmark(str(path), tmp_path / "mine")
+    assert task == read_benchmark("mllm-dcl", tmp_path / "mine" / "dcl")[-1]
+    path.write_text(yaml.safe_dump({"tasks": [{**entry, "task": "Law"}]}))
+    with pytest.raises(ValueError, match=r"'mllm-dcl' has no task 'Law'; it has \['RS', 'Med'"):
+        read_benchmark(str(path), tmp_path / "mine")
 
 
 def test_a_description_that_is_no_yaml_is_told(tmp_path: Path) -> None:
