@@ -42,7 +42,8 @@ class TaskEvaluation(TaskCallback):
     answer, verdict of the judge); tables, plots and an HTML page are written at the end of the fit. The random state is
     put back, so that evaluating changes no training.
 
-    Hooks: task start (the first one), task end (after fusion and merge), ``on_train_epoch_end``, ``on_train_end``.
+    Hooks: ``on_train_start`` (after a resume), task start (the first one), task end (after fusion and merge),
+    ``on_train_epoch_end``, ``on_train_end``.
     State: the scores. Strategies: one device; DDP and FSDP2 (the ranks share the batches, rank zero writes).
 
     Args:
@@ -81,6 +82,12 @@ class TaskEvaluation(TaskCallback):
             raise MisconfigurationException(
                 f"TaskEvaluation calls generate(batch) -> list[str], which {type(pl_module).__name__} does not have."
             )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        resumed = self._restored
+        super().on_train_start(trainer, pl_module)
+        if resumed:
+            self.record(trainer, "resume", step=self._current_task(trainer).index, **_origin())
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.index > 0:
@@ -227,14 +234,21 @@ class TaskEvaluation(TaskCallback):
             tasks=[task.name for task in datamodule.tasks],
             sets=[{"name": item.name, "kind": item.kind} for item in datamodule.evaluation_sets()],
             data=datamodule.provenance() if hasattr(datamodule, "provenance") else {},
-            versions={
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("hpa-lightning", "torch", "lightning", "transformers", "peft")},
-                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            },
-            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            commit=source_commit(),
+            **_origin(),
         )
+
+
+def _origin() -> dict[str, Any]:
+    """What the run is made with."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("hpa-lightning", "torch", "lightning", "transformers", "peft")},
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        },
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": source_commit(),
+    }
 
 
 def score_set(

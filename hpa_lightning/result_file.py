@@ -18,7 +18,7 @@ from typing import Any
 RESULT_FILE = "results.jsonl"
 
 #: The keys that tell two lines of one event apart; every other key is a value.
-IDENTITY_KEYS = ("event", "step", "after", "task", "set", "kind", "metric", "layer", "module", "phase")
+IDENTITY_KEYS = ("event", "step", "after", "task", "set", "kind", "metric", "layer", "module", "phase", "commit")
 
 
 def _finite(value: Any) -> Any:

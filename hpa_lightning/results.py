@@ -127,6 +127,11 @@ class RunResults:
         return self.run.get("seed")
 
     @property
+    def commits(self) -> list[str]:
+        """The commits of the code that made the run: of its start, then those of its resumes, each once."""
+        return list(dict.fromkeys(str(e.get("commit") or "not recorded") for e in [self.run, *self.events("resume")]))
+
+    @property
     def tasks(self) -> list[str]:
         """Names of the tasks in stream order."""
         return list(self.run["tasks"])

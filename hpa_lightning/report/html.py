@@ -74,7 +74,7 @@ def _origin(run: RunResults) -> str:
     pairs = [
         ("Command", f"<code>{escape(str(run.run.get('command') or 'not recorded'))}</code>"),
         ("Seed", escape(seed_label(run.seed))),
-        ("Commit", f"<code>{escape(str(run.run.get('commit') or 'not recorded'))}</code>"),
+        ("Commit", ", then ".join(f"<code>{escape(commit)}</code>" for commit in run.commits)),
         (
             "Versions",
             escape(", ".join(f"{name} {version}" for name, version in versions.items())) or "not recorded",

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from hpa_lightning.report.html import Image
 from hpa_lightning.report.plots import plot_scores, plot_steps
 from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, study_html, study_markdown
-from hpa_lightning.report.study_plots import final_estimate, plot_against_performance, plot_sweep
+from hpa_lightning.report.study_plots import common_title, final_estimate, plot_against_performance, plot_sweep
 from hpa_lightning.report.study_tables import (
     REFUSES,
     REFUSING,
@@ -28,7 +28,9 @@ from hpa_lightning.report.study_tables import (
     difference_columns,
     learning_table,
     mean_matrix_table,
+    origin_table,
     refuses,
+    short_commits,
     step_table,
 )
 from hpa_lightning.report.style import save_figure, slug
@@ -47,6 +49,8 @@ __all__ = [
 ]
 
 _MOST_CURVES = 8
+# Points of a plot that get a name each; of more, the settings of one method share one.
+_MOST_NAMES = 24
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,8 @@ def _condition(
     origin = _origin(cells, group, missing)
     refusing = any(refuses(by_label) for by_label in shown.values())
     blocks: list[Block] = []
+    families = _families(cells, labels)
+    joined = " The settings of one method are joined by a line, in the order of the tables." if families else ""
 
     def table(content: Table, caption: str, note: str = "") -> None:
         told = any(isinstance(block, Origin) for block in blocks)  # what is missing, below the first table
@@ -195,17 +201,17 @@ def _condition(
         )
     image(
         "trade-off",
-        plot_against_performance(shown, "MASR", styles),
+        plot_against_performance(shown, "MASR", styles, families),
         "What is known after the last task against what it cost in safety: mean over seeds with 95 % confidence "
-        "intervals, cut at 0 and 100; hollow: fewer than three seeds, no interval. The upper left is best.",
+        f"intervals, cut at 0 and 100; hollow: fewer than three seeds, no interval. The upper left is best.{joined}",
         _values_in_words(shown, ("AP", "MASR")),
     )
     image(
         "over-refusal",
-        plot_against_performance(shown, "over_refusal", styles),
+        plot_against_performance(shown, "over_refusal", styles, families),
         "Usefulness both ways: average performance against the share of harmless inputs that are refused; mean over "
         "seeds with 95 % confidence intervals, cut at 0 and 100; hollow: fewer than three seeds, no interval. The "
-        "upper left is best.",
+        f"upper left is best.{joined}",
         _values_in_words(shown, ("AP", "over_refusal")),
     )
     if group.x is not None:
@@ -239,7 +245,19 @@ def _condition(
             f"{caption}; framed, the task just learnt.",
             f"Heat map of the mean score matrix of {label}; the table above it holds the same numbers.",
         )
+    if len(origin.commits) > 1:
+        blocks.append(TitledTable(origin_table(cells), "Which commits the runs were made with"))
     return blocks
+
+
+def _families(cells: Sequence[StudyCell], labels: Mapping[str, str]) -> dict[str, str] | None:
+    """Label -> name of its method without the settings, where a plot cannot hold a name for every setting."""
+    if len(labels) <= _MOST_NAMES:
+        return None
+    members: dict[str, list[str]] = {}
+    for method, family in {cell.method: cell.family or cell.method for cell in cells}.items():
+        members.setdefault(family, []).append(labels[method])
+    return {label: common_title(of) for of in members.values() for label in of}
 
 
 def _curves(group: StudyGroup, runs: Mapping[str, object]) -> tuple[list[str], int]:
@@ -304,28 +322,11 @@ def _origin(cells: Sequence[StudyCell], group: StudyGroup, missing: Sequence[str
         runs=len(runs),
         methods=len({cell.method for cell in cells}),
         seeds=", ".join(map(seed_label, seeds)),
-        commits=tuple(short_commits([str(run.run.get("commit") or "not recorded") for run in runs])),
+        commits=tuple(short_commits([commit for run in runs for commit in run.commits]).values()),
         machine=tuple(dict.fromkeys(filter(None, map(_machine, runs)))),
         command=group.command,
         missing=tuple(missing),
     )
-
-
-def short_commits(commits: Sequence[str]) -> list[str]:
-    """The distinct commits, each cut to as many characters (seven or more) as tell all of them apart.
-
-    Example:
-        >>> short_commits(["0123456789abcdef", "0123456789abcdef-dirty", "0123456fff"])
-        ['01234567', '01234567-dirty', '0123456f']
-    """
-    distinct = list(dict.fromkeys(commits))
-    parts = [commit.partition("-") for commit in distinct]
-    hashes = {head for head, _, _ in parts}
-    length = next(n for n in range(7, 100) if len({head[:n] for head in hashes}) == len(hashes))
-    return [
-        commit if " " in commit else f"{head[:length]}{dash}{rest}"
-        for commit, (head, dash, rest) in zip(distinct, parts, strict=True)
-    ]
 
 
 def _machine(run: RunResults) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import product, takewhile
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,8 +33,24 @@ def final_estimate(runs: Sequence[RunResults], key: str) -> Estimate:
     return estimate([100 * run.summary(len(run.tasks) - 1)[key] for run in runs])
 
 
+def common_title(titles: Sequence[str]) -> str:
+    """What the titles of a grid's points begin with, up to a comma; the title itself if there is one.
+
+    >>> common_title(["Safe Delta, s = 0.1, 15 %", "Safe Delta, s = 10, 0 %"]), common_title(["TIES, density 0.3"])
+    ('Safe Delta', 'TIES, density 0.3')
+    """
+    if len(titles) == 1:
+        return titles[0]
+    parts = zip(*(title.split(", ") for title in titles), strict=False)
+    shared = ", ".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts))
+    return shared or titles[0]
+
+
 def plot_against_performance(
-    groups: Mapping[str, Sequence[RunResults]], key: str, styles: Mapping[str, int] | None = None
+    groups: Mapping[str, Sequence[RunResults]],
+    key: str,
+    styles: Mapping[str, int] | None = None,
+    families: Mapping[str, str] | None = None,
 ) -> Figure | None:
     """AP against MASR or over-refusal after the last task: a labelled point per group, 95 % intervals both ways.
 
@@ -42,6 +58,8 @@ def plot_against_performance(
         groups: label -> runs.
         key: ``"MASR"`` or ``"over_refusal"``.
         styles: label -> number of its colour and marker; by default in the order of ``groups``.
+        families: label -> name of its family. Points of one family look alike and are joined by a line, and the name
+            stands once, at its upper left point.
 
     Returns:
         The figure; None if no group has both values.
@@ -51,6 +69,9 @@ def plot_against_performance(
     ax.grid(axis="x", color="#E3E3E3", linewidth=0.8)
     points: list[tuple[float, float, str]] = []
     bars: list[tuple[float, float, float, float]] = []
+    if families is not None:
+        numbers = {family: number for number, family in enumerate(dict.fromkeys(families.values()))}
+        styles = {label: numbers[family] for label, family in families.items()}
     for index, (label, runs) in enumerate(groups.items()):
         x, y = final_estimate(runs, key), final_estimate(runs, "AP")
         if not math.isfinite(x.mean + y.mean):
@@ -60,7 +81,7 @@ def plot_against_performance(
             # The interval of two seeds is twelve standard errors wide to either side.
             (left, right), (low, high) = (x.mean, x.mean), (y.mean, y.mean)
             ax.errorbar(x.mean, y.mean, markersize=8, markerfacecolor="white", label=label, **style)
-            label = f"{label} (n = {len(runs)})"
+            label = label if families is not None else f"{label} (n = {len(runs)})"
         else:
             (left, right), (low, high) = _interval(x), _interval(y)
             reach_x, reach_y = [[x.mean - left], [right - x.mean]], [[y.mean - low], [high - y.mean]]
@@ -69,6 +90,8 @@ def plot_against_performance(
         bars += [(left, right, y.mean, y.mean), (x.mean, x.mean, low, high)]
     if not points:
         return None
+    if families is not None:
+        points = _join_families(ax, points, families, styles or {})
     axis_label, aligned_label = _AXIS_LABELS[key]
     aligned = estimate([100 * run.summary(-1)[key] for runs in groups.values() for run in runs if -1 in run.steps]).mean
     if not math.isnan(aligned):
@@ -96,6 +119,23 @@ def plot_against_performance(
         bars.append((aligned, aligned, -100.0, 200.0))  # the dashed line is an obstacle to labels too
     _label_points(figure, ax, points, bars)
     return figure
+
+
+def _join_families(
+    ax: Axes, points: Sequence[tuple[float, float, str]], families: Mapping[str, str], styles: Mapping[str, int]
+) -> list[tuple[float, float, str]]:
+    """Draw a line through the points of each family; return one labelled point of each and the others without label."""
+    members: dict[str, list[tuple[float, float, str]]] = {}
+    for point in points:
+        members.setdefault(families[point[2]], []).append(point)
+    labelled: list[tuple[float, float, str]] = []
+    for family, of in members.items():
+        xs, ys, labels = zip(*of, strict=True)
+        colour = series_style(styles[labels[0]])["color"]
+        ax.plot(xs, ys, color=colour, linewidth=1, alpha=0.45, zorder=1.8)
+        named = max(range(len(of)), key=lambda number: ys[number] - xs[number])
+        labelled += [(x, y, family if number == named else "") for number, (x, y, _) in enumerate(of)]
+    return labelled
 
 
 def _interval(item: Estimate) -> tuple[float, float]:
@@ -132,6 +172,8 @@ def _label_points(
     crowd = [float(np.sum(np.hypot(*(centres - centre).T) < 90 * pixels)) for centre in centres]
     for index in sorted(range(len(points)), key=lambda index: -crowd[index]):
         x, y, label = points[index]
+        if not label:
+            continue
         text = ax.annotate(label, (x, y), (0, 0), textcoords="offset points", fontsize=8.5, va="center", zorder=5)
         text.set_in_layout(False)
         size = text.get_window_extent(canvas.get_renderer())

@@ -32,6 +32,7 @@ class StudyCell:
         condition: of the data, as tables call it.
         seed: pairs the runs of different methods.
         run: what it measured.
+        family: the method without its settings, the same for all points of a grid; the method where it is empty.
     """
 
     method: str
@@ -39,6 +40,7 @@ class StudyCell:
     condition: str
     seed: int
     run: RunResults
+    family: str = ""
 
     @property
     def finished(self) -> bool:
@@ -144,6 +146,40 @@ def learning_table(cells: Sequence[StudyCell]) -> Table:
             [labels[method], *map(estimate, diagonal.T), estimate([100 * learnt_score(run) for run in group])],
         )
     return Table(["Right after learning, %", *tasks, "Mean"], rows)
+
+
+def origin_table(cells: Sequence[StudyCell]) -> Table:
+    """Which commits the runs were made with: a row for all methods whose seeds were run with the same ones.
+
+    Raises:
+        ValueError: as `comparison_table`.
+    """
+    labels, runs = checked(cells)
+    short = short_commits([commit for cell in cells for commit in cell.run.commits])
+    alike: dict[str, list[str]] = {}
+    for method, by_seed in runs.items():
+        seeds: dict[str, list[str]] = {}
+        for seed, run in by_seed.items():
+            seeds.setdefault(" then ".join(short[commit] for commit in run.commits), []).append(str(seed))
+        made = "; ".join(f"{commits} (seed{'s' * (len(of) > 1)} {' '.join(of)})" for commits, of in seeds.items())
+        alike.setdefault(made, []).append(labels[method])
+    return Table(["Commits", "Methods"], [[made, "; ".join(of)] for made, of in alike.items()])
+
+
+def short_commits(commits: Sequence[str]) -> dict[str, str]:
+    """Each distinct commit, cut to as many characters (seven or more) as tell all of them apart.
+
+    Example:
+        >>> list(short_commits(["0123456789abcdef", "0123456789abcdef-dirty", "0123456fff"]).values())
+        ['01234567', '01234567-dirty', '0123456f']
+    """
+    parts = {commit: commit.partition("-") for commit in commits}
+    hashes = {head for head, _, _ in parts.values()}
+    length = next(n for n in range(7, 100) if len({head[:n] for head in hashes}) == len(hashes))
+    return {
+        commit: commit if " " in commit else f"{head[:length]}{dash}{rest}"
+        for commit, (head, dash, rest) in parts.items()
+    }
 
 
 def mean_matrix_table(runs: Sequence[RunResults]) -> Table:

@@ -46,7 +46,7 @@ def _group(group: Group, store: Store, path: str | PathLike[str]) -> StudyGroup:
         if finished is None:
             seeds.setdefault((cell.title, cell.condition), []).append(cell.seed)
         else:
-            cells.append(StudyCell(cell.method, cell.title, cell.condition, cell.seed, finished.run))
+            cells.append(StudyCell(cell.method, cell.title, cell.condition, cell.seed, finished.run, cell.family))
     axis = None
     if group.x is not None:
         name = group.x["setting"]

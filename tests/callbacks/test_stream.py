@@ -236,6 +236,22 @@ def test_the_time_before_a_cut_counts(
     assert [one["seconds"] > 1000 for one in times if one["phase"] == "train"] == [False, True]
 
 
+def test_a_resume_tells_what_it_goes_on_with(
+    whole: Callable[[str, bool], tuple[dict[str, torch.Tensor], Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=5, save_top_k=-1)
+    options = {"enable_checkpointing": True, "max_steps": 5}
+    for commit, resumed in (("first", None), ("second", tmp_path / "step=5.ckpt")):
+        monkeypatch.setattr("hpa_lightning.callbacks.evaluation.source_commit", lambda commit=commit: commit)
+        callbacks = [SequentialTuning(), TaskEvaluation(initial=False, report=False), *([save] if not resumed else [])]
+        fit = trainer(tmp_path, callbacks, **(options if not resumed else {}))
+        fit.fit(module(), stream(evaluated=True), ckpt_path=resumed)
+    results = RunResults.from_file(tmp_path)
+    assert results.commits == ["first", "second"]
+    (event,) = results.events("resume")
+    assert event["step"] == 1 and torch.__version__.startswith(event["versions"]["torch"])
+
+
 @pytest.mark.parametrize("name", ["in_training", "post_training"])
 def test_saving_changes_nothing(
     whole: Callable[[str, bool], tuple[dict[str, torch.Tensor], Path]], name: str, tmp_path: Path

@@ -22,6 +22,7 @@ from hpa_lightning.report.study import (
     comparison_table,
     learning_table,
     mean_matrix_table,
+    origin_table,
     short_commits,
     step_table,
     write_study_report,
@@ -189,6 +190,20 @@ def test_step_learning_and_matrix_tables(study: list[StudyCell]) -> None:
     assert matrix.rows[2][1].half_width == pytest.approx(T2 * 10 / math.sqrt(3))
 
 
+def test_the_commits_of_every_method() -> None:
+    other = f"89abcdef{HASH}"
+    cells = [cell("a", seed, two_tasks(1.0, 1.0, 1.0, 0.1, commit=other if seed == 3 else HASH)) for seed in (1, 2, 3)]
+    cells += [cell(name, 1, two_tasks(1.0, 1.0, 1.0, 0.1)) for name in ("b", "c")]
+    resumed = two_tasks(1.0, 1.0, 1.0, 0.1)
+    resumed = RunResults([*resumed.records, *({"event": "resume", "step": 1, "commit": c} for c in (HASH, other))])
+    rows = origin_table([*cells, cell("d", 4, resumed)]).rows
+    assert rows == [
+        ["0123456 (seeds 1 2); 89abcde (seed 3)", "A"],
+        ["0123456 (seed 1)", "B; C"],
+        ["0123456 then 89abcde (seed 4)", "D"],
+    ]
+
+
 def test_what_cannot_be_compared_is_refused(study: list[StudyCell], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 conditions"):
         comparison_table([*study, cell("ref", 1, study[0].run, "harmful")], "ref")
@@ -209,8 +224,9 @@ def test_one_title_for_several_methods_is_told_apart(study: list[StudyCell]) -> 
 
 
 def test_commits_are_cut_to_what_tells_them_apart() -> None:
-    assert short_commits([HASH, f"{HASH}-dirty", HASH]) == ["0123456", "0123456-dirty"]
-    assert short_commits([HASH, "0123456f" + "0" * 32, "not recorded"]) == ["01234567", "0123456f", "not recorded"]
+    assert list(short_commits([HASH, f"{HASH}-dirty", HASH]).values()) == ["0123456", "0123456-dirty"]
+    found = short_commits([HASH, "0123456f" + "0" * 32, "not recorded"])
+    assert list(found.values()) == ["01234567", "0123456f", "not recorded"]
 
 
 # -- plots -----------------------------------------------------------------------------------------------------------
@@ -252,6 +268,18 @@ def test_labels_of_twenty_methods_stay_apart_and_inside() -> None:
     assert len(boxes) == 20
     assert not [pair for pair in combinations(boxes, 2) if pair[0].padded(-1).overlaps(pair[1].padded(-1))]
     assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in boxes)
+
+
+def test_families_share_a_line_and_a_name() -> None:
+    groups = {f"A, {n}": [two_tasks(0.9, 0.9, 0.1 * n, 0.1 * n)] for n in (1, 2, 5)}
+    groups["B"] = [two_tasks(0.9, 0.9, 0.9, 0.1)]
+    figure = plot_against_performance(groups, "MASR", families={**dict.fromkeys(list(groups)[:3], "A"), "B": "B"})
+    (ax,) = figure.axes
+    assert sorted(text.get_text() for text in ax.texts) == ["A", "B", "MASR of the aligned model"]
+    (line,) = [line for line in ax.lines if len(line.get_xdata()) == 3]
+    np.testing.assert_allclose(line.get_xydata(), [[10.0, 50.0], [20.0, 55.0], [50.0, 70.0]])
+    colours = [bar.lines[0].get_color() for bar in ax.containers]
+    assert len(set(colours[:3])) == 1 and colours[3] != colours[0]
 
 
 def test_sweep_draws_every_setting_and_lines_for_the_rest() -> None:
@@ -339,6 +367,22 @@ def test_report_in_html(report: dict[str, Path]) -> None:
     assert "<methods>" not in page and escape("All <methods>: original data") in page
     assert "<strong>Not run.</strong> all of it." in page
     assert f"<code>{escape('study report nano.yaml --output <folder>')}</code>" in page
+
+
+def test_many_methods_are_named_by_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def keep(figure: object, path: Path) -> None:
+        seen.append({text.get_text() for text in figure.axes[0].texts})
+        path.write_bytes(b"PNG")
+
+    monkeypatch.setattr("hpa_lightning.report.study.save_figure", keep)
+    run = two_tasks(0.9, 0.9, 0.5, 0.2)
+    grid = [StudyCell(f"m[p={n}]", f"Method, {n} %", "c", 1, run, "m") for n in range(24)]
+    write_study_report([StudyGroup("g", "G", "", [*grid, cell("ref", 1, run, "c")])], tmp_path)
+    assert {"Method", "REF"} <= seen[0] and not any("%" in name for name in seen[0])
+    write_study_report([StudyGroup("g", "G", "", grid)], tmp_path)
+    assert "Method, 3 % (n = 1)" in seen[3]
 
 
 def test_unfinished_runs_do_not_count(study: list[StudyCell]) -> None:
