@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from hpa_lightning import functional as F
 from hpa_lightning.callbacks.baselines.aligned import AlignedFusion
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.modules.linears import LoraLinear, TunedLinear
@@ -116,4 +117,4 @@ class TaskVectorMerging(AlignedFusion):
 def _dense(vector: tuple[Tensor, ...], device: torch.device) -> Tensor:
     """The update ``(out_features, in_features)`` on ``device``."""
     on_device = [tensor.to(device) for tensor in vector]
-    return on_device[0] if len(on_device) == 1 else on_device[0] @ on_device[1]
+    return on_device[0] if len(on_device) == 1 else F.lora_update(on_device[1], on_device[0])

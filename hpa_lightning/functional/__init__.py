@@ -9,7 +9,7 @@ draws a random number or touches global state; in-place functions end in `_`.
 from hpa_lightning.functional.focus import column_energy, column_focus, lora_column_energy
 from hpa_lightning.functional.fusion import fuse, lora_fuse_, orthogonal_update, projection_scale
 from hpa_lightning.functional.hessian import HessianAccumulator, inverse_hessian_diagonal
-from hpa_lightning.functional.merging import merge_linearly
+from hpa_lightning.functional.merging import lora_update, merge_linearly
 from hpa_lightning.functional.projection import (
     LoraTensors,
     UpdateProjection,
@@ -43,6 +43,7 @@ __all__ = [
     "leave_subspace_",
     "lora_column_energy",
     "lora_fuse_",
+    "lora_update",
     "merge_linearly",
     "model_tailor",
     "orthogonal_update",

@@ -161,4 +161,4 @@ def _float32_products(rows: Tensor, damping: float) -> torch.dtype | None:
     if rows.is_cuda and rows.dtype != torch.float32 and "dtype" in torch.ops.aten.mm.overloads():
         return rows.dtype
     # A lower precision of float32 products, which users may ask for, would reach the sums.
-    return torch.float32 if float32_products_are_exact() else None
+    return torch.float32 if float32_products_are_exact(rows.device) else None

@@ -69,6 +69,13 @@ def column_square_sums(weight: Tensor) -> Tensor:
     return total
 
 
-def float32_products_are_exact() -> bool:
-    """Whether float32 matrix products are computed in float32 (users may ask for less)."""
+def float32_products_are_exact(device: torch.device) -> bool:
+    """Whether float32 matrix products are computed in float32 there; users may ask for less, in two ways.
+
+    Once `torch.backends.*.fp32_precision` (torch 2.9) was set, `torch.get_float32_matmul_precision` raises.
+    """
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    if precision is not None:
+        return precision in ("none", "ieee")
     return torch.get_float32_matmul_precision() == "highest"

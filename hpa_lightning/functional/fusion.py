@@ -176,7 +176,7 @@ def lora_fuse_(
     if orthogonal:
         product = scaling * (lora_b.to(torch.float64) * quick_direction(weight_prev, lora_a)).sum()
         scale = torch.where(square > 0, product / square, 0.0)
-    wide = working_dtype(weight_prev) if float32_products_are_exact() else torch.float64
+    wide = working_dtype(weight_prev) if float32_products_are_exact(weight_prev.device) else torch.float64
     wide_a, wide_b, factor = lora_a.to(wide), lora_b.to(wide), scale.to(wide)
     with torch.autocast(weight_prev.device.type, enabled=False):
         for lines in blocks(*weight_prev.shape):

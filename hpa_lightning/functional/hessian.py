@@ -84,7 +84,8 @@ class HessianAccumulator:
     For `damping >= 0.01` products are summed in float32 over 1024 rows and in float64 from there, which moves the
     result by about `1e-7 / damping`. Products of half-precision inputs are exact in float32; on CUDA they are
     multiplied on the tensor cores as they are (`torch.mm(..., out_dtype=torch.float32)`, where torch has it).
-    Float64 inputs, less damping and a lower `torch.set_float32_matmul_precision` make all of it float64.
+    Float64 inputs, less damping and a lower precision of float32 products (`torch.set_float32_matmul_precision`,
+    `torch.backends.cuda.matmul.fp32_precision`) make all of it float64.
 
     Args:
         num_features: number of input columns `c`.

@@ -1,7 +1,4 @@
-"""Linear merging of two weights.
-
-Arithmetic is float64, block of rows by block of rows, with one cast when the result is written.
-"""
+"""Merging of weights: linear merging of two, and the update that an adapter stands for."""
 
 from __future__ import annotations
 
@@ -9,13 +6,15 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.functional._checks import blocks, check_finite, check_float, check_number
+from hpa_lightning.functional._sums import float32_products_are_exact
 
 
 @torch.no_grad()
 def merge_linearly(weight: Tensor, reference: Tensor, share: float) -> Tensor:
     """Compute `(1 - share) * weight + share * reference`.
 
-    Share 0 gives `weight`, share 1 gives `reference`, and equal entries stay as they are, all exactly.
+    Share 0 gives `weight`, share 1 gives `reference`, and equal entries stay as they are, all exactly. Arithmetic is
+    float64, block of rows by block of rows, with one cast when the result is written.
 
     Args:
         weight: the task's weight, `(out_features, in_features)`, any floating dtype.
@@ -46,3 +45,37 @@ def merge_linearly(weight: Tensor, reference: Tensor, share: float) -> Tensor:
             weight[lines].to(torch.float64), reference[lines].to(torch.float64), float(share)
         ).to(reference.dtype)
     return merged
+
+
+@torch.no_grad()
+def lora_update(lora_a: Tensor, lora_b: Tensor, scaling: float = 1.0) -> Tensor:
+    """Compute the update that a LoRA adapter stands for, `scaling * B A`.
+
+    Products are of float32, or of float64 where those of float32 are set to a lower precision
+    (`torch.set_float32_matmul_precision`, `torch.backends.cuda.matmul.fp32_precision`): rounded to TF32 or bfloat16,
+    the merged weight would give other outputs than the adapter. Autocast does not reach them.
+
+    Args:
+        lora_a: `A`, `(rank, in_features)`, any floating dtype.
+        lora_b: `B`, `(out_features, rank)`, any floating dtype.
+        scaling: of the adapter.
+
+    Returns:
+        `(out_features, in_features)` float32.
+
+    Raises:
+        ValueError: wrong shapes.
+
+    Source: Hu et al., LoRA (ICLR 2022), section 4.1.
+
+    Example:
+        >>> import torch
+        >>> lora_update(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0], [3.0]]), 0.5)
+        tensor([[0.5000, 1.0000],
+                [1.5000, 3.0000]])
+    """
+    check_float("lora_a", lora_a, ("q", "c"))
+    check_float("lora_b", lora_b, ("r", lora_a.shape[0]), like=lora_a)
+    wide = torch.float32 if float32_products_are_exact(lora_a.device) else torch.float64
+    with torch.autocast(lora_a.device.type, enabled=False):
+        return scaling * (lora_b.to(wide) @ lora_a.to(wide)).float()

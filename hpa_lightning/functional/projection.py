@@ -356,9 +356,9 @@ def quick_direction(weight_prev: Tensor, lora_a: Tensor) -> Tensor:
             low = (a - high).to(torch.bfloat16)
             both = torch.mm(weight_prev, torch.cat([high, low]).T, out_dtype=torch.float32)
             return (both[:, : len(a)].double() + both[:, len(a) :]).contiguous()
-        if weight_prev.dtype == torch.float32 and float32_products_are_exact():
+        if weight_prev.dtype == torch.float32 and float32_products_are_exact(weight_prev.device):
             return (weight_prev @ a.T).double()
-        if float32_products_are_exact():
+        if float32_products_are_exact(weight_prev.device):
             return torch.cat([weight_prev[lines].float() @ a.T for lines in stretches(weight_prev)]).double()
     return adapter_direction(weight_prev, lora_a)
 

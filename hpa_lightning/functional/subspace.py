@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.functional._checks import check_finite, check_float, check_number, describe
+from hpa_lightning.functional._sums import float32_products_are_exact
 
 
 @torch.no_grad()
@@ -66,5 +67,7 @@ def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
     check_float("basis", basis, ("c", "d"))
     if rows.shape[1] != basis.shape[0]:
         raise ValueError(f"basis: expected {rows.shape[1]} rows, one for each input column, got {describe(basis)}.")
-    wide = rows.to(basis.dtype)
-    rows.copy_(wide - (wide @ basis) @ basis.T)
+    exact = basis.dtype if float32_products_are_exact(rows.device) else torch.float64
+    wide, basis = rows.to(exact), basis.to(exact)
+    with torch.autocast(rows.device.type, enabled=False):
+        rows.copy_(wide - (wide @ basis) @ basis.T)

@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
+from hpa_lightning import functional as F
 from hpa_lightning.fuse.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, TensorFiles, rename_keys
 
 CONFIG_FILE = "adapter_config.json"
@@ -87,8 +87,8 @@ class AdaptedCheckpoint(Checkpoint):
         module = self._modules.get(name)
         if module is None:
             return weight
-        a, b = (self._factors.read(self._factor_key(module, factor)).float() for factor in "AB")
-        return torch.addmm(weight.float(), b, a, alpha=self._scaling(module, a.shape[0]))
+        a, b = (self._factors.read(self._factor_key(module, factor)) for factor in "AB")
+        return F.lora_update(a, b, self._scaling(module, a.shape[0])).add_(weight)
 
     def inputs(self) -> list[Path]:
         return [*super().inputs(), self.adapter / CONFIG_FILE, self.adapter / WEIGHTS_FILE]

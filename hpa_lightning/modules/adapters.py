@@ -17,6 +17,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from hpa_lightning import functional as F
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.mixture import MixtureOfLora, check_experts, has_mixtures
 from hpa_lightning.modules.sharding import assign_, own_rows, whole
@@ -195,7 +196,7 @@ def merge_lora_(model: nn.Module) -> int:
             raise ValueError(f"{name}: the adapter holds values that are not finite; the training has diverged.")
     for _, factors in layers:
         weight, b = own_rows(factors.weight), own_rows(factors.lora_b)
-        weight.copy_(weight.float() + factors.scaling * (b.float() @ whole(factors.lora_a).float()))
+        weight.copy_(weight.float() + F.lora_update(whole(factors.lora_a), b, factors.scaling))
         b.zero_()
     return len(layers)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpa_lightning import functional as F
 from hpa_lightning.modules.adapters import lora_layers
 from hpa_lightning.modules.sharding import is_sharded, whole
 
@@ -27,8 +28,8 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
         if leaf and owner in layers:
             if leaf == "weight":
                 factors = layers[owner]
-                a, b = (whole(factor.detach()).float() for factor in (factors.lora_a, factors.lora_b))
-                tensor = (tensor.float() + factors.scaling * (b @ a)).to(tensor.dtype)
+                a, b = (whole(factor.detach()) for factor in (factors.lora_a, factors.lora_b))
+                tensor = (tensor.float() + F.lora_update(a, b, factors.scaling)).to(tensor.dtype)
             name = f"{owner}.{leaf}"
         elif any(name.startswith(f"{layer}.lora_") for layer in _owners(name, layers)):
             continue

@@ -245,7 +245,7 @@ class LoraLinear(TunedLinear):
     @torch.no_grad()
     def weight_after(self) -> Tensor:
         f = self.factors
-        return whole(f.weight).float() + f.scaling * (whole(f.lora_b).float() @ whole(f.lora_a).float())
+        return whole(f.weight).float() + F.lora_update(whole(f.lora_a), whole(f.lora_b), f.scaling)
 
     @torch.no_grad()
     def write_(self, weight: Tensor) -> None:
@@ -310,7 +310,7 @@ class LoraLinear(TunedLinear):
     @torch.no_grad()
     def map_update_(self, anchor: Tensor | None, function: Callable[[Tensor], Tensor]) -> None:
         f = self.factors
-        update = f.scaling * (own_rows(f.lora_b).float() @ function(whole(f.lora_a).float()))
+        update = F.lora_update(function(whole(f.lora_a).float()), own_rows(f.lora_b).float(), f.scaling)
         weight = own_rows(f.weight)
         weight.copy_(weight.float() + update)
         own_rows(f.lora_b).zero_()

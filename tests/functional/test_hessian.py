@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers_precision import LowPrecision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,6 +137,14 @@ def test_autocast_does_not_reach_the_sums(dtype: torch.dtype) -> None:
         hessian = HessianAccumulator(40)
         hessian.update(x)
         assert torch.equal(hessian.inverse_diagonal(), expected)
+
+
+def test_a_lower_precision_of_products_does_not_reach_the_sums(low_precision: LowPrecision) -> None:
+    x = make_inputs(5, 600, 64, dead=0.0, spread=1.0, rank=16).float()
+    exact = inverse_hessian_diagonal(x.double(), 0.01)
+    with low_precision():
+        found = inverse_hessian_diagonal(x, 0.01)
+    ref.close(found, exact.numpy(), 1e-7)
 
 
 def test_masked_positions_may_hold_anything() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers_precision import LowPrecision
 
-from hpa_lightning.functional import merge_linearly
+from hpa_lightning.functional import lora_update, merge_linearly
 from hpa_lightning.modules.merging import merge_task_vectors
 
 
@@ -25,6 +26,20 @@ def test_linear_merging(dtype: torch.dtype, share: float) -> None:
     assert merged.dtype == dtype
     tolerance = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float64: 1e-14}[dtype]
     np.testing.assert_allclose(merged.double().numpy(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_update_of_an_adapter(dtype: torch.dtype, low_precision: LowPrecision) -> None:
+    a, b = weights(1, 48, 64, dtype), weights(2, 40, 48, dtype)
+    expected = 0.5 * b.double().numpy() @ a.double().numpy()
+    exact = lora_update(a, b, 0.5)
+    with low_precision(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = lora_update(a, b, 0.5)
+    for result in (exact, found):
+        assert result.dtype == torch.float32
+        np.testing.assert_allclose(result.numpy(), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="lora_b"):
+        lora_update(a, b[:, 1:])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

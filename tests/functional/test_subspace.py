@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers_precision import LowPrecision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +45,14 @@ def test_inputs_in_the_span_see_no_update(dtype: torch.dtype) -> None:
     assert float((rows.double() @ basis).abs().max()) < tolerance
     expected = before.numpy() @ (np.eye(6) - basis.numpy() @ basis.numpy().T)
     np.testing.assert_allclose(rows.double().numpy(), expected, atol=tolerance)
+
+
+def test_a_lower_precision_of_products_leaves_nothing_in_the_span(low_precision: LowPrecision) -> None:
+    basis = dominant_subspace(torch.tensor(hessian(3, c=64, rank=20)), 0.9).float()
+    rows = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    with low_precision():
+        leave_subspace_(rows, basis)
+    assert float((rows.double() @ basis.double()).abs().max()) < 1e-6
 
 
 def test_no_direction_changes_nothing() -> None:
