@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +38,10 @@ def ceilings(device: torch.device, size: int = 4096) -> dict[str, float]:
     for dtype in dtypes:
         left = torch.randn(size, size, device=device, dtype=dtype)
         seconds = best_seconds(lambda left=left: left @ left, device)
+        if dtype == torch.float32 and device.type == "cpu":
+            # Twice as fast as MKL, which `@` takes, on some processors.
+            onednn = partial(torch.ops.mkldnn._linear_pointwise, left, left, None, "none", [], "")
+            seconds = min(seconds, best_seconds(onednn, device))
         rates[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds
     square = torch.randn(size, size, device=device, dtype=torch.float64)
     square = square @ square.T + size * torch.eye(size, device=device, dtype=torch.float64)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpa_lightning import demo
-from hpa_lightning.callbacks import RetentionSettings
+from hpa_lightning.callbacks import CalibrationSettings, RetentionSettings
 from hpa_lightning.cli import main
 from hpa_lightning.results import RunResults
 
@@ -16,6 +16,7 @@ from hpa_lightning.results import RunResults
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small = {"steps": 2, "train_size": 16, "test_size": 4, "calibration_size": 8, "task_order": ["charts", "digits"]}
     monkeypatch.setattr(demo, "NanoDataModule", partial(demo.NanoDataModule, **small))
+    monkeypatch.setattr(demo, "NANO_CALIBRATION", CalibrationSettings(safety_samples=8, task_samples=8))
     main(["demo", "--output", str(tmp_path), "--seeds", "7", "--methods", *demo.METHODS])
     lines = capsys.readouterr().out.splitlines()
     runs = {name: RunResults.from_file(tmp_path / name / "seed_7") for name in demo.METHODS}

@@ -38,10 +38,10 @@ def inverse_hessian_diagonal(inputs: Tensor, damping: float = 0.01) -> Tensor:
       inverse is formed and `L^-1` is never held as a whole.
 
     Precision: the condition number of `H` reaches `c / damping`, 4e7 at c = 4096 and damping 1e-4. Float32
-    factors would leave an error of `6e-8` times that, so that factors are float64. Sums in float32 leave an error
-    of the order of `1e-7 / damping`; they are used for `damping >= 0.01`, see `HessianAccumulator`. The result is
-    within 1e-5 of the exact one. On data-centre GPUs and on CPUs float64 costs about twice float32; elsewhere
-    c = 4096 still takes well under a second and c = 11008 a few.
+    factors would leave an error of `6e-8` times that, so that factors are float64. For `damping >= 0.01` products are
+    summed in float32 first, see `HessianAccumulator`; else the result is within 1e-5 of the exact one. On data-centre
+    GPUs and on CPUs float64 costs about twice float32; elsewhere c = 4096 still takes well under a second and
+    c = 11008 a few.
 
     Args:
         inputs: calibration inputs `(n, c)`, any floating dtype, CPU or CUDA.
@@ -81,11 +81,12 @@ class HessianAccumulator:
     Holds the raw rows while fewer than `num_features` have come, and the lower half of the float64 Gram matrix
     `X^T X` from then on: the smaller of the two, and the smaller of the two factorisations.
 
-    For `damping >= 0.01` products are summed in float32 over 1024 rows and in float64 from there, which moves the
-    result by about `1e-7 / damping`. Products of half-precision inputs are exact in float32; on CUDA they are
-    multiplied on the tensor cores as they are (`torch.mm(..., out_dtype=torch.float32)`, where torch has it).
-    Float64 inputs, less damping and a lower precision of float32 products (`torch.set_float32_matmul_precision`,
-    `torch.backends.cuda.matmul.fp32_precision`) make all of it float64.
+    For `damping >= 0.01` products are summed in float32 over 256 rows (1024 on CUDA) and in float64 from there, which
+    moves `[H^-1]_jj` by up to about 1e-6 of `H_jj [H^-1]_jj` of itself: by 1e-4 where a column is well explained by the
+    others. Products of half-precision inputs are exact in float32; on CUDA they are multiplied on the tensor cores as
+    they are (`torch.mm(..., out_dtype=torch.float32)`, where torch has it). Float64 inputs, less damping and a lower
+    precision of float32 products (`torch.set_float32_matmul_precision`, `torch.backends.cuda.matmul.fp32_precision`)
+    make all of it float64.
 
     Args:
         num_features: number of input columns `c`.

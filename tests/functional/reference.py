@@ -19,14 +19,17 @@ def array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float64).numpy().copy()
 
 
-def inverse_diagonal(inputs: np.ndarray, damping: float) -> np.ndarray:
+def hessian(inputs: np.ndarray, damping: float) -> np.ndarray:
     n, c = inputs.shape
     hessian = (2.0 / n) * inputs.T @ inputs
     for j in range(c):
         if hessian[j, j] == 0:
             hessian[j, j] = 1.0
-    hessian += damping * np.mean(np.diag(hessian)) * np.eye(c)
-    return np.diag(np.linalg.inv(hessian))
+    return hessian + damping * np.mean(np.diag(hessian)) * np.eye(c)
+
+
+def inverse_diagonal(inputs: np.ndarray, damping: float) -> np.ndarray:
+    return np.diag(np.linalg.inv(hessian(inputs, damping)))
 
 
 def focus(delta: np.ndarray, inverse: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from helpers_precision import LowPrecision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpa_lightning.functional import HessianAccumulator, inverse_hessian_diagonal
+from hpa_lightning.functional import HessianAccumulator, _panels, inverse_hessian_diagonal
 
 from . import reference as ref
 
@@ -147,6 +147,25 @@ def test_a_lower_precision_of_products_does_not_reach_the_sums(low_precision: Lo
     ref.close(found, exact.numpy(), 1e-7)
 
 
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("outliers", ["columns", "rows"])
+def test_sums_in_float32_err_by_the_variance_inflation(
+    outliers: str, dtype: torch.dtype, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not onednn:
+        monkeypatch.setattr(_panels, "_onednn_linear", lambda: None)
+    x = make_inputs(7, 3000, 300, dead=0.0, spread=1.0 if outliers == "columns" else 0.3, rank=40)
+    if outliers == "rows":
+        x[::200, [3, 77]] = torch.tensor([1000.0, -800.0], dtype=x.dtype)
+    x = x.to(dtype)
+    exact = ref.inverse_diagonal(ref.array(x), 0.01)
+    inflation = ref.hessian(ref.array(x), 0.01).diagonal() * exact
+    assert inflation.max() > 100
+    error = np.abs(inverse_hessian_diagonal(x, 0.01).double().numpy() / exact - 1)
+    assert (error < 2e-6 * inflation).all()
+
+
 def test_masked_positions_may_hold_anything() -> None:
     x = torch.tensor([[1.0, 2.0], [float("nan"), float("inf")]])
     hessian = HessianAccumulator(2)
@@ -210,6 +229,9 @@ def test_accumulator_names_bad_input() -> None:
 def test_cuda_matches_the_reference(dtype: torch.dtype, n: int) -> None:
     x = make_inputs(3, n, 256, dead=0.02, spread=0.5, rank=32).to(dtype)
     result = inverse_hessian_diagonal(x.cuda(), 0.01)
-    # Half-precision inputs are summed in float32: 1e-7 / damping.
-    half = dtype in (torch.float16, torch.bfloat16)
-    ref.close(result, ref.inverse_diagonal(ref.array(x), 0.01), 3e-5 if half else 1e-5)
+    exact = ref.inverse_diagonal(ref.array(x), 0.01)
+    if dtype == torch.float64 or n < 256:
+        ref.close(result, exact, 1e-5)
+    else:
+        inflation = ref.hessian(ref.array(x), 0.01).diagonal() * exact
+        assert (np.abs(ref.array(result) / exact - 1) < 1e-5 * inflation).all()

@@ -108,6 +108,8 @@ for name, updates in calls.items():
     metric.update(*updates[0][0])  # the state of this process alone is back after compute
     values[name] = [first, float(metric.compute())]
 print(json.dumps(values))
+dist.barrier()
+dist.destroy_process_group()  # threads of gloo that still run would abort the process
 """
 
 
