@@ -34,9 +34,10 @@ class RetentionSettings:
         focus_ratio: columns counted as focused, as a multiple of the retained share (paper: 2).
         rule: how the budget is filled. ``"partition"``: the paper's two stages. The others are for ablations and
             controls: ``"safety"``, the columns of largest eps; ``"balance"``, those of largest phi = eps - alpha zeta
-            out of all columns; ``"ratio"``, those of largest eps / zeta; ``"random"``, drawn by layer and task.
+            out of all columns; ``"ratio"``, those of largest eps / zeta; ``"random"``, drawn by seed, layer and task.
         saliency: ``"divide"`` by diag(H^-1) (decision), or ``"multiply"`` with it.
         reverse_alpha: lower the task's weight where safety signals dominate, in place of raising it (decision).
+        seed: of ``rule="random"``; give each run its own.
     """
 
     p_min: float = 5.0
@@ -47,6 +48,7 @@ class RetentionSettings:
     rule: str = "partition"
     saliency: str = "divide"
     reverse_alpha: bool = False
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.p_min <= self.p_max <= 100.0:
@@ -158,7 +160,7 @@ def select_columns(
     alpha = F.balance_coefficient(safety_focus, task_focus, settings.alpha_min, settings.alpha_max)
     if settings.reverse_alpha:
         alpha = settings.alpha_min + settings.alpha_max - alpha
-    mask = _retained(settings.rule, safety_focus, task_focus, percent, focus_percent, alpha, label)
+    mask = _retained(settings, safety_focus, task_focus, percent, focus_percent, alpha, label)
     safety_focused, task_focused = F.partition_columns(safety_focus, task_focus, focus_percent)
     return mask, {
         "columns": len(mask),
@@ -171,8 +173,15 @@ def select_columns(
 
 
 def _retained(
-    rule: str, epsilon: Tensor, zeta: Tensor, percent: float, focus_percent: float, alpha: float, label: str
+    settings: RetentionSettings,
+    epsilon: Tensor,
+    zeta: Tensor,
+    percent: float,
+    focus_percent: float,
+    alpha: float,
+    label: str,
 ) -> Tensor:
+    rule = settings.rule
     if rule == "partition":
         return F.retained_columns(epsilon, zeta, percent, focus_percent, alpha)
     eps, task = epsilon.double(), zeta.double()
@@ -183,5 +192,6 @@ def _retained(
     elif rule == "ratio":
         score = torch.where(task > 0, eps / task, 0.0)
     else:
-        score = torch.rand(len(eps), generator=named_generator(0, "random columns", label), dtype=torch.float64)
+        drawn_by = named_generator(settings.seed, "random columns", label)
+        score = torch.rand(len(eps), generator=drawn_by, dtype=torch.float64)
     return F.top_columns(score.to(epsilon.device), percent)

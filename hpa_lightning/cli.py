@@ -108,7 +108,11 @@ def _report(arguments: list[str]) -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="folders that hold a results.jsonl")
     parser.add_argument("--output", type=Path, default=Path("report"), help="folder (default: %(default)s)")
     options = parser.parse_args(arguments)
-    for what, path in write_report(options.runs, options.output).items():
+    try:
+        written = write_report(options.runs, options.output)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"hpa-lightning report: {error}") from error
+    for what, path in written.items():
         print(f"{what}: {path}")
 
 

@@ -58,5 +58,5 @@ def test_usage_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_report_of_a_folder_without_results(tmp_path: Path) -> None:
-    with pytest.raises((FileNotFoundError, ValueError), match=r"results\.jsonl"):
+    with pytest.raises(SystemExit, match=r"hpa-lightning report: No result file at .*results\.jsonl"):
         main(["report", str(tmp_path), "--output", str(tmp_path / "out")])

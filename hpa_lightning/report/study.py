@@ -197,7 +197,8 @@ def _condition(
         table(
             Table(whole.columns, rows).select(kept),
             f"Difference to {reference} over the seeds that both have, percentage points: mean ± 95 % confidence "
-            "interval; p of the two-sided paired t-test, corrected after Holm over the methods of this table",
+            "interval; p of the two-sided paired t-test, corrected after Holm over the methods of this table for each "
+            "metric (not over metrics: what is just below 0.05 would not survive that)",
         )
     image(
         "trade-off",

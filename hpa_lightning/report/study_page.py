@@ -98,7 +98,7 @@ def _block_markdown(block: Block, folder: Path) -> str:
     if isinstance(block, Image):
         alt = re.sub(r"[\[\]\s]+", " ", block.alt).strip()
         return f"![{alt}]({block.path.relative_to(folder).as_posix()})\n\n*{block.caption}*"
-    again = ["Made again by"] if block.command else []
+    again = ["Run again, and tabulated, by"] if block.command else []
     code = "    " + block.command.replace("\n", "\n    ") if block.command else ""
     return "\n\n".join(filter(None, [block.left_out(), " ".join([*block.sentences(), *again]), code]))
 
@@ -120,7 +120,7 @@ def _block_html(block: Block) -> str:
     if isinstance(block, Image):
         return figure_html(block)
     commands = " and ".join(f"`{line}`" for line in block.command.splitlines())
-    again = f" Made again by {commands}." if commands else ""
+    again = f" Run again, and tabulated, by {commands}." if commands else ""
     return _paragraphs("\n\n".join([block.left_out(), " ".join(block.sentences()) + again]), "soft")
 
 

@@ -35,10 +35,11 @@ def report_study(
     """
     study.cells(list(groups) if groups else None)  # names an unknown group
     shown = [group for group in study.groups if not groups or group.name in groups]
-    return write_study_report([_group(group, store, path) for group in shown], folder, study.title, study.text)
+    parts = [_group(group, store, _command(store, path, group.name, folder)) for group in shown]
+    return write_study_report(parts, folder, study.title, study.text)
 
 
-def _group(group: Group, store: Store, path: str | PathLike[str]) -> StudyGroup:
+def _group(group: Group, store: Store, command: str) -> StudyGroup:
     cells: list[StudyCell] = []
     seeds: dict[tuple[str, str], list[int]] = {}  # of what is missing
     for cell in group.cells:
@@ -63,18 +64,18 @@ def _group(group: Group, store: Store, path: str | PathLike[str]) -> StudyGroup:
         cells=cells,
         reference=group.reference,
         x=axis,
-        command=_command(store, path, group.name),
+        command=command,
         missing=_missing(seeds),
         curves=group.curves,
         matrices=group.matrices,
     )
 
 
-def _command(store: Store, path: str | PathLike[str], group: str) -> str:
-    """What runs the rest of a group and makes its tables."""
-    options = f"{path} --groups {group}" + "".join(f" --archive {archive}" for archive in store.archives[:1])
-    options += "".join(f" {archive}" for archive in store.archives[1:])
-    return f"hpa-lightning study run {options}\nhpa-lightning study report {options}"
+def _command(store: Store, path: str | PathLike[str], group: str, folder: str | PathLike[str]) -> str:
+    """What runs all of a group again, and what makes its tables of the runs that there are."""
+    archives = f" --archive {' '.join(store.archives)}" if store.archives else ""
+    run = f"hpa-lightning study run {path} --groups {group}"
+    return f"{run}\n{run.replace('study run', 'study report')}{archives} --output {folder}"
 
 
 def _line_of(cell: Cell, axis: str) -> str:

@@ -160,9 +160,9 @@ def test_ablations_keep_the_columns_they_name(
 def test_random_columns_are_a_fixed_draw_of_the_right_size(plain: tuple[bool, Ingredients], tmp_path: Path) -> None:
     lora, made = plain
     draws = []
-    for number in range(2):
+    for number, seed in enumerate((0, 0, 1)):
         fused = foreign_module(OPTIMIZERS["adamw_decay"], lora)
-        options = {**settings(), "retention": replace(RETENTION, rule="random")}
+        options = {**settings(), "retention": replace(RETENTION, rule="random", seed=seed)}
         fit(fused, [HarmoniousFusion(orthogonal=False, **options)], tmp_path / str(number))
         draws.append(
             {
@@ -171,6 +171,7 @@ def test_random_columns_are_a_fixed_draw_of_the_right_size(plain: tuple[bool, In
             }
         )
     assert draws[0] == draws[1]
+    assert sum(draws[0][name] != draws[2][name] for name in draws[0]) > 6, "another seed is another draw"
     assert len({tuple(columns) for columns in draws[0].values()}) > 6, "every layer draws its own"
     for name, columns in draws[0].items():
         assert len(columns) == math.floor(percent_of(name) * made.before[name].shape[1] / 100 + 0.5)

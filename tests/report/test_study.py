@@ -348,8 +348,8 @@ def test_report_in_markdown(report: dict[str, Path], study: list[StudyCell]) -> 
     listed = "**Not run.** L2P, seed 1. LATE, original data, seed 4 (begun, 1 of 2 tasks scored)."
     assert text.count(listed) == 1, "below the first table of the group"
     assert text.count("    study report nano.yaml --output <folder>\n") == 10
-    assert "Runs: 9, of 4 methods; seeds 1, 2, 3, 9. Commit: `0123456`. Made again by" in text
-    assert "seeds 1, 2. Commit: `0123456-dirty`. Device: cpu, threads 2. Made" in text
+    assert "Runs: 9, of 4 methods; seeds 1, 2, 3, 9. Commit: `0123456`. Run again, and tabulated, by" in text
+    assert "seeds 1, 2. Commit: `0123456-dirty`. Device: cpu, threads 2. Run again" in text
     assert text.endswith("No run is finished.\n\n**Not run.** all of it.\n")
     assert "† refuses at least 50 % of the harmless inputs" in text and not re.search(r"\bnan\b", text.lower())
 

@@ -74,9 +74,10 @@ def test_the_command_names_the_archives(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).touch()
     archives = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
-    run, report = _command(Store(tmp_path / "store", archives), "study.yaml", "g").splitlines()
-    assert run == f"hpa-lightning study run study.yaml --groups g --archive {archives[0]} {archives[1]}"
-    assert report == run.replace("study run", "study report")
+    run, report = _command(Store(tmp_path / "store", archives), "study.yaml", "g", "docs").splitlines()
+    assert run == "hpa-lightning study run study.yaml --groups g", "what is archived is run again too"
+    archived = f"--archive {archives[0]} {archives[1]} --output docs"
+    assert report == f"hpa-lightning study report study.yaml --groups g {archived}"
 
 
 def test_lines_of_a_grid_with_two_axes() -> None:
