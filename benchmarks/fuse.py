@@ -10,25 +10,39 @@ diagonals, shows what fusing alone costs.
 from __future__ import annotations
 
 import argparse
+import math
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from llava import configuration, write_adapter, write_checkpoint, write_data
-from machine import command, commit, device_name
+from machine import command, commit, device_name, host_memory
 
 
 def timed(function: object) -> float:
-    """Seconds, everything on the disk included."""
+    """Seconds, until everything is on the disk."""
+    os.sync()  # what was written before does not count
     start = time.perf_counter()
     function()  # type: ignore[operator]
     os.sync()
     return time.perf_counter() - start
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command and return the most bytes of memory that it held (not what this process held when it forked)."""
+    process, peak = subprocess.Popen(arguments), 0
+    while process.poll() is None:
+        with suppress(OSError, StopIteration):  # it has just ended
+            peak = max(peak, host_memory("VmHWM", process.pid))
+        time.sleep(0.1)
+    if process.returncode != 0:
+        raise SystemExit(f"{' '.join(arguments)} ended with exit status {process.returncode}.")
+    return peak
 
 
 def main() -> None:
@@ -49,24 +63,24 @@ def main() -> None:
         safety = write_data(root, options.safety_samples, "safety", "I am sorry, I cannot help with that.")
         task = write_data(root, options.task_samples, "task", "A field of colours.")
         print(f"written: {size / 1e9:.1f} GB of weights", file=sys.stderr, flush=True)
-        copy = timed(lambda: shutil.copytree(root / "before", root / "copy"))
-        shutil.rmtree(root / "copy")
+        copy = math.inf
+        for _ in range(2):
+            copy = min(copy, timed(lambda: shutil.copytree(root / "before", root / "copy")))
+            shutil.rmtree(root / "copy")
         arguments = [sys.executable, "-m", "hpa_lightning.cli", "fuse", "--device", options.device]
         arguments += ["--before", str(root / "before"), "--after", str(root / "after")]
         arguments += ["--safety-samples", str(options.safety_samples), "--task-samples", str(options.task_samples)]
         data = ["--safety-data", str(safety), "--task-data", str(task), "--batch-size", str(options.batch_size)]
         diagonals = root / "diagonals.safetensors"
+        peaks: list[int] = []
         whole = timed(
-            lambda: subprocess.run(
-                [*arguments, *data, "--output", str(root / "fused"), "--save-diagonals", str(diagonals)], check=True
+            lambda: peaks.append(
+                run([*arguments, *data, "--output", str(root / "fused"), "--save-diagonals", str(diagonals)])
             )
         )
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         shutil.rmtree(root / "fused")
         alone = timed(
-            lambda: subprocess.run(
-                [*arguments, "--output", str(root / "fused"), "--diagonals", str(diagonals)], check=True
-            )
+            lambda: peaks.append(run([*arguments, "--output", str(root / "fused"), "--diagonals", str(diagonals)]))
         )
     finally:
         shutil.rmtree(root)
@@ -75,7 +89,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     print(
         f"| {size / 1e9:.1f} GB | {copy:.0f} s | {whole:.0f} s | {whole / copy:.0f} | {alone:.0f} s "
-        f"| {alone / copy:.1f} | {peak / 1e9:.1f} GB |"
+        f"| {alone / copy:.1f} | {peaks[0] / 1e9:.1f} GB |"
     )
 
 

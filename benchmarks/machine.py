@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from hpa_lightning.functional._panels import _onednn_linear
+
 
 def synchronise(device: torch.device) -> None:
     """Wait for the device."""
@@ -38,16 +40,16 @@ def ceilings(device: torch.device, size: int = 4096) -> dict[str, float]:
     for dtype in dtypes:
         left = torch.randn(size, size, device=device, dtype=dtype)
         seconds = best_seconds(lambda left=left: left @ left, device)
-        if dtype == torch.float32 and device.type == "cpu":
-            # Twice as fast as MKL, which `@` takes, on some processors.
-            onednn = partial(torch.ops.mkldnn._linear_pointwise, left, left, None, "none", [], "")
-            seconds = min(seconds, best_seconds(onednn, device))
+        linear = _onednn_linear() if dtype == torch.float32 and device.type == "cpu" else None
+        if linear is not None:  # twice as fast as MKL, which `@` takes, on some processors
+            seconds = min(seconds, best_seconds(partial(linear, left, left, None, "none", [], ""), device))
         rates[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds
     square = torch.randn(size, size, device=device, dtype=torch.float64)
     square = square @ square.T + size * torch.eye(size, device=device, dtype=torch.float64)
     rates["cholesky"] = size**3 / 3 / best_seconds(lambda: torch.linalg.cholesky_ex(square), device)
-    source = torch.empty(1 << 28, device=device, dtype=torch.float32)
-    target = torch.empty_like(source)
+    # Written to: memory that never was has no pages of its own, and is read from the cache.
+    source = torch.ones(1 << 28, device=device, dtype=torch.float32)
+    target = torch.zeros_like(source)
     rates["copy"] = 2 * source.nbytes / best_seconds(lambda: target.copy_(source), device)
     return rates
 
@@ -63,18 +65,23 @@ def memory_peak(device: torch.device) -> int:
     """Most bytes that this process has held so far: on the device, or in all on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return host_memory("VmHWM")
 
 
 def memory_now(device: torch.device) -> int:
-    """Bytes that this process holds; sets the device's peak back to them."""
+    """Bytes that this process holds; sets the peak back to them."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return host_memory("VmRSS")
+
+
+def host_memory(entry: str, process: int | str = "self") -> int:
+    """An entry of a process's memory in Linux's ``/proc``, bytes: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    with open(f"/proc/{process}/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{entry}:"))
 
 
 def commit() -> str:

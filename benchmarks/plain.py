@@ -1,7 +1,8 @@
 """Partition and fusion of a block as the public code of SparseGPT and Safe Delta would write it.
 
 One fp32 Hessian for each linear layer, updated after every sample; a dense inverse; a dense update. Written anew from
-the description of that code; it computes the same numbers as the package.
+the description of that code, its memory included (a Hessian makes room for its factor, and that for its inverse); it
+computes the same numbers as the package.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ class LayerHessian:
 
     def inverse_diagonal(self, damping: float) -> Tensor:
         hessian = self.hessian
+        del self.hessian
         diagonal = torch.arange(len(hessian), device=hessian.device)
         dead = torch.diag(hessian) == 0
         hessian[dead, dead] = 1
         hessian[diagonal, diagonal] += damping * torch.mean(torch.diag(hessian))
-        return torch.diag(torch.cholesky_inverse(torch.linalg.cholesky(hessian)))
+        hessian = torch.linalg.cholesky(hessian)
+        hessian = torch.cholesky_inverse(hessian)
+        return torch.diag(hessian).clone()
 
 
 def inverse_diagonals(
@@ -50,7 +54,7 @@ def inverse_diagonals(
         run(batch)  # type: ignore[operator]
     for handle in handles:
         handle.remove()
-    return {name: hessian.inverse_diagonal(0.01) for name, hessian in hessians.items()}
+    return {name: hessians.pop(name).inverse_diagonal(0.01) for name in linears}
 
 
 def fuse(

@@ -4,12 +4,15 @@ The decoder blocks are replayed one after the other, as GPTQ does (Frantar et al
 the blocks hand their input through without computing, records what each block is called with; then each block runs
 over all batches while the inputs of its linear layers are accumulated. Memory is one block's Hessians and one hidden
 state for each batch; time is one forward pass. Where a model does something between its blocks (features injected
-after some layer, blocks called twice) the replay would be wrong; that is detected in the first pass, and whole forward
-passes, one for each block, take its place: slower, with the same memory and the same result.
+after some layer, in place too; blocks called twice) the replay would be wrong; that is detected in the first pass, and
+forward passes up to the block, one for each block and batch, take its place: slower, with the same memory and the same
+result. A warning says so.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -154,6 +157,13 @@ def visit_hessians(
         batches = [batch.batch if isinstance(batch, Uncounted) else batch for batch in batches]
         masks = [valid_positions(batch) for batch in batches]
         recorded = _record_calls(forward, batches, blocks, may_stop)
+        if recorded is None:
+            warnings.warn(
+                "the model does something between its decoder blocks (features injected after one, blocks called "
+                f"twice): calibration runs it for each of {len(blocks)} blocks and {len(batches)} batches anew, in "
+                "place of once for each batch.",
+                stacklevel=2,
+            )
         for index, block in enumerate(blocks):
             with _Recorder(by_block[index], damping) as recorder:
                 if recorded is not None:
@@ -163,9 +173,10 @@ def visit_hessians(
                         output = calls[index][number].run(block, hidden[number])
                         hidden[number] = output[0] if isinstance(output, tuple) else output
                 elif by_block[index]:
+                    calls_of_block = None  # in a forward pass; counted in the first one
                     for batch, mask, counts in zip(batches, masks, counted, strict=True):
                         recorder.start_batch(mask, counts)
-                        forward(batch)
+                        calls_of_block = _run_up_to(forward, batch, block, calls_of_block if may_stop else None)
             if by_block[index]:
                 accumulators = recorder.accumulators()
                 if all_processes:
@@ -221,7 +232,15 @@ class _Recorder:
             self._inputs[name] = inputs
             if name not in self._accumulators:
                 self._accumulators[name] = HessianAccumulator(inputs.shape[-1], damping=self._damping)
-            mask = self._mask if self._mask is not None and self._mask.shape == inputs.shape[:-1] else None
+            mask = self._mask
+            if mask is not None and mask.numel() != math.prod(inputs.shape[:-1]):
+                raise ValueError(
+                    f"{name} got inputs of shape {tuple(inputs.shape)}, and the batch has {tuple(mask.shape)} "
+                    "positions, of which those without padding count; expected as many inputs as positions. A layer "
+                    "that sees some of the tokens alone (an expert) cannot be calibrated: leave it out with "
+                    "target_modules."
+                )
+            mask = None if mask is None else mask.reshape(inputs.shape[:-1])  # some layers see tokens in one row
             if not self._counted:
                 inputs, mask = inputs.flatten(0, -2)[:0], None
             self._accumulators[name].update(inputs.detach(), mask=mask)
@@ -245,25 +264,27 @@ def _record_calls(
     hidden_states: list[Tensor] = []
     output_is_tuple = _returns_tuple(forward, batches[0], blocks[0], may_stop)
     for number, batch in enumerate(batches):
-        expected_block, handed_on = 0, None
-        is_first, faithful = number == 0, True
+        expected_block, is_first, faithful = 0, number == 0, True
+        handed_on: Tensor | None = None
+        version: int | None = None
 
         def pass_through(index: int, *args: Any, is_first: bool = is_first, **kwargs: Any) -> Any:
-            nonlocal expected_block, handed_on, faithful
+            nonlocal expected_block, handed_on, version, faithful
             hidden_key = None if args else next(iter(kwargs))
-            hidden = args[0] if hidden_key is None else kwargs[hidden_key]
-            if index != expected_block or (index > 0 and hidden is not handed_on):
+            hidden: Tensor = args[0] if hidden_key is None else kwargs[hidden_key]
+            if index != expected_block or (index > 0 and (hidden is not handed_on or _version(hidden) != version)):
                 faithful = False
                 if may_stop:
                     raise _StopForward
             if index == 0:
-                hidden_states.append(hidden)
+                hidden_states.append(hidden.clone())  # what is handed on may be changed in place
             rest = {key: value for key, value in kwargs.items() if key != hidden_key}
             calls[index].append(_Call(args[1:], rest, hidden_key))
             expected_block = index + 1
             if may_stop and expected_block == len(blocks) and not is_first:
                 raise _StopForward  # the first batch goes on: are blocks called again?
             handed_on = hidden.view_as(hidden)  # a new object, so that the next block's input tells who touched it
+            version = _version(handed_on)
             return (handed_on,) if output_is_tuple else handed_on
 
         with _replaced_forwards(blocks, pass_through), suppress(_StopForward):
@@ -271,6 +292,30 @@ def _record_calls(
         if not faithful or any(len(recorded) != number + 1 for recorded in calls):
             return None
     return calls, hidden_states
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Counts changes in place, through any view; None in inference mode, which keeps no count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _run_up_to(forward: Callable[[Any], Any], batch: Any, block: nn.Module, calls: int | None) -> int:
+    """Run the model until the block has been called ``calls`` times, or to its end, and return how often it was."""
+    seen = 0
+
+    def count(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == calls:
+            raise _StopForward
+
+    handle = block.register_forward_hook(count)
+    try:
+        with suppress(_StopForward):
+            forward(batch)
+    finally:
+        handle.remove()
+    return seen
 
 
 def _returns_tuple(forward: Callable[[Any], Any], batch: Any, block: nn.Module, may_stop: bool) -> bool:

@@ -54,6 +54,39 @@ class Injecting(LanguageModel):
         return self.head(hidden)
 
 
+class InjectingInPlace(LanguageModel):
+    """Does so in place, which leaves the tensor the same object."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(tokens)
+        for index, block in enumerate(self.layers):
+            hidden = block(hidden)
+            if index == 0:
+                hidden[:, ::2] += 0.3
+        return self.head(hidden)
+
+
+class EndingInPlace(LanguageModel):
+    """Changes what the last block returns, in place: the blocks themselves can be replayed."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(tokens)
+        for block in self.layers:
+            hidden = block(hidden)
+        return self.head(hidden.mul_(2.0))
+
+
+class Flat(nn.Module):
+    """A block's layer that sees all tokens in one row, as experts that all tokens share do."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.inner(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)
+
+
 class Looping(LanguageModel):
     """Calls its blocks twice."""
 
@@ -64,7 +97,8 @@ class Looping(LanguageModel):
         return self.head(hidden)
 
 
-@pytest.mark.parametrize("kind", [LanguageModel, Injecting, Looping])
+@pytest.mark.filterwarnings("ignore:the model does something between")
+@pytest.mark.parametrize("kind", [LanguageModel, Injecting, InjectingInPlace, EndingInPlace, Looping])
 def test_equals_dense_hessians_from_whole_forward_passes(kind: type[LanguageModel]) -> None:
     torch.manual_seed(1)
     model = kind().eval()
@@ -105,6 +139,55 @@ def test_replay_costs_one_pass_of_block_evaluations() -> None:
     assert seen == {0: len(batches) + 1, 1: len(batches), 2: len(batches)}
 
 
+def test_a_layer_that_sees_tokens_in_one_row_leaves_padding_out() -> None:
+    model, batches = LanguageModel().eval(), list(token_loader(3))
+    assert any((batch["attention_mask"] == 0).any() for batch in batches)
+    down = model.layers[1].down_proj
+
+    def found() -> torch.Tensor:
+        return inverse_hessian_diagonals(
+            lambda batch: model(batch["input_ids"]), batches, list(model.layers), {"down": down}, valid_positions=valid
+        )["down"]
+
+    expected = found()
+    model.layers[1].down_proj = Flat(down)
+    torch.testing.assert_close(found(), expected)
+
+
+def test_a_layer_that_sees_some_tokens_alone_is_refused() -> None:
+    model, batches = LanguageModel().eval(), list(token_loader(3))
+    down = model.layers[1].down_proj
+    down.forward = lambda hidden: torch.zeros(*hidden.shape[:2], down.out_features)
+    expert = model.layers[1].expert = nn.Linear(down.in_features, 3)
+    down.register_forward_pre_hook(lambda module, args: expert(args[0][:, :1]) and None)
+    with pytest.raises(ValueError, match=r"expert.*as many inputs as positions"):
+        inverse_hessian_diagonals(
+            lambda batch: model(batch["input_ids"]),
+            batches,
+            list(model.layers),
+            {"expert": expert},
+            valid_positions=valid,
+        )
+
+
+def test_what_stands_between_blocks_is_told_and_costs_passes_up_to_each_block() -> None:
+    model, batches = Injecting().eval(), list(token_loader(3))
+    seen = dict.fromkeys(range(3), 0)
+    for index, block in enumerate(model.layers):
+        block.down_proj.register_forward_hook(lambda *args, index=index: seen.__setitem__(index, seen[index] + 1))
+    modules = dict(model.named_modules())
+    with pytest.warns(UserWarning, match="something between its decoder blocks.*3 blocks and 6 batches"):
+        inverse_hessian_diagonals(
+            lambda batch: model(batch["input_ids"]),
+            batches,
+            list(model.layers),
+            {name: modules[name] for name in linear_names(model)},
+        )
+    # The first block once more, to learn what it returns; for each block the first batch runs to the end.
+    assert len(batches) == 6 and seen == {0: 1 + 3 * 6, 1: 1 + 2 * 6, 2: 1 + 1 + 6}
+
+
+@pytest.mark.filterwarnings("ignore:the model does something between")
 @pytest.mark.parametrize("kind", [LanguageModel, Injecting])
 def test_nothing_is_left_behind_when_the_model_fails(kind: type[LanguageModel]) -> None:
     model = kind().eval()

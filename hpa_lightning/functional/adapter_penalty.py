@@ -1,7 +1,8 @@
 """Penalties on LoRA factors, with their gradients in closed form: O-LoRA's and RegLoRA's.
 
-`A` is `(q, c)`, `B` is `(r, q)`. Arithmetic is float32 (float64 for float64 inputs). What runs at every optimizer step
-does not wait for the device, and nothing adds with atomics, so that equal processes compute equal bits.
+`A` is `(q, c)`, `B` is `(r, q)`. Arithmetic is float32 (float64 for float64 inputs), out of autocast's reach; a lower
+precision of float32 products that the user has set holds here too, as for the rest of the loss. What runs at every
+optimizer step does not wait for the device, and nothing adds with atomics, so that equal processes compute equal bits.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ def orthogonality_penalty(lora_a: Tensor, earlier: Tensor) -> tuple[Tensor, Tens
     check_float("earlier", earlier, ("n", lora_a.shape[1]), like=lora_a)
     dtype = result_dtype(lora_a, earlier)
     rows = earlier.to(dtype)
-    overlap = lora_a.to(dtype) @ rows.T
-    return overlap.abs().sum(), overlap.sign() @ rows
+    with torch.autocast(lora_a.device.type, enabled=False):
+        overlap = lora_a.to(dtype) @ rows.T
+        return overlap.abs().sum(), overlap.sign() @ rows
 
 
 @torch.no_grad()
@@ -72,7 +74,8 @@ def largest_update_entries(lora_a: Tensor, lora_b: Tensor, percent: float) -> Te
     _check_factors(lora_a, lora_b)
     check_number("percent", percent, 0.0, 100.0)
     dtype = result_dtype(lora_a, lora_b)
-    size = (lora_b.to(dtype) @ lora_a.to(dtype)).abs().flatten()
+    with torch.autocast(lora_a.device.type, enabled=False):
+        size = (lora_b.to(dtype) @ lora_a.to(dtype)).abs().flatten()
     check_finite("lora_b @ lora_a", size)
     shape = (lora_b.shape[0], lora_a.shape[1])
     count = min(size.numel(), math.floor(percent * size.numel() / 100 + 0.5))
@@ -163,14 +166,15 @@ def protected_update_penalty(lora_a: Tensor, lora_b: Tensor, protected: Tensor) 
     a, b = lora_a.to(dtype), lora_b.to(dtype)
     total, count = a.new_zeros(()), a.new_zeros(())
     gradient_a, gradient_b = torch.zeros_like(a), torch.empty_like(b)
-    for block in blocks(rows, columns):
-        update = b[block] @ a
-        mask = unpack_mask(protected[block], columns)
-        signs = update.sign().mul_(mask)
-        total += (update * signs).sum()
-        count += mask.sum()
-        gradient_b[block] = signs @ a.T
-        gradient_a.addmm_(b[block].T, signs)
+    with torch.autocast(a.device.type, enabled=False):
+        for block in blocks(rows, columns):
+            update = b[block] @ a
+            mask = unpack_mask(protected[block], columns)
+            signs = update.sign().mul_(mask)
+            total += (update * signs).sum()
+            count += mask.sum()
+            gradient_b[block] = signs @ a.T
+            gradient_a.addmm_(b[block].T, signs)
     count.clamp_(min=1.0)
     return total / count, gradient_a / count, gradient_b / count
 

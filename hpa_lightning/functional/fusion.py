@@ -96,7 +96,8 @@ def fuse(
         `(out_features, in_features)` in the dtype of `weight_prev`.
 
     Raises:
-        ValueError: wrong shapes, a mask that is not boolean, or non-finite values.
+        ValueError: wrong shapes, a mask that is not boolean, or non-finite values (which are not looked for again when
+            `scale` is given).
 
     Source: HPA (arXiv 2511.20158), step 3 and Algorithm 1.
 

@@ -48,7 +48,7 @@ def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
     """Subtract in place what ``rows`` have along ``basis``: ``rows <- rows (I - U U^T)``.
 
     Args:
-        rows: ``(k, c)``, any floating dtype.
+        rows: ``(k, c)``, any floating dtype; ``k`` may be 0.
         basis: ``U`` ``(c, d)`` with orthonormal columns; without any, nothing changes.
 
     Raises:
@@ -61,6 +61,8 @@ def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
         >>> rows
         tensor([[0., 2.]])
     """
+    if isinstance(rows, Tensor) and rows.dim() == 2 and len(rows) == 0:
+        return  # a process whose share of a sharded factor is empty
     check_float("rows", rows, ("k", "c"))
     if isinstance(basis, Tensor) and basis.shape == (rows.shape[1], 0):
         return  # nothing to leave

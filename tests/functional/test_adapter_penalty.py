@@ -130,3 +130,17 @@ def test_errors_say_what_came() -> None:
         unpack_mask(torch.zeros(2, 1, dtype=torch.uint8), 9)
     with pytest.raises(ValueError, match=r"protected: expected 4 rows"):
         protected_update_penalty(a, b, torch.zeros(3, 1, dtype=torch.uint8))
+
+
+def test_autocast_does_not_reach_the_penalties() -> None:
+    a, b = factors(3, 20, 30, 4, torch.float32)
+    earlier, protected = factors(4, 6, 30, 6, torch.float32)[0], pack_mask(largest_update_entries(a, b, 20.0))
+
+    def all_of_them() -> list[torch.Tensor]:
+        found = [*orthogonality_penalty(a, earlier), *protected_update_penalty(a, b, protected)]
+        return [*found, largest_update_entries(a, b, 20.0)]
+
+    expected = all_of_them()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = all_of_them()
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))

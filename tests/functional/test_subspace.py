@@ -61,6 +61,10 @@ def test_no_direction_changes_nothing() -> None:
     assert torch.equal(rows, torch.ones(2, 4))
 
 
+def test_a_process_without_rows_has_nothing_to_do() -> None:
+    leave_subspace_(torch.empty(0, 6), dominant_subspace(torch.tensor(hessian(2)), 0.9))
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="square"):
         dominant_subspace(torch.ones(2, 3), 0.5)
