@@ -78,11 +78,11 @@ class StudyGroup:
         name: part of the figures' file names; distinct in a report.
         title, text: heading and introduction (paragraphs; ``code`` in backticks).
         cells: the runs, methods in the order of the tables.
-        reference: the method that the others are compared with; ``None`` for no comparison.
+        reference: the method that the others are compared with, or several, each with a table of its own.
         x: the setting of a sweep.
         command: what makes the section again.
         missing: runs that belong here and do not exist, listed below the first table.
-        curves: methods in the figure of every step; by default all, up to eight with the reference among them.
+        curves: methods in the figure of every step; by default all, up to eight with the (first) reference among them.
         matrices: methods whose mean score matrix is shown.
     """
 
@@ -90,12 +90,17 @@ class StudyGroup:
     title: str
     text: str
     cells: Sequence[StudyCell]
-    reference: str | None = None
+    reference: str | Sequence[str] | None = None
     x: SweepAxis | None = None
     command: str = ""
     missing: Sequence[str] = ()
     curves: Sequence[str] | None = None
     matrices: Sequence[str] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The reference, or the references, if any."""
+        return (self.reference,) if isinstance(self.reference, str) else tuple(self.reference or ())
 
 
 def write_study_report(
@@ -180,24 +185,21 @@ def _condition(
             save_figure(figure, path)
             blocks.append(Image(path, caption, alt))
 
-    whole = comparison_table(cells, group.reference)
-    differences = set(difference_columns())
     table(
-        whole.select([column for column in whole.columns if column not in differences]),
+        comparison_table(cells, None),
         "After the last task, percent: mean ± 95 % confidence interval over seeds",
         f"{REFUSES.strip()} refuses at least {100 * REFUSING:.0f} % of the harmless inputs: a low MASR is worth little "
         "then."
         if refusing
         else "",
     )
-    if group.reference is not None:
-        reference = labels.get(group.reference, group.reference)
-        kept = [column for column in whole.columns if column == "Method" or column in differences]
-        rows = [row for row, method in zip(whole.rows, runs, strict=True) if method != group.reference]
+    for reference in group.references:
+        whole = comparison_table(cells, reference)
+        rows = [row for row, method in zip(whole.rows, runs, strict=True) if method != reference]
         table(
-            Table(whole.columns, rows).select(kept),
-            f"Difference to {reference} over the seeds that both have, percentage points: mean ± 95 % confidence "
-            "interval; p of the two-sided paired t-test, corrected after Holm over the methods of this table for each "
+            Table(whole.columns, rows).select(["Method", *difference_columns()]),
+            f"Difference to {labels.get(reference, reference)} over the seeds that both have, percentage points: mean ± "
+            "95 % confidence interval; p of the two-sided paired t-test, corrected after Holm over the methods of this table for each "
             "metric (not over metrics: what is just below 0.05 would not survive that)",
         )
     image(
@@ -267,8 +269,9 @@ def _curves(group: StudyGroup, runs: Mapping[str, object]) -> tuple[list[str], i
         chosen = [method for method in runs if method in group.curves]
         return chosen, 0
     chosen = list(runs)[:_MOST_CURVES]
-    if group.reference is not None and group.reference in runs and group.reference not in chosen:
-        chosen = [*chosen[:-1], group.reference]
+    for reference in group.references[:1]:
+        if reference in runs and reference not in chosen:
+            chosen = [*chosen[:-1], reference]
     return chosen, len(runs) - len(chosen)
 
 

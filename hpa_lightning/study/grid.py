@@ -70,7 +70,7 @@ class Group:
         name: on the command line.
         title, text: in the report.
         cells: method by method, in the order of the study file.
-        reference: the method that the others are compared with; ``None`` for none.
+        references: methods that the others are compared with, each in a table of its own.
         x: the axis of a sweep: ``setting`` (a name of the methods' grids), ``label``, ``logarithmic``.
         curves: methods in the figure of every step; chosen by the report when ``None``.
         matrices: methods whose mean score matrix is shown.
@@ -80,7 +80,7 @@ class Group:
     title: str
     text: str
     cells: tuple[Cell, ...]
-    reference: str | None = None
+    references: tuple[str, ...] = ()
     x: Mapping[str, Any] | None = None
     curves: tuple[str, ...] | None = None
     matrices: tuple[str, ...] = ()
@@ -184,8 +184,9 @@ def _group(
     if unknown := [condition for condition in wanted if condition not in conditions]:
         raise ValueError(f"{where}: no condition {unknown[0]!r}; there are {list(conditions)}.")
     reference = entry.get("reference")
-    if reference is not None and reference not in names:
-        raise ValueError(f"{where}: the reference {reference!r} is not one of its methods; they are {names}.")
+    references = (reference,) if isinstance(reference, str) else tuple(reference or ())
+    if unknown := [method for method in references if method not in names]:
+        raise ValueError(f"{where}: the reference {unknown[0]!r} is not one of its methods; they are {names}.")
     for what in ("curves", "matrices"):
         if unknown := [method for method in entry.get(what) or () if method not in names]:
             raise ValueError(f"{where}: {what} names {unknown[0]!r}, which is not one of its methods.")
@@ -200,7 +201,7 @@ def _group(
     )
     curves = None if entry.get("curves") is None else tuple(entry["curves"])
     matrices = tuple(entry.get("matrices") or ())
-    return Group(name, entry["title"], entry.get("text", ""), cells, reference, axis, curves, matrices)
+    return Group(name, entry["title"], entry.get("text", ""), cells, references, axis, curves, matrices)
 
 
 def _check_axis(axis: Any, chosen: list[_Point], where: str) -> None:

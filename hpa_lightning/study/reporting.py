@@ -62,7 +62,7 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
         title=group.title,
         text=group.text,
         cells=cells,
-        reference=group.reference,
+        reference=group.references,
         x=axis,
         command=command,
         missing=_missing(seeds),

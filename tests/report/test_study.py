@@ -190,6 +190,14 @@ def test_step_learning_and_matrix_tables(study: list[StudyCell]) -> None:
     assert matrix.rows[2][1].half_width == pytest.approx(T2 * 10 / math.sqrt(3))
 
 
+def test_two_references_have_a_table_each(study: list[StudyCell], tmp_path: Path) -> None:
+    group = StudyGroup("g", "G", "", study, ["ref", "hpa"])
+    tables = tables_of(write_study_report([group], tmp_path)["markdown"].read_text())
+    assert [row[0] for row in tables[1][1:]] == ["EWC", "HPA", "ODD †"]
+    assert [row[0] for row in tables[2][1:]] == ["REF", "EWC", "ODD †"]
+    assert tables[1][2][2] == "+12.50 ± 31.77" and tables[2][1][2] == "-12.50 ± 31.77"
+
+
 def test_the_commits_of_every_method() -> None:
     other = f"89abcdef{HASH}"
     cells = [cell("a", seed, two_tasks(1.0, 1.0, 1.0, 0.1, commit=other if seed == 3 else HASH)) for seed in (1, 2, 3)]

@@ -96,6 +96,10 @@ def test_the_digest_is_of_what_decides_the_outcome(tmp_path: Path) -> None:
             "reference 'sweep'",
         ),
         (
+            {"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1], "reference": ["plain", "none"]}}},
+            "reference 'none'",
+        ),
+        (
             {"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1], "x": {"setting": "p"}}}},
             "no method of it has the setting 'p'",
         ),
