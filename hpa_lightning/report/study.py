@@ -198,9 +198,9 @@ def _condition(
         rows = [row for row, method in zip(whole.rows, runs, strict=True) if method != reference]
         table(
             Table(whole.columns, rows).select(["Method", *difference_columns()]),
-            f"Difference to {labels.get(reference, reference)} over the seeds that both have, percentage points: mean ± "
-            "95 % confidence interval; p of the two-sided paired t-test, corrected after Holm over the methods of this table for each "
-            "metric (not over metrics: what is just below 0.05 would not survive that)",
+            f"Difference to {labels.get(reference, reference)} over the seeds that both have, percentage points: mean "
+            "± 95 % confidence interval; p of the two-sided paired t-test, corrected after Holm over the methods of "
+            "this table for each metric (not over metrics: what is just below 0.05 would not survive that)",
         )
     image(
         "trade-off",
