@@ -5,8 +5,8 @@
 
 Random weights, LoRA of rank 128 on all seven linear layers, activations from a real forward. Every implementation runs
 in processes of its own, in turn, after a small block to warm up, and the best of its runs counts. Memory is the most
-that a run adds to the block's weights and the tokens, forward passes included. Ours runs block by block and holds the
-hidden states of all samples between two blocks; plain runs the whole model (this one block) and holds none.
+that a run adds to the block's weights and the tokens, forward passes included. With the paper's sizes most of it is the
+hidden states of all samples, of which plain holds two sets, as the public code does, and ours one.
 """
 
 from __future__ import annotations

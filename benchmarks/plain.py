@@ -1,14 +1,17 @@
 """Partition and fusion of a block as the public code of SparseGPT and Safe Delta would write it.
 
 One fp32 Hessian for each linear layer, updated after every sample; a dense inverse; a dense update. Written anew from
-the description of that code, its memory included (a Hessian makes room for its factor, and that for its inverse); it
-computes the same numbers as the package.
+the description of that code, its memory included (the block's inputs and outputs are held; a Hessian makes room for its
+factor, and that for its inverse); it computes the same numbers as the package. That code runs the block a second time
+and factorises once more, which this leaves out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,17 +44,44 @@ class LayerHessian:
         return torch.diag(hessian).clone()
 
 
+class _Caught(Exception):
+    """The block's input has been seen."""
+
+
 def inverse_diagonals(
-    block: nn.Module, linears: Mapping[str, nn.Linear], batches: Sequence[Sequence[Tensor]], run: object
+    block: nn.Module, linears: Mapping[str, nn.Linear], batches: Sequence[Tensor], run: Callable[[Tensor], object]
 ) -> dict[str, Tensor]:
-    """diag(H^-1) of every layer's inputs; ``run(batch)`` runs the block."""
+    """diag(H^-1) of every layer's inputs; ``run(batch)`` runs the model up to the block at least.
+
+    The inputs and the outputs of the block are held for all samples, and all Hessians while the samples pass.
+    """
+    inputs: Tensor | None = None
+    settings: dict[str, Any] = {}
+    position = 0
+
+    def catch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal inputs
+        if inputs is None:
+            inputs = args[0].new_zeros(len(batches), *args[0].shape[1:])
+        inputs[position] = args[0]
+        settings.update(kwargs)
+        raise _Caught
+
+    handle = block.register_forward_pre_hook(catch, with_kwargs=True)
+    for position, batch in enumerate(batches):  # noqa: B007  (read by `catch`)
+        with suppress(_Caught):
+            run(batch)
+    handle.remove()
+    assert inputs is not None
+    outputs = torch.zeros_like(inputs)
     hessians = {name: LayerHessian(layer) for name, layer in linears.items()}
     handles = [
-        layer.register_forward_hook(lambda module, inputs, output, name=name: hessians[name].add_batch(inputs[0]))
+        layer.register_forward_hook(lambda module, args, output, name=name: hessians[name].add_batch(args[0]))
         for name, layer in linears.items()
     ]
-    for batch in batches:
-        run(batch)  # type: ignore[operator]
+    for index in range(len(batches)):
+        output = block(inputs[index : index + 1], **settings)
+        outputs[index] = (output[0] if isinstance(output, tuple) else output)[0]
     for handle in handles:
         handle.remove()
     return {name: hessians.pop(name).inverse_diagonal(0.01) for name in linears}
