@@ -50,20 +50,19 @@ class Injecting(LanguageModel):
         for index, block in enumerate(self.layers):
             hidden = block(hidden)
             if index == 0:
-                hidden = hidden + 0.3
+                hidden = self.inject(hidden)
         return self.head(hidden)
 
+    def inject(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + 0.3
 
-class InjectingInPlace(LanguageModel):
+
+class InjectingInPlace(Injecting):
     """Does so in place, which leaves the tensor the same object."""
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        hidden = self.embedding(tokens)
-        for index, block in enumerate(self.layers):
-            hidden = block(hidden)
-            if index == 0:
-                hidden[:, ::2] += 0.3
-        return self.head(hidden)
+    def inject(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden[:, ::2] += 0.3
+        return hidden
 
 
 class EndingInPlace(LanguageModel):

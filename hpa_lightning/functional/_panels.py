@@ -162,7 +162,7 @@ def _wide_product(left: Tensor, right: Tensor) -> Tensor:
 def _onednn_linear() -> Callable[..., Tensor] | None:
     """OneDNN's product, as torch's compiler calls it; `None` where this torch has none.
 
-    `torch.mm` takes MKL, which leaves half the speed of processors that are not Intel's unused.
+    `torch.mm` takes MKL, which left half the speed of the AMD processor that it was tried on unused.
     """
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return None
