@@ -138,23 +138,30 @@ def exponent(line: list[dict[str, float]], key: str) -> float:
 
 
 def draw(points: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """One panel for each axis, both logarithmic."""
+    """Time above, memory below, one column for each axis, all logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(points), figsize=(13, 3.4), sharey=True, layout="constrained")
-    for panel, (axis, line) in zip(panels, points.items(), strict=True):
-        for key, marker in (("calibration", "o"), ("fusion", "s")):
-            label = f"{key}, exponent {exponent(line, key):.2f}"
-            panel.plot([point["value"] for point in line], [point[key] for point in line], marker=marker, label=label)
-        panel.set(xscale="log", yscale="log", xlabel=LABELS[axis])
-        panel.set_xticks([point["value"] for point in line], [str(point["value"]) for point in line])
-        panel.minorticks_off()
-        panel.legend(fontsize=8)
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("seconds")
+    figure, panels = pyplot.subplots(
+        2, len(points), figsize=(13, 6.2), sharex="col", sharey="row", layout="constrained"
+    )
+    rows = (("calibration", "o", 1.0), ("fusion", "s", 1.0)), (("bytes", "^", 1e9),)
+    for column, (axis, line) in enumerate(points.items()):
+        values = [point["value"] for point in line]
+        for panel, lines in zip(panels[:, column], rows, strict=True):
+            for key, marker, unit in lines:
+                label = f"{key.replace('bytes', 'extra memory')}, exponent {exponent(line, key):.2f}"
+                panel.plot(values, [point[key] / unit for point in line], marker=marker, label=label)
+            panel.set(xscale="log", yscale="log")
+            panel.set_xticks(values, [str(value) for value in values])
+            panel.minorticks_off()
+            panel.legend(fontsize=8)
+            panel.grid(alpha=0.3)
+        panels[1, column].set_xlabel(LABELS[axis])
+    panels[0, 0].set_ylabel("seconds")
+    panels[1, 0].set_ylabel("GB")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 

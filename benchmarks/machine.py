@@ -58,7 +58,9 @@ def device_name(device: torch.device) -> str:
     """The name for tables."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    with open("/proc/cpuinfo") as file:
+        model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "CPU")
+    return f"{model}, {torch.get_num_threads()} threads"
 
 
 def memory_peak(device: torch.device) -> int:
