@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hpa_lightning.functional import HessianAccumulator
+from hpa_lightning.functional._shelf import Shelf
 
 _CACHES = ("past_key_values", "past_key_value", "layer_past")
 
@@ -171,7 +172,7 @@ def visit_hessians(
                     for number, mask in enumerate(masks):
                         recorder.start_batch(mask, counted[number])
                         output = calls[index][number].run(block, hidden[number])
-                        hidden[number] = output[0] if isinstance(output, tuple) else output
+                        hidden[number] = _overwritten(hidden[number], output)
                 elif by_block[index]:
                     calls_of_block = None  # in a forward pass; counted in the first one
                     for batch, mask, counts in zip(batches, masks, counted, strict=True):
@@ -262,6 +263,7 @@ def _record_calls(
     """Record each block's call for each batch, and the first hidden states; ``None`` if replay would be wrong."""
     calls: list[list[_Call]] = [[] for _ in blocks]
     hidden_states: list[Tensor] = []
+    shelf = Shelf()
     output_is_tuple = _returns_tuple(forward, batches[0], blocks[0], may_stop)
     for number, batch in enumerate(batches):
         expected_block, is_first, faithful = 0, number == 0, True
@@ -277,7 +279,7 @@ def _record_calls(
                 if may_stop:
                     raise _StopForward
             if index == 0:
-                hidden_states.append(hidden.clone())  # what is handed on may be changed in place
+                hidden_states.append(shelf.keep(hidden))  # what is handed on may be changed in place
             rest = {key: value for key, value in kwargs.items() if key != hidden_key}
             calls[index].append(_Call(args[1:], rest, hidden_key))
             expected_block = index + 1
@@ -292,6 +294,14 @@ def _record_calls(
         if not faithful or any(len(recorded) != number + 1 for recorded in calls):
             return None
     return calls, hidden_states
+
+
+def _overwritten(hidden: Tensor, output: Any) -> Tensor:
+    """The block's output in the memory of its input: a new tensor each time would leave holes of that size behind."""
+    new: Tensor = output[0] if isinstance(output, tuple) else output
+    same = (hidden.shape, hidden.dtype, hidden.device) == (new.shape, new.dtype, new.device)
+    writable = torch.is_inference_mode_enabled() or not hidden.is_inference()
+    return hidden.copy_(new) if same and writable else new
 
 
 def _version(tensor: Tensor) -> int | None:

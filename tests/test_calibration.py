@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -119,6 +122,27 @@ def test_equals_dense_hessians_from_whole_forward_passes(kind: type[LanguageMode
     for name in names:
         np.testing.assert_allclose(found[name].double().numpy(), expected[name], rtol=2e-5)
     assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_inference_mode_changes_nothing(whole: bool) -> None:
+    torch.manual_seed(1)
+    model = LanguageModel().eval()
+    batches = list(token_loader(3))
+    linears = {name: dict(model.named_modules())[name] for name in linear_names(model)}
+
+    def forward(batch: dict) -> torch.Tensor:
+        with torch.inference_mode():
+            return model(batch["input_ids"])
+
+    def diagonals(run: Callable[[dict], torch.Tensor]) -> dict[str, torch.Tensor]:
+        return inverse_hessian_diagonals(run, batches, list(model.layers), linears, valid_positions=valid)
+
+    wanted = diagonals(lambda batch: model(batch["input_ids"]))
+    with torch.inference_mode() if whole else nullcontext():
+        found = diagonals(forward)
+    for name, diagonal in wanted.items():
+        assert torch.equal(found[name], diagonal)
 
 
 def test_replay_costs_one_pass_of_block_evaluations() -> None:

@@ -24,6 +24,7 @@ from hpa_lightning.functional._checks import (
 )
 from hpa_lightning.functional._inverse import damp_, diagonal_from_gram_, diagonal_from_rows
 from hpa_lightning.functional._panels import Panels
+from hpa_lightning.functional._shelf import Shelf
 
 
 @torch.no_grad()
@@ -116,6 +117,7 @@ class HessianAccumulator:
         self.damping = damping
         self._count = 0
         self._rows: list[Tensor] = []
+        self._shelf: Shelf | None = None  # where they lie
         self._gram: Panels | None = None
         self._dtype = torch.float32
 
@@ -233,6 +235,7 @@ class HessianAccumulator:
         if self._count == 0:
             raise ValueError("no calibration rows were seen: call update() with at least one valid position.")
         gram, count = self._gram, self._count
+        self._shelf = None
         rows = _concatenated_(self._rows) if gram is None else None
         self._rows = [] if rows is None or release else [rows]
         if release:
@@ -258,7 +261,8 @@ class HessianAccumulator:
             return
         if self._gram is None and self._count + rows.shape[0] < self.num_features:
             # A view of an activation may be overwritten in place by the model before it is read here.
-            self._rows.append(rows.clone())
+            self._shelf = self._shelf or Shelf(self.num_features**2)
+            self._rows.append(self._shelf.keep(rows))
         else:
             gram = self._switch_to_gram(rows.device)
             gram.add_rows_(rows.to(gram.flat.device), self.damping)
@@ -267,6 +271,7 @@ class HessianAccumulator:
     def _switch_to_gram(self, device: torch.device) -> Panels:
         if self._gram is None:
             self._gram = Panels(self.num_features, device)
+            self._shelf = None
             while self._rows:
                 self._gram.add_rows_(self._rows.pop(0).to(device), self.damping)
         return self._gram
