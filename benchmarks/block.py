@@ -156,11 +156,14 @@ def floor(options: argparse.Namespace, rates: dict[str, float]) -> dict[str, flo
     for samples in (options.safety_samples, options.task_samples):
         n = samples * options.tokens
         for c in (HIDDEN, HIDDEN, HIDDEN, INNER):
-            if n >= c:
-                parts["sums"] += n * c**2 / products
-                parts["factors"] += c**3 / 3 / rates["cholesky"] + c**3 / 3 / rates["float64"]
+            sums = n * c**2 / products
+            factor = c**3 / 3 / rates["cholesky"] + c**3 / 3 / rates["float64"]
+            of_rows = 2 * n**2 * c / rates["float64"] + n**3 / 3 / rates["cholesky"]  # Woodbury
+            if sums + factor < of_rows:
+                parts["sums"] += sums
+                parts["factors"] += factor
             else:
-                parts["factors"] += 2 * n**2 * c / rates["float64"] + n**3 / 3 / rates["cholesky"]
+                parts["factors"] += of_rows
     width = {"bfloat16": 2, "float32": 4}[options.dtype]
     for rows, columns in 4 * [(HIDDEN, HIDDEN)] + 2 * [(INNER, HIDDEN)] + [(HIDDEN, INNER)]:
         # Read for the projection, read and written for the result; two products with the adapter.

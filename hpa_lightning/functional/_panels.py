@@ -169,9 +169,14 @@ def _onednn_linear() -> Callable[..., Tensor] | None:
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
+def sums_in_float32(damping: float) -> bool:
+    """Whether that much damping allows it; see `Panels.add_rows_`."""
+    return damping >= _FLOAT32_DAMPING
+
+
 def _float32_products(rows: Tensor, damping: float) -> torch.dtype | None:
     """The dtype of the factors if products may be summed in float32, `None` for float64 throughout."""
-    if rows.dtype == torch.float64 or damping < _FLOAT32_DAMPING:
+    if rows.dtype == torch.float64 or not sums_in_float32(damping):
         return None
     if rows.is_cuda and rows.dtype != torch.float32 and "dtype" in torch.ops.aten.mm.overloads():
         return rows.dtype

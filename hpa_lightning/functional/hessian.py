@@ -10,6 +10,7 @@ Decision: `diag(H^-1)` itself is used, not the squared diagonal of a Cholesky fa
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from hpa_lightning.functional._checks import (
     result_dtype,
 )
 from hpa_lightning.functional._inverse import damp_, diagonal_from_gram_, diagonal_from_rows
-from hpa_lightning.functional._panels import Panels
+from hpa_lightning.functional._panels import Panels, sums_in_float32
 from hpa_lightning.functional._shelf import Shelf
 
 
@@ -31,10 +32,11 @@ from hpa_lightning.functional._shelf import Shelf
 def inverse_hessian_diagonal(inputs: Tensor, damping: float = 0.01) -> Tensor:
     r"""Compute `diag(H^-1)` of the damped Hessian `H = (2/n) X^T X`.
 
-    The smaller side is factorised. Never-activated columns decouple and have the closed form
+    What takes fewer operations is factorised. Never-activated columns decouple and have the closed form
     `1 / (1 + lam)`, `lam = damping * mean(diag H)`; with `Y = sqrt(2/n) X` over the other columns it is
 
-    - `n < c`: `(1 - ||L^-1 y_j||^2) / lam` with `L L^T = lam I + Y Y^T` (Woodbury);
+    - few rows (`n < 0.6 c`; `n < 0.8 c` for a damping below 0.01): `(1 - ||L^-1 y_j||^2) / lam` with
+      `L L^T = lam I + Y Y^T` (Woodbury);
     - else: the squared column norms of `L^-1` with `L L^T = H`, in panels of columns (lower half only). No general
       inverse is formed and `L^-1` is never held as a whole.
 
@@ -67,7 +69,7 @@ def inverse_hessian_diagonal(inputs: Tensor, damping: float = 0.01) -> Tensor:
     check_number("damping", damping, low=0.0)
     check_finite("inputs", inputs)
     n, c = inputs.shape
-    if n < c:
+    if n < _most_rows(c, damping):
         diagonal = diagonal_from_rows(inputs, damping)
     else:
         gram = Panels(c, inputs.device)
@@ -79,8 +81,8 @@ def inverse_hessian_diagonal(inputs: Tensor, damping: float = 0.01) -> Tensor:
 class HessianAccumulator:
     r"""Stream calibration inputs and return the same `diag(H^-1)` as `inverse_hessian_diagonal`.
 
-    Holds the raw rows while fewer than `num_features` have come, and the lower half of the float64 Gram matrix
-    `X^T X` from then on: the smaller of the two, and the smaller of the two factorisations.
+    Holds the raw rows while few have come (0.6 of `num_features`; 0.8 for a damping below 0.01), and the lower half of
+    the float64 Gram matrix `X^T X` from then on: what is smaller, and what is sooner factorised.
 
     For `damping >= 0.01` products are summed in float32 over 256 rows (1024 on CUDA) and in float64 from there, which
     moves `[H^-1]_jj` by up to about 1e-6 of `H_jj [H^-1]_jj` of itself: by 1e-4 where a column is well explained by the
@@ -179,8 +181,8 @@ class HessianAccumulator:
     def all_reduce(self, group: Any = None) -> None:
         """Make what all processes have seen what this one has seen; every process of ``group`` has to call it.
 
-        Fewer rows than columns in all are gathered; else the Gram matrices are summed. One that has seen nothing needs
-        an `update` without rows before, which tells it dtype and device.
+        If all have few rows together, these are gathered; else the Gram matrices are summed. One that has seen nothing
+        needs an `update` without rows before, which tells it dtype and device.
         """
         held = self._gram.flat if self._gram is not None else self._rows[0]
         size = torch.distributed.get_world_size(group)
@@ -188,7 +190,7 @@ class HessianAccumulator:
         counts[torch.distributed.get_rank(group)] = self._count
         torch.distributed.all_reduce(counts, group=group)
         rows_of = counts.tolist()
-        if sum(rows_of) < self.num_features:
+        if sum(rows_of) < _most_rows(self.num_features, self.damping):
             own = _concatenated_(self._rows)
             padded = torch.cat([own, own.new_zeros(max(rows_of) - len(own), self.num_features)])
             everyone = padded.new_empty(size * len(padded), self.num_features)
@@ -259,9 +261,10 @@ class HessianAccumulator:
     def _add(self, rows: Tensor) -> None:
         if rows.shape[0] == 0 and (self._rows or self._gram is not None):
             return
-        if self._gram is None and self._count + rows.shape[0] < self.num_features:
+        limit = _most_rows(self.num_features, self.damping)
+        if self._gram is None and self._count + rows.shape[0] < limit:
             # A view of an activation may be overwritten in place by the model before it is read here.
-            self._shelf = self._shelf or Shelf(self.num_features**2)
+            self._shelf = self._shelf or Shelf(limit * self.num_features)
             self._rows.append(self._shelf.keep(rows))
         else:
             gram = self._switch_to_gram(rows.device)
@@ -284,6 +287,15 @@ class HessianAccumulator:
         for rows in self._rows:
             gram.add_rows_(rows, damping=0.0)  # few rows, whose sum is singular: all of it in float64
         return gram
+
+
+def _most_rows(columns: int, damping: float) -> int:
+    """Rows from which on the Gram matrix takes fewer operations than the rows.
+
+    In units of `c^3`, `x = n / c`: `2 x^2 + x^3 / 3` for the rows, in float64; `2/3` in float64 and `x` for the sums,
+    in float64 or, four times as fast, in float32.
+    """
+    return math.ceil((0.6 if sums_in_float32(damping) else 0.8) * columns)
 
 
 def _concatenated_(rows: list[Tensor]) -> Tensor:

@@ -118,13 +118,18 @@ def test_released_accumulators_give_the_same_and_hold_nothing(n: int) -> None:
     torch.testing.assert_close(hessian.inverse_diagonal(), kept)
 
 
-def test_accumulator_holds_the_smaller_side() -> None:
-    hessian = HessianAccumulator(8)
-    hessian.update(torch.ones(7, 8))
-    assert hessian._gram is None
-    hessian.update(torch.ones(1, 8))
-    assert hessian._gram is not None
-    assert not hessian._rows
+@pytest.mark.parametrize(("damping", "most"), [(0.01, 30), (0.009, 40)])
+def test_accumulator_holds_what_is_sooner_factorised(damping: float, most: int) -> None:
+    """Both ways give the same on both sides of the switch."""
+    x = make_inputs(7, 60, 50, dead=0.1, spread=1.0)
+    hessian = HessianAccumulator(50, damping)
+    for start, stop in ((0, most - 1), (most - 1, most), (most, 49), (49, 60)):
+        hessian.update(x[start:stop])
+        assert (hessian._gram is None) == (stop < most)
+        assert bool(hessian._rows) == (stop < most)
+        expected = ref.inverse_diagonal(ref.array(x[:stop]), damping)
+        ref.close(hessian.inverse_diagonal(), expected, 1e-5)
+        ref.close(inverse_hessian_diagonal(x[:stop], damping), expected, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
