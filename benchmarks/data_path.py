@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from llava import processor, write_data
-from machine import command, commit
+from machine import command, commit, device_name
 
 from hpa_lightning.data import CVITDataModule, Task
 
@@ -54,7 +54,7 @@ def main() -> None:
         file = write_data(Path(folder), options.samples, "task", "A field of colours.")
         rates = {n: rate(file, n, options.batch_size, options.repeats) for n in options.workers}
     needed = options.step_samples / options.step_seconds if options.step_seconds else None
-    print(f"\ncommit {commit()}\n{command()}\n")
+    print(f"\n{device_name(torch.device('cpu'))}, commit {commit()}\n{command()}\n")
     print("| workers | samples per second | for each worker | times what a step takes in |\n|---|---|---|---|")
     for workers, samples in rates.items():
         against = f"{samples / needed:.1f}" if needed else ""

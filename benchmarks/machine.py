@@ -59,8 +59,10 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with open("/proc/cpuinfo") as file:
-        model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "CPU")
-    return f"{model}, {torch.get_num_threads()} threads"
+        lines = [line.partition(":") for line in file]
+    entries = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    kind = "".join(f", {key.removeprefix('cpu ')} {entries[key]}" for key in ("cpu family", "model") if key in entries)
+    return f"{entries.get('model name', 'CPU')}{kind}, {torch.get_num_threads()} threads"
 
 
 def memory_peak(device: torch.device) -> int:

@@ -5,8 +5,8 @@
 
 A step is everything between two batches in Lightning: forward, backward, AdamW, callbacks. Plain tuning and the trio
 take turns in one process; the shortest steps are compared, since whatever else a shared machine does only adds time,
-and the medians stand beside them. `floor` is the time of the bytes that the trio has to move at the machine's copy
-rate, as a share of the plain step.
+and the medians stand beside them. `floor` is the time of the trio's operations and bytes at the machine's best
+rates, as a share of the plain step.
 """
 
 from __future__ import annotations
@@ -115,15 +115,15 @@ def run(options: argparse.Namespace, trio: bool, folder: str) -> list[float]:
     return watch.seconds
 
 
-def floor(options: argparse.Namespace, copy: float) -> float:
-    """Seconds of the bytes that one step of the trio has to move."""
+def floor(options: argparse.Namespace, rates: dict[str, float]) -> float:
+    """Seconds of what one step of the trio has to compute and move: the larger of the two."""
     weights = 4 * options.hidden**2 + 3 * options.hidden * options.inner
     width = 2 if options.dtype == "bfloat16" else 4
-    if options.tuning == "lora":
-        return weights * width / copy  # W_prev once, for W_prev A^T
+    if options.tuning == "lora":  # W_prev A^T
+        return max(2 * weights * options.rank / rates[options.dtype], weights * width / rates["copy"])
     # Freezing reads the kept columns alone; the projection reads W and W_prev for the inner product, and both again to
     # write W.
-    return weights * width * (2 + 3) / copy
+    return weights * width * (2 + 3) / rates["copy"]
 
 
 def main() -> None:
@@ -153,7 +153,8 @@ def main() -> None:
     plain, with_trio = (min(seconds[trio]) for trio in (False, True))
     medians = [statistics.median(seconds[trio]) for trio in (False, True)]
     device = torch.device(options.device)
-    least = floor(options, ceilings(device, 2048)["copy"]) / plain
+    rates = ceilings(device, 2048)
+    least = floor(options, rates) / plain
     print(f"\n{device_name(device)}, {options.dtype}, commit {commit()}\n{command()}\n")
     print("| tuning | tokens a step | plain step | with the trio | overhead | of the medians | floor |")
     print("|---|---|---|---|---|---|---|")
@@ -161,6 +162,7 @@ def main() -> None:
         f"| {options.tuning} | {options.samples * options.tokens} | {plain:.3f} s | {with_trio:.3f} s "
         f"| {100 * (with_trio / plain - 1):.1f} % | {100 * (medians[1] / medians[0] - 1):.1f} % | {100 * least:.1f} % |"
     )
+    print(f"\nBest rates: {options.dtype} {rates[options.dtype] / 1e9:.0f}, copy {rates['copy'] / 1e9:.0f} G/s.")
 
 
 if __name__ == "__main__":
