@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 RESULT_FILE = "results.jsonl"
+
+#: One thread at a time: what another one has written in part would look like the half line of a crash.
+_WRITING = threading.Lock()
 
 #: The keys that tell two lines of one event apart; every other key is a value.
 IDENTITY_KEYS = ("event", "step", "after", "task", "set", "kind", "metric", "layer", "module", "phase", "commit")
@@ -39,8 +43,8 @@ class ResultWriter:
 
     Every line is written with a single system call and reaches the disk before `write` returns, so that a
     crash costs at most the line being written. The folder and the file are made at the first `write`; the
-    half line of an earlier crash is cut off then. In a distributed run only the process of rank zero may
-    write (the caller's responsibility).
+    half line of an earlier crash is cut off then. Threads may share a file; of several processes only one may
+    write, in a distributed run that of rank zero (the caller's responsibility).
 
     Args:
         path: the file, usually ``results.jsonl`` in the run's folder.
@@ -73,14 +77,16 @@ class ResultWriter:
             line = json.dumps(_finite(record), allow_nan=False, ensure_ascii=False)
         except TypeError as error:
             raise ValueError(f"The {record['event']!r} event has a value without a JSON form: {error}.") from error
+        with _WRITING:
+            self._append(f"{line}\n".encode())
+
+    def _append(self, data: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._repaired:
             _cut_torn_line(self.path)
             self._repaired = True
-        # O_APPEND places every line at the end, whoever else has the file open.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            data = f"{line}\n".encode()
             while data:
                 data = data[os.write(descriptor, data) :]
             os.fsync(descriptor)

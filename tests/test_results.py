@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +82,21 @@ def test_bad_records_are_refused_before_anything_is_written(tmp_path: Path) -> N
     assert not writer.path.exists()
 
 
-def test_threads_do_not_tear_lines(tmp_path: Path) -> None:
+def test_threads_do_not_tear_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.jsonl"
+    write_all = os.write
+
+    def write_half(descriptor: int, data: bytes) -> int:
+        """A write in parts, as the system may do it, with time for other threads between them."""
+        time.sleep(0.001)
+        return write_all(descriptor, data[: len(data) // 2 + 1])
+
+    monkeypatch.setattr(os, "write", write_half)
 
     def write(number: int) -> None:
         writer = ResultWriter(path)
         for step in range(10):
-            writer.write({"event": "x", "step": step, "task": number, "text": "y" * 5000})
+            writer.write({"event": "x", "step": step, "task": number, "text": "y" * 100})
 
     ResultWriter(path).write({"event": "start"})
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
