@@ -1,26 +1,30 @@
 """What the in-training trio adds to a training step, at the geometry of one LLaVA-7B decoder block.
 
-    python benchmarks/steps.py --tuning lora
-    python benchmarks/steps.py --tuning full --samples 1
+    python benchmarks/steps.py --tuning lora --samples 4
+    python benchmarks/steps.py --tuning full --samples 4
 
-A step is everything between two batches in Lightning: forward, backward, AdamW, callbacks. Plain tuning and the trio
-take turns in one process; the shortest steps are compared, since whatever else a shared machine does only adds time,
-and the medians stand beside them. `floor` is the time of the trio's operations and bytes at the machine's best
-rates, as a share of the plain step.
+A step is everything between two batches in Lightning: forward, backward, AdamW, callbacks. Within one fit the trio's
+hooks are off in one step of two; steps are compared in pairs of neighbours, since a shared machine gets slower and
+faster, and the order within the pairs changes. On a CPU the time within the hooks is measured as well: it has less
+noise but misses what the hooks do to the rest of the step. `floor` is the time of the trio's operations and bytes at
+the machine's best rates. All are shares of the plain step.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import statistics
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import scipy.stats
 import torch
 from machine import ceilings, command, commit, device_name, synchronise
 from torch import Tensor
@@ -73,46 +77,79 @@ class OneBlock(L.LightningModule):
         return torch.optim.AdamW(trained, lr=1e-5, fused=True)
 
 
-class Stopwatch(L.Callback):
-    """Seconds of every step but the first two."""
+class Turns(L.Callback):
+    """Turns the trio's hooks on and off by the step and keeps the seconds of all steps but the first two."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
+        self.on = True
+        self.inside = 0.0
+        self.steps: list[tuple[bool, float, float]] = []
+        """On or off, seconds of the step, seconds within the hooks."""
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        self.on = trainer.global_step < 2 or trainer.global_step % 4 in (1, 2)
+        self.inside = 0.0
         synchronise(pl_module.device)
         self.start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         synchronise(pl_module.device)
         if trainer.global_step > 2:
-            self.seconds.append(time.perf_counter() - self.start)
+            self.steps.append((self.on, time.perf_counter() - self.start, self.inside))
+            print(f"step {len(self.steps)}: {self.on}, {self.steps[-1][1]:.3f} s", file=sys.stderr, flush=True)
 
 
-def run(options: argparse.Namespace, trio: bool, folder: str) -> list[float]:
-    """Fit a fresh block and return the seconds of its steps."""
-    watch = Stopwatch()
-    callbacks: list[L.Callback] = [watch]
-    if trio:
-        calibration = CalibrationSettings(safety_samples=1, task_samples=1, batch_size=1)
-        safety = DataLoader(Hidden(1, 64, options.hidden, getattr(torch, options.dtype)))
-        partition = FocusPartition(probe_steps=1, safety_data=safety, task_data=safety, calibration=calibration)
-        callbacks = [partition, MaskedFreezing(), OrthogonalProjection(), watch]
+class Switched:
+    """A callback of the trio whose hooks within a step can be turned off."""
+
+    turns: Turns
+
+    def on_before_optimizer_step(self, *arguments: Any) -> None:
+        self._call(super().on_before_optimizer_step, *arguments)  # type: ignore[misc]
+
+    def after_step(self, *arguments: Any) -> None:
+        # `MaskedFreezing` calls it at the task's start too, where the hooks are on.
+        self._call(super().after_step, *arguments)  # type: ignore[misc]
+
+    def _call(self, hook: Callable[..., None], *arguments: Any) -> None:
+        if self.turns.on:
+            start = time.perf_counter()
+            hook(*arguments)
+            self.turns.inside += time.perf_counter() - start
+
+
+class SwitchedFreezing(Switched, MaskedFreezing):
+    pass
+
+
+class SwitchedProjection(Switched, OrthogonalProjection):
+    pass
+
+
+def run(options: argparse.Namespace, folder: str) -> list[tuple[bool, float, float]]:
+    """Fit a fresh block and return its steps."""
+    dtype = getattr(torch, options.dtype)
+    turns = Turns()
+    calibration = CalibrationSettings(safety_samples=1, task_samples=1, batch_size=1)
+    safety = DataLoader(Hidden(1, 64, options.hidden, dtype))
+    partition = FocusPartition(probe_steps=1, safety_data=safety, task_data=safety, calibration=calibration)
+    freezing, projection = SwitchedFreezing(), SwitchedProjection()
+    freezing.turns = projection.turns = turns
     trainer = L.Trainer(
         accelerator="gpu" if options.device == "cuda" else "cpu",
         devices=1,
         precision="bf16-true" if options.dtype == "bfloat16" else "32-true",
-        max_steps=options.steps + 2,
-        callbacks=callbacks,
+        max_steps=2 * options.pairs + 2,
+        callbacks=[partition, freezing, projection, turns],
         default_root_dir=folder,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = Hidden(options.samples * (options.steps + 2), options.tokens, options.hidden, getattr(torch, options.dtype))
+    data = Hidden(options.samples * (2 * options.pairs + 2), options.tokens, options.hidden, dtype)
     trainer.fit(OneBlock(options), DataLoader(data, batch_size=options.samples))
-    return watch.seconds
+    return turns.steps
 
 
 def floor(options: argparse.Namespace, rates: dict[str, float]) -> float:
@@ -136,31 +173,30 @@ def main() -> None:
     parser.add_argument("--inner", type=int, default=11008)
     parser.add_argument("--samples", type=int, default=8, help="samples of a step")
     parser.add_argument("--tokens", type=int, default=640, help="tokens of a sample, image tokens included")
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=12, help="pairs of a step without and a step with the trio")
     options = parser.parse_args()
+    if options.pairs < 2:
+        parser.error("--pairs: expected 2 or more, for the interval.")
     options.dtype = options.dtype or ("bfloat16" if options.device == "cuda" else "float32")
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    seconds: dict[bool, list[float]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(options.repeats):
-            for trio in (False, True):
-                steps = run(options, trio, folder)
-                seconds[trio] += steps
-                name = "trio" if trio else "plain"
-                print(f"turn {number + 1}, {name}: shortest {min(steps):.3f} s", file=sys.stderr, flush=True)
-    plain, with_trio = (min(seconds[trio]) for trio in (False, True))
-    medians = [statistics.median(seconds[trio]) for trio in (False, True)]
+        steps = run(options, folder)
+    plain = [seconds for on, seconds, _ in steps if not on]
+    added = [with_trio - without for with_trio, without in zip((s for on, s, _ in steps if on), plain, strict=True)]
+    base = statistics.median(plain)
+    shares = [100 * difference / base for difference in added]
+    width = scipy.stats.t.ppf(0.975, len(shares) - 1) * statistics.stdev(shares) / math.sqrt(len(shares))
+    inside = 100 * statistics.median(inside for on, _, inside in steps if on) / base
     device = torch.device(options.device)
     rates = ceilings(device, 2048)
-    least = floor(options, rates) / plain
     print(f"\n{device_name(device)}, {options.dtype}, commit {commit()}\n{command()}\n")
-    print("| tuning | tokens a step | plain step | with the trio | overhead | of the medians | floor |")
+    print("| tuning | tokens a step | plain step | the trio adds | of pairs | within its hooks | floor |")
     print("|---|---|---|---|---|---|---|")
     print(
-        f"| {options.tuning} | {options.samples * options.tokens} | {plain:.3f} s | {with_trio:.3f} s "
-        f"| {100 * (with_trio / plain - 1):.1f} % | {100 * (medians[1] / medians[0] - 1):.1f} % | {100 * least:.1f} % |"
+        f"| {options.tuning} | {options.samples * options.tokens} | {base:.2f} s "
+        f"| {statistics.mean(shares):.1f} ± {width:.1f} % | {len(shares)} "
+        f"| {'' if options.device == 'cuda' else f'{inside:.1f} %'} | {100 * floor(options, rates) / base:.1f} % |"
     )
     print(f"\nBest rates: {options.dtype} {rates[options.dtype] / 1e9:.0f}, copy {rates['copy'] / 1e9:.0f} G/s.")
 
