@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hpa_lightning.functional._panels import _onednn_linear
+from hpa_lightning.functional._products import onednn_linear
 
 
 def synchronise(device: torch.device) -> None:
@@ -40,7 +40,7 @@ def ceilings(device: torch.device, size: int = 4096) -> dict[str, float]:
     for dtype in dtypes:
         left = torch.randn(size, size, device=device, dtype=dtype)
         seconds = best_seconds(lambda left=left: left @ left, device)
-        linear = _onednn_linear() if dtype == torch.float32 and device.type == "cpu" else None
+        linear = onednn_linear() if dtype == torch.float32 and device.type == "cpu" else None
         if linear is not None:  # twice as fast as MKL, which `@` takes, on some processors
             seconds = min(seconds, best_seconds(partial(linear, left, left, None, "none", [], ""), device))
         rates[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds

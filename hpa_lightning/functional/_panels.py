@@ -10,12 +10,12 @@ Operations for `c` columns: `n c^2` to add `n` rows, `c^3 / 3` to factorise, `c^
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._sums import float32_products_are_exact
+from hpa_lightning.functional._products import float32_products_are_exact, product_of_rows
 
 # Columns of a panel: matrix products of this depth run at full speed, and the squares on the diagonal stay small. On a
 # CPU the products of a panel should stay in its caches, so that panels are narrower there.
@@ -106,7 +106,7 @@ class Panels:
                 if narrow is None:
                     panel.addmm_(left, right.T)
                 else:
-                    panel += _wide_product(left, right)
+                    panel += product_of_rows(left, right)
 
     def cholesky_(self) -> bool:
         """Replace the matrix by its lower Cholesky factor; False if it is not positive definite."""
@@ -150,24 +150,6 @@ class Panels:
             if len(rest):
                 rest.addmm_(factor[high:], solved, alpha=-1.0)
         return squares
-
-
-def _wide_product(left: Tensor, right: Tensor) -> Tensor:
-    """`left right^T`, float32, of float32 rows, or of half-precision rows on CUDA."""
-    if left.dtype != torch.float32:
-        return torch.mm(left, right.T, out_dtype=torch.float32)
-    linear = _onednn_linear() if left.device.type == "cpu" else None
-    return torch.mm(left, right.T) if linear is None else linear(left, right, None, "none", [], "")
-
-
-def _onednn_linear() -> Callable[..., Tensor] | None:
-    """OneDNN's product, as torch's compiler calls it; `None` where this torch has none.
-
-    `torch.mm` takes MKL, which left half the speed of the AMD processor that it was tried on unused.
-    """
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return None
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def sums_in_float32(damping: float) -> bool:

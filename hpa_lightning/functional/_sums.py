@@ -67,15 +67,3 @@ def column_square_sums(weight: Tensor) -> Tensor:
         # Few rows on a CPU; more on CUDA, where the reduction itself is a tree.
         total += weight[lines].to(wide).square().sum(0)
     return total
-
-
-def float32_products_are_exact(device: torch.device) -> bool:
-    """Whether float32 matrix products are computed in float32 there; users may ask for less, in two ways.
-
-    Once `torch.backends.*.fp32_precision` (torch 2.9) was set, `torch.get_float32_matmul_precision` raises.
-    """
-    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
-    if precision is not None:
-        return precision in ("none", "ieee")
-    return torch.get_float32_matmul_precision() == "highest"

@@ -17,8 +17,8 @@ from hpa_lightning.functional._checks import (
     check_number,
     result_dtype,
 )
+from hpa_lightning.functional._products import float32_products_are_exact
 from hpa_lightning.functional._sums import (
-    float32_products_are_exact,
     square_sum,
     stretches,
     update_product,

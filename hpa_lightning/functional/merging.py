@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.functional._checks import blocks, check_finite, check_float, check_number
-from hpa_lightning.functional._sums import float32_products_are_exact
+from hpa_lightning.functional._products import float32_products_are_exact
 
 
 @torch.no_grad()

@@ -25,9 +25,9 @@ from hpa_lightning.functional._checks import (
     describe,
     result_dtype,
 )
+from hpa_lightning.functional._products import float32_products_are_exact, product_of_rows
 from hpa_lightning.functional._sums import (
     dot,
-    float32_products_are_exact,
     square_sum,
     stretches,
     update_product,
@@ -35,6 +35,8 @@ from hpa_lightning.functional._sums import (
 )
 from hpa_lightning.functional.rounding import RoundingSlots, rounding_slots, settle_rounding_, slots_by_size
 
+# Entries that are converted to float32 at once: few enough for the caches, enough for products at full speed.
+_CPU_CONVERTED_ENTRIES = 1 << 20
 # |<D, W_prev>| / (||D|| ||W_prev||) that `project_update_` lets stand; the promise is 1e-6.
 _COSINE_BOUND = 0.9e-6
 # 1 - cos^2 of the angle between B and G below which B is parallel to G up to the rounding of float32.
@@ -354,12 +356,14 @@ def quick_direction(weight_prev: Tensor, lora_a: Tensor) -> Tensor:
         if weight_prev.is_cuda and weight_prev.dtype == torch.bfloat16 and "dtype" in torch.ops.aten.mm.overloads():
             high = a.to(torch.bfloat16)
             low = (a - high).to(torch.bfloat16)
-            both = torch.mm(weight_prev, torch.cat([high, low]).T, out_dtype=torch.float32)
+            both = product_of_rows(weight_prev, torch.cat([high, low]))
             return (both[:, : len(a)].double() + both[:, len(a) :]).contiguous()
         if weight_prev.dtype == torch.float32 and float32_products_are_exact(weight_prev.device):
-            return (weight_prev @ a.T).double()
+            return product_of_rows(weight_prev, a).double()
         if float32_products_are_exact(weight_prev.device):
-            return torch.cat([weight_prev[lines].float() @ a.T for lines in stretches(weight_prev)]).double()
+            rows, columns = weight_prev.shape
+            parts = blocks(rows, columns, None if weight_prev.is_cuda else _CPU_CONVERTED_ENTRIES)
+            return torch.cat([product_of_rows(weight_prev[lines].float(), a) for lines in parts]).double()
     return adapter_direction(weight_prev, lora_a)
 
 

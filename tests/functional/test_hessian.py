@@ -7,7 +7,7 @@ from helpers_precision import LowPrecision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpa_lightning.functional import HessianAccumulator, _panels, inverse_hessian_diagonal
+from hpa_lightning.functional import HessianAccumulator, _products, inverse_hessian_diagonal
 
 from . import reference as ref
 
@@ -159,7 +159,7 @@ def test_sums_in_float32_err_by_the_variance_inflation(
     outliers: str, dtype: torch.dtype, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not onednn:
-        monkeypatch.setattr(_panels, "_onednn_linear", lambda: None)
+        monkeypatch.setattr(_products, "onednn_linear", lambda: None)
     x = make_inputs(7, 3000, 300, dead=0.0, spread=1.0 if outliers == "columns" else 0.3, rank=40)
     if outliers == "rows":
         x[::200, [3, 77]] = torch.tensor([1000.0, -800.0], dtype=x.dtype)
