@@ -1,0 +1,86 @@
+"""The scripts in `benchmarks/`, at small sizes: they run, and what they compare computes the same."""
+
+import argparse
+import importlib
+import math
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """Imports a benchmark by name, as the scripts import each other."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return load
+
+
+def test_block_implementations_agree(script) -> None:
+    block = script("block")
+    options = argparse.Namespace(
+        device="cpu", dtype="float32", safety_samples=2, task_samples=2, tokens=160, repeats=1, only=None
+    )
+    runs = {}
+    for name in ("plain", "ours"):
+        built = block.Block(options, shrink=16)
+        before = built.linears["mlp.down_proj"].weight.clone()
+        diagonals = block.IMPLEMENTATIONS[name](built)
+        weights = {key: linear.weight.clone() for key, linear in built.linears.items()}
+        assert not torch.equal(weights["mlp.down_proj"], before)
+        runs[name] = diagonals, weights
+    for what, of in runs["plain"][0].items():
+        for layer, diagonal in of.items():
+            # Plain code inverts in float32.
+            torch.testing.assert_close(runs["ours"][0][what][layer].float(), diagonal.float(), rtol=1e-3, atol=0.0)
+    for layer, weight in runs["plain"][1].items():
+        torch.testing.assert_close(runs["ours"][1][layer], weight, rtol=0.0, atol=1e-6)
+
+
+def test_block_floor_takes_the_cheaper_side(script) -> None:
+    rates = {"float32": 1.0, "float64": 1.0, "cholesky": 1.0, "copy": math.inf}
+    options = argparse.Namespace(dtype="float32", safety_samples=0, task_samples=128, tokens=640)
+    parts = script("block").floor(options, rates)
+    widths = (4096, 4096, 4096, 11008)
+    assert parts["sums"] == sum(128 * 640 * c**2 for c in widths)
+    assert parts["factors"] == pytest.approx(sum(2 * c**3 / 3 for c in widths))
+    few = argparse.Namespace(dtype="float32", safety_samples=1, task_samples=0, tokens=64)
+    parts = script("block").floor(few, rates)
+    assert parts["sums"] == 0.0
+    assert parts["factors"] == pytest.approx(sum(2 * 64**2 * c + 64**3 / 3 for c in widths))
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_steps_alternate_between_plain_and_trio(script, tuning: str, tmp_path: Path) -> None:
+    options = argparse.Namespace(
+        device="cpu", dtype="float32", tuning=tuning, rank=4, hidden=128, inner=256, samples=1, tokens=8, pairs=2
+    )
+    steps = script("steps").run(options, str(tmp_path))
+    assert [on for on, _, _ in steps] == [True, False, False, True]
+    for on, seconds, inside in steps:
+        assert (inside > 0.0) is on
+        assert inside < seconds
+
+
+def test_stream_rate_counts_samples(script, tmp_path: Path) -> None:
+    data_path = script("data_path")
+    file = script("llava").write_data(tmp_path, 6, "task", "A field of colours.")
+    assert 0.0 < data_path.rate(file, 0, 2, 1) < math.inf
+
+
+def test_growth(script) -> None:
+    growth = script("growth")
+    sizes = {"blocks": 1, "width": 128, "tokens": 512, "rank": 4}
+    point = growth.measure(sizes, torch.device("cpu"))
+    assert set(point) == {"calibration", "fusion", "bytes"}
+    assert point["fusion"] > 0.0
+    line = [{"value": value, "bytes": 3.0 * value**1.5} for value in (1, 2, 8)]
+    assert growth.exponent(line, "bytes") == pytest.approx(1.5)
+    assert math.isnan(growth.exponent([{"value": 1, "bytes": 0.0}, {"value": 2, "bytes": 1.0}], "bytes"))
