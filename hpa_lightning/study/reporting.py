@@ -54,7 +54,7 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
         axis = SweepAxis(
             label=group.x.get("label", name),
             values={cell.method: float(cell.values[name]) for cell in group.cells if name in cell.values},
-            series={cell.method: _line_of(cell, name) for cell in group.cells if name in cell.values},
+            series=_lines([cell for cell in group.cells if name in cell.values], name),
             logarithmic=bool(group.x.get("logarithmic", False)),
         )
     return StudyGroup(
@@ -78,10 +78,32 @@ def _command(store: Store, path: str | PathLike[str], group: str, folder: str | 
     return f"{run}\n{run.replace('study run', 'study report')}{archives} --output {folder}"
 
 
-def _line_of(cell: Cell, axis: str) -> str:
-    """The method without the value on the axis: of a grid with more axes, each of their points is a line."""
-    others = ", ".join(f"{key}={value}" for key, value in cell.values.items() if key != axis)
-    return f"{cell.family}, {others}" if others else cell.family
+def _lines(cells: Sequence[Cell], axis: str) -> dict[str, str]:
+    """Method -> name of its line: of a grid with more axes, each of their points is a line."""
+    others = {
+        cell.method: (cell.family, *(f"{key}={value}" for key, value in cell.values.items() if key != axis))
+        for cell in cells
+    }
+    titles: dict[tuple[str, ...], list[str]] = {}
+    for cell in cells:
+        titles.setdefault(others[cell.method], []).append(cell.title)
+    names = {line: _shared_words(list(dict.fromkeys(found))) for line, found in titles.items()}
+    if len(set(names.values())) < len(names):  # titles that do not tell the lines apart
+        names = {line: ", ".join(line) for line in names}
+    return {method: names[line] for method, line in others.items()}
+
+
+def _shared_words(titles: Sequence[str]) -> str:
+    """The titles as one, with an ellipsis where their words differ.
+
+    >>> _shared_words(["Kept 5 % of all", "Kept 10 % of all"]), _shared_words(["Kept 5 %", "Kept all"])
+    ('Kept … % of all', 'Kept …')
+    """
+    words = [title.split() for title in titles]
+    shared = [word if all(word == other for other in others) else "…" for word, *others in zip(*words, strict=False)]
+    if len({len(line) for line in words}) > 1:
+        shared.append("…")
+    return " ".join(word for word, before in zip(shared, ["", *shared], strict=False) if (word, before) != ("…", "…"))
 
 
 def _runs(number: int) -> str:

@@ -8,7 +8,7 @@ import yaml
 from hpa_lightning.cli import main
 from hpa_lightning.result_file import ResultWriter
 from hpa_lightning.study import Cell, Store, read_study
-from hpa_lightning.study.reporting import _command, _line_of
+from hpa_lightning.study.reporting import _command, _lines
 
 SETS = [{"name": "a", "kind": "task"}, {"name": "b", "kind": "task"}, {"name": "harm", "kind": "safety"}]
 
@@ -80,10 +80,21 @@ def test_the_command_names_the_archives(tmp_path: Path) -> None:
     assert report == f"hpa-lightning study report study.yaml --groups g {archived}"
 
 
-def test_lines_of_a_grid_with_two_axes() -> None:
+def test_lines_of_a_grid_are_named_by_what_their_titles_share() -> None:
+    values = [{"p": 1, "q": "x"}, {"p": 2, "q": "x"}, {"p": 1, "q": "y"}]
+    titles = [f"Two, {one['p']} % of {one['q']}" for one in values]
+    cells = [Cell(f"two[{i}]", titles[i], "clean", 1, {}, one) for i, one in enumerate(values)]
+    assert _lines(cells, "p") == {
+        "two[0]": "Two, … % of x",
+        "two[1]": "Two, … % of x",
+        "two[2]": "Two, 1 % of y",
+    }
+
+
+def test_lines_whose_titles_are_alike_are_named_by_their_settings() -> None:
     values = [{"p": 1, "q": "x"}, {"p": 2, "q": "x"}, {"p": 1, "q": "y"}]
     cells = [Cell(f"two[{i}]", "Two", "clean", 1, {}, one) for i, one in enumerate(values)]
-    assert [_line_of(cell, "p") for cell in cells] == ["two, q=x", "two, q=x", "two, q=y"]
+    assert list(_lines(cells, "p").values()) == ["two, q=x", "two, q=x", "two, q=y"]
 
 
 def test_unknown_group_and_missing_output(tmp_path: Path) -> None:
