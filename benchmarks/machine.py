@@ -6,12 +6,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 
-from hpa_lightning.functional._products import onednn_linear
+from hpa_lightning.functional._products import product_of_rows
 
 
 def synchronise(device: torch.device) -> None:
@@ -40,9 +39,8 @@ def ceilings(device: torch.device, size: int = 4096) -> dict[str, float]:
     for dtype in dtypes:
         left = torch.randn(size, size, device=device, dtype=dtype)
         seconds = best_seconds(lambda left=left: left @ left, device)
-        linear = onednn_linear() if dtype == torch.float32 and device.type == "cpu" else None
-        if linear is not None:  # twice as fast as MKL, which `@` takes, on some processors
-            seconds = min(seconds, best_seconds(partial(linear, left, left, None, "none", [], ""), device))
+        if dtype == torch.float32:  # oneDNN, where it is twice as fast as MKL, which `@` takes
+            seconds = min(seconds, best_seconds(lambda left=left: product_of_rows(left, left), device))
         rates[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds
     square = torch.randn(size, size, device=device, dtype=torch.float64)
     square = square @ square.T + size * torch.eye(size, device=device, dtype=torch.float64)

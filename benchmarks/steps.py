@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,6 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
-import scipy.stats
 import torch
 from machine import ceilings, command, commit, device_name, synchronise
 from torch import Tensor
@@ -34,6 +32,7 @@ from transformers.models.llama.modeling_llama import LlamaModel
 
 from hpa_lightning.callbacks import CalibrationSettings, FocusPartition, MaskedFreezing, OrthogonalProjection
 from hpa_lightning.modules.adapters import LoraSettings, add_lora
+from hpa_lightning.report.tables import estimate
 
 
 class Hidden(Dataset):
@@ -182,11 +181,9 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         steps = run(options, folder)
-    plain = [seconds for on, seconds, _ in steps if not on]
-    added = [with_trio - without for with_trio, without in zip((s for on, s, _ in steps if on), plain, strict=True)]
+    plain, with_trio = ([seconds for on, seconds, _ in steps if on is trio] for trio in (False, True))
     base = statistics.median(plain)
-    shares = [100 * difference / base for difference in added]
-    width = scipy.stats.t.ppf(0.975, len(shares) - 1) * statistics.stdev(shares) / math.sqrt(len(shares))
+    added = estimate([100 * (one - other) / base for one, other in zip(with_trio, plain, strict=True)])
     inside = 100 * statistics.median(inside for on, _, inside in steps if on) / base
     device = torch.device(options.device)
     rates = ceilings(device, 2048)
@@ -195,7 +192,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     print(
         f"| {options.tuning} | {options.samples * options.tokens} | {base:.2f} s "
-        f"| {statistics.mean(shares):.1f} ± {width:.1f} % | {len(shares)} "
+        f"| {added.mean:.1f} ± {added.half_width:.1f} % | {options.pairs} "
         f"| {'' if options.device == 'cuda' else f'{inside:.1f} %'} | {100 * floor(options, rates) / base:.1f} % |"
     )
     print(f"\nBest rates: {options.dtype} {rates[options.dtype] / 1e9:.0f}, copy {rates['copy'] / 1e9:.0f} G/s.")

@@ -3,8 +3,9 @@
 import argparse
 import importlib
 import math
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -57,22 +58,42 @@ def test_block_floor_takes_the_cheaper_side(script) -> None:
     assert parts["factors"] == pytest.approx(sum(2 * 64**2 * c + 64**3 / 3 for c in widths))
 
 
+def counted(method: Callable[..., None], calls: list[str]) -> Callable[..., None]:
+    def call(*arguments: object) -> None:
+        calls.append(method.__name__)
+        method(*arguments)
+
+    return call
+
+
 @pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_steps_alternate_between_plain_and_trio(script, tuning: str, tmp_path: Path) -> None:
+def test_steps_alternate_between_plain_and_trio(
+    script, tuning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = script("steps")
+    calls: list[str] = []
+    for callback, hook in (
+        (steps.MaskedFreezing, "on_before_optimizer_step"),
+        (steps.OrthogonalProjection, "after_step"),
+    ):
+        monkeypatch.setattr(callback, hook, counted(getattr(callback, hook), calls))
     options = argparse.Namespace(
         device="cpu", dtype="float32", tuning=tuning, rank=4, hidden=128, inner=256, samples=1, tokens=8, pairs=2
     )
-    steps = script("steps").run(options, str(tmp_path))
-    assert [on for on, _, _ in steps] == [True, False, False, True]
-    for on, seconds, inside in steps:
+    found = steps.run(options, str(tmp_path))
+    assert calls == 4 * ["on_before_optimizer_step", "after_step"], "two steps to warm up, two of the four after them"
+    assert [on for on, _, _ in found] == [True, False, False, True]
+    for on, seconds, inside in found:
         assert (inside > 0.0) is on
         assert inside < seconds
 
 
-def test_stream_rate_counts_samples(script, tmp_path: Path) -> None:
+def test_stream_rate_counts_samples(script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data_path = script("data_path")
     file = script("llava").write_data(tmp_path, 6, "task", "A field of colours.")
-    assert 0.0 < data_path.rate(file, 0, 2, 1) < math.inf
+    ticks = iter([10.0, 12.0])
+    monkeypatch.setattr(data_path, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    assert data_path.rate(file, 0, 2, 1) == 2.0, "four samples in two seconds: the first batch starts the clock"
 
 
 def test_growth(script) -> None:

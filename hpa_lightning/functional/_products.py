@@ -7,6 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hpa_lightning.functional._checks import blocks
+from hpa_lightning.functional._sums import working_dtype
+
+# Entries that are converted to float32 at once: few enough for the caches, enough for products at full speed.
+_CPU_CONVERTED_ENTRIES = 1 << 20
+
 
 def float32_products_are_exact(device: torch.device) -> bool:
     """Whether float32 matrix products are computed in float32 there; users may ask for less, in two ways.
@@ -36,3 +42,33 @@ def onednn_linear() -> Callable[..., Tensor] | None:
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return None
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+def adapter_direction(weight_prev: Tensor, lora_a: Tensor) -> Tensor:
+    """`G = W_prev A^T`, `(out_features, q)` float64, without a float64 copy of the whole weight."""
+    wide_a = lora_a.to(torch.float64)
+    return torch.cat([weight_prev[lines].to(torch.float64) @ wide_a.T for lines in blocks(*weight_prev.shape)])
+
+
+def quick_direction(weight_prev: Tensor, lora_a: Tensor) -> Tensor:
+    """`G = W_prev A^T`, `(out_features, q)` float64, for every step: one pass over a large weight in its own dtype.
+
+    The error is one of A, in its 17th bit on the tensor cores and in its last elsewhere: `<B dA, W_prev>` with a dA
+    that knows nothing of W_prev, which is as far below `||B dA|| ||W_prev||` as random directions are orthogonal.
+    """
+    if working_dtype(weight_prev) == torch.float64:
+        return adapter_direction(weight_prev, lora_a)
+    a = lora_a.float()
+    with torch.autocast(weight_prev.device.type, enabled=False):
+        if weight_prev.is_cuda and weight_prev.dtype == torch.bfloat16 and "dtype" in torch.ops.aten.mm.overloads():
+            high = a.to(torch.bfloat16)
+            low = (a - high).to(torch.bfloat16)
+            both = product_of_rows(weight_prev, torch.cat([high, low]))
+            return (both[:, : len(a)].double() + both[:, len(a) :]).contiguous()
+        if float32_products_are_exact(weight_prev.device):
+            if weight_prev.dtype == torch.float32:
+                return product_of_rows(weight_prev, a).double()
+            rows, columns = weight_prev.shape
+            parts = blocks(rows, columns, None if weight_prev.is_cuda else _CPU_CONVERTED_ENTRIES)
+            return torch.cat([product_of_rows(weight_prev[lines].float(), a) for lines in parts]).double()
+    return adapter_direction(weight_prev, lora_a)

@@ -17,14 +17,13 @@ from hpa_lightning.functional._checks import (
     check_number,
     result_dtype,
 )
-from hpa_lightning.functional._products import float32_products_are_exact
+from hpa_lightning.functional._products import float32_products_are_exact, quick_direction
 from hpa_lightning.functional._sums import (
     square_sum,
     stretches,
     update_product,
     working_dtype,
 )
-from hpa_lightning.functional.projection import quick_direction
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from hpa_lightning.functional._checks import (
     describe,
     result_dtype,
 )
-from hpa_lightning.functional._products import float32_products_are_exact, product_of_rows
+from hpa_lightning.functional._products import quick_direction
 from hpa_lightning.functional._sums import (
     dot,
     square_sum,
@@ -35,8 +35,6 @@ from hpa_lightning.functional._sums import (
 )
 from hpa_lightning.functional.rounding import RoundingSlots, rounding_slots, settle_rounding_, slots_by_size
 
-# Entries that are converted to float32 at once: few enough for the caches, enough for products at full speed.
-_CPU_CONVERTED_ENTRIES = 1 << 20
 # |<D, W_prev>| / (||D|| ||W_prev||) that `project_update_` lets stand; the promise is 1e-6.
 _COSINE_BOUND = 0.9e-6
 # 1 - cos^2 of the angle between B and G below which B is parallel to G up to the rounding of float32.
@@ -335,36 +333,6 @@ def zero_columns_(tensor: Tensor, retained: Tensor) -> Tensor:
         raise ValueError(f"tensor: expected a tensor of shape (..., in_features), got {describe(tensor)}.")
     check_mask("retained", retained, tensor.shape[-1], tensor)
     return tensor.masked_fill_(retained, 0)
-
-
-def adapter_direction(weight_prev: Tensor, lora_a: Tensor) -> Tensor:
-    """`G = W_prev A^T`, `(out_features, q)` float64, without a float64 copy of the whole weight."""
-    wide_a = lora_a.to(torch.float64)
-    return torch.cat([weight_prev[lines].to(torch.float64) @ wide_a.T for lines in blocks(*weight_prev.shape)])
-
-
-def quick_direction(weight_prev: Tensor, lora_a: Tensor) -> Tensor:
-    """`G = W_prev A^T`, `(out_features, q)` float64, for every step: one pass over a large weight in its own dtype.
-
-    The error is one of A, in its 17th bit on the tensor cores and in its last elsewhere: `<B dA, W_prev>` with a dA
-    that knows nothing of W_prev, which is as far below `||B dA|| ||W_prev||` as random directions are orthogonal.
-    """
-    if working_dtype(weight_prev) == torch.float64:
-        return adapter_direction(weight_prev, lora_a)
-    a = lora_a.float()
-    with torch.autocast(weight_prev.device.type, enabled=False):
-        if weight_prev.is_cuda and weight_prev.dtype == torch.bfloat16 and "dtype" in torch.ops.aten.mm.overloads():
-            high = a.to(torch.bfloat16)
-            low = (a - high).to(torch.bfloat16)
-            both = product_of_rows(weight_prev, torch.cat([high, low]))
-            return (both[:, : len(a)].double() + both[:, len(a) :]).contiguous()
-        if weight_prev.dtype == torch.float32 and float32_products_are_exact(weight_prev.device):
-            return product_of_rows(weight_prev, a).double()
-        if float32_products_are_exact(weight_prev.device):
-            rows, columns = weight_prev.shape
-            parts = blocks(rows, columns, None if weight_prev.is_cuda else _CPU_CONVERTED_ENTRIES)
-            return torch.cat([product_of_rows(weight_prev[lines].float(), a) for lines in parts]).double()
-    return adapter_direction(weight_prev, lora_a)
 
 
 def _check_pair(weight: Tensor, weight_prev: Tensor) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
 
 from hpa_lightning.report.study import StudyCell, StudyGroup, SweepAxis, write_study_report
 from hpa_lightning.study.grid import Cell, Group, Study
 from hpa_lightning.study.store import Store
+
+_DIFFERS = "…"
 
 
 def report_study(
@@ -87,7 +90,7 @@ def _lines(cells: Sequence[Cell], axis: str) -> dict[str, str]:
     titles: dict[tuple[str, ...], list[str]] = {}
     for cell in cells:
         titles.setdefault(others[cell.method], []).append(cell.title)
-    names = {line: _shared_words(list(dict.fromkeys(found))) for line, found in titles.items()}
+    names = {line: _shared_words(found) for line, found in titles.items()}
     if len(set(names.values())) < len(names):  # titles that do not tell the lines apart
         names = {line: ", ".join(line) for line in names}
     return {method: names[line] for method, line in others.items()}
@@ -99,11 +102,9 @@ def _shared_words(titles: Sequence[str]) -> str:
     >>> _shared_words(["Kept 5 % of all", "Kept 10 % of all"]), _shared_words(["Kept 5 %", "Kept all"])
     ('Kept … % of all', 'Kept …')
     """
-    words = [title.split() for title in titles]
-    shared = [word if all(word == other for other in others) else "…" for word, *others in zip(*words, strict=False)]
-    if len({len(line) for line in words}) > 1:
-        shared.append("…")
-    return " ".join(word for word, before in zip(shared, ["", *shared], strict=False) if (word, before) != ("…", "…"))
+    columns = zip_longest(*(title.split() for title in titles))
+    shared = [words[0] if len(set(words)) == 1 else _DIFFERS for words in columns]
+    return " ".join(word for word, last in zip(shared, ["", *shared], strict=False) if word != _DIFFERS or word != last)
 
 
 def _runs(number: int) -> str:
