@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torchmetrics import Metric
 
@@ -12,7 +13,9 @@ from hpa_lightning.data.records import Record
 from hpa_lightning.metrics.judges import RefusalJudge
 from hpa_lightning.metrics.scoring import check_scorable, metric_of
 
-Data = str | RecordSet | Sequence[Record]
+#: A file, a published set, or records in memory. `Path` does more here than to be accepted: a type that names a class
+#: and no path lets jsonargparse open a data file as if it were a configuration.
+Data = str | Path | RecordSet | Sequence[Record]
 
 
 def source_of(data: Data) -> str:
@@ -21,8 +24,8 @@ def source_of(data: Data) -> str:
     >>> source_of("harmful.json"), source_of([])
     ('harmful.json', '0 records in memory')
     """
-    if isinstance(data, str):
-        return data
+    if isinstance(data, str | Path):
+        return str(data)
     return repr(data) if isinstance(data, RecordSet) else f"{len(data)} records in memory"
 
 
@@ -110,7 +113,7 @@ class EvaluationSet:
     metric: str | None = None
     max_new_tokens: int = 64
     image_folder: str | None = None
-    judge: str | RefusalJudge | None = None
+    judge: str | Path | RefusalJudge | None = None
 
     def __post_init__(self) -> None:
         if self.judge is not None and self.kind == "task":
