@@ -197,7 +197,7 @@ class TaskEvaluation(TaskCallback):
                 name = f"images/{evaluation_set.name}/{index:05d}_{number}.jpg"
                 answer["images"].append(name)
                 if not (folder / name).is_file():
-                    small = open_image(image, record.where)
+                    small = open_image(image, record.where, max_pixels=None)
                     small = small.copy() if small is image else small
                     small.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 from hpa_lightning.data.benchmarks import BENCHMARKS, BenchmarkDataModule
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import examine_records
-from hpa_lightning.data.images import EncodedImage
+from hpa_lightning.data.images import KINDS, EncodedImage, is_file, kinds_of
 from hpa_lightning.data.overlap import record_key
 from hpa_lightning.data.records import Record, check_record, open_image
 from hpa_lightning.data.stream import CVITDataModule
@@ -26,8 +27,6 @@ from hpa_lightning.declarations import instantiate, load_yaml
 from hpa_lightning.metrics.scoring import metric_of
 from hpa_lightning.report.tables import Table
 
-#: Images above this many pixels are reported: PIL warns of them, and refuses twice as many.
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 _EXAMPLES = 5
 
 
@@ -51,6 +50,7 @@ class Part:
     evaluation_set: EvaluationSet | None = None
     records: list[Record] = field(default_factory=list)
     images: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
     tokens: list[int] = field(default_factory=list)
     problems: dict[str, list[str]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def check_stream(
     stream: CVITDataModule,
     collator: MLLMCollator | None = None,
     token_samples: int | None = 200,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     decode: bool = False,
     progress: bool = False,
 ) -> list[Part]:
@@ -86,7 +86,7 @@ def check_stream(
         stream: not set up.
         collator: counts tokens; ``None`` leaves that out.
         token_samples: records of each part whose tokens are counted, at even distances; all when ``None``.
-        max_pixels: images with more are reported.
+        max_pixels: images with more are reported; the stream's ``max_image_pixels`` when ``None``.
         decode: read whole images, not their headers alone.
         progress: show progress bars.
 
@@ -94,12 +94,13 @@ def check_stream(
         The parts, in the stream's order.
     """
     parts = list(_parts(stream))
+    max_pixels = stream.max_image_pixels if max_pixels is None else max_pixels
     for part in tqdm(parts, desc="Reading", disable=not progress):
         part.records, broken = examine_records(part.data, part.image_folder, part.name)
         for text in broken:
             part.report("broken records", text)
         _check_answers(part)
-    seen: dict[str, str | None] = {}
+    seen: dict[str, _Look] = {}
     images = sum(len(record.images) for part in parts for record in part.records)
     with tqdm(total=images, desc="Images", disable=not progress) as bar:
         for part in parts:
@@ -115,7 +116,7 @@ def check_stream(
 
 
 def summary(parts: Sequence[Part]) -> str:
-    """A table of the parts, then every kind of problem with examples."""
+    """A table of the parts, how many images are decoded in a special way, then every kind of problem with examples."""
     rows: list[list[str | int]] = []
     for part in parts:
         tokens = [round(value) for value in np.percentile(part.tokens, [50, 95, 100])] if part.tokens else 3 * ["-"]
@@ -123,6 +124,8 @@ def summary(parts: Sequence[Part]) -> str:
         rows.append([part.name, len(part.records), part.images, *tokens, *counts])
     heading = ["Data", "Records", "Images", "Tokens: median", "95 %", "Longest", "Problems", "Warnings"]
     text = Table(heading, rows).text()
+    kinds = [(part.name, kind, part.kinds[kind]) for part in parts for kind in KINDS if part.kinds[kind]]
+    text += "".join(f"\n{name}: {count} images {kind}" for name, kind, count in kinds)
     for part in parts:
         warnings = {f"{kind} (a warning)": found for kind, found in part.warnings.items()}
         for kind, found in (part.problems | warnings).items():
@@ -146,7 +149,7 @@ def check_command(arguments: Sequence[str]) -> None:
         "--tokens", type=int, default=200, help="records of each set whose tokens are counted, 0 for all"
     )
     parser.add_argument("--no-tokens", action="store_true", help="count none; no processor is needed")
-    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="largest image (default: %(default)s)")
+    parser.add_argument("--max-pixels", type=int, help="largest image (default: max_image_pixels of `data`)")
     parser.add_argument("--decode", action="store_true", help="read whole images, not their headers alone")
     options = parser.parse_args(arguments)
     if (options.folder is None) != (options.benchmark is None):
@@ -196,43 +199,57 @@ def _check_answers(part: Part) -> None:
             part.report("records without an answer that can be used", str(error), record)
 
 
-def _check_image(
-    part: Part, record: Record, image: Any, seen: dict[str, str | None], max_pixels: int, decode: bool
-) -> None:
+def _check_image(part: Part, record: Record, image: Any, seen: dict[str, _Look], max_pixels: int, decode: bool) -> None:
     part.images += 1
+    missing = False
     if isinstance(image, EncodedImage):
-        problem, missing = _image_problem(image.name or "an image", image, max_pixels, decode), False
+        look = _look_at(image.name or "an image", image, max_pixels, decode)
     elif isinstance(image, str | Path):
         path = str(image)
-        missing = not Path(path).is_file()
+        missing = not is_file(path)
         if path not in seen:
-            absent = f"{path} does not exist; check image_folder"
-            seen[path] = absent if missing else _image_problem(path, path, max_pixels, decode)
-        problem = seen[path]
+            absent = _Look(f"{path} does not exist; check image_folder")
+            seen[path] = absent if missing else _look_at(path, path, max_pixels, decode)
+        look = seen[path]
+    elif isinstance(image, Image.Image):
+        look = _Look(None, kinds_of(image))
     else:
         return
-    if problem is not None:
-        part.report("missing images" if missing else "images that cannot be used", f"{record.where}: {problem}", record)
+    part.kinds.update(look.kinds)
+    if look.problem is not None:
+        kind = "missing images" if missing else "images that cannot be used"
+        part.report(kind, f"{record.where}: {look.problem}", record)
 
 
-def _image_problem(name: str, image: str | EncodedImage, max_pixels: int, decode: bool) -> str | None:
+@dataclass(frozen=True)
+class _Look:
+    """What is wrong with an image, if anything is, and of which kinds it is."""
+
+    problem: str | None
+    kinds: Sequence[str] = ()
+
+
+def _look_at(name: str, image: str | EncodedImage, max_pixels: int, decode: bool) -> _Look:
     try:
         with Image.open(io.BytesIO(image.data) if isinstance(image, EncodedImage) else image) as opened:
             width, height = opened.size
-        if width * height > max_pixels:
-            return f"{name} has {width} x {height} pixels, more than {max_pixels}"
+            if width * height > max_pixels:
+                return _Look(f"{name} has {width} x {height} pixels, more than {max_pixels}")
+            if decode:
+                opened.load()
+            kinds = kinds_of(opened, header_only=not decode)
         if decode:
-            open_image(image, name)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"{name} cannot be read: {error}"
-    return None
+            open_image(image, name, max_pixels)
+    except Exception as error:  # PIL raises errors of many classes for files that are broken
+        return _Look(f"{name} cannot be read: {error}")
+    return _Look(None, kinds)
 
 
 def _count_tokens(part: Part, collator: MLLMCollator, samples: int | None) -> None:
     records = part.records
     if samples is not None and len(records) > samples:
         records = [records[index * len(records) // samples] for index in range(samples)]
-    whole = MLLMCollator(collator.processor, None, collator.chat_template)
+    whole = MLLMCollator(collator.processor, None, collator.chat_template, collator.max_image_pixels)
     for record in records:
         if record.where in part.faulty:
             continue

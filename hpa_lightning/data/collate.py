@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.records import Record, check_record, message_text, open_image
 from hpa_lightning.data.template import ChatTemplate, tokenizer_of
 
@@ -31,17 +32,25 @@ class MLLMCollator:
             on its right. A record of which an image token would be cut, or no answer token would be left, is refused,
             as is a prompt that is too long: raise ``max_length``, shrink the images, or drop the record.
         chat_template: in place of the processor's; ``"plain"`` for a model that has seen none.
+        max_image_pixels: an image with more is refused before it is decoded (one of 169 megapixels takes 1.8 GB).
 
     Raises:
         ValueError: there is no chat template, or the tokenizer is not a fast one.
     """
 
-    def __init__(self, processor: Any, max_length: int | None = None, chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        max_length: int | None = None,
+        chat_template: str | None = None,
+        max_image_pixels: int = MAX_PIXELS,
+    ) -> None:
         if max_length is not None and max_length < 2:
             raise ValueError(f"max_length is {max_length}; expected at least 2 tokens, or None.")
         self.processor = processor
         self.max_length = max_length
         self.chat_template = chat_template
+        self.max_image_pixels = max_image_pixels
         if not getattr(tokenizer_of(processor), "is_fast", False):
             raise ValueError(
                 f"{type(tokenizer_of(processor)).__name__} is no fast tokenizer; answers are found through character "
@@ -122,7 +131,9 @@ class MLLMCollator:
     def _process(self, records: Sequence[Record], texts: list[str], padding_side: str) -> dict[str, Tensor]:
         if not records:
             raise ValueError("got no records to collate; expected at least one.")
-        images = [[open_image(image, record.where) for image in record.images] for record in records]
+        images = [
+            [open_image(image, record.where, self.max_image_pixels) for image in record.images] for record in records
+        ]
         arguments: dict[str, Any] = {"images": images} if any(images) else {}
         with _padding(tokenizer_of(self.processor), padding_side):
             output = self.processor(

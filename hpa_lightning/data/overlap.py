@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hpa_lightning.data.images import EncodedImage
+from hpa_lightning.data.images import EncodedImage, to_rgb
 from hpa_lightning.data.records import Record, message_text
 
 
@@ -52,5 +52,5 @@ def _image_key(image: Any) -> bytes:
         return f"path {Path(image)}".encode()
     if isinstance(image, EncodedImage):
         return b"encoded " + hashlib.blake2b(image.data).digest()
-    array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    array = np.asarray(to_rgb(image) if isinstance(image, Image.Image) else image)
     return f"pixels {array.shape}".encode() + hashlib.blake2b(np.ascontiguousarray(array).tobytes()).digest()

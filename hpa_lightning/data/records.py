@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hpa_lightning.data.images import EncodedImage
-
-# What PIL raises for files that are no images or broken ones: SyntaxError for a broken PNG chunk.
-_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+from hpa_lightning.data.images import MAX_PIXELS, EncodedImage, is_file, read_rgb, to_rgb, too_large
 
 
 @dataclass(frozen=True)
@@ -146,19 +143,29 @@ def _check_choices(record: Record) -> None:
             raise ValueError(f"{record.where}: the answer {answer!r} is none of the choices {record.choices!r}.")
 
 
-def open_image(image: Any, where: str) -> Image.Image:
-    """Return ``image`` (path, encoded or PIL image, or uint8 array ``(height, width, 3)``) as an RGB PIL image.
+def open_image(image: Any, where: str, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
+    """Return ``image`` as people see it, an RGB PIL image (see :func:`~hpa_lightning.data.images.to_rgb`).
+
+    Args:
+        image: path, encoded or PIL image, or uint8 array ``(height, width, 3)``.
+        where: the record, for messages.
+        max_pixels: a larger image is refused before it is decoded; ``None``: none is.
 
     Raises:
-        ValueError: a file that is missing or no image, named by record and path; or an unknown type.
+        ValueError: a file that is missing, no image or too large, named by record and path; or an unknown type.
     """
-    if isinstance(image, Image.Image):
-        return image if image.mode == "RGB" else image.convert("RGB")
     if isinstance(image, EncodedImage):
         try:
-            return image.decode()
-        except _BROKEN as error:
+            return image.decode(max_pixels)
+        except ValueError as error:
             raise ValueError(f"{where}: the image {image.name!r} cannot be decoded: {error}.") from error
+    if isinstance(image, Image.Image):
+        try:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise ValueError(too_large(*image.size, max_pixels))
+            return to_rgb(image)
+        except Exception as error:  # one that PIL opens lazily may be broken in as many ways as a file
+            raise ValueError(f"{where}: the PIL image cannot be used: {error}.") from error
     if isinstance(image, np.ndarray) or hasattr(image, "__array__"):
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
@@ -168,11 +175,10 @@ def open_image(image: Any, where: str) -> Image.Image:
         return Image.fromarray(array)
     if isinstance(image, str | Path):
         try:
-            with Image.open(image) as opened:
-                return opened.convert("RGB")
+            return read_rgb(image, max_pixels)
         except FileNotFoundError:
             raise ValueError(f"{where}: image file {str(image)!r} does not exist; check `image_folder`.") from None
-        except _BROKEN as error:
+        except ValueError as error:
             raise ValueError(f"{where}: image file {str(image)!r} cannot be read: {error}.") from error
     raise ValueError(f"{where}: image of type {type(image).__name__}; expected a path, a PIL image or a uint8 array.")
 
@@ -186,7 +192,7 @@ def missing_images(records: Sequence[Record]) -> list[tuple[str, str]]:
             if isinstance(image, str | Path):
                 path = str(image)
                 if path not in known:
-                    known[path] = Path(path).is_file()
+                    known[path] = is_file(path)
                 if not known[path]:
                     missing.append((record.where, path))
     return missing

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.fit_checks import check_fit, repeat_epoch_end
+from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_generator
 from hpa_lightning.data.records import Record, check_record
 from hpa_lightning.data.sources import RecordSource
@@ -54,6 +55,7 @@ class CVITDataModule(L.LightningDataModule):
         harmful_image_folder: folder that their relative image paths start from; the file's own folder when ``None``.
         max_length: see :class:`MLLMCollator`.
         chat_template: see :class:`MLLMCollator`.
+        max_image_pixels: see :class:`MLLMCollator`.
         validate_during_fit: score the test sets of all tasks in Lightning's validation loop inside ``fit``. Off by
             default: ``TaskEvaluation`` scores at the tasks' ends, when adapters are merged.
         predict_data: path or records for ``trainer.predict``; all evaluation sets when ``None``.
@@ -90,6 +92,7 @@ class CVITDataModule(L.LightningDataModule):
         allow_overlap: bool = False,
         replay: Replay | None = None,
         safety_replay: SafetyReplay | None = None,
+        max_image_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__()
         for name, size in (("train_batch_size", train_batch_size), ("eval_batch_size", eval_batch_size)):
@@ -107,6 +110,7 @@ class CVITDataModule(L.LightningDataModule):
         self.harmful_image_folder = harmful_image_folder
         self.max_length = max_length
         self.chat_template = chat_template
+        self.max_image_pixels = max_image_pixels
         self.validate_during_fit = validate_during_fit
         self.predict_data = predict_data
         self.check_images = check_images
@@ -239,7 +243,7 @@ class CVITDataModule(L.LightningDataModule):
                 raise ValueError(
                     "the datamodule has no processor: pass processor=, or fit a LightningModule that has `processor`."
                 )
-            self._collator = MLLMCollator(processor, self.max_length, self.chat_template)
+            self._collator = MLLMCollator(processor, self.max_length, self.chat_template, self.max_image_pixels)
         return self._collator
 
     # -- Lightning's hooks -------------------------------------------------------------------------------------------

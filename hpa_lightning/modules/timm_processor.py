@@ -60,7 +60,7 @@ class TimmProcessor:
                 raise ValueError(f"text {index} has {line.count(self.image_token)} image tokens for {len(row)} images.")
             expanded.append(line.replace(self.image_token, self.image_token * self.image_tokens))
         output = dict(self.tokenizer(expanded, **kwargs))
-        flat = [open_image(image, "image") for row in nested for image in row]
+        flat = [open_image(image, "image", max_pixels=None) for row in nested for image in row]
         if flat:
             output["pixel_values"] = torch.stack([self._transform(image) for image in flat])
         return {key: output[key] for key in ("input_ids", "attention_mask", "pixel_values") if key in output}

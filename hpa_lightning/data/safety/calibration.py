@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from PIL import Image
 
 from hpa_lightning.data.collate import MLLMCollator
+from hpa_lightning.data.images import to_rgb
 from hpa_lightning.data.records import Record, assistant_turn
 
 
@@ -128,5 +129,5 @@ def build_safety_calibration(
 def _to_primitive(image: Any) -> str | torch.Tensor:
     if isinstance(image, str | Path):
         return str(image)
-    array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    array = np.asarray(to_rgb(image) if isinstance(image, Image.Image) else image)
     return torch.from_numpy(array.copy())
