@@ -141,7 +141,8 @@ def visit_hessians(
             hooks have to run to the end (FSDP2).
 
     Raises:
-        ValueError: no batches, a layer outside the blocks, a layer that never ran, or inputs that are not finite.
+        ValueError: no batches, a layer outside the blocks, a layer that never ran, inputs that are not finite, or a
+            block whose layers are all fed nothing but 0. A single layer that is gets a warning with its name.
     """
     if len(batches) == 0:
         raise ValueError("calibration got no batches; expected at least one.")
@@ -149,6 +150,7 @@ def visit_hessians(
     outside = [name for name, module in linears.items() if id(module) not in inside]
     if outside:
         raise ValueError(f"calibration got layers outside the decoder blocks: {outside[:3]}.")
+    silent: list[str] = []
     by_block: list[dict[str, nn.Module]] = [{} for _ in blocks]
     for name, module in linears.items():
         by_block[inside[id(module)]][name] = module
@@ -183,9 +185,33 @@ def visit_hessians(
                 if all_processes:
                     for accumulator in {id(one): one for one in accumulators.values()}.values():
                         accumulator.all_reduce()
+                silent += _without_signal(accumulators)
                 visit(accumulators)
             if on_block is not None:
                 on_block(index + 1, len(blocks))
+    if silent:
+        warnings.warn(
+            f"calibration: the inputs of {len(silent)} of {len(linears)} layers are 0 at every position ("
+            f"{', '.join(silent[:3])}{', ...' if len(silent) > 3 else ''}), so that their Hessians tell no column from "
+            "another. Expected calibration data that reach these layers; leave them out with target_modules otherwise.",
+            stacklevel=2,
+        )
+
+
+def _without_signal(accumulators: Mapping[str, HessianAccumulator]) -> list[str]:
+    """The layers whose inputs are 0 throughout.
+
+    Raises:
+        ValueError: those are all layers of a block that has several inputs: the model is broken, not the layer unused.
+    """
+    zero = {id(one): one.is_zero for one in accumulators.values()}
+    names = [name for name, accumulator in accumulators.items() if zero[id(accumulator)]]
+    if len(names) == len(accumulators) and len(zero) > 1:
+        raise ValueError(
+            f"the inputs of all {len(names)} layers beside {names[0]} are 0 at every calibration position; the model's "
+            "weights are damaged, or its embeddings are zero."
+        )
+    return names
 
 
 class _Recorder:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -245,3 +246,32 @@ def test_errors() -> None:
     blocks[1].unused = unused
     with pytest.raises(ValueError, match="never reached"):
         inverse_hessian_diagonals(model, [torch.zeros(1, 2).long()], blocks, {"unused": unused})
+
+
+@pytest.mark.parametrize("samples", [1, 24])  # fewer tokens than columns: rows are held; more: their Gram matrix
+def test_layers_that_are_fed_zeros_are_named(samples: int) -> None:
+    model = LanguageModel().eval()
+    batches = list(token_loader(0, samples))
+    names = linear_names(model)
+    dead = "layers.1.down_proj"
+    modules = dict(model.named_modules())
+    linears = {name: modules[name] for name in names}
+
+    def run() -> None:
+        forward = lambda batch: model(batch["input_ids"])  # noqa: E731
+        inverse_hessian_diagonals(forward, batches, list(model.layers), linears, valid_positions=valid)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run()
+    with torch.no_grad():
+        for parameter in modules["layers.1.up_proj"].parameters():
+            parameter.zero_()
+    with pytest.warns(UserWarning, match=rf"inputs of 1 of {len(names)} layers are 0 at every position \({dead}\)"):
+        run()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("embedding") or name.endswith("bias"):
+                parameter.zero_()
+    with pytest.raises(ValueError, match=r"inputs of all \d+ layers beside layers\.0\..* are 0"):
+        run()

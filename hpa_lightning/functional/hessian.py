@@ -157,6 +157,13 @@ class HessianAccumulator:
         self._dtype = result_dtype(rows) if self._dtype == torch.float32 else self._dtype
         self._add(rows)
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether every input seen so far is 0, so that the Hessian tells no column from another."""
+        if self._gram is not None:
+            return not bool(self._gram.diagonal().any())
+        return not any(bool(rows.any()) for rows in self._rows)
+
     def merge(self, other: HessianAccumulator) -> None:
         """Add everything `other` has seen; `other` stays as it is.
 

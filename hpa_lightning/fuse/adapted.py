@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from hpa_lightning import functional as F
-from hpa_lightning.fuse.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, TensorFiles, rename_keys
+from hpa_lightning.fuse.adapter_settings import check_plain_lora
+from hpa_lightning.fuse.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json, rename_keys, tied_weights
+from hpa_lightning.fuse.folder import file_inside, weights_left_out
+from hpa_lightning.fuse.tensor_files import TensorFiles, require_finite
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
-_LLAVA_FILE = "non_lora_trainables.bin"  # written by LLaVA's own training code
-_CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -36,17 +35,19 @@ class AdaptedCheckpoint(Checkpoint):
         adapter: peft's folder: adapter_config.json and adapter_model.safetensors. Plain LoRA, rank-stabilised or not.
 
     Raises:
-        ValueError: anything but plain LoRA (DoRA, trained biases, embeddings, ``modules_to_save``, initialisations that
-            change the base), or layers that the base does not have.
+        ValueError: anything but plain LoRA (see :mod:`hpa_lightning.fuse.adapter_settings`), other weights beside it
+            (LLaVA's ``non_lora_trainables.bin``, ms-swift's ``vit.safetensors``), or layers that the base does not
+            have.
     """
 
     def __init__(self, base: str | Path, adapter: str | Path) -> None:
         super().__init__(base)
         self.adapter = Path(adapter)
-        self._settings: dict[str, Any] = json.loads((self.adapter / CONFIG_FILE).read_text(encoding="utf-8"))
-        self._check_settings()
+        self._settings = read_json(file_inside(self.adapter, CONFIG_FILE, "peft"))
+        check_plain_lora(self._settings, str(self.adapter / CONFIG_FILE))
         if not (self.adapter / WEIGHTS_FILE).is_file():
             raise ValueError(f"{self.adapter} holds no {WEIGHTS_FILE}; expected an adapter saved as safetensors.")
+        self.left_out = weights_left_out(self.adapter, {WEIGHTS_FILE}, "adapter")
         self._factors = TensorFiles(self.adapter, [WEIGHTS_FILE])
         self._modules: dict[str, str] = {}
 
@@ -68,11 +69,17 @@ class AdaptedCheckpoint(Checkpoint):
             parts.setdefault(match["module"], set()).add(match["factor"])
         names = rename_keys(model, [f"{module}.weight" for module in parts])
         order = {name: position for position, name in enumerate(model.state_dict())}
+        tied = tied_weights(model)
         found: dict[str, str] = {}
         for module, factors in parts.items():
             name = names[f"{module}.weight"]
             if name not in self or len(self.stored(name).shape) != 2:
                 raise ValueError(f"{self.adapter} adapts {module}, which is no linear layer of {self.folder}.")
+            if name in tied:
+                raise ValueError(
+                    f"{self.adapter} adapts {module}, whose weight {self.folder} shares with another layer; expected "
+                    "layers with weights of their own. Untie them in the base, or merge the adapter with peft."
+                )
             if factors != {"A", "B"}:
                 raise ValueError(f"{self.adapter} holds lora_{factors.pop()} of {module} alone; expected A and B.")
             (rows, columns), a, b = self.stored(name).shape, self._shape(module, "A"), self._shape(module, "B")
@@ -90,12 +97,17 @@ class AdaptedCheckpoint(Checkpoint):
         a, b = (self._factors.read(self._factor_key(module, factor)) for factor in "AB")
         return F.lora_update(a, b, self._scaling(module, a.shape[0])).add_(weight)
 
+    def check_finite(self) -> None:
+        super().check_finite()
+        for key in self._factors.stored:
+            require_finite(key, self._factors.read(key), self.adapter)
+
     def inputs(self) -> list[Path]:
         return [*super().inputs(), self.adapter / CONFIG_FILE, self.adapter / WEIGHTS_FILE]
 
     def _scaling(self, module: str, rank: int) -> float:
         pattern = self._settings.get("alpha_pattern") or {}
-        alpha = pattern.get(get_pattern_key(list(pattern), module), self._settings["lora_alpha"])
+        alpha = pattern.get(get_pattern_key(list(pattern), module), self._settings.get("lora_alpha", 8))
         return alpha / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
 
     def _factor_key(self, module: str, factor: str) -> str:
@@ -103,27 +115,3 @@ class AdaptedCheckpoint(Checkpoint):
 
     def _shape(self, module: str, factor: str) -> tuple[int, ...]:
         return self._factors.stored[self._factor_key(module, factor)].shape
-
-    def _check_settings(self) -> None:
-        settings = self._settings
-        initialised = settings.get("init_lora_weights", True)
-        refused = {
-            f"peft_type {settings.get('peft_type')}": settings.get("peft_type") != "LORA",
-            "DoRA": bool(settings.get("use_dora")),
-            "QA-LoRA": bool(settings.get("use_qalora")),
-            "modules_to_save": bool(settings.get("modules_to_save")),
-            "trainable_token_indices": bool(settings.get("trainable_token_indices")),
-            "layer_replication": bool(settings.get("layer_replication")),
-            "target_parameters": bool(settings.get("target_parameters")),
-            f"bias={settings.get('bias')!r}": settings.get("bias", "none") != "none" or bool(settings.get("lora_bias")),
-            "fan_in_fan_out": bool(settings.get("fan_in_fan_out")),
-            f"init_lora_weights={initialised!r}, which changes the base": isinstance(initialised, str)
-            and initialised.lower().startswith(_CHANGES_BASE),
-            f"{_LLAVA_FILE}, weights tuned beside the adapter": (self.adapter / _LLAVA_FILE).is_file(),
-        }
-        found = [name for name, present in refused.items() if present]
-        if found:
-            raise ValueError(
-                f"{self.adapter} uses {', '.join(found)}; expected plain LoRA on linear layers. Merge the adapter with "
-                "peft (merge_and_unload, save_pretrained) and pass the merged folder as --after."
-            )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,59 +14,11 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 import hpa_lightning.modules.loading  # noqa: F401 - registers the timm-built architecture with the auto classes
+from hpa_lightning.fuse.folder import file_inside, weights_left_out
+from hpa_lightning.fuse.tensor_files import StoredTensor, TensorFiles, require_finite
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where one tensor lies: bytes ``start`` to ``end`` of ``file``."""
-
-    file: str
-    start: int
-    end: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-class TensorFiles:
-    """The tensors of several safetensors files of one folder, by key; nothing is read before it is asked for.
-
-    Raises:
-        ValueError: a file that is missing or cut short, or a dtype that is none of a plain checkpoint's.
-    """
-
-    def __init__(self, folder: Path, files: Iterable[str]) -> None:
-        self.folder = folder
-        self.files = tuple(files)
-        self.stored: dict[str, StoredTensor] = {}
-        for file in self.files:
-            self.stored.update(_read_header(folder, file))
-
-    def read(self, key: str) -> Tensor:
-        """Return the tensor in a memory of its own, on the CPU."""
-        place = self.stored[key]
-        if place.end == place.start:
-            return torch.empty(place.shape, dtype=place.dtype)
-        buffer = bytearray(place.end - place.start)
-        with (self.folder / place.file).open("rb") as file:
-            file.seek(place.start)
-            file.readinto(buffer)
-        return torch.frombuffer(buffer, dtype=place.dtype).reshape(place.shape)
 
 
 class Checkpoint:
@@ -80,8 +30,12 @@ class Checkpoint:
     Args:
         folder: with config.json and one model.safetensors, or shards and their index.
 
+    Attributes:
+        left_out: weight files of the folder that are copies in another format and are not read.
+
     Raises:
-        ValueError: no such folder, no configuration, no safetensors weights, or a quantised model.
+        ValueError: no such folder, no configuration, no safetensors weights, a quantised model, weights of which it is
+            not clear that they are the model's, or an index that names files outside the folder.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -91,18 +45,42 @@ class Checkpoint:
         self.config = AutoConfig.from_pretrained(self.folder)
         if getattr(self.config, "quantization_config", None) is not None:
             raise ValueError(f"{self.folder} holds a quantised model; expected float32, float16 or bfloat16.")
-        index = self.folder / INDEX_FILE
-        if index.is_file():
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        elif (self.folder / SINGLE_FILE).is_file():
-            files = [SINGLE_FILE]
-        else:
+        files = self._weight_files()
+        self.tensors = TensorFiles(self.folder, files)
+        self.left_out = weights_left_out(self.folder, files, "model")
+        self._key: dict[str, str] = {}
+
+    def _weight_files(self) -> list[str]:
+        """The files that ``from_pretrained`` reads, where there is no doubt which these are.
+
+        Decision: a single file beside an index that names others is refused. transformers reads the single file, other
+        programs the shards; one of the two is left from an earlier save, and only its owner knows which.
+        """
+        single, index = ((self.folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
+        if not single and not index:
             raise ValueError(
                 f"{self.folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights. Load the "
                 "model with from_pretrained and write it with save_pretrained."
             )
-        self.tensors = TensorFiles(self.folder, files)
-        self._key: dict[str, str] = {}
+        files = _files_of_index(self.folder) if index else [SINGLE_FILE]
+        if single and files != [SINGLE_FILE]:
+            raise ValueError(
+                f"{self.folder} holds {SINGLE_FILE} and {INDEX_FILE}, which names {', '.join(files[:3])}"
+                f"{', ...' if len(files) > 3 else ''}: two sets of weights. transformers reads {SINGLE_FILE}; remove "
+                "the set that is out of date."
+            )
+        if (self.folder / "adapter_config.json").is_file():
+            raise ValueError(
+                f"{self.folder} holds a whole model and adapter_config.json, an adapter that transformers puts on the "
+                "model when it loads it. Move the adapter to a folder of its own, or away if it is merged already."
+            )
+        named = getattr(self.config, "transformers_weights", None)
+        if named is not None and named not in (SINGLE_FILE, INDEX_FILE):
+            raise ValueError(
+                f"{self.folder}/config.json says transformers_weights={str(named)[:200]!r}; expected the weights in "
+                f"{SINGLE_FILE} or {INDEX_FILE}."
+            )
+        return files
 
     @property
     def dtype(self) -> torch.dtype:
@@ -158,9 +136,39 @@ class Checkpoint:
         """Read the tensor of that name, on the CPU."""
         return self.tensors.read(self._key[name])
 
+    def check_finite(self) -> None:
+        """Check every tensor of the model.
+
+        Raises:
+            ValueError: naming one that holds NaN or infinity.
+        """
+        for name, key in self._key.items():
+            require_finite(name, self.tensors.read(key), self.folder)
+
     def inputs(self) -> list[Path]:
         """The files that the checkpoint consists of."""
         return [self.folder / "config.json", *(self.folder / file for file in self.tensors.files)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: no JSON, or no object, naming the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {str(error)[:200]}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
+    return content
+
+
+def tied_weights(model: nn.Module) -> set[str]:
+    """Names of the weights that two layers of ``model`` share."""
+    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
+    return {*tied.keys(), *tied.values()}
 
 
 def rename_keys(model: nn.Module, keys: Sequence[str]) -> dict[str, str]:
@@ -183,26 +191,13 @@ def _renamed(model: Any, keys: Iterable[str]) -> dict[str, tuple[str, bool]]:
     return result
 
 
-def _read_header(folder: Path, file: str) -> dict[str, StoredTensor]:
-    """Return the places of the tensors of one file (safetensors: length of the header, header in JSON, bytes)."""
-    path = folder / file
-    if not path.is_file():
-        raise ValueError(f"{folder} names {file} among its weights, but there is no such file.")
-    size = path.stat().st_size
-    with path.open("rb") as opened:
-        head = opened.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        if 8 + length > size:
-            raise ValueError(f"{path} is cut short or no safetensors file.")
-        header = json.loads(opened.read(length))
-    places = {}
-    for key, entry in header.items():
-        if key == "__metadata__":
-            continue
-        if entry["dtype"] not in _DTYPES:
-            raise ValueError(f"{path}: {key} is stored as {entry['dtype']}; expected one of {sorted(_DTYPES)}.")
-        start, end = (8 + length + offset for offset in entry["data_offsets"])
-        if end > size:
-            raise ValueError(f"{path} is cut short: {key} should end at byte {end} of {size}.")
-        places[key] = StoredTensor(file, start, end, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
-    return places
+def _files_of_index(folder: Path) -> list[str]:
+    index = folder / INDEX_FILE
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} has no weight_map; expected tensor -> file.")
+    files = {file_inside(folder, name, str(index)).name for name in weight_map.values()}
+    others = sorted(name for name in files if not name.endswith(".safetensors"))
+    if others:
+        raise ValueError(f"{index} names {others[0]}; expected safetensors files.")
+    return sorted(files)

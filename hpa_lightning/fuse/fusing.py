@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +27,9 @@ from hpa_lightning.functional import HessianAccumulator
 from hpa_lightning.fuse.adapted import AdaptedCheckpoint, is_adapter
 from hpa_lightning.fuse.checkpoint import Checkpoint
 from hpa_lightning.fuse.output import PartialOutput, write_tensors
+from hpa_lightning.fuse.pairing import check_pair
 from hpa_lightning.fuse.streaming import StreamedModel, empty_model
+from hpa_lightning.fuse.tensor_files import require_finite
 from hpa_lightning.metrics.judges import StringRefusalJudge
 from hpa_lightning.modules.linears import TunedLinear, find_tuned_linears
 from hpa_lightning.modules.loading import load_processor
@@ -126,7 +129,8 @@ def fuse_checkpoints(
             "records": {what: [record.id for record in chosen] for what, chosen in records.items()},
         },
     ) as result:
-        result.copy_weights(job.after, job.merged)
+        result.copy_small(job.before, job.after)
+        result.copy_weights(job.before, job.after, job.merged)
         for what, checkpoint in ((SAFETY, job.before), (TASK, job.after)):
             for block in range(job.blocks):
                 if known[what] and not result.has_diagonals(what, block):
@@ -153,7 +157,7 @@ def fuse_checkpoints(
             "unchanged": [entry["module"] for entry in layers if "retained" not in entry],
             "layers": [entry for entry in layers if "retained" in entry],
         }
-        result.finish(job.before, job.after, audit)
+        result.finish(job.after, audit)
         return audit
 
 
@@ -179,13 +183,15 @@ class _Job:
         self.progress = progress
         self.before = Checkpoint(before)
         self.after = AdaptedCheckpoint(before, after) if is_adapter(after) else Checkpoint(after)
-        kinds = [(item.config.model_type, item.config.architectures) for item in (self.before, self.after)]
-        if kinds[0] != kinds[1]:
-            raise ValueError(f"before and after are different models: {kinds[0]} and {kinds[1]}.")
+        found = []
         for checkpoint in (self.before, self.after):
             model = empty_model(checkpoint.config, checkpoint.dtype)
             checkpoint.bind(model)
-        blocks, linears = find_tuned_linears(model, target_modules=target_modules)
+            found.append(find_tuned_linears(model, target_modules=target_modules))
+        both, counts = [linears for _, linears in found], [len(blocks) for blocks, _ in found]
+        check_pair(self.before.config, self.after.config, both, counts)
+        blocks, linears = found[1]
+        self._warn_of_left_out()
         weights = {f"{linear.name}.weight" for linear in linears}
         adapted = set(self.after.adapted) if isinstance(self.after, AdaptedCheckpoint) else weights
         self.blocks = len(blocks)
@@ -197,14 +203,19 @@ class _Job:
         names = [f"{linear.name}.weight" for layers in self.layers for linear in layers]
         for checkpoint in (self.before, self.after):
             checkpoint.need(names)
-        for name in names:
-            shapes = self.before.stored(name).shape, self.after.stored(name).shape
-            if shapes[0] != shapes[1]:
-                raise ValueError(f"{name} has the shape {shapes[0]} before and {shapes[1]} after.")
         if not any(_changed(*self.weights(name)) for name in names):
             raise ValueError(
                 f"no linear layer of the decoder blocks differs between {self.before.folder} and {after}; there is "
                 "nothing to fuse."
+            )
+
+    def _warn_of_left_out(self) -> None:
+        left_out = list(dict.fromkeys([*self.before.left_out, *self.after.left_out]))
+        if left_out:
+            warnings.warn(
+                f"not read and not in the output, as transformers and peft do not read them either: "
+                f"{', '.join(map(str, left_out))}.",
+                stacklevel=2,
             )
 
     def weights(self, name: str) -> tuple[Tensor, Tensor]:
@@ -282,6 +293,7 @@ def _fuse_block(block: int, job: _Job, result: PartialOutput) -> None:
                 retained, selection = select_columns(job.retention, *focus, layer.layer, job.blocks, layer.name)
                 scale = F.projection_scale(old, new) if job.orthogonal else torch.zeros(())
                 weight = F.fuse(old, new, retained, job.orthogonal, scale)
+                require_finite(name, weight, result.folder)  # the cast to half precision may overflow
             except ValueError as error:
                 raise ValueError(f"{layer.name}: {error}") from error
             entry.update(selection, projection_scale=float(scale))

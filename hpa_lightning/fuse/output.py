@@ -14,7 +14,9 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hpa_lightning.fuse.checkpoint import INDEX_FILE, Checkpoint, StoredTensor
+from hpa_lightning.fuse.checkpoint import INDEX_FILE, Checkpoint
+from hpa_lightning.fuse.folder import file_inside
+from hpa_lightning.fuse.tensor_files import StoredTensor, require_finite
 from hpa_lightning.modules.timm_processor import PROCESSOR_FILE
 
 AUDIT_FILE = "audit.json"
@@ -105,11 +107,13 @@ class PartialOutput:
 
     # -- weights -----------------------------------------------------------------------------------------------------
 
-    def copy_weights(self, after: Checkpoint, merged: Iterable[str]) -> None:
+    def copy_weights(self, before: Checkpoint, after: Checkpoint, merged: Iterable[str]) -> None:
         """Copy the weight files of ``after``; write into them the tensors named ``merged``, which it computes.
 
+        All weights of both models are looked through first: calibration would run for hours on what is not finite.
+
         Raises:
-            ValueError: too little space on the disk.
+            ValueError: too little space on the disk, or a weight that is not finite.
         """
         missing = [file for file in after.tensors.files if not (self.folder / file).is_file()]
         needed = sum((after.folder / file).stat().st_size for file in missing)
@@ -117,12 +121,17 @@ class PartialOutput:
         if needed > free:
             raise ValueError(f"{self.folder} needs {needed / 1e9:.1f} GB; the disk has {free / 1e9:.1f} GB left.")
         places = {name: after.stored(name) for name in merged}
+        if len(missing) == len(after.tensors.files):
+            before.check_finite()
+            after.check_finite()
         for file in missing:
             unfinished = self.progress / "unfinished"
             shutil.copyfile(after.folder / file, unfinished)
             for name, place in places.items():
                 if place.file == file:
-                    _overwrite(unfinished, place, after.tensor(name).to(place.dtype))
+                    tensor = after.tensor(name).to(place.dtype)
+                    require_finite(name, tensor, self.folder)
+                    _overwrite(unfinished, place, tensor)
             _finish(unfinished, self.folder / file)
 
     def has_block(self, block: int) -> bool:
@@ -148,25 +157,31 @@ class PartialOutput:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def finish(self, before: Checkpoint, after: Checkpoint, audit: Mapping[str, Any]) -> None:
-        """Add processor, configuration and audit, and give the folder its name.
-
-        The small files are those of ``after``; where it has no processor, that of ``before`` is taken.
-        """
-        names = {file.name for file in after.folder.iterdir()}
-        if not names & _PROCESSOR_FILES:
-            self._copy_small(before.folder, _MODEL_FILES)
-        self._copy_small(after.folder, set())
+    def finish(self, after: Checkpoint, audit: Mapping[str, Any]) -> None:
+        """Add configuration and audit, and give the folder its name."""
         _write_json(self.folder / AUDIT_FILE, audit)
         shutil.copyfile(after.folder / "config.json", self.folder / "config.json")
         os.rename(self.folder, self.output)
         shutil.rmtree(self.output / self.progress.name)
 
+    # -- small files -------------------------------------------------------------------------------------------------
+
+    def copy_small(self, before: Checkpoint, after: Checkpoint) -> None:
+        """Copy processor, templates and the like of ``after``; where it has no processor, that of ``before`` too.
+
+        Raises:
+            ValueError: a file that is a link out of its folder.
+        """
+        names = {file.name for file in after.folder.iterdir()}
+        if not names & _PROCESSOR_FILES:
+            self._copy_small(before.folder, _MODEL_FILES)
+        self._copy_small(after.folder, set())
+
     def _copy_small(self, folder: Path, without: set[str]) -> None:
         for file in sorted(folder.iterdir()):
             wanted = file.suffix in _TEXT and file.name not in _NOT_COPIED | without
             if file.is_file() and wanted and not file.name.startswith("pytorch_model"):
-                shutil.copyfile(file, self.folder / file.name)
+                shutil.copyfile(file_inside(folder, file.name, "the folder"), self.folder / file.name)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -250,9 +251,13 @@ def test_adapters_that_are_more_than_lora_are_refused(pair: tuple[Path, Path], t
 
     refused("DoRA", use_dora=True)
     refused("modules_to_save", modules_to_save=["lm_head"])
-    refused("peft_type LOHA", peft_type="LOHA")
+    refused("peft_type 'LOHA'", peft_type="LOHA")
     refused("'pissa_niter_4', which changes the base", init_lora_weights="pissa_niter_4")
-    refused("bias='all'", bias="all")
+    refused("bias=all", bias="all")
+    refused("lora_bias=True .a trained bias of the adapter", lora_bias=True)
+    refused("alora_invocation_tokens=.1, 2. .activated LoRA", alora_invocation_tokens=[1, 2])
+    refused("not known here: quantum_leap=3.*delete a setting", quantum_leap=3)
+    refused("lora_alpha=many; expected a number", lora_alpha="many")
     refused("lora_magnitude_vector", factors | {"base_model.model.x.lora_magnitude_vector": torch.ones(2)})
     refused("is no linear layer", {key.replace("q_proj", "w_proj"): value for key, value in factors.items()})
     refused(
@@ -260,8 +265,10 @@ def test_adapters_that_are_more_than_lora_are_refused(pair: tuple[Path, Path], t
     )
     refused("do not fit", {key: value[:, :-1].clone() for key, value in factors.items()})
     refused("nothing to fuse")  # B is still zero
-    (tmp_path / "non_lora_trainables.bin").touch()
-    refused("non_lora_trainables")
+    for file in ("non_lora_trainables.bin", "vit.safetensors"):  # LLaVA's projector, ms-swift's vision tower
+        (tmp_path / file).touch()
+        refused(f"holds {file} beside the adapter's weights.*Merge all of it")
+        (tmp_path / file).unlink()
     assert not (tmp_path / "out").exists()
 
 
@@ -432,6 +439,12 @@ def test_models_that_do_not_belong_together_are_refused(pair: tuple[Path, Path],
     text = config["text_config"] | {"intermediate_size": 64}
     (other / "config.json").write_text(json.dumps(config | {"text_config": text}))
     refused("has the shape", other)
+    text = config["text_config"] | {"num_hidden_layers": LAYERS - 1}
+    (other / "config.json").write_text(json.dumps(config | {"text_config": text}))
+    refused("3 decoder blocks and the one after 2", other)
+    text = config["text_config"] | {"hidden_act": "relu"}
+    (other / "config.json").write_text(json.dumps(config | {"text_config": text}))
+    refused("text_config.hidden_act .'silu' before, 'relu' after", other)
 
     index = copy("index") / "model.safetensors.index.json"
     shard = Checkpoint(after).tensors.stored["language_model.model.layers.1.mlp.up_proj.weight"].file
@@ -469,16 +482,39 @@ def test_one_process_at_a_time(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert not progress.parent.exists() and not list((tmp_path / "out").glob("**/lock"))
 
 
-def test_weights_that_are_not_finite_are_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    model, processor = load(pair[1]), AutoProcessor.from_pretrained(pair[1])
+@pytest.mark.parametrize("name", ["language_model.layers.1.mlp.up_proj.weight", "vision_tower.*patch_embedding.weight"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_weights_that_are_not_finite_are_named_before_any_calibration(
+    name: str, which: int, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, processor = load(pair[which]), AutoProcessor.from_pretrained(pair[which])
+    found = next(parameter for key, parameter in model.named_parameters() if re.search(f"{name}$", key))
     with torch.no_grad():
-        linears_of(model)[1]["model.language_model.layers.1.mlp.up_proj"].weight[0, 0] = torch.nan
-    after = write(tmp_path / "after", model, processor)
-    diagonals = tmp_path / "diagonals"
-    fuse_checkpoints(*pair, tmp_path / "fine", SAFETY, TASK, save_diagonals=diagonals, **SETTINGS)
-    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj: .*finite"):
-        fuse_checkpoints(pair[0], after, tmp_path / "out", diagonals=diagonals, **SETTINGS)
-    assert not (tmp_path / "out").exists()
+        found.view(-1)[0] = torch.nan
+    folders = list(pair)
+    folders[which] = write(tmp_path / "diverged", model, processor)
+    with pytest.raises(ValueError, match=rf"{name}: 1 of \d+ values in .*diverged are not finite"):
+        fuse_checkpoints(*folders, tmp_path / "out", SAFETY, TASK, **SETTINGS)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob("out.partial/progress/*0000*"))
+
+
+def test_other_settings_of_the_model_are_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    config = pair[1] / "config.json"
+    (tmp_path / "after").mkdir()
+    for file in pair[1].iterdir():
+        (tmp_path / "after" / file.name).symlink_to(file)
+    (tmp_path / "after" / "config.json").unlink()
+    content = json.loads(config.read_text())
+    content["text_config"]["max_position_embeddings"] = 77
+    (tmp_path / "after" / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"is a link to .* outside its folder"):
+        Checkpoint(tmp_path / "after")
+    for file in pair[1].iterdir():
+        if file != config:
+            (tmp_path / "after" / file.name).unlink()
+            (tmp_path / "after" / file.name).write_bytes(file.read_bytes())
+    with pytest.warns(UserWarning, match=r"text_config.max_position_embeddings \(\d+ before, 77 after\)"):
+        fuse_checkpoints(pair[0], tmp_path / "after", tmp_path / "out", SAFETY, TASK, **SETTINGS)
 
 
 def test_weights_that_have_to_be_joined_are_refused(tmp_path: Path) -> None:
