@@ -18,6 +18,7 @@ from hpa_lightning.callbacks.running import muted_logging, plain_loader, to_devi
 from hpa_lightning.callbacks.selecting import RetentionSettings, SelectingCallback
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state, task_stream
 from hpa_lightning.modules.sharding import is_sharded
+from hpa_lightning.modules.token_weights import TokenWeightedModule
 
 
 class FocusPartition(SelectingCallback):
@@ -133,11 +134,13 @@ class FocusPartition(SelectingCallback):
                 loss = cast(Tensor, output["loss"] if isinstance(output, Mapping) else output)
                 if not torch.isfinite(loss):
                     raise ValueError(f"the probe's loss is {float(loss)} at step {step}; expected a finite loss.")
-                (loss / trainer.accumulate_grad_batches).backward()
+                pl_module.backward(loss / trainer.accumulate_grad_batches)
             if average:  # the module is called without the wrapper that does it
                 for parameter in pl_module.parameters():
                     if parameter.grad is not None:
                         parameter.grad.copy_(trainer.strategy.reduce(parameter.grad, reduce_op="mean"))
+            if isinstance(pl_module, TokenWeightedModule):
+                pl_module.finish_gradients_(optimizer)
             if trainer.gradient_clip_val:
                 pl_module.clip_gradients(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
             optimizer.step()

@@ -6,6 +6,7 @@ from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.nano import NanoModule
 from hpa_lightning.modules.timm_mllm import TimmMLLM, TimmMLLMConfig, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
+from hpa_lightning.modules.token_weights import TokenWeightedModule
 
 __all__ = [
     "LoraSettings",
@@ -14,6 +15,7 @@ __all__ = [
     "TimmMLLM",
     "TimmMLLMConfig",
     "TimmProcessor",
+    "TokenWeightedModule",
     "add_lora",
     "build_timm_mllm",
     "find_decoder_blocks",

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -25,12 +24,16 @@ from hpa_lightning.modules.export import export_model
 from hpa_lightning.modules.likelihood import answer_log_likelihoods
 from hpa_lightning.modules.loading import build_model, load_processor, select_trainable
 from hpa_lightning.modules.sharding import is_sharded, shard_model_, unshard_root_
+from hpa_lightning.modules.token_weights import TokenWeightedModule
 
 _GENERATION: dict[str, Any] = {"max_new_tokens": 64, "do_sample": False}
 
 
-class MLLMModule(L.LightningModule):
+class MLLMModule(TokenWeightedModule):
     """Tunes a multimodal language model on the answers of its training records.
+
+    The loss of an optimizer step is the mean over its answer tokens, those of all accumulated batches and ranks
+    together; see :class:`TokenWeightedModule`.
 
     Args:
         model: hub name or folder of an image-text-to-text model; or the model itself (see :meth:`from_objects`).
@@ -146,6 +149,7 @@ class MLLMModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean cross-entropy over the answer tokens of a ``train`` batch."""
+        self.count_answer_tokens(batch["labels"])
         loss = self.model(**self._cast(batch), use_cache=False).loss
         self.log("train/loss", loss, prog_bar=True, batch_size=batch["input_ids"].shape[0])
         return loss
