@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 from functools import cached_property
 from typing import Any
@@ -12,10 +11,14 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.data.images import MAX_PIXELS
+from hpa_lightning.data.padding import cut_right, pad_on, padding_on
 from hpa_lightning.data.records import Record, check_record, message_text, open_image
 from hpa_lightning.data.template import ChatTemplate, tokenizer_of
 
 IGNORED = -100
+
+# Processors that want the images of a batch in one list; all others tell a record's images apart by nesting.
+_TAKES_FLAT_IMAGES = {"GotOcr2Processor"}
 
 
 class MLLMCollator:
@@ -131,21 +134,31 @@ class MLLMCollator:
     def _process(self, records: Sequence[Record], texts: list[str], padding_side: str) -> dict[str, Tensor]:
         if not records:
             raise ValueError("got no records to collate; expected at least one.")
-        images = [
+        images: list[Any] = [
             [open_image(image, record.where, self.max_image_pixels) for image in record.images] for record in records
         ]
+        if type(self.processor).__name__ in _TAKES_FLAT_IMAGES:
+            images = [image for row in images for image in row]
         arguments: dict[str, Any] = {"images": images} if any(images) else {}
-        with _padding(tokenizer_of(self.processor), padding_side):
+        with padding_on(tokenizer_of(self.processor), padding_side):
             output = self.processor(
                 text=texts,
                 padding=True,
+                padding_side=padding_side,
                 return_tensors="pt",
                 add_special_tokens=self._adds_special_tokens(texts),
                 **arguments,
             )
-        tensors = {key: value for key, value in output.items() if isinstance(value, Tensor)}
+        tensors = {key: value for key, value in output.items() if isinstance(value, Tensor) and key != "labels"}
         first = ("input_ids", "attention_mask")
-        return {key: tensors[key] for key in first} | {k: v for k, v in tensors.items() if k not in first}
+        missing = [key for key in first if key not in tensors]
+        if missing:
+            raise ValueError(
+                f"{type(self.processor).__name__} returns {sorted(tensors)} and no {' and no '.join(missing)}; expected "
+                "a processor that makes one sequence of tokens of a conversation."
+            )
+        tensors = {key: tensors[key] for key in first} | {k: v for k, v in tensors.items() if k not in first}
+        return pad_on(padding_side, tensors, records)
 
     def _adds_special_tokens(self, texts: Sequence[str]) -> bool:
         """Whether the tokenizer is to add its special tokens: not if the template has written them already."""
@@ -164,11 +177,14 @@ class MLLMCollator:
         position = _match(short, expanded, kept)
         places = [position[index] for index in kept]
         image_id = getattr(self.processor, "image_token_id", None)
+        bos = tokenizer_of(self.processor).bos_token_id
 
         def differ_by_images(low: int, high: int, low_place: int, high_place: int) -> bool:
             """Whether the stretch between two labelled tokens is the same but for what the images became."""
             before, after = short[low:high], expanded[low_place:high_place]
-            grown = bool(record.images) and high - low > 0 and (image_id is None or image_id in after)
+            if low == 0 and after[:1] == [bos] != before[:1]:  # some processors write it whatever they are told
+                after = after[1:]
+            grown = bool(record.images) and high - low > 0 and (image_id is None or image_id in (*before, *after))
             return low_place <= high_place and (before == after or grown)
 
         ends = [*zip(kept, places, strict=True), (len(short), len(expanded))]
@@ -200,8 +216,7 @@ class MLLMCollator:
                     f"{record.where}: {tokens} tokens; cutting it to max_length={limit} would cut {what}. Raise "
                     "max_length, shrink the image, or drop the record."
                 )
-        shape = batch["input_ids"].shape
-        return {key: value[:, :limit] if value.shape == shape else value for key, value in batch.items()}
+        return cut_right(batch, limit)
 
 
 def _labelled(offsets: list[tuple[int, int]], text: str, spans: list[tuple[int, int]], where: str) -> list[int]:
@@ -240,20 +255,3 @@ def _match(short: list[int], expanded: list[int], needed: Sequence[int]) -> list
             for i in range(block.size):
                 position[head + block.a + i] = head + block.b + i
     return position
-
-
-@contextmanager
-def _padding(tokenizer: Any, side: str) -> Iterator[None]:
-    """Pad on ``side``, with the end-of-sequence token where there is no padding token; put both back after."""
-    before, pad_token = tokenizer.padding_side, tokenizer.pad_token
-    tokenizer.padding_side = side
-    if pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ValueError("the tokenizer has neither a pad_token nor an eos_token to pad with; set one.")
-        tokenizer.pad_token = tokenizer.eos_token
-    try:
-        yield
-    finally:
-        tokenizer.padding_side = before
-        if pad_token is None:
-            tokenizer.pad_token = None
