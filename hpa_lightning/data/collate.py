@@ -154,8 +154,8 @@ class MLLMCollator:
         missing = [key for key in first if key not in tensors]
         if missing:
             raise ValueError(
-                f"{type(self.processor).__name__} returns {sorted(tensors)} without {' and '.join(missing)}; expected a "
-                "processor that makes one sequence of tokens of a conversation."
+                f"{type(self.processor).__name__} returns {sorted(tensors)} without {' and '.join(missing)}; expected "
+                "a processor that makes one sequence of tokens of a conversation."
             )
         tensors = {key: tensors[key] for key in first} | {k: v for k, v in tensors.items() if k not in first}
         return pad_on(padding_side, tensors, records)
