@@ -42,8 +42,8 @@ class TaskEvaluation(TaskCallback):
     answer, verdict of the judge); tables, plots and an HTML page are written at the end of the fit. The random state is
     put back, so that evaluating changes no training.
 
-    Hooks: ``on_train_start`` (after a resume), task start (the first one), task end (after fusion and merge),
-    ``on_train_epoch_end``, ``on_train_end``.
+    Hooks: after a resume, task start (the first one), task end (after fusion and merge), ``on_train_epoch_end``, the
+    end of the fit.
     State: the scores. Strategies: one device; DDP and FSDP2 (the ranks share the batches, rank zero writes).
 
     Args:
@@ -83,11 +83,10 @@ class TaskEvaluation(TaskCallback):
                 f"TaskEvaluation calls generate(batch) -> list[str], which {type(pl_module).__name__} does not have."
             )
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        resumed = self._restored
-        super().on_train_start(trainer, pl_module)
-        if resumed:
-            self.record(trainer, "resume", step=self._current_task(trainer).index, **_origin())
+    def on_restored(self, trainer: L.Trainer) -> None:
+        super().on_restored(trainer)
+        step = self._finished_tasks if self._open_task is None else self._open_task
+        self.record(trainer, "resume", step=step, **_origin())
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.index > 0:
@@ -121,8 +120,7 @@ class TaskEvaluation(TaskCallback):
             self.log_dict(self._to_log, rank_zero_only=True)  # so that ModelCheckpoint can monitor them
             self._to_log = {}
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
+    def on_tasks_done(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         directory = results_directory(trainer)
         if self.report and trainer.is_global_zero and (directory / RESULT_FILE).exists():
             from hpa_lightning.report import write_report  # matplotlib, which training does not need

@@ -31,6 +31,7 @@ class TaskEndFusion(LinearsCallback):
 
     start_order: ClassVar[int] = 30
     end_order: ClassVar[int] = 10
+    changes_weights_at_end = True
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)

@@ -101,8 +101,12 @@ class HarmoniousFusion(TaskEndFusion, SelectingCallback):
         for linear in self.linears:
             for tensor, saved in zip(linear.changed_by_fusion(), unfused.tensors[linear.name], strict=True):
                 tensor.copy_(saved)
-        self._fuse(trainer, task, unfused.safety, unfused.tasks, unfused.anchors, retention)
-        self.agree(trainer, pl_module)
+        safety, tasks = self.on_devices(unfused.safety), self.on_devices(unfused.tasks)
+        try:
+            self._fuse(trainer, task, safety, tasks, self.placed(unfused.anchors), retention)
+            self.agree(trainer, pl_module)
+        finally:
+            self._torn = None  # whatever went wrong, it can be fused again from what is kept
         self.linears.clear()
 
     def forget(self) -> None:
@@ -123,6 +127,7 @@ class HarmoniousFusion(TaskEndFusion, SelectingCallback):
         retention: RetentionSettings,
     ) -> None:
         retained = self.select(trainer, task, safety, tasks, anchors, retention)
+        self.starts_writing("fusing")
         scales = {
             linear.name: linear.fuse_(anchors.get(linear.name), retained[linear.name], self.orthogonal)
             for linear in self.linears
@@ -130,8 +135,14 @@ class HarmoniousFusion(TaskEndFusion, SelectingCallback):
         self.record_audit(trainer, task, {name: float(scale) for name, scale in scales.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "safety": cpu_state(self._safety)}
+        state = {**super().state_dict(), "safety": cpu_state(self._safety)}
+        if self._unfused is not None and self._open_task is not None:
+            # Saved on an error between the fusion and the gate, which may have to fuse again.
+            of_layers = {key: cpu_state(dict(getattr(self._unfused, key))) for key in ("anchors", "safety", "tasks")}
+            state["unfused"] = {"tensors": dict(self._unfused.tensors), **of_layers}
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._safety = dict(state_dict["safety"])
+        self._unfused = _Unfused(**state_dict["unfused"]) if "unfused" in state_dict else None

@@ -77,11 +77,13 @@ class SafetyGate(LinearsCallback):
             raise ValueError(f"bisection_steps is {bisection_steps}; expected at least 1.")
         self.max_attack_success_rate = max_attack_success_rate
         self.action = action
+        self.changes_weights_at_end = action != "stop"
         self.bisection_steps = bisection_steps
         if action == "rollback":
             self.refuses_sharding = "its rollback keeps whole weights, and fully_shard spreads them over the processes"
         self._before: dict[str, Tensor] = {}
-        self._trained: set[str] = set()
+        self._trainable: set[str] = set()
+        self._rate: float | None = None  # of the task whose end is open
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -113,9 +115,10 @@ class SafetyGate(LinearsCallback):
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if self.action != "rollback":
             return
+        was_trainable = self._trainable
         current = self._weights(pl_module)
-        if self._before.keys() != self._trained:
-            differing = sorted(self._before.keys() ^ self._trained)[:3]
+        if was_trainable != self._trainable:
+            differing = sorted(was_trainable ^ self._trainable)[:3]
             raise ValueError(
                 f"{differing} are trained now or were when the checkpoint was written, not both; resume with the same "
                 "layers and the same callbacks."
@@ -124,19 +127,23 @@ class SafetyGate(LinearsCallback):
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         evaluation: TaskEvaluation = required_callback(trainer, TaskEvaluation, self)
-        rate = evaluation.mean_attack_success_rate(task.index)
-        if not rate <= self.max_attack_success_rate:
-            self._act(trainer, pl_module, task, evaluation, rate)
+        if self._rate is None:  # else an error cut the action short, and the scores are partly those after it
+            self._rate = evaluation.mean_attack_success_rate(task.index)
+        if not self._rate <= self.max_attack_success_rate:
+            self._act(trainer, pl_module, task, evaluation, self._rate)
+        self._rate = None
         self._before = {}
 
     def state_dict(self) -> dict[str, Any]:
-        # What is not trained stands in the checkpoint's own weights.
-        before = {name: weight for name, weight in self._before.items() if name in self._trained}
-        return {**super().state_dict(), "before": before}
+        # What is not trained stands in the checkpoint's own weights, until the task's end begins to change them.
+        before = {name: weight for name, weight in self._before.items() if self._ending or name in self._trainable}
+        return {**super().state_dict(), "before": before, "trainable": sorted(self._trainable), "rate": self._rate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._before = dict(state_dict["before"])
+        self._trainable = set(state_dict.get("trainable", self._before))
+        self._rate = state_dict.get("rate")
 
     def _act(
         self,
@@ -152,7 +159,7 @@ class SafetyGate(LinearsCallback):
         )
         outcome: dict[str, Any] = {}
         if self.action == "stop":
-            trainer.should_stop = True
+            trainer.should_stop = self.ended_the_stream = True
         else:
             with self.timed(trainer, task.index, "gate"):
                 if self.action == "rollback":
@@ -187,8 +194,8 @@ class SafetyGate(LinearsCallback):
         bases = {id(linear.weight) for linear in self.linears}
         self.linears.clear()
         parameters = dict(pl_module.named_parameters())
-        self._trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
-        wanted = {name: p for name, p in parameters.items() if name in self._trained or id(p) in bases}
+        self._trainable = {name for name, parameter in parameters.items() if parameter.requires_grad}
+        wanted = {name: p for name, p in parameters.items() if name in self._trainable or id(p) in bases}
         return {name: parameter.detach().to("cpu", copy=True) for name, parameter in wanted.items()}
 
     @torch.no_grad()

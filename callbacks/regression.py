@@ -49,6 +49,7 @@ class RegressionFusion(TaskEndFusion, RememberingCallback):
             name: F.regression_map(tasks[name].to(pl_module.device), kept.to(pl_module.device))
             for name, kept in self.kept_hessians(safety).items()
         }
+        self.starts_writing("fusing")
         for linear in self.linears:
             linear.map_update_(self.anchors.get(linear.name), maps[first[linear.name]])
         self.remember(tasks)

@@ -50,6 +50,7 @@ class SequentialTuning(TaskCallback):
         is_last = task.last_epoch is None or task.last_epoch + 1 >= (trainer.max_epochs or 0)
         if (is_last and not self.merge_last) or has_mixtures(pl_module):
             return
+        self.starts_writing("merging the adapters")
         merged = merge_lora_(pl_module)
         if merged:
             rank_zero_info(f"Task {task.index} ({task.name}): merged {merged} LoRA layers into the base weights.")

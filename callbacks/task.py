@@ -11,17 +11,11 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import (
-    DDPStrategy,
-    DeepSpeedStrategy,
-    FSDPStrategy,
-    ModelParallelStrategy,
-    SingleDeviceStrategy,
-    Strategy,
-)
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from hpa_lightning.callbacks.ending import TASK_STATE, save_after_end, unfinished
+from hpa_lightning.callbacks.refusals import check_strategy
 from hpa_lightning.modules.sharding import whole
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter
 
@@ -49,12 +43,16 @@ class TaskCallback(L.Callback):
     so that all of them see one boundary, in the order of ``start_order`` and ``end_order`` whatever their order in
     the trainer's list.
 
-    A task ends in ``on_train_epoch_end``, before checkpoints are written. Where the last epoch cannot be known there
-    (a fit stopped by ``max_time`` or by another callback), it ends in ``on_train_end``, with a warning, since the
-    last checkpoint holds the weights from before.
+    A task ends once, in ``on_train_epoch_end``, before checkpoints are written. Where the last epoch cannot be known
+    there (a fit stopped by ``max_time`` or by another callback), it ends in ``on_train_end``; where Lightning finds
+    nothing left to train and runs no loop (a resume after the last batch), in ``on_fit_end``. What checkpoints hold
+    then is from before the end: one more is written (:func:`save_after_end`). A checkpoint from within an end goes on
+    with the callbacks that were not through.
 
-    Hooks: ``setup``, ``on_train_start``, ``on_train_epoch_start``, ``on_train_epoch_end``, ``on_train_end``.
-    State: the open task, the number of finished ones, the recorded events.
+    Hooks: ``setup``, ``on_train_start``, ``on_train_epoch_start``, ``on_train_batch_end``, ``on_train_epoch_end``,
+    ``on_train_end``, ``on_fit_end``, ``on_save_checkpoint``.
+    State: the open task, whether its last batch was trained, whether this callback is through its end, the number of
+    finished tasks, the recorded events. The checkpoint's key ``"hpa_lightning"`` holds what :meth:`task_state` returns.
     Strategies: one device, DDP, FSDP2 (``ModelParallelStrategy``); the others are refused in ``setup``.
     """
 
@@ -62,14 +60,23 @@ class TaskCallback(L.Callback):
     end_order: ClassVar[int] = 50
     refuses_sharding: str | None = None
     """Why FSDP2 is refused; ``None``: it is supported."""
+    changes_weights_at_end: bool = False
+    """The model that counts is the one after the task's end: a checkpoint from before is unfinished."""
+    ended_the_stream: bool = False
+    """The callback stopped the fit between two tasks because it was asked to: the fit is not cut short."""
 
     def __init__(self) -> None:
         self._open_task: int | None = None
+        self._trained = False  # the open task's last batch
+        self._ended = False  # this callback is through the open task's end
+        self._ending = False  # the open task's end has begun
+        self._torn: str | None = None
         self._finished_tasks = 0
         self._events: list[dict[str, Any]] = []
         self._restored = False
         self._started_at: float | None = None
         self._train_seconds = 0.0
+        self._ended_at: float | None = None  # when the last task of this fit ended, if no checkpoint was written since
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
 
@@ -81,6 +88,13 @@ class TaskCallback(L.Callback):
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         """Called after the last batch of a task, before checkpoints are written."""
+
+    def on_restored(self, trainer: L.Trainer) -> None:
+        """Called once after a checkpoint was loaded, before ``on_task_resume``; the events are written again."""
+        self._write(trainer, self._events)
+
+    def on_tasks_done(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Called at the end of a fit, when nothing is left to train and to end; the model may be on the CPU."""
 
     def record(self, trainer: L.Trainer, event: str, **fields: Any) -> None:
         """Append an event to the run's result file (on rank zero) and keep it in the checkpoint."""
@@ -95,22 +109,27 @@ class TaskCallback(L.Callback):
         yield
         self.record(trainer, "time", step=task_index, phase=phase, seconds=round(time.monotonic() - start, 3))
 
+    def starts_writing(self, what: str) -> None:
+        """To be called in ``on_task_end`` before the first layer is written, which cannot be repeated.
+
+        A checkpoint that is saved on an error between here and the end of ``on_task_end`` is refused when it is loaded.
+
+        Args:
+            what: what is done to the weights, for the message.
+        """
+        self._torn = what
+
     # -- Lightning hooks ---------------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
+            self._restored = self.ended_the_stream = False
+            self._ended_at = None
             check_strategy(trainer.strategy, self)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._restored:
-            self._open_task = None  # what an earlier fit left open when it crashed
-            return
-        self._restored = False
-        self._write(trainer, self._events)
-        if self._is_leader(trainer) and self._open_task is not None:
-            task = self._task_by_index(trainer, self._open_task)
-            self._dispatch(trainer, pl_module, "on_task_resume", task)
-            self._started_at = time.monotonic()
+        if self._is_leader(trainer):
+            self._begin(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._is_leader(trainer):
@@ -123,50 +142,95 @@ class TaskCallback(L.Callback):
             self._end(trainer, pl_module, self._task_by_index(trainer, self._open_task))
             current = self._current_task(trainer)
         self._train_seconds = 0.0
-        for callback in _task_callbacks(trainer):
+        for callback in task_callbacks(trainer):
             callback._open_task = current.index
+            callback._trained = callback._ended = False
         self._dispatch(trainer, pl_module, "on_task_start", current)
         self._started_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._is_leader(trainer):
+            trained = self._is_last_batch(trainer)
+            for callback in task_callbacks(trainer):  # before ModelCheckpoint, which is the last callback
+                callback._trained = trained
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._is_leader(trainer) or self._open_task is None:
             return
         current = self._task_by_index(trainer, self._open_task)
-        if current.last_epoch is not None:
-            cut_short = trainer.fit_loop.batch_idx + 1 < trainer.num_training_batches  # by max_steps, say
-            ended = trainer.current_epoch >= current.last_epoch and not cut_short
+        if current.last_epoch is None:
+            ended = _stops(trainer) or _is_last_epoch(trainer)
         else:
-            ended = _is_last_epoch(trainer)
+            ended = trainer.current_epoch >= current.last_epoch and (self._trained or not _stops(trainer))
         if ended:
             self._end(trainer, pl_module, current)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._is_leader(trainer) or self._open_task is None:
+        if self._is_leader(trainer):
+            self._end_late(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._is_leader(trainer):
             return
-        current = self._task_by_index(trainer, self._open_task)
-        if current.last_epoch is not None:
-            rank_zero_warn(
-                f"The fit stopped in the middle of task {current.index} ({current.name!r}); its end (fusion, merge, "
-                "evaluation) did not run. Resume from the last checkpoint to finish it."
-            )
-            return
-        rank_zero_warn(
-            "The fit stopped before its last epoch was known; the task ends now, after the last checkpoint was "
-            "written. Save the model again (`trainer.save_checkpoint`) to keep what the task's end changed."
-        )
-        self._end(trainer, pl_module, current)
+        if any(callback._restored for callback in task_callbacks(trainer)):
+            # Nothing was left to train, so that Lightning ran none of the hooks above.
+            with _on_its_device(trainer, pl_module):
+                self._begin(trainer, pl_module)
+                self._end_late(trainer, pl_module)
+        if reason := unfinished(trainer):
+            rank_zero_warn(f"{reason} The results are those of a part of the stream.")
+        for callback in task_callbacks(trainer):
+            callback.on_tasks_done(trainer, pl_module)
+
+    def task_state(self, trainer: L.Trainer) -> dict[str, Any]:
+        """Where the weights stand, as checkpoints say it.
+
+        Returns:
+            ``open_task``: index of the task whose end has not run, or ``None``; ``task``: its name; ``trained``:
+            whether its last batch was trained; ``pending``: the callbacks whose change of the weights at the task's
+            end is still to come; ``finished_tasks``, ``tasks``: how many, of how many (``None`` without a stream).
+        """
+        stream = task_stream(trainer)
+        return {
+            "open_task": self._open_task,
+            "task": None if self._open_task is None else self._task_by_index(trainer, self._open_task).name,
+            "trained": self._trained,
+            "pending": [
+                type(callback).__name__
+                for callback in task_callbacks(trainer)
+                if callback.changes_weights_at_end and self._open_task is not None and not callback._ended
+            ],
+            "finished_tasks": self._finished_tasks,
+            "tasks": None if stream is None else len(stream.tasks),
+        }
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._is_leader(trainer):
+            checkpoint[TASK_STATE] = self.task_state(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         running = 0.0 if self._started_at is None else time.monotonic() - self._started_at
         return {
             "open_task": self._open_task,
+            "trained": self._trained,
+            "ended": self._ended,
+            "torn": self._torn,
             "finished_tasks": self._finished_tasks,
             "events": self._events,
             "train_seconds": self._train_seconds + running,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if (torn := state_dict.get("torn")) is not None:
+            raise ValueError(
+                f"the checkpoint was saved on an error while {type(self).__name__} was {torn}: some layers hold old, "
+                "others new weights. Resume from a checkpoint that was written before."
+            )
         self._open_task = state_dict["open_task"]
+        self._trained = state_dict.get("trained", False)  # not in checkpoints of version 0.1
+        self._ended = state_dict.get("ended", False)
         self._finished_tasks = state_dict["finished_tasks"]
         self._events = list(state_dict["events"])
         self._train_seconds = state_dict["train_seconds"]
@@ -175,7 +239,7 @@ class TaskCallback(L.Callback):
     # -- how the boundaries are found --------------------------------------------------------------------------------
 
     def _is_leader(self, trainer: L.Trainer) -> bool:
-        return _task_callbacks(trainer)[0] is self
+        return task_callbacks(trainer)[0] is self
 
     def _current_task(self, trainer: L.Trainer) -> CurrentTask:
         stream = task_stream(trainer)
@@ -190,20 +254,76 @@ class TaskCallback(L.Callback):
         spans = (stream.task_at_epoch(epoch) for epoch in range(stream.total_epochs))
         return next(_from_span(span) for span in spans if span.index == index)
 
+    def _is_last_batch(self, trainer: L.Trainer) -> bool:
+        """Whether the batch that was just trained is the last of the open task, as far as can be known now."""
+        stream = task_stream(trainer)
+        if stream is None:
+            return _reached(trainer.global_step, trainer.max_steps) or (
+                trainer.is_last_batch and _is_last_epoch(trainer)
+            )
+        return trainer.is_last_batch and trainer.current_epoch >= stream.task_at_epoch(trainer.current_epoch).last_epoch
+
+    def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start a fit where the checkpoint was written, if one was loaded."""
+        callbacks = task_callbacks(trainer)
+        restored = [callback for callback in callbacks if callback._restored]
+        for callback in callbacks:
+            callback._ending, callback._torn = False, None
+            if not restored:
+                callback._open_task, callback._trained, callback._ended = None, False, False  # left by a crash
+            elif callback not in restored:
+                callback._open_task, callback._trained = restored[0]._open_task, restored[0]._trained
+                callback._finished_tasks = restored[0]._finished_tasks
+            callback._restored = False
+        for callback in restored:
+            callback.on_restored(trainer)
+        if self._open_task is not None:
+            self._dispatch(trainer, pl_module, "on_task_resume", self._task_by_index(trainer, self._open_task))
+            self._started_at = time.monotonic()
+
+    def _end_late(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End the open task when the fit has trained all that it will, and see that a checkpoint holds what is kept."""
+        late = False
+        if self._open_task is not None:
+            current = self._task_by_index(trainer, self._open_task)
+            if current.last_epoch is not None and not self._trained:
+                return  # told in on_fit_end
+            self._end(trainer, pl_module, current)
+            late = True
+        if self._ended_at is not None:
+            written = save_after_end(trainer, self._ended_at, late)
+            if late:
+                rank_zero_warn(
+                    f"Task {current.index} ({current.name!r}) ended after the last checkpoint was written. "
+                    + (
+                        f"The model as it is now is in {written}; earlier checkpoints hold the one from before its end."
+                        if written
+                        else "Save the model again (`trainer.save_checkpoint`) to keep what the task's end changed."
+                    )
+                )
+
     def _end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if self._started_at is not None:
             self._train_seconds += time.monotonic() - self._started_at
             self._started_at = None
             self.record(trainer, "time", step=task.index, phase="train", seconds=round(self._train_seconds, 3))
+        for callback in task_callbacks(trainer):
+            callback._ending = True
         self._dispatch(trainer, pl_module, "on_task_end", task)
-        for callback in _task_callbacks(trainer):
+        for callback in task_callbacks(trainer):
             callback._open_task = None
+            callback._trained = callback._ending = callback._ended = False
             callback._finished_tasks = task.index + 1
+        self._ended_at = time.time()
 
     def _dispatch(self, trainer: L.Trainer, pl_module: L.LightningModule, hook: str, task: CurrentTask) -> None:
+        """Call a hook of every task callback that is not through the task's end, in the hook's order."""
         order = "end_order" if hook == "on_task_end" else "start_order"
-        for callback in sorted(_task_callbacks(trainer), key=lambda callback: getattr(callback, order)):
-            getattr(callback, hook)(trainer, pl_module, task)
+        for callback in sorted(task_callbacks(trainer), key=lambda callback: getattr(callback, order)):
+            if not callback._ended:
+                getattr(callback, hook)(trainer, pl_module, task)
+                if hook == "on_task_end":
+                    callback._ended, callback._torn = True, None
 
     def _write(self, trainer: L.Trainer, events: list[dict[str, Any]]) -> None:
         directory = results_directory(trainer)
@@ -211,36 +331,6 @@ class TaskCallback(L.Callback):
             writer = ResultWriter(directory / RESULT_FILE)
             for entry in events:
                 writer.write(entry)
-
-
-def check_strategy(strategy: Strategy, asker: TaskCallback) -> None:
-    """Refuse a strategy under which the callback's promises would not hold.
-
-    Raises:
-        MisconfigurationException: the strategy is not supported; the reason is given.
-    """
-    name, kind = type(asker).__name__, type(strategy).__name__
-    if isinstance(strategy, ModelParallelStrategy):
-        parallel = strategy.device_mesh["tensor_parallel"].size()
-        if asker.refuses_sharding is None and parallel == 1:
-            return
-        pieces = f"tensor_parallel_size is {parallel}, and columns cut in pieces cannot be addressed; set it to 1"
-        reason = asker.refuses_sharding or pieces
-    elif isinstance(strategy, DeepSpeedStrategy):
-        reason = (
-            "DeepSpeed steps on fp32 copies of the weights that it keeps for itself and that overwrite what a callback "
-            "writes into the model, and it builds its optimizer once, not for every task"
-        )
-    elif isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
-        return
-    elif isinstance(strategy, FSDPStrategy):
-        reason = "FSDP1 flattens the parameters, which then have no columns"
-    else:
-        reason = "it is none of those that the callbacks were tested with"
-    raise MisconfigurationException(
-        f"{name} does not support {kind}: {reason}. Supported are one device, strategy='ddp'"
-        + ("." if asker.refuses_sharding else ", and FSDP2 (ModelParallelStrategy with tensor_parallel_size=1).")
-    )
 
 
 def task_stream(trainer: L.Trainer) -> Any | None:
@@ -272,20 +362,7 @@ def required_callback(trainer: L.Trainer, wanted: type, asker: object) -> Any:
     return found[0]
 
 
-def require_automatic_optimization(pl_module: L.LightningModule, asker: object) -> None:
-    """Refuse a LightningModule that steps its optimizers itself.
-
-    Raises:
-        MisconfigurationException: it does.
-    """
-    if not pl_module.automatic_optimization:
-        raise MisconfigurationException(
-            f"{type(asker).__name__} needs automatic optimization; {type(pl_module).__name__} sets "
-            "automatic_optimization = False."
-        )
-
-
-def _task_callbacks(trainer: L.Trainer) -> list[TaskCallback]:
+def task_callbacks(trainer: L.Trainer) -> list[TaskCallback]:
     return [callback for callback in trainer.callbacks if isinstance(callback, TaskCallback)]
 
 
@@ -294,9 +371,30 @@ def _from_span(span: Any) -> CurrentTask:
 
 
 def _is_last_epoch(trainer: L.Trainer) -> bool:
-    by_epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-    by_steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-    return bool(by_epochs or by_steps or trainer.should_stop)
+    return trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+
+
+def _stops(trainer: L.Trainer) -> bool:
+    """At an epoch's end: whether the fit stops here though its epochs are not over; as Lightning's loops decide it."""
+    if _reached(trainer.global_step, trainer.max_steps):
+        return True
+    enough = trainer.current_epoch + 1 >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+    return trainer.should_stop and enough
+
+
+def _reached(steps: int, limit: int | None) -> bool:
+    return limit not in (None, -1) and steps >= limit
+
+
+@contextmanager
+def _on_its_device(trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[None]:
+    """The model where it was trained: before ``on_fit_end`` Lightning has moved it to the CPU."""
+    before = pl_module.device
+    pl_module.to(trainer.strategy.root_device)
+    try:
+        yield
+    finally:
+        pl_module.to(before)
 
 
 def cpu_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

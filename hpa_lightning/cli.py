@@ -75,7 +75,7 @@ def _lightning(arguments: list[str]) -> None:
     from hpa_lightning.data import CVITDataModule
     from hpa_lightning.modules import MLLMModule
 
-    LightningCLI(
+    cli = LightningCLI(
         MLLMModule,
         CVITDataModule,
         subclass_mode_model=True,
@@ -86,6 +86,11 @@ def _lightning(arguments: list[str]) -> None:
         seed_everything_default=0,
         args=None if arguments == sys.argv[1:] else arguments,
     )
+    if arguments[0] == "fit":
+        from hpa_lightning.callbacks.ending import unfinished
+
+        if reason := unfinished(cli.trainer):
+            raise SystemExit(f"hpa-lightning fit: {reason}")
 
 
 def _demo(arguments: list[str]) -> None:

@@ -118,8 +118,13 @@ class RunResults:
 
     @property
     def method(self) -> str:
-        """Name of the method."""
-        return str(self.run.get("method", "unknown"))
+        """Name of the method; a run that has not been scored after all of its tasks says after how many it was.
+
+        Means over a part of the stream are not those of the stream: such runs stand in rows of their own.
+        """
+        name = str(self.run.get("method", "unknown"))
+        done = max(self.steps, default=-1) + 1
+        return name if done in (0, len(self.tasks)) else f"{name} ({done} of {len(self.tasks)} tasks)"
 
     @property
     def seed(self) -> int | None:

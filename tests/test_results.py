@@ -155,7 +155,7 @@ def test_last_of_the_same_identity_counts(tmp_path: Path) -> None:
 
 def test_views(records: list[dict]) -> None:
     run = RunResults(records)
-    assert (run.method, run.seed, run.tasks, run.steps) == ("HPA", 1, ["a", "b", "c"], [-1, 0, 1])
+    assert (run.method, run.seed, run.tasks, run.steps) == ("HPA (2 of 3 tasks)", 1, ["a", "b", "c"], [-1, 0, 1])
     assert run.initial() == {"a": 0.1, "b": 0.2, "c": 0.3}
     np.testing.assert_array_equal(run.matrix(), [[0.9, 0.2, 0.3], [0.7, 0.8, 0.3], [math.nan] * 3])
     assert run.safety(0) == {"figstep": 0.1, "vlguard": 0.3}

@@ -50,6 +50,7 @@ class LinearMerging(AlignedFusion):
         return self.reference == "aligned"
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        self.starts_writing("merging")
         for linear in self.linears:
             if self.needs_aligned():
                 reference = self.aligned[linear.name].to(linear.weight.device)

@@ -11,7 +11,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hpa_lightning.callbacks.task import CurrentTask, cpu_state, require_automatic_optimization
+from hpa_lightning.callbacks.refusals import require_automatic_optimization
+from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 from hpa_lightning.callbacks.tuning import LinearsCallback
 from hpa_lightning.modules.adapters import LoraFactors
 from hpa_lightning.modules.linears import LoraLinear

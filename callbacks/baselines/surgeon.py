@@ -79,6 +79,7 @@ class SurgeonFusion(TaskEndFusion, CalibratedCallback):
             for name in linears:
                 enter(name)
             self.visit_hessians(trainer, pl_module, batches, what, visit)
+        self.starts_writing("fusing")
         for linear in self.linears:
             weight, kept_share = results.pop(linear.name)
             linear.write_(weight)

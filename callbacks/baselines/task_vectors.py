@@ -80,6 +80,7 @@ class TaskVectorMerging(AlignedFusion):
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         updates = {linear.name: self._update(linear) for linear in self.linears}
+        self.starts_writing("merging")
         for name, update in updates.items():
             self.vectors.setdefault(name, []).append(update)
         with isolate_rng():

@@ -184,7 +184,7 @@ def test_every_architecture_fills_the_matrix(architecture: str, name: str, tmp_p
     assert "evaluation/average_performance" in (folder / "metrics.csv").read_text()
 
 
-STEPS = {2: "first_task", 3: "trained_not_ended", 5: "second_task", 6: "epoch_end"}
+STEPS = {2: "first_task", 3: "trained_not_ended", 5: "second_task", 6: "epoch_end", 9: "last_trained_not_ended"}
 
 
 @pytest.fixture(scope="module")
