@@ -21,9 +21,10 @@ class RegressionFusion(TaskEndFusion, RememberingCallback):
 
         D' = D H_t (H_t + safety_weight H_s + memory_weight sum_{i<t} H_i)^-1.
 
-    With LoRA it maps A and stays within the adapter's rank. Decision: the safety Hessians are taken at the task's end
-    with the tuned layers put back to the weights before the task, so that nothing has to be held while the task lasts;
-    where norms or embeddings are trained too, these are the trained ones.
+    With LoRA it maps A, so that the update keeps the adapter's rank; the result is written into the base weight and the
+    adapter is left empty (B = 0): an adapter-only checkpoint is not enough afterwards. Decision: the safety Hessians
+    are taken at the task's end with the tuned layers put back to the weights before the task, so that nothing has to be
+    held while the task lasts; where norms or embeddings are trained too, these are the trained ones.
 
     Hooks: task start and task end (before adapters are merged and before evaluation).
     State: the weights before the task (full-parameter tuning only), the earlier tasks' Hessians, the safety

@@ -33,6 +33,10 @@ class ModelTailor(SurgeonFusion):
         mix: share of the change's size in the score, in [0, 1]; the rest is the saliency's.
         block_size: columns within which scores are normalised and compared.
         task_data, calibration, blocks, target_modules: see :class:`CalibratedCallback`.
+        first_block: decoder block from which on layers are treated, counted from 1; those before keep their tuned
+            weights. The authors' code: 21 of 32.
+        scores_after_compensation, compensation: see :func:`hpa_lightning.functional.model_tailor`; True and -1 are the
+            authors' code, with ``mix=0.8``.
     """
 
     needs_safety_data: ClassVar[bool] = False
@@ -46,6 +50,9 @@ class ModelTailor(SurgeonFusion):
         calibration: CalibrationSettings | None = None,
         blocks: str | None = None,
         target_modules: list[str] | None = None,
+        first_block: int = 1,
+        scores_after_compensation: bool = False,
+        compensation: float = 1.0,
     ) -> None:
         super().__init__(None, task_data, calibration, blocks, target_modules)
         if not 0.0 <= keep_percent <= 100.0:
@@ -54,12 +61,35 @@ class ModelTailor(SurgeonFusion):
             raise ValueError(f"mix is {mix}; expected a share in [0, 1].")
         if block_size < 1:
             raise ValueError(f"block_size is {block_size}; expected at least 1 column.")
+        if first_block < 1:
+            raise ValueError(f"first_block is {first_block}; expected a decoder block, counted from 1.")
+        if not abs(compensation) < float("inf"):
+            raise ValueError(f"compensation is {compensation}; expected a finite factor.")
         self.keep_percent = keep_percent
         self.mix = mix
         self.block_size = block_size
+        self.first_block = first_block
+        self.scores_after_compensation = scores_after_compensation
+        self.compensation = compensation
+
+    def find_linears(self, pl_module: L.LightningModule) -> None:
+        super().find_linears(pl_module)
+        last = self.linears[-1].layer
+        self.linears[:] = [linear for linear in self.linears if linear.layer >= self.first_block]
+        if not self.linears:
+            raise ValueError(f"first_block is {self.first_block}; the last decoder block with tuned layers is {last}.")
 
     def operate(self, before: Tensor, after: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        return F.model_tailor(before, after, factor, self.keep_percent, self.mix, self.block_size)
+        return F.model_tailor(
+            before,
+            after,
+            factor,
+            self.keep_percent,
+            self.mix,
+            self.block_size,
+            self.scores_after_compensation,
+            self.compensation,
+        )
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         batches = self.task_batches(trainer, task)

@@ -55,9 +55,17 @@ class AdapterPenalty(LinearsCallback):
     def remember(self, factors: LoraFactors, earlier: Tensor | None) -> Tensor:
         """Return a layer's history after a task: ``earlier`` (``None`` after the first) and the trained adapter."""
 
+    @property
+    def begins_at_once(self) -> bool:
+        """Whether the first task, which has no earlier adapters, pays something too."""
+        return False
+
     @abstractmethod
-    def term(self, factors: LoraFactors, earlier: Tensor) -> tuple[Tensor, list[tuple[nn.Parameter, Tensor]]]:
-        """Return one layer's penalty without the weight, 0-dim, and its gradients: ``[(parameter, gradient), ...]``."""
+    def term(self, factors: LoraFactors, earlier: Tensor | None) -> tuple[Tensor, list[tuple[nn.Parameter, Tensor]]]:
+        """Return one layer's penalty, 0-dim, and its gradients: ``[(parameter, gradient), ...]``.
+
+        ``earlier`` is the layer's history, ``None`` in the first task.
+        """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -78,7 +86,7 @@ class AdapterPenalty(LinearsCallback):
         self._find_adapters(pl_module)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        if not (self._adapters and self.history):
+        if not self._adapters or not (self.history or self.begins_at_once):
             return
         # A fused optimizer unscales by itself: with fp16 its gradients are still multiplied by the loss scale here.
         unscales = getattr(optimizer, "_step_supports_amp_scaling", False)
@@ -86,12 +94,11 @@ class AdapterPenalty(LinearsCallback):
         values = []
         with torch.no_grad(), torch.autocast(pl_module.device.type, enabled=False):
             for linear in self._adapters:
-                value, gradients = self.term(linear.factors, self.history[linear.name])
+                value, gradients = self.term(linear.factors, self.history.get(linear.name))
                 values.append(value)
                 for parameter, gradient in gradients:
-                    gradient.mul_(self.weight)
                     _add_gradient_(parameter, gradient if scaler is None else scaler.scale(gradient))
-            pl_module.log("train/penalty", self.weight * torch.stack(values).sum())
+            pl_module.log("train/penalty", torch.stack(values).sum())
 
     @torch.no_grad()
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:

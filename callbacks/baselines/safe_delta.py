@@ -37,6 +37,8 @@ class SafeDelta(SurgeonFusion):
         protected_percent: percent of the entries, those of the most sensitive columns, that are never accepted.
         block_size: columns that share one budget.
         safety_data, calibration, blocks, target_modules: see :class:`CalibratedCallback`.
+        columns_at_once, costs_after_compensation: see :func:`hpa_lightning.functional.safe_delta`; 4 and True are the
+            authors' code.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class SafeDelta(SurgeonFusion):
         calibration: CalibrationSettings | None = None,
         blocks: str | None = None,
         target_modules: list[str] | None = None,
+        columns_at_once: int = 1,
+        costs_after_compensation: bool = False,
     ) -> None:
         super().__init__(safety_data, None, calibration, blocks, target_modules)
         if not budget >= 0:
@@ -56,15 +60,30 @@ class SafeDelta(SurgeonFusion):
             raise ValueError(f"protected_percent is {protected_percent}; expected a percentage in [0, 100].")
         if block_size < 1:
             raise ValueError(f"block_size is {block_size}; expected at least 1 column.")
+        if columns_at_once < 1 or block_size % columns_at_once:
+            raise ValueError(
+                f"columns_at_once is {columns_at_once}; expected at least 1, and a divisor of block_size, {block_size}."
+            )
         self.budget = budget
         self.protected_percent = protected_percent
         self.block_size = block_size
+        self.columns_at_once = columns_at_once
+        self.costs_after_compensation = costs_after_compensation
 
     def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.safety_batches(trainer, pl_module)  # before the first task the aligned model gives its refusals
 
     def operate(self, before: Tensor, after: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        return F.safe_delta(before, after, factor, self.budget, self.protected_percent, self.block_size)
+        return F.safe_delta(
+            before,
+            after,
+            factor,
+            self.budget,
+            self.protected_percent,
+            self.block_size,
+            self.columns_at_once,
+            self.costs_after_compensation,
+        )
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         batches = self.safety_batches(trainer, pl_module)

@@ -13,7 +13,7 @@ from hpa_lightning import functional as F
 from hpa_lightning.callbacks.baselines.aligned import AlignedFusion
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.modules.linears import LoraLinear, TunedLinear
-from hpa_lightning.modules.merging import MajoritySign, MergingMethod, check_merging, merge_task_vectors
+from hpa_lightning.modules.merging import MajoritySign, MergingMethod, Rescale, check_merging, merge_task_vectors
 from hpa_lightning.modules.sharding import whole
 
 
@@ -46,6 +46,8 @@ class TaskVectorMerging(AlignedFusion):
         majority_sign_method: ``"total"`` or ``"frequency"``, for the methods with TIES.
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
+        normalize, rescale: see :func:`hpa_lightning.modules.merging.merge_task_vectors`; mergekit's ``dare_ties`` is
+            ``normalize=False, rescale="norm"``, its ``dare_linear`` ``rescale="norm"``.
 
     Attributes:
         vectors: name -> for each task its update: ``(D,)``, or ``(scaling * B, A)`` with LoRA; fp32 on the CPU.
@@ -63,14 +65,18 @@ class TaskVectorMerging(AlignedFusion):
         majority_sign_method: MajoritySign = "total",
         blocks: str | None = None,
         target_modules: list[str] | None = None,
+        normalize: bool | None = None,
+        rescale: Rescale = "density",
     ) -> None:
         super().__init__(blocks, target_modules)
-        check_merging(method, weight, density, majority_sign_method)
+        check_merging(method, weight, density, majority_sign_method, rescale)
         self.method = method
         self.weight = weight
         self.density = density
         self.seed = seed
         self.majority_sign_method = majority_sign_method
+        self.normalize = normalize
+        self.rescale = rescale
         self.vectors: dict[str, list[tuple[Tensor, ...]]] = {}
 
     def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
@@ -93,6 +99,8 @@ class TaskVectorMerging(AlignedFusion):
                     self.weight,
                     self.density,
                     self.majority_sign_method,
+                    self.normalize,
+                    self.rescale,
                 )
                 linear.write_(self.aligned[linear.name].to(device).float() + merged)
 

@@ -6,6 +6,7 @@ float32 (float64 for float64 inputs), weights in their own dtype after one cast.
 draws a random number or touches global state; in-place functions end in `_`.
 """
 
+from hpa_lightning.functional.accepting import safe_delta
 from hpa_lightning.functional.focus import column_energy, column_focus, lora_column_energy
 from hpa_lightning.functional.fusion import fuse, lora_fuse_, orthogonal_update, projection_scale
 from hpa_lightning.functional.hessian import HessianAccumulator, inverse_hessian_diagonal
@@ -28,7 +29,8 @@ from hpa_lightning.functional.selection import (
     top_columns,
 )
 from hpa_lightning.functional.subspace import dominant_subspace, leave_subspace_
-from hpa_lightning.functional.surgeon import model_tailor, safe_delta, surgeon_factor
+from hpa_lightning.functional.surgeon import surgeon_factor
+from hpa_lightning.functional.tailoring import model_tailor
 
 __all__ = [
     "HessianAccumulator",

@@ -47,6 +47,30 @@ def orthogonality_penalty(lora_a: Tensor, earlier: Tensor) -> tuple[Tensor, Tens
 
 
 @torch.no_grad()
+def norm_penalty(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute `||X||_F` (not squared) and its gradient `X / ||X||_F`.
+
+    Args:
+        factor: X, A or B of an adapter, any floating dtype.
+
+    Returns:
+        `(value, gradient)`: 0-dim and of the shape of X, float32 (float64 for float64). The subgradient at 0 is 0.
+
+    Source: the second penalty in O-LoRA's public code.
+
+    Example:
+        >>> import torch
+        >>> value, gradient = norm_penalty(torch.tensor([[3.0, 4.0]]))
+        >>> value.item(), [round(x, 2) for x in gradient[0].tolist()]
+        (5.0, [0.6, 0.8])
+    """
+    check_float("factor", factor, ("q", "c"))
+    wide = factor.to(result_dtype(factor))
+    norm = wide.square().sum().sqrt()
+    return norm, torch.where(norm > 0, wide / norm, 0.0)
+
+
+@torch.no_grad()
 def largest_update_entries(lora_a: Tensor, lora_b: Tensor, percent: float) -> Tensor:
     """Find the entries of `B A` of largest magnitude.
 
@@ -140,7 +164,8 @@ def protected_update_penalty(lora_a: Tensor, lora_b: Tensor, protected: Tensor) 
     Args:
         lora_a: A, `(q, c)`, any floating dtype.
         lora_b: B, `(r, q)`, any floating dtype.
-        protected: mask over `(r, c)` as :func:`pack_mask` stores it, uint8 `(r, ceil(c / 8))`.
+        protected: mask over `(r, c)` as :func:`pack_mask` stores it, uint8 `(r, ceil(c / 8))`; or several,
+            `(n, r, ceil(c / 8))`, of which each counts: an entry in k of them has k times the weight in the mean.
 
     Returns:
         `(value, gradient_a, gradient_b)`: 0-dim, `(q, c)`, `(r, q)`; float32 (float64 if an argument is float64). All
@@ -160,7 +185,8 @@ def protected_update_penalty(lora_a: Tensor, lora_b: Tensor, protected: Tensor) 
     """
     _check_factors(lora_a, lora_b)
     rows, columns = lora_b.shape[0], lora_a.shape[1]
-    if protected.shape[:1] != (rows,) or protected.device != lora_b.device:
+    masks = protected if protected.dim() == 3 else protected[None]
+    if masks.dim() != 3 or masks.shape[1] != rows or protected.device != lora_b.device:
         raise ValueError(f"protected: expected {rows} rows on {lora_b.device}, got {describe(protected)}.")
     dtype = result_dtype(lora_a, lora_b)
     a, b = lora_a.to(dtype), lora_b.to(dtype)
@@ -169,10 +195,12 @@ def protected_update_penalty(lora_a: Tensor, lora_b: Tensor, protected: Tensor) 
     with torch.autocast(a.device.type, enabled=False):
         for block in blocks(rows, columns):
             update = b[block] @ a
-            mask = unpack_mask(protected[block], columns)
-            signs = update.sign().mul_(mask)
+            repeats = unpack_mask(masks[0, block], columns)
+            for mask in masks[1:]:
+                repeats = repeats + unpack_mask(mask[block], columns)
+            signs = update.sign().mul_(repeats)
             total += (update * signs).sum()
-            count += mask.sum()
+            count += repeats.sum()
             gradient_b[block] = signs @ a.T
             gradient_a.addmm_(b[block].T, signs)
     count.clamp_(min=1.0)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hpa_lightning.functional import _checks
 from hpa_lightning.functional.adapter_penalty import (
     largest_update_entries,
+    norm_penalty,
     orthogonality_penalty,
     pack_mask,
     protected_update_penalty,
@@ -144,3 +145,31 @@ def test_autocast_does_not_reach_the_penalties() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = all_of_them()
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_entries_count_once_for_each_mask_they_are_in() -> None:
+    """SEFE's public code puts the tasks' index lists behind one another and takes the mean over the whole list."""
+    generator = torch.Generator().manual_seed(4)
+    a, b = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 11), (7, 3)))
+    masks = [torch.rand(7, 11, generator=generator) < 0.3 for _ in range(3)]
+    a.requires_grad_(), b.requires_grad_()
+    places = torch.cat([mask.nonzero() for mask in masks])
+    assert len(places) > len(torch.unique(places, dim=0))
+    expected = (b @ a)[places[:, 0], places[:, 1]].abs().mean()
+    expected.backward()
+    packed = torch.stack([pack_mask(mask) for mask in masks])
+    value, gradient_a, gradient_b = protected_update_penalty(a.detach(), b.detach(), packed)
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient_a, a.grad)
+    torch.testing.assert_close(gradient_b, b.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_norms(dtype: torch.dtype) -> None:
+    factor = torch.randn(5, 6, generator=torch.Generator().manual_seed(1)).to(dtype)
+    leaf = factor.double().requires_grad_()
+    torch.norm(leaf, p=2).backward()
+    value, gradient = norm_penalty(factor)
+    torch.testing.assert_close(value.double(), torch.norm(leaf.detach(), p=2), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient.double(), leaf.grad, rtol=1e-5, atol=1e-7)
+    assert not bool(norm_penalty(torch.zeros(2, 3))[1].any())

@@ -130,6 +130,68 @@ def test_dare(method: Any) -> None:
         np.testing.assert_allclose(both, elected_mean(pruned, 1.0, "total"), rtol=1e-5, atol=1e-6)
 
 
+def mergekit_vectors() -> list[torch.Tensor]:
+    i, j = torch.arange(3.0).unsqueeze(1), torch.arange(8.0).unsqueeze(0)
+    return [torch.cos((k + 1) * (0.9 * i * j + 1.7 * i) + 0.4 * k + 0.1 * j) * (1 + 0.5 * k) for k in range(3)]
+
+
+# What mergekit 0.1's code (a6e40288, June 2026) returned for these three vectors, weights of 0.7 and a density of 0.5.
+MERGEKIT = {
+    "ties": [
+        [1.2583, 1.1849, 1.109, 1.0513, 0.9211, 0.8776, 0.0, 0.0],
+        [1.855, -1.2007, -0.8481, -1.4958, 0.0, 1.0143, -1.4144, 1.8666],
+        [-0.9668, -1.4048, -1.9999, -1.1887, -1.4999, 1.2007, 1.9997, 1.4421],
+    ],
+    "ties_unnormalised": [
+        [2.6425, 2.4882, 1.5526, 1.4718, 0.6447, 0.6143, 0.0, 0.0],
+        [1.2985, -1.681, -0.5937, -1.047, 0.0, 1.42, -1.9802, 1.3066],
+        [-0.6768, -0.9834, -1.3999, -1.6642, -1.05, 2.5214, 1.3998, 1.0095],
+    ],
+    "dare_ties_of_density_1": [
+        [2.6425, 2.4882, 2.3091, 2.1069, 1.8836, 1.6415, 1.383, 1.1107],
+        [1.2985, -1.681, 0.9404, -1.2827, 0.9975, 2.116, -1.9802, 1.3066],
+        [-0.6768, -1.0836, -1.8688, -1.6642, -1.0686, 2.5214, 1.3998, 1.0095],
+    ],
+}
+
+
+def test_what_mergekit_returns() -> None:
+    """Its ``ties`` divides by the sum of the weights, so that equal ones cancel out; ``dare_ties`` does not divide."""
+    found = {
+        "ties": merge_task_vectors(mergekit_vectors(), "ties", 1.0, 0.5),
+        "ties_unnormalised": merge_task_vectors(mergekit_vectors(), "ties", 0.7, 0.5, normalize=False),
+        "dare_ties_of_density_1": merge_task_vectors(
+            mergekit_vectors(), "dare_ties", 0.7, 1.0, normalize=False, rescale="norm"
+        ),
+    }
+    for name, expected in MERGEKIT.items():
+        np.testing.assert_allclose(found[name].numpy(), expected, atol=6e-5)
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(merge_task_vectors(mergekit_vectors(), "ties", 0.7, 0.5).numpy(), MERGEKIT["ties"])
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
+def test_dare_that_keeps_the_sum_of_magnitudes(method: Any) -> None:
+    torch.manual_seed(3)
+    merged = merge_task_vectors(vectors(2), method, 0.7, 0.4, normalize=False, rescale="norm").double().numpy()
+    torch.manual_seed(3)
+    left = [torch.bernoulli(torch.full((7, 10), 0.4)).double().numpy() * vector for vector in as_numpy(vectors(2))]
+    scaled = [part * abs(v).sum() / abs(part).sum() for part, v in zip(left, as_numpy(vectors(2)), strict=True)]
+    expected = np.zeros((7, 10))
+    for place in np.ndindex(7, 10):
+        values = [vector[place] for vector in scaled]
+        sign = 1.0 if sum(values) >= 0 else -1.0
+        expected[place] = 0.7 * sum(v for v in values if method == "dare_linear" or np.sign(v) == sign)
+    np.testing.assert_allclose(merged, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_normalised_sums_are_means() -> None:
+    merged = merge_task_vectors(vectors(), "task_arithmetic", 0.8, normalize=True)
+    np.testing.assert_allclose(merged.numpy(), 0.8 * sum(as_numpy(vectors())) / 3, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="rescale is 'l2'"):
+        merge_task_vectors(vectors(), "dare_ties", rescale="l2")  # type: ignore[arg-type]
+
+
 def test_density_one_of_dare_is_task_arithmetic(recwarn: pytest.WarningsRecorder) -> None:
     expected = merge_task_vectors(vectors(), "task_arithmetic", 0.7)
     assert torch.equal(merge_task_vectors(vectors(), "dare_linear", 0.7, 1.0), expected)

@@ -55,7 +55,35 @@ def test_keeping_nothing_returns_to_the_weights_before(lora: bool, tmp_path: Pat
     assert all(torch.equal(weight, before[name]) for name, weight in dense(module).items())
 
 
-@pytest.mark.parametrize("setting", [{"keep_percent": 120.0}, {"mix": -0.5}, {"block_size": 0}])
+def test_the_options_of_the_public_code_act_on_late_blocks_alone(tmp_path: Path) -> None:
+    optimizer = OPTIMIZERS["adamw_decay"]
+    results = {}
+    for name, callbacks in {
+        "plain": [],
+        "late": [ModelTailor(30.0, first_block=3, calibration=CALIBRATION)],
+        "public": [
+            ModelTailor(
+                30.0, 0.8, 16, first_block=3, scores_after_compensation=True, compensation=-1.0, calibration=CALIBRATION
+            )
+        ],
+    }.items():
+        module = foreign_module(optimizer, False)
+        fit(module, callbacks, tmp_path / name)
+        results[name] = dense(module)
+    for name, weight in results["plain"].items():
+        treated = "layers.2." in name
+        assert torch.equal(results["late"][name], weight) != treated
+        assert torch.equal(results["public"][name], results["late"][name]) != treated
+    events = [e for e in read_results(tmp_path / "late" / "results.jsonl") if e["event"] == "fusion"]
+    assert {event["layer"] for event in events} == {3}
+    with pytest.raises(ValueError, match="first_block is 4; the last decoder block with tuned layers is 3"):
+        fit(foreign_module(optimizer, False), [ModelTailor(first_block=4, calibration=CALIBRATION)], tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"keep_percent": 120.0}, {"mix": -0.5}, {"block_size": 0}, {"first_block": 0}, {"compensation": float("nan")}],
+)
 def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         ModelTailor(**setting)

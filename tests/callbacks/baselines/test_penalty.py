@@ -28,7 +28,11 @@ FUSED = lambda parameters: torch.optim.SGD(parameters, lr=0.05, fused=True)  # n
 
 
 def penalties() -> dict[str, AdapterPenalty]:
-    return {"olora": OrthogonalLoRA(weight=0.3), "reglora": RegLoRA(percent=10.0, weight=20.0)}
+    return {
+        "olora": OrthogonalLoRA(weight=0.3),
+        "olora_norms": OrthogonalLoRA(weight=0.3, norm_weight=0.2),
+        "reglora": RegLoRA(percent=10.0, weight=20.0),
+    }
 
 
 def build(optimizer: Callable[..., torch.optim.Optimizer] = SGD) -> ForeignModule:
@@ -59,13 +63,16 @@ def in_the_loss(module: ForeignModule, penalty: AdapterPenalty) -> None:
         with torch.autocast("cpu", enabled=False):
             terms = []
             for name, f in lora_layers(module):
-                history = penalty.history[name]
+                history = penalty.history.get(name)
                 if isinstance(penalty, OrthogonalLoRA):
-                    terms.append((f.lora_a @ history.T).abs().sum())
+                    if history is not None:
+                        terms.append(penalty.weight * (f.lora_a @ history.T).abs().sum())
+                    # The authors' code takes torch.norm(p=2) of each matrix, which is not squared.
+                    terms += [penalty.norm_weight * torch.norm(factor, p=2) for factor in (f.lora_a, f.lora_b)]
                 else:
                     mask = unpack_mask(history, f.lora_a.shape[1]).bool()
-                    terms.append((f.lora_b @ f.lora_a)[mask].abs().mean() / 12)
-            return loss + penalty.weight * sum(terms)
+                    terms.append(penalty.weight * (f.lora_b @ f.lora_a)[mask].abs().mean() / 12)
+            return loss + sum(terms)
 
     module.training_step = training_step  # type: ignore[method-assign]
 
@@ -104,6 +111,39 @@ def test_the_training_is_that_of_loss_plus_penalty(name: str, setting: str, tmp_
     wrong = max(float((one - two).abs().max()) for one, two in zip(ends["callback"], ends["loss"], strict=True))
     # fp16 rounds the part of the gradient that comes through the model, the same in both but for the loss scale.
     assert moved > 1e-3 and wrong <= (0.02 if setting.startswith("fp16") else 1e-4) * moved
+
+
+def test_norms_are_paid_for_in_the_first_task_too(tmp_path: Path) -> None:
+    ends = {}
+    for how in ("callback", "loss", "neither"):
+        module, penalty = build(), penalties()["olora_norms"]
+        if how == "loss":
+            in_the_loss(module, penalty)
+        fit(module, [penalty] if how == "callback" else [], tmp_path)
+        ends[how] = torch.cat(
+            [torch.cat([f.lora_a.flatten(), f.lora_b.flatten()]) for _, f in lora_layers(module)]
+        ).detach()
+    assert float((ends["callback"] - ends["neither"]).abs().max()) > 1e-3
+    torch.testing.assert_close(ends["callback"], ends["loss"], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="norm_weight is -1"):
+        OrthogonalLoRA(norm_weight=-1)
+
+
+def test_repeats_are_counted_where_asked(tmp_path: Path) -> None:
+    union, repeated = (RegLoRA(percent=30.0, weight=0.0, count_repeats=repeats) for repeats in (False, True))
+    for penalty in (union, repeated):
+        module = build()
+        for task in range(3):
+            fit(module, [penalty], tmp_path, task=task)
+            fresh_adapters(module, task + 1)
+    for name, f in lora_layers(module):
+        masks = [unpack_mask(mask, f.lora_a.shape[1]).bool() for mask in repeated.history[name]]
+        assert len(masks) == 3
+        assert torch.equal(torch.stack(masks).any(0), unpack_mask(union.history[name], f.lora_a.shape[1]).bool())
+    saved = repeated.state_dict()
+    restored = RegLoRA(percent=30.0, count_repeats=True)
+    restored.load_state_dict(saved)
+    assert all(torch.equal(restored.history[name], mask) for name, mask in repeated.history.items())
 
 
 def test_history_is_that_of_the_trained_adapters(tmp_path: Path) -> None:

@@ -88,7 +88,10 @@ def test_safety_data_are_required(tmp_path: Path) -> None:
         fit(foreign_module(OPTIMIZERS["sgd_momentum"], True), [SafeDelta()], tmp_path)
 
 
-@pytest.mark.parametrize("setting", [{"budget": -1.0}, {"protected_percent": 120.0}, {"block_size": 0}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"budget": -1.0}, {"protected_percent": 120.0}, {"block_size": 0}, {"columns_at_once": 3}, {"columns_at_once": 0}],
+)
 def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         SafeDelta(**setting)
