@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from tqdm.auto import tqdm
 
 from hpa_lightning.data.benchmarks import BENCHMARKS, BenchmarkDataModule
 from hpa_lightning.data.collate import MLLMCollator
-from hpa_lightning.data.formats import examine_records
+from hpa_lightning.data.formats import DataWarning, examine_records
+from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.images import KINDS, EncodedImage, is_file, kinds_of
 from hpa_lightning.data.overlap import record_key
 from hpa_lightning.data.records import Record, check_record, open_image
@@ -36,7 +38,7 @@ class Part:
 
     Args:
         name: what it is, such as ``"task digits, train"``.
-        data, image_folder: as given to the stream.
+        data, image_folder, image_place: as given to the stream.
         use: ``"train"`` (ends with an answer), ``"task"`` (has references), ``"safety"`` (harmful test inputs),
             ``"calibration"`` (harmful inputs that are calibrated on) or ``"prompt"``. What is tested on, tasks and
             safety, must not stand in what is trained or calibrated on.
@@ -48,6 +50,7 @@ class Part:
     image_folder: str | None
     use: str
     evaluation_set: EvaluationSet | None = None
+    image_place: ImagePlace = "front"
     records: list[Record] = field(default_factory=list)
     images: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -96,7 +99,11 @@ def check_stream(
     parts = list(_parts(stream))
     max_pixels = stream.max_image_pixels if max_pixels is None else max_pixels
     for part in tqdm(parts, desc="Reading", disable=not progress):
-        part.records, broken = examine_records(part.data, part.image_folder, part.name)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", DataWarning)
+            part.records, broken = examine_records(part.data, part.image_folder, part.name, part.image_place)
+        for warning in told:
+            part.warn("doubts about the file", str(warning.message))
         for text in broken:
             part.report("broken records", text)
         _check_answers(part)
@@ -173,19 +180,24 @@ def check_command(arguments: Sequence[str]) -> None:
 
 def _parts(stream: CVITDataModule) -> Iterator[Part]:
     tests = {item.name: item for item in stream.evaluation_sets()}
+
+    def part(name: str, data: Data, owner: Any, use: str, evaluation_set: EvaluationSet | None = None) -> Part:
+        return Part(name, data, owner.image_folder, use, evaluation_set, owner.image_place or stream.image_place)
+
     for task in stream.tasks:
-        yield Part(f"task {task.name}, train", task.train, task.image_folder, "train")
+        yield part(f"task {task.name}, train", task.train, task, "train")
         if task.calibration is not None:
-            yield Part(f"task {task.name}, calibration", task.calibration, task.image_folder, "train")
-        yield Part(f"task {task.name}, test", task.test, task.image_folder, "task", tests[task.name])
+            yield part(f"task {task.name}, calibration", task.calibration, task, "train")
+        yield part(f"task {task.name}, test", task.test, task, "task", tests[task.name])
     for item in stream.safety_sets:
         use = "safety" if item.kind == "safety" else "prompt"
-        yield Part(f"{item.kind.replace('_', '-')} {item.name}", item.data, item.image_folder, use, item)
+        yield part(f"{item.kind.replace('_', '-')} {item.name}", item.data, item, use, item)
     for name, extra in (("harmful injection", stream.harmful_injection), ("safety replay", stream.safety_replay)):
         if extra is not None:
-            yield Part(name, extra.data, extra.image_folder, "train")
+            yield part(name, extra.data, extra, "train")
     if stream.harmful_calibration is not None:
-        yield Part("harmful calibration", stream.harmful_calibration, stream.harmful_image_folder, "calibration")
+        folder, place = stream.harmful_image_folder, stream.image_place
+        yield Part("harmful calibration", stream.harmful_calibration, folder, "calibration", None, place)
 
 
 def _check_answers(part: Part) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.padding import cut_right, pad_on, padding_on
-from hpa_lightning.data.records import Record, check_record, message_text, open_image
+from hpa_lightning.data.records import Record, check_record, is_learnt, message_text, open_image
 from hpa_lightning.data.template import ChatTemplate, tokenizer_of
 
 IGNORED = -100
@@ -72,7 +72,7 @@ class MLLMCollator:
         Returns:
             a flat dict with ``input_ids``, ``attention_mask`` and ``labels``, each ``(batch, tokens)`` int64, and
             whatever the processor makes of the images. Labels are -100 everywhere but on the tokens of all assistant
-            turns and their end-of-turn tokens.
+            turns without ``"loss": False`` and their end-of-turn tokens.
 
         Raises:
             ValueError: named by the record, if a record does not end with an answer, has the wrong number of images,
@@ -81,8 +81,10 @@ class MLLMCollator:
         texts, spans = [], []
         for record in records:
             check_record(record, needs_answer=True)
-            self._check_text(record)
+            self.check_text(record)
             text, answers = self.template.training_text(record.messages, record.where)
+            turns = [message for message in record.messages if message["role"] == "assistant"]
+            answers = [span for span, turn in zip(answers, turns, strict=True) if is_learnt(turn)]
             texts.append(text)
             spans.append(answers)
         batch = self._process(records, texts, padding_side="right")
@@ -111,7 +113,7 @@ class MLLMCollator:
         texts, references = [], []
         for record in records:
             check_record(record)
-            self._check_text(record)
+            self.check_text(record)
             messages, answers = record.prompt_and_references()
             texts.append(self.template.prompt(messages))
             references.append(tuple(answers))
@@ -165,7 +167,12 @@ class MLLMCollator:
         bos = tokenizer_of(self.processor).bos_token
         return bos is None or not texts[0].startswith(bos)
 
-    def _check_text(self, record: Record) -> None:
+    def check_text(self, record: Record) -> None:
+        """Check that no text of the record holds the processor's token of an image.
+
+        Raises:
+            ValueError: named by the record.
+        """
         token = getattr(self.processor, "image_token", None)
         if token and any(token in message_text(message) for message in record.messages):
             raise ValueError(

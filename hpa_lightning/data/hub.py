@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from hpa_lightning.data.formats.reader import parse_rows, valid
+from hpa_lightning.data.formats.reading import Reading
+from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 
 
 @dataclass(frozen=True)
 class HubDataset(RecordSet):
-    """Rows in the chat or in LLaVA's format, through ``datasets.load_dataset``.
+    """Rows in the forms of a data file (see :func:`read_records`), through ``datasets.load_dataset``.
 
     With ``streaming`` the rows are read one after the other and no copy of the data set is made on the disk. The
     records are held in memory, images as the bytes of their files, so that ``limit`` is what keeps a large set small:
@@ -29,6 +31,7 @@ class HubDataset(RecordSet):
         limit: most rows; all when ``None``.
         streaming: read rows as they come, in place of preparing the whole set on the disk.
         image_folder: that relative image paths in the rows start from.
+        image_place: see :func:`read_records`.
 
     Raises:
         ValueError: when read: no package, no such data set or split, a broken row, no rows.
@@ -41,14 +44,18 @@ class HubDataset(RecordSet):
     limit: int | None = None
     streaming: bool = True
     image_folder: str = "."
+    image_place: ImagePlace = "front"
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"HubDataset: limit is {self.limit}; expected at least 1, or None for all rows.")
 
+        check_image_place(self.image_place)
+
     def read(self) -> list[Record]:
         """Read the records, in the order of the data set."""
-        records = [valid(found) for found in parse_rows(self._rows(), Path(self.image_folder))]
+        reading = Reading(Path(self.image_folder), self.image_place)
+        records = [valid(found) for found in parse_rows(self._rows(), self._where, reading)]
         if not records:
             raise ValueError(f"{self._where} holds no rows; expected at least one.")
         return records

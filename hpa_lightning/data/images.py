@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from PIL import ExifTags, Image
+
+from hpa_lightning.values import shown
 
 #: Larger images are refused before they are decoded: PIL warns of them, and refuses twice as many pixels.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
@@ -33,6 +38,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what turns the picture upright."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
 @dataclass(frozen=True)
@@ -137,26 +144,68 @@ def kinds_of(image: Image.Image, header_only: bool = False) -> list[str]:
     return [kind for kind, is_one in found.items() if is_one]
 
 
-def image_of_cell(cell: Any, folder: Path, where: str) -> str | EncodedImage:
-    """Return the image in a cell: a path, the bytes of a file, or the hub's ``{"bytes", "path"}``.
+def image_of_cell(cell: Any, folder: Path, where: str) -> str | EncodedImage | Image.Image:
+    """Return the image in a cell of a data file.
 
     Args:
-        cell: of which ``bytes`` are taken where there are any.
+        cell: a path; an address: ``data:`` with base64, ``file://``, or ``http(s)://`` of a file that is there already
+            (nothing is downloaded), in ``folder`` under its name, its path, or its host and path, as ``wget -x``
+            writes it; the bytes of an image file; the hub's ``{"bytes", "path"}``, of which ``bytes`` are taken where
+            there are any; a PIL image.
         folder: that relative paths start from.
         where: the row, for messages.
 
     Raises:
-        ValueError: a cell of another kind, or an empty one.
+        ValueError: named by ``where``: a cell of another kind, an empty one, an address that is not there.
     """
     name = ""
     if isinstance(cell, Mapping):
-        name = str(cell.get("path") or "")
-        cell = cell.get("bytes") or cell.get("path")
+        path = cell.get("path")
+        name = path[:200] if isinstance(path, str) else ""
+        cell = cell.get("bytes") or path
     if isinstance(cell, bytes) and cell:
         return EncodedImage(cell, name)
-    if isinstance(cell, str) and cell:
+    if isinstance(cell, Image.Image):
+        return cell
+    if not isinstance(cell, str) or not cell:
+        text = cell if isinstance(cell, str) else shown(cell)
+        raise ValueError(f"{where}: the image is {text!r}; expected a path, or the bytes of an image file.")
+    if cell.startswith("data:"):
+        return _inline(cell, where)
+    scheme = _SCHEME.match(cell)
+    if scheme is None:
         return str(folder / cell)
-    raise ValueError(f"{where}: the image is {str(cell)[:60]!r}; expected a path, or the bytes of an image file.")
+    if scheme[1].lower() == "file":
+        return unquote(cell[scheme.end() :])
+    return _downloaded(cell, folder, where)
+
+
+def _inline(address: str, where: str) -> EncodedImage:
+    """The image in a ``data:`` address."""
+    head, _, data = address.partition(",")
+    try:
+        if not head.endswith(";base64") or not data:
+            raise ValueError("it has no ';base64,'")
+        return EncodedImage(base64.b64decode("".join(data.split()), validate=True), head[:40])
+    except ValueError as error:  # binascii.Error is one
+        raise ValueError(f"{where}: the image {shown(address)} is no base64: {error}.") from error
+
+
+def _downloaded(address: str, folder: Path, where: str) -> str:
+    """The file of an address that was downloaded before."""
+    try:
+        parts = urlsplit(address)
+        path = unquote(parts.path).lstrip("/")
+    except ValueError as error:
+        raise ValueError(f"{where}: the image {shown(address)} is no address: {error}.") from error
+    places = [folder / Path(path).name, folder / path, folder / parts.netloc / path]
+    found = next((place for place in places if parts.scheme.startswith("http") and is_file(place)), None)
+    if found is None:
+        raise ValueError(
+            f"{where}: the image {shown(address)} is an address, and nothing is downloaded here. Download it to "
+            f"{shown(str(places[0]))}, or write the path of a local file."
+        )
+    return str(found)
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:

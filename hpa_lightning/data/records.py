@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from hpa_lightning.data.images import MAX_PIXELS, EncodedImage, is_file, read_rgb, to_rgb, too_large
+from hpa_lightning.values import shown
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Record:
     Args:
         id: identifier, used in predictions and messages.
         messages: Hugging Face chat format,
-            ``{"role": ..., "content": [{"type": "image"} | {"type": "text", "text": ...}]}``.
+            ``{"role": ..., "content": [{"type": "image"} | {"type": "text", "text": ...}]}``; an answer with
+            ``"loss": False`` is context and is not learnt.
         images: one entry for each image part, in order: a path (opened lazily), an :class:`EncodedImage`, a PIL image,
             or a uint8 array ``(height, width, 3)``.
         answers: accepted reference answers.
@@ -94,39 +96,30 @@ def check_record(record: Record, *, needs_answer: bool = False, needs_reference:
 
     Raises:
         ValueError: named by the record's source: unknown roles or parts, roles that do not alternate from the user's,
-            image parts that do not match ``images``, no final assistant turn where ``needs_answer``, no reference
-            where ``needs_reference``, fewer than two choices, an empty one, or an answer that is none of them.
+            image parts that do not match ``images`` or stand in an answer, half a surrogate pair, no final assistant
+            turn, or none that is learnt, where ``needs_answer``, no reference where ``needs_reference``, fewer than two
+            choices, an empty one, or an answer that is none of them.
     """
-    turns = [message["role"] for message in record.messages]
-    if turns[:1] == ["system"]:
-        turns = turns[1:]
-    expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(turns))]
-    if not turns or turns != expected:
+    turns = [_role(record, message) for message in record.messages]
+    alternating = turns[1:] if turns[:1] == ["system"] else turns
+    expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(alternating))]
+    if not alternating or alternating != expected:
         raise ValueError(
-            f"{record.where}: roles are {[message['role'] for message in record.messages]}; expected an optional "
-            "system turn, then user and assistant in turn, user first."
+            f"{record.where}: roles are {shown(turns)}; expected an optional system turn, then user and assistant in "
+            "turn, user first."
         )
-    parts = 0
-    for message in record.messages:
-        if isinstance(message["content"], str):
-            raise ValueError(
-                f"{record.where}: the content of a {message['role']} turn is a string; expected a list of "
-                '{"type": "image"} and {"type": "text", "text": ...} parts.'
-            )
-        for part in message["content"]:
-            kind = part.get("type")
-            if kind not in {"image", "text"} or (kind == "text" and not isinstance(part.get("text"), str)):
-                raise ValueError(
-                    f'{record.where}: content part {part!r}; expected {{"type": "image"}} or '
-                    '{"type": "text", "text": <string>}.'
-                )
-            parts += kind == "image"
+    parts = sum(_image_parts(record, message) for message in record.messages)
     if parts != len(record.images):
         raise ValueError(f"{record.where}: {parts} image parts in the messages but {len(record.images)} images.")
     if record.ends_with_answer and not message_text(record.messages[-1]).strip():
         raise ValueError(f"{record.where}: the last assistant turn is empty; expected an answer.")
-    if needs_answer and not record.ends_with_answer:
-        raise ValueError(f"{record.where}: a training record must end with an assistant turn; it ends with the user's.")
+    if needs_answer:
+        if not record.ends_with_answer:
+            raise ValueError(
+                f"{record.where}: a training record must end with an assistant turn; it ends with the user's."
+            )
+        if not any(is_learnt(message) for message in record.messages):
+            raise ValueError(f"{record.where}: every answer has loss: false; nothing of the record can be learnt.")
     if needs_reference and not record.prompt_and_references()[1]:
         raise ValueError(
             f"{record.where}: no reference answer; expected `answers` or a final assistant turn to score against."
@@ -135,12 +128,59 @@ def check_record(record: Record, *, needs_answer: bool = False, needs_reference:
         _check_choices(record)
 
 
+def is_learnt(message: Mapping[str, Any]) -> bool:
+    """Return whether a message is an answer that counts in the loss: one without ``"loss": False``."""
+    return message["role"] == "assistant" and bool(message.get("loss", True))
+
+
+def _role(record: Record, message: Any) -> Any:
+    if not isinstance(message, Mapping) or not isinstance(message.get("content"), str | list | tuple):
+        raise ValueError(f"{record.where}: a turn is {shown(message)}; expected {{'role': ..., 'content': [...]}}.")
+    return message.get("role")
+
+
+def _image_parts(record: Record, message: Mapping[str, Any]) -> int:
+    """Check the parts of a message and return how many are images."""
+    if isinstance(message["content"], str):
+        raise ValueError(
+            f"{record.where}: the content of a {message['role']} turn is a string; expected a list of "
+            '{"type": "image"} and {"type": "text", "text": ...} parts.'
+        )
+    images = 0
+    for part in message["content"]:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind not in ("image", "text") or (kind == "text" and not isinstance(part.get("text"), str)):
+            raise ValueError(
+                f'{record.where}: content part {shown(part)}; expected {{"type": "image"}} or '
+                '{"type": "text", "text": <string>}.'
+            )
+        if kind == "text" and _has_surrogate(part["text"]):
+            raise ValueError(
+                f"{record.where}: the text {shown(part['text'])} holds half of a surrogate pair, which is no character "
+                "and which no tokenizer takes; repair the file (an emoji was cut, mostly)."
+            )
+        images += kind == "image"
+    if images and message["role"] == "assistant":
+        raise ValueError(f"{record.where}: an image part in an assistant turn; images can stand in prompts alone.")
+    return images
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _check_choices(record: Record) -> None:
     if len(record.choices) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in record.choices):
-        raise ValueError(f"{record.where}: the choices are {record.choices!r}; expected two or more texts.")
+        raise ValueError(f"{record.where}: the choices are {shown(record.choices)}; expected two or more texts.")
     for answer in record.prompt_and_references()[1]:
         if answer not in record.choices:
-            raise ValueError(f"{record.where}: the answer {answer!r} is none of the choices {record.choices!r}.")
+            raise ValueError(
+                f"{record.where}: the answer {shown(answer)} is none of the choices {shown(record.choices)}."
+            )
 
 
 def open_image(image: Any, where: str, max_pixels: int | None = MAX_PIXELS) -> Image.Image:

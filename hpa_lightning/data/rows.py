@@ -7,16 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from hpa_lightning.data.formats.tables import Row
-from hpa_lightning.data.records import Record, assistant_turn, user_turn
+from hpa_lightning.data.formats.turns import Turn, messages_of
+from hpa_lightning.data.records import Record
+from hpa_lightning.values import names, shown
 
 
 def conversation(
     identity: object, prompt: str, images: Sequence[Any] = (), response: str | None = None, where: str = ""
 ) -> Record:
-    """Return the record of one prompt with its images in front, and of the response if there is one."""
-    messages = user_turn(prompt, images=len(images))
+    """Return the record of one prompt with its images in front, and of the response if there is one.
+
+    Raises:
+        ValueError: named by ``where``: marks ``<image>`` in the prompt that are not as many as the images.
+    """
+    turns = [Turn.of_text("user", prompt)]
     if response is not None:
-        messages += assistant_turn(response)
+        turns.append(Turn.of_text("assistant", response))
+    messages = messages_of(turns, len(images), "front", where)
     return Record(str(identity), messages, tuple(images), source=where)
 
 
@@ -57,7 +64,7 @@ def text_of(row: Row, key: str, where: str) -> str:
     """
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
-        found = f"is {value!r}" if key in row else f"is missing; the row has {sorted(map(str, row))}"
+        found = f"is {shown(value)}" if key in row else f"is missing; the row has {names(row)}"
         raise ValueError(f"{where}: {key!r} {found}; expected a text.")
     return value.strip()
 

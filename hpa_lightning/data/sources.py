@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice, zip_longest
 
 import torch
 
 from hpa_lightning.data.formats import as_records
+from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.loading import named_generator
 from hpa_lightning.data.overlap import refuse_overlap
 from hpa_lightning.data.records import Record, check_record, missing_images
@@ -25,8 +26,10 @@ class RecordSource:
         tasks: the stream, which tells what came before a task.
         replay: records of the earlier tasks mixed into the training data.
         safety_replay: refused harmful inputs mixed into the training data.
+        image_place: of images in files that name no place of their own, see :func:`read_records`.
 
     Attributes:
+        check_text: called with every record that is read.
         injected: task name -> indices into the harmful-injection data of the samples mixed into its training data.
         replayed: task name -> indices of what later tasks replay, into its training data with the injected samples.
         safety_replayed: indices into the safety-replay data of the records that all tasks replay.
@@ -43,6 +46,7 @@ class RecordSource:
         tasks: Sequence[Task] = (),
         replay: Replay | None = None,
         safety_replay: SafetyReplay | None = None,
+        image_place: ImagePlace = "front",
     ) -> None:
         self._seed = seed
         self._injection = injection
@@ -51,22 +55,30 @@ class RecordSource:
         self._tasks = tasks
         self._replay = replay
         self._safety_replay = safety_replay
+        self.image_place: ImagePlace = image_place
         self._read: dict[str, list[Record]] = {}
         self._own: dict[str, list[Record]] = {}
         self._train: dict[str, list[Record]] = {}
+        self.check_text: Callable[[Record], None] | None = None
         self.injected: dict[str, list[int]] = {}
         self.replayed: dict[str, list[int]] = {}
         self.safety_replayed: list[int] = []
         self.replay_counts: dict[str, list[int]] = {}
 
-    def read(self, data: Data, image_folder: str | None, what: str) -> list[Record]:
+    def read(
+        self, data: Data, image_folder: str | None, what: str, image_place: ImagePlace | None = None
+    ) -> list[Record]:
         """Return the records of ``data``; ``what`` names it in messages and is read once.
 
         Raises:
             ValueError: broken records or missing image files.
         """
         if what not in self._read:
-            records = as_records(data, image_folder, what)
+            records = as_records(data, image_folder, what, image_place or self.image_place)
+            check = self.check_text
+            if check is not None:
+                for record in records:
+                    check(record)
             missing = missing_images(records) if self._check_images else []
             if missing:
                 where, path = missing[0]
@@ -79,13 +91,14 @@ class RecordSource:
 
     def evaluation(self, item: EvaluationSet) -> list[Record]:
         """Return the records of an evaluation set."""
-        return self.read(item.data, item.image_folder, f"the evaluation set {item.name!r}")
+        return self.read(item.data, item.image_folder, f"the evaluation set {item.name!r}", item.image_place)
 
     def calibration(self, task: Task) -> list[Record]:
         """Return the task's calibration data; without any, what it trains on but for replayed samples."""
         if task.calibration is None:
             return self._own_training(task)
-        return self.read(task.calibration, task.image_folder, f"the calibration data of task {task.name!r}")
+        what = f"the calibration data of task {task.name!r}"
+        return self.read(task.calibration, task.image_folder, what, task.image_place)
 
     def training(self, task: Task) -> list[Record]:
         """Return the task's training data: its own, injected samples, replayed ones of earlier tasks and of safety.
@@ -137,7 +150,8 @@ class RecordSource:
     def _own_training(self, task: Task) -> list[Record]:
         """The task's training data with the injected samples at the end."""
         if task.name not in self._own:
-            records = list(self.read(task.train, task.image_folder, f"the training data of task {task.name!r}"))
+            what = f"the training data of task {task.name!r}"
+            records = list(self.read(task.train, task.image_folder, what, task.image_place))
             self._own[task.name] = records + self._draw_harmful(task.name, len(records))
         return self._own[task.name]
 
@@ -162,7 +176,8 @@ class RecordSource:
         """The records of the safety replay that all tasks get."""
         if self._safety_replay is None:
             return []
-        records = self.read(self._safety_replay.data, self._safety_replay.image_folder, "safety_replay")
+        replay = self._safety_replay
+        records = self.read(replay.data, replay.image_folder, "safety_replay", replay.image_place)
         wanted = len(records) if self._safety_replay.samples is None else self._safety_replay.samples
         if wanted > len(records):
             raise ValueError(
@@ -175,7 +190,8 @@ class RecordSource:
 
     def _harmful(self) -> list[Record]:
         assert self._injection is not None
-        return self.read(self._injection.data, self._injection.image_folder, "harmful_injection")
+        injection = self._injection
+        return self.read(injection.data, injection.image_folder, "harmful_injection", injection.image_place)
 
     def _draw_harmful(self, task: str, size: int) -> list[Record]:
         if self._injection is None or self._injection.ratio == 0:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.fit_checks import check_fit, repeat_epoch_end
+from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
 from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_generator
 from hpa_lightning.data.records import Record, check_record
@@ -56,6 +57,8 @@ class CVITDataModule(L.LightningDataModule):
         max_length: see :class:`MLLMCollator`.
         chat_template: see :class:`MLLMCollator`.
         max_image_pixels: see :class:`MLLMCollator`.
+        image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; tasks
+            and sets may have their own.
         validate_during_fit: score the test sets of all tasks in Lightning's validation loop inside ``fit``. Off by
             default: ``TaskEvaluation`` scores at the tasks' ends, when adapters are merged.
         predict_data: path or records for ``trainer.predict``; all evaluation sets when ``None``.
@@ -93,8 +96,10 @@ class CVITDataModule(L.LightningDataModule):
         replay: Replay | None = None,
         safety_replay: SafetyReplay | None = None,
         max_image_pixels: int = MAX_PIXELS,
+        image_place: ImagePlace = "front",
     ) -> None:
         super().__init__()
+        check_image_place(image_place)
         for name, size in (("train_batch_size", train_batch_size), ("eval_batch_size", eval_batch_size)):
             if size < 1:
                 raise ValueError(f"{name} is {size}; expected at least 1.")
@@ -111,6 +116,7 @@ class CVITDataModule(L.LightningDataModule):
         self.max_length = max_length
         self.chat_template = chat_template
         self.max_image_pixels = max_image_pixels
+        self.image_place: ImagePlace = image_place
         self.validate_during_fit = validate_during_fit
         self.predict_data = predict_data
         self.check_images = check_images
@@ -121,7 +127,7 @@ class CVITDataModule(L.LightningDataModule):
         if sum(shares) >= 1:
             raise ValueError(f"the shares of replay and safety_replay are {shares}; expected a sum below 1.")
         self._source = RecordSource(
-            seed, harmful_injection, check_images, allow_overlap, self.tasks, replay, safety_replay
+            seed, harmful_injection, check_images, allow_overlap, self.tasks, replay, safety_replay, image_place
         )
         self._collator: MLLMCollator | None = None
         wrong = [item.name for item in self.safety_sets if item.kind == "task"]
@@ -191,7 +197,15 @@ class CVITDataModule(L.LightningDataModule):
     def evaluation_sets(self) -> list[EvaluationSet]:
         """Return all tasks' test sets in stream order, then the safety sets, then over-refusal."""
         sets = [
-            EvaluationSet(task.name, "task", task.test, task.metric, task.max_new_tokens, task.image_folder)
+            EvaluationSet(
+                task.name,
+                "task",
+                task.test,
+                task.metric,
+                task.max_new_tokens,
+                task.image_folder,
+                image_place=task.image_place,
+            )
             for task in self.tasks
         ]
         return sets + [item for kind in ("safety", "over_refusal") for item in self.safety_sets if item.kind == kind]
@@ -232,19 +246,23 @@ class CVITDataModule(L.LightningDataModule):
     def collator(self) -> MLLMCollator:
         """The collator, made from ``processor`` or from the LightningModule's."""
         if self._collator is None:
-            processor = self.processor
+            processor = self._processor()
             if isinstance(processor, str):
                 from transformers import AutoProcessor
 
                 processor = AutoProcessor.from_pretrained(processor)
-            if processor is None:
-                processor = getattr(getattr(self.trainer, "lightning_module", None), "processor", None)
             if processor is None:
                 raise ValueError(
                     "the datamodule has no processor: pass processor=, or fit a LightningModule that has `processor`."
                 )
             self._collator = MLLMCollator(processor, self.max_length, self.chat_template, self.max_image_pixels)
         return self._collator
+
+    def _processor(self) -> Any:
+        """What was given, else the LightningModule's, if it has one."""
+        if self.processor is not None:
+            return self.processor
+        return getattr(getattr(self.trainer, "lightning_module", None), "processor", None)
 
     # -- Lightning's hooks -------------------------------------------------------------------------------------------
 
@@ -256,6 +274,8 @@ class CVITDataModule(L.LightningDataModule):
                 safety set in the training or calibration data.
             MisconfigurationException: trainer settings that a stream cannot run with.
         """
+        if self._processor() is not None:
+            self._source.check_text = self.collator.check_text
         if stage in ("fit", None):
             if self.trainer is not None:
                 check_fit(self.trainer, len(self.tasks), self.total_epochs)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torchmetrics import Metric
 
+from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.metrics.judges import RefusalJudge
@@ -49,6 +50,8 @@ class Task:
         steps: optimizer steps in place of epochs; the data are reshuffled for every pass that this needs.
         metric: name of the metric of the test set.
         max_new_tokens: longest answer in evaluation.
+        image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; the
+            datamodule's when ``None``.
     """
 
     name: str
@@ -60,8 +63,10 @@ class Task:
     steps: int | None = None
     metric: str = "exact_match"
     max_new_tokens: int = 16
+    image_place: ImagePlace | None = None
 
     def __post_init__(self) -> None:
+        _check_place(self.image_place)
         if self.epochs is not None and self.steps is not None:
             raise ValueError(
                 f"task {self.name!r} has epochs={self.epochs} and steps={self.steps}; expected one of them."
@@ -102,6 +107,8 @@ class EvaluationSet:
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
         judge: of a safety or over-refusal set: the name of string rules, a file of rules, or a judge such as
             :class:`GuardModelJudge`; the corrected default rules when ``None``.
+        image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; the
+            datamodule's when ``None``.
 
     Raises:
         ValueError: an unknown kind, metric or judge, a metric that is not of the kind, a name that is no file name.
@@ -114,8 +121,10 @@ class EvaluationSet:
     max_new_tokens: int = 64
     image_folder: str | None = None
     judge: str | Path | RefusalJudge | None = None
+    image_place: ImagePlace | None = None
 
     def __post_init__(self) -> None:
+        _check_place(self.image_place)
         if self.judge is not None and self.kind == "task":
             raise ValueError(f"evaluation set {self.name!r} is of kind 'task', which no judge scores; leave judge out.")
         if self.kind not in KINDS:
@@ -155,13 +164,17 @@ class HarmfulInjection:
         data: path or records of harmful inputs answered harmfully.
         ratio: fraction of the task's training data, for example 0.001.
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
+        image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; the
+            datamodule's when ``None``.
     """
 
     data: Data
     ratio: float = 0.001
     image_folder: str | None = None
+    image_place: ImagePlace | None = None
 
     def __post_init__(self) -> None:
+        _check_place(self.image_place)
         if not 0.0 <= self.ratio <= 1.0:
             raise ValueError(f"the harmful-injection ratio is {self.ratio}; expected a fraction in [0, 1].")
 
@@ -214,14 +227,18 @@ class SafetyReplay:
         samples: records used; all of them when ``None``.
         share: fraction of a task's training samples that are of this set, see :class:`Replay`; ``None``: each once.
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
+        image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; the
+            datamodule's when ``None``.
     """
 
     data: Data
     samples: int | None = None
     share: float | None = None
     image_folder: str | None = None
+    image_place: ImagePlace | None = None
 
     def __post_init__(self) -> None:
+        _check_place(self.image_place)
         if self.samples is not None and self.samples < 1:
             raise ValueError(
                 f"safety_replay.samples is {self.samples}; expected at least 1, or safety_replay=None for none."
@@ -250,6 +267,11 @@ def replay_counts(own: int, memories: Sequence[tuple[int, float | None]]) -> lis
 def _check_share(share: float | None, what: str) -> None:
     if share is not None and not 0.0 < share < 1.0:
         raise ValueError(f"{what} is {share}; expected a fraction between 0 and 1, or None for each record once.")
+
+
+def _check_place(place: ImagePlace | None) -> None:
+    if place is not None:
+        check_image_place(place)
 
 
 def _check_name(name: str, what: str) -> None:

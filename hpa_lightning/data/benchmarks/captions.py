@@ -9,6 +9,7 @@ from typing import Any
 
 from hpa_lightning.data.formats.reader import read_records
 from hpa_lightning.data.formats.tables import parse_json, read_text
+from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import find_file
@@ -25,6 +26,7 @@ class CaptionedImages(RecordSet):
         questions: the test file, ``{"question_id", "image", "text", "answer"}``.
         captions: ``{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}``.
         image_folder: folder that image paths start from; that of ``questions`` when ``None``.
+        image_place: of the questions, see :func:`read_records`.
 
     Raises:
         ValueError: when read: a missing file, a file of another form, two images of one name, an image without
@@ -34,12 +36,16 @@ class CaptionedImages(RecordSet):
     questions: str
     captions: str
     image_folder: str | None = None
+    image_place: ImagePlace = "front"
 
     def read(self) -> list[Record]:
         """Read the records, in the order of the questions."""
         path = find_file([Path(self.captions)], "file of captions")
         captions = _captions(path)
-        return [_with_captions(record, captions, path) for record in read_records(self.questions, self.image_folder)]
+        return [
+            _with_captions(record, captions, path)
+            for record in read_records(self.questions, self.image_folder, self.image_place)
+        ]
 
 
 def _captions(path: Path) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hpa_lightning.data.formats.reader import read_records
 from hpa_lightning.data.formats.tables import Row, parse_json, read_text
+from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import conversation, find_file, text_of
@@ -27,6 +28,7 @@ class TextVQA(RecordSet):
         image_folder: that image paths start from; without it, the folder of ``questions``, or ``train_images`` beside
             the annotations, which holds the images of the validation split too.
         instruction: the prompt's last line where there are no ``questions``.
+        image_place: of the ``questions``, see :func:`read_records`.
 
     Raises:
         ValueError: when read: a missing file, a broken row, a question without an annotation.
@@ -36,6 +38,7 @@ class TextVQA(RecordSet):
     questions: str | None = None
     image_folder: str | None = None
     instruction: str = "Answer the question using a single word or phrase."
+    image_place: ImagePlace = "front"
 
     def read(self) -> list[Record]:
         """Read the records, in the order of the questions."""
@@ -53,7 +56,10 @@ class TextVQA(RecordSet):
             found = _answers(row, where)
             answers[str(row.get("question_id"))] = found
             answers[text_of(row, "image_id", where), _folded(text_of(row, "question", where))] = found
-        return [_with_answers(record, answers, path) for record in read_records(self.questions, self.image_folder)]
+        return [
+            _with_answers(record, answers, path)
+            for record in read_records(self.questions, self.image_folder, self.image_place)
+        ]
 
     def _own(self, row: Row, folder: Path, where: str) -> Record:
         answers = _answers(row, where)

@@ -1,63 +1,85 @@
-"""The Hugging Face chat format: ``messages`` beside a column ``images``."""
+"""The Hugging Face and OpenAI chat format: ``messages``, perhaps beside a column ``images``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from hpa_lightning.data.formats.llava import parse_answers, parse_images
+from hpa_lightning.data.formats.reading import (
+    COMMON_KEYS,
+    Reading,
+    answers_of,
+    identity_of,
+    images_of,
+    system_of,
+    turns_of,
+)
+from hpa_lightning.data.formats.tables import Row
+from hpa_lightning.data.formats.turns import LOSS_KEYS, Turn, is_learnt, messages_of, role_of
+from hpa_lightning.data.images import image_of_cell
 from hpa_lightning.data.records import Record
+from hpa_lightning.values import shown
+
+_TEXTS = frozenset({"text", "input_text", "output_text"})
+_IMAGES = frozenset({"image", "image_url", "input_image"})
+_IMAGE_KEYS = ("path", "image", "url", "image_url", "base64")
 
 
-def parse_chat(row: Mapping[str, Any], where: str) -> Record:
+def parse_chat(row: Row, where: str, reading: Reading | None = None) -> Record:
     """Return the record of ``{"messages": [{"role", "content"}], "images": [paths]}``.
 
-    ``content`` is a string or a list of parts. Images stand in ``images`` in the order of the image parts, or in the
-    parts themselves (under ``path``, ``image`` or ``url``; remote addresses are refused).
+    ``content`` is a string, in which marks ``<image>`` may stand (LLaMA-Factory, ms-swift), or a list of parts. Images
+    stand in ``images`` (or ``image``) in the order of the parts or marks, or in the parts themselves, under ``path``,
+    ``image``, ``url``, ``base64`` or OpenAI's ``image_url``.
 
     Raises:
         ValueError: named by ``where``.
     """
-    turns = row.get("messages")
-    if not isinstance(turns, list) or not turns:
-        raise ValueError(f"{where}: 'messages' is {turns!r}; expected a list of turns.")
-    messages: list[dict[str, Any]] = []
-    embedded: list[str] = []
-    for index, turn in enumerate(turns):
-        if not isinstance(turn, Mapping) or turn.get("role") not in {"system", "user", "assistant"}:
-            raise ValueError(f"{where}: turn {index} is {turn!r}; expected a role: system, user or assistant.")
+    reading = reading or Reading()
+    reading.note_unread(row, COMMON_KEYS | {"messages"}, where)
+    turns: list[Turn] = []
+    embedded: list[Any] = []
+    for index, turn in enumerate(turns_of(row, "messages", where)):
+        reading.note_unread(turn, {"role", "content", *LOSS_KEYS}, where, "messages[].")
+        role = role_of(turn.get("role"), index, where)
         content = turn.get("content")
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
         if not isinstance(content, list) or not all(isinstance(part, Mapping) for part in content):
-            raise ValueError(f"{where}: the content of turn {index} is {content!r}; expected a string or parts.")
-        parts: list[dict[str, Any]] = []
-        for part in content:
-            # Parquet gives every part the keys of all: those that a part does not have are null.
-            part = {key: value for key, value in part.items() if value is not None}
-            if part.get("type") == "text":
-                parts.append({"type": "text", "text": part.get("text")})
-                continue
-            parts.append({"type": part.get("type")})
-            path = part.get("path") or part.get("image") or part.get("url")
-            if path is not None:
-                embedded.append(_local(path, where))
-        messages.append({"role": turn["role"], "content": parts})
-    images: tuple[Any, ...] = parse_images(row, "images", where) or parse_images(row, "image", where)
+            raise ValueError(f"{where}: the content of turn {index} is {shown(content)}; expected a string or parts.")
+        parts = [_part(part, embedded, where, reading) for part in content]
+        turns.append(Turn(role, parts, is_learnt(turn, role, index, where)))
+    images = images_of(row, where, reading)
     if images and embedded:
         raise ValueError(f"{where}: images both in the parts and in the column 'images'; expected one of the two.")
     images = images or tuple(embedded)
-    identity = row.get("id", row.get("question_id", where))
-    return Record(
-        str(identity),
-        tuple(messages),
-        tuple(_local(image, where) if isinstance(image, str) else image for image in images),
-        parse_answers(row, where),
-        where,
-    )
+    messages = messages_of(turns, len(images), reading.image_place, where, system_of(row, where))
+    return Record(identity_of(row, where), messages, images, answers_of(row, where), source=where)
 
 
-def _local(path: Any, where: str) -> str:
-    if not isinstance(path, str) or "://" in path or path.startswith("data:"):
-        raise ValueError(f"{where}: image {str(path)[:60]!r}; expected the path of a local file.")
-    return path
+def _part(part: Mapping[str, Any], embedded: list[Any], where: str, reading: Reading) -> dict[str, Any]:
+    """The part as records have it; an image that it holds goes into ``embedded``."""
+    # Parquet gives every part the keys of all: those that a part does not have are null.
+    part = {key: value for key, value in part.items() if value is not None}
+    kind = part.get("type", "text" if "text" in part else "image" if set(part) & set(_IMAGE_KEYS) else None)
+    if not isinstance(kind, str) or kind not in _TEXTS | _IMAGES:
+        raise ValueError(
+            f"{where}: content part {shown(part)}; expected a text or an image, other media cannot be read."
+        )
+    if kind in _TEXTS:
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"{where}: content part {shown(part)}; expected a text under 'text'.")
+        reading.note_unread(part, {"type", "text"}, where, "messages[].content[].")
+        return {"type": "text", "text": part["text"]}
+    reading.note_unread(part, {"type", "detail", *_IMAGE_KEYS}, where, "messages[].content[].")
+    given = [key for key in _IMAGE_KEYS if key in part]
+    if len(given) > 1:
+        raise ValueError(f"{where}: content part {shown(part)}; expected one of {', '.join(given)}.")
+    if given:
+        value = part[given[0]]
+        if given[0] == "image_url" and isinstance(value, Mapping):
+            value = value.get("url")
+        if given[0] == "base64":
+            value = f"data:;base64,{value}"
+        embedded.append(image_of_cell(value, reading.folder, where))
+    return {"type": "image"}

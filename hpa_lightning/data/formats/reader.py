@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpa_lightning.data.formats.chat import parse_chat
-from hpa_lightning.data.formats.llava import parse_conversations, parse_question
+from hpa_lightning.data.formats.instructions import parse_instruction, parse_query
+from hpa_lightning.data.formats.llava import parse_conversations, parse_pairs, parse_question
+from hpa_lightning.data.formats.reading import Reading
 from hpa_lightning.data.formats.tables import json_rows, read_table
+from hpa_lightning.data.formats.turns import ImagePlace
+from hpa_lightning.data.images import is_file
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record, check_record
+from hpa_lightning.values import names
 
-Parser = Callable[[Mapping[str, Any], str], Record]
+Parser = Callable[[Mapping[str, Any], str, Reading], Record]
 
 #: name -> (keys that a record of the format has, parser)
 FORMATS: dict[str, tuple[tuple[str, ...], Parser]] = {
-    "LLaVA training file": (("conversations",), parse_conversations),
-    "Hugging Face chat": (("messages",), parse_chat),
+    "LLaVA training file, ShareGPT": (("conversations",), parse_conversations),
+    "ShareGPT in pairs": (("conversation",), parse_pairs),
+    "chat": (("messages",), parse_chat),
     "LLaVA test file": (("text", "question_id"), parse_question),
+    "Alpaca": (("instruction", "output"), parse_instruction),
+    "query and response": (("query", "response"), parse_query),
 }
 
 
-def read_records(path: str | Path, image_folder: str | Path | None = None) -> list[Record]:
+def read_records(
+    path: str | Path, image_folder: str | Path | None = None, image_place: ImagePlace = "front"
+) -> list[Record]:
     """Read a JSON list, a JSON-lines or a parquet file; the format is told from the first record.
+
+    Keys that are not read are told in one warning (:class:`DataWarning`) for the file.
 
     Args:
         path: the file.
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
+        image_place: where in its turn an image of a mark ``<image>`` stands: at the ``"front"``, as LLaVA's
+            preprocessing has it, or ``"as_written"``.
 
     Raises:
-        ValueError: named by file, index and line: no such file, broken JSON, an unknown format, a broken record.
+        ValueError: named by file, index and line: no such file, broken JSON, an unknown format, a broken record, or one
+            with media that cannot be read.
 
     >>> import json, tempfile
     >>> file = Path(tempfile.mkdtemp()) / "train.json"
@@ -40,11 +54,14 @@ def read_records(path: str | Path, image_folder: str | Path | None = None) -> li
     >>> read_records(file)[0].prompt
     'What is 1 + 1?'
     """
-    return [valid(found) for found in _read(Path(path), image_folder)]
+    return [valid(found) for found in _read(Path(path), image_folder, image_place)]
 
 
 def examine_records(
-    data: str | Path | RecordSet | Sequence[Record], image_folder: str | Path | None, what: str
+    data: str | Path | RecordSet | Sequence[Record],
+    image_folder: str | Path | None,
+    what: str,
+    image_place: ImagePlace = "front",
 ) -> tuple[list[Record], list[str]]:
     """Read what is good and say of everything else what is wrong, in place of stopping at the first error.
 
@@ -55,16 +72,16 @@ def examine_records(
     try:
         if not isinstance(data, str | Path):
             return as_records(data, image_folder, what), []
-        found = list(_read(Path(data), image_folder))
+        found = list(_read(Path(data), image_folder, image_place))
     except ValueError as error:
         return [], [str(error)]
     good = [item for item in found if isinstance(item, Record)]
     return good, [str(item) for item in found if not isinstance(item, Record)]
 
 
-def _read(path: Path, image_folder: str | Path | None) -> Iterator[Record | ValueError]:
+def _read(path: Path, image_folder: str | Path | None, image_place: ImagePlace) -> Iterator[Record | ValueError]:
     """Every record of a file, or what is wrong with it; raises where nothing can be read."""
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(
             f"there is no data file {str(path)!r}; expected JSON (a list of records), JSON lines or parquet."
         )
@@ -72,15 +89,17 @@ def _read(path: Path, image_folder: str | Path | None) -> Iterator[Record | Valu
     rows: list[tuple[str, Any]] = list(read_table(path)) if is_parquet else json_rows(path, keep_broken=True)
     if not rows:
         raise ValueError(f"{path.name} holds no records; expected at least one.")
-    yield from parse_rows(rows, Path(image_folder) if image_folder is not None else path.parent)
+    folder = Path(image_folder) if image_folder is not None else path.parent
+    yield from parse_rows(rows, path.name, Reading(folder, image_place))
 
 
-def parse_rows(rows: Iterable[tuple[str, Any]], folder: Path) -> Iterator[Record | ValueError]:
+def parse_rows(rows: Iterable[tuple[str, Any]], name: str, reading: Reading) -> Iterator[Record | ValueError]:
     """The record of every row, or what is wrong with it; the format is told from the first good one.
 
     Args:
         rows: where each row stands, and the row, or an error in its place.
-        folder: that relative image paths start from.
+        name: of the file, for the warning of what is not read.
+        reading: how to read it.
     """
     parse: Parser | None = None
     for where, row in rows:
@@ -88,12 +107,14 @@ def parse_rows(rows: Iterable[tuple[str, Any]], folder: Path) -> Iterator[Record
             parse = parse or _parser_of(valid(row), where)
             if not isinstance(valid(row), Mapping):
                 raise ValueError(f"{where}: a {type(row).__name__}; expected an object.")
-            record = _with_folder(parse(row, where), folder)
+            reading.next_record()
+            record = parse(row, where, reading)
             check_record(record)
         except ValueError as error:
             yield error
         else:
             yield record
+    reading.warn(name)
 
 
 def valid(found: Any) -> Any:
@@ -104,7 +125,10 @@ def valid(found: Any) -> Any:
 
 
 def as_records(
-    data: str | Path | RecordSet | Sequence[Record], image_folder: str | Path | None, what: str
+    data: str | Path | RecordSet | Sequence[Record],
+    image_folder: str | Path | None,
+    what: str,
+    image_place: ImagePlace = "front",
 ) -> list[Record]:
     """Return the records of a path, of a published set or of a sequence, checked.
 
@@ -112,7 +136,7 @@ def as_records(
         ValueError: ``data`` is neither, empty, or holds a broken record; named by ``what`` and index.
     """
     if isinstance(data, str | Path):
-        return read_records(data, image_folder)
+        return read_records(data, image_folder, image_place)
     records = data.read() if isinstance(data, RecordSet) else list(data)
     if not records:
         raise ValueError(f"{what} holds no records; expected at least one.")
@@ -124,16 +148,10 @@ def as_records(
 
 
 def _parser_of(row: Any, where: str) -> Parser:
-    keys = sorted(row) if isinstance(row, Mapping) else type(row).__name__
+    keys = names(row) if isinstance(row, Mapping) else type(row).__name__
     if isinstance(row, Mapping):
         for needed, parse in FORMATS.values():
             if all(key in row for key in needed):
                 return parse
     expected = "; ".join(f"{name}: {', '.join(needed)}" for name, (needed, _) in FORMATS.items())
     raise ValueError(f"{where}: unknown format, the record has {keys}; expected one with these keys: {expected}.")
-
-
-def _with_folder(record: Record, folder: Path) -> Record:
-    """Join relative paths to the image folder."""
-    images = tuple(str(folder / image) if isinstance(image, str) else image for image in record.images)
-    return replace(record, images=images)

@@ -1,0 +1,49 @@
+"""Values in messages: short, whatever they are."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+_LONGEST = 200
+
+
+class _Short(reprlib.Repr):
+    """``repr`` that looks at the first few items of the first few levels alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = self.maxother = self.maxlong = 80
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 12
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        return repr(value[:40]) + ("..." if len(value) > 40 else "")
+
+
+_SHORT = _Short()
+
+
+def shown(value: Any) -> str:
+    """Return ``repr(value)`` in at most about 200 characters; one of 50 MB, or nested without end, costs no more.
+
+    >>> shown("red"), len(shown(["x" * 1000] * 1000)) < 210
+    ("'red'", True)
+    """
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # of an int with more digits than Python prints, or of somebody's class
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def names(keys: Iterable[Any]) -> str:
+    """Return the names as a sorted list in words, at most 20 of them.
+
+    >>> names(["b", 1, "a"])
+    "['1', 'a', 'b']"
+    """
+    texts = sorted(str(key)[:60] for key in keys)
+    more = f" and {len(texts) - 20} more" if len(texts) > 20 else ""
+    return f"{texts[:20]}{more}"
