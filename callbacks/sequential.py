@@ -22,7 +22,7 @@ class SequentialTuning(TaskCallback):
     tuned on, task after task (MoELoRA). On its own this callback is plain sequential tuning (SeqFT), the baseline of
     every comparison.
 
-    Hooks: task start (before all other task callbacks) and task end (after fusion, before evaluation).
+    Hooks: task start and resume (before all other task callbacks), task end (after fusion, before evaluation).
     State: none of its own. Strategies: one device, DDP, FSDP2.
 
     Args:
@@ -45,6 +45,18 @@ class SequentialTuning(TaskCallback):
             restart_lora_(pl_module, torch.Generator().manual_seed(self.seed * 1_000_003 + task.index))
         if task.index > 0:
             trainer.strategy.setup_optimizers(trainer)
+
+    def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        """Make the schedule for the task again: Lightning builds it before it knows which epoch goes on."""
+        if task.index == 0 or not trainer.lr_scheduler_configs:
+            return
+        optimizers = [optimizer.state_dict() for optimizer in trainer.optimizers]
+        schedules = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+        trainer.strategy.setup_optimizers(trainer)
+        for optimizer, state in zip(trainer.optimizers, optimizers, strict=True):
+            optimizer.load_state_dict(state)
+        for config, schedule in zip(trainer.lr_scheduler_configs, schedules, strict=True):
+            config.scheduler.load_state_dict(schedule)
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         is_last = task.last_epoch is None or task.last_epoch + 1 >= (trainer.max_epochs or 0)

@@ -17,6 +17,7 @@ from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.fit_checks import check_fit, repeat_epoch_end
 from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
 from hpa_lightning.data.images import MAX_PIXELS
+from hpa_lightning.data.lengths import accumulated_batches, optimizer_steps
 from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_generator
 from hpa_lightning.data.records import Record, check_record
 from hpa_lightning.data.sources import RecordSource
@@ -194,6 +195,15 @@ class CVITDataModule(L.LightningDataModule):
             first = last + 1
         raise ValueError(f"epoch {epoch} is outside the stream of {len(self.tasks)} tasks, which has {first} epochs.")
 
+    def task_steps(self, index: int) -> int:
+        """Return the optimizer steps of a task on the trainer's settings: accumulation, devices, limits."""
+        if self.trainer is None:
+            raise ValueError("a task's steps depend on the trainer's settings, and there is no trainer yet.")
+        spans = map(self.task_at_epoch, range(self.total_epochs))
+        span = next(span for span in spans if span.index == index)
+        epochs = range(span.first_epoch, span.last_epoch + 1)
+        return optimizer_steps(self.trainer, len(self._batches(span, span.first_epoch)), epochs)
+
     def evaluation_sets(self) -> list[EvaluationSet]:
         """Return all tasks' test sets in stream order, then the safety sets, then over-refusal."""
         sets = [
@@ -299,22 +309,28 @@ class CVITDataModule(L.LightningDataModule):
         epoch = trainer.current_epoch if trainer is not None else 0
         # After the last epoch Lightning asks once more when it restores a finished fit.
         span = self.task_at_epoch(min(epoch, self.total_epochs - 1))
-        task, records = span.task, self._source.training(span.task)
+        records, sampler = self._source.training(span.task), self._batches(span, epoch)
+        if trainer is None:
+            return TaskLoader(records, sampler, self.collator.train, self.num_workers)
+        repeat_epoch_end(trainer)
+        return TaskLoader(records, sampler, self.collator.train, self.num_workers, partial(_batches_seen, trainer))
+
+    def _batches(self, span: TaskSpan, epoch: int) -> TaskBatchSampler:
+        """Which records form which batch in an epoch of a task."""
+        trainer, task = self.trainer, span.task
+        accumulate = accumulated_batches(trainer, epoch) if trainer is not None else 1
         sampler = TaskBatchSampler(
-            len(records),
+            len(self._source.training(task)),
             self.train_batch_size,
             self.seed,
             task.name,
-            batches=None if task.steps is None else task.steps * (trainer.accumulate_grad_batches if trainer else 1),
+            batches=None if task.steps is None else task.steps * accumulate,
             first_epoch=span.first_epoch,
             rank=trainer.global_rank if trainer is not None else 0,
             world_size=trainer.world_size if trainer is not None else 1,
         )
         sampler.set_epoch(epoch)
-        if trainer is None:
-            return TaskLoader(records, sampler, self.collator.train, self.num_workers)
-        repeat_epoch_end(trainer)
-        return TaskLoader(records, sampler, self.collator.train, self.num_workers, partial(_batches_seen, trainer))
+        return sampler
 
     def val_dataloader(self) -> list[DataLoader]:
         """Return the tasks' test sets; nothing inside ``fit`` unless ``validate_during_fit``."""

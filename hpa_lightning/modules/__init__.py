@@ -4,6 +4,7 @@ from hpa_lightning.modules.adapters import LoraSettings, add_lora, merge_lora_, 
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.nano import NanoModule
+from hpa_lightning.modules.schedules import TaskSchedule, task_length
 from hpa_lightning.modules.timm_mllm import TimmMLLM, TimmMLLMConfig, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
 from hpa_lightning.modules.token_weights import TokenWeightedModule
@@ -12,6 +13,7 @@ __all__ = [
     "LoraSettings",
     "MLLMModule",
     "NanoModule",
+    "TaskSchedule",
     "TimmMLLM",
     "TimmMLLMConfig",
     "TimmProcessor",
@@ -21,4 +23,5 @@ __all__ = [
     "find_decoder_blocks",
     "merge_lora_",
     "restart_lora_",
+    "task_length",
 ]

@@ -23,6 +23,7 @@ from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.export import export_model
 from hpa_lightning.modules.likelihood import answer_log_likelihoods
 from hpa_lightning.modules.loading import build_model, load_processor, select_trainable
+from hpa_lightning.modules.schedules import TaskSchedule, build_scheduler
 from hpa_lightning.modules.sharding import is_sharded, shard_model_, unshard_root_
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 
@@ -42,8 +43,10 @@ class MLLMModule(TokenWeightedModule):
         processor: name or folder of the processor, or the processor itself; ``model``'s when ``None``.
         optimizer: parameters -> optimizer. Called anew whenever Lightning configures optimizers, so that every task of
             a stream gets a fresh one.
-        lr_scheduler: optimizer -> scheduler.
-        lr_scheduler_interval: ``"step"`` or ``"epoch"``.
+        lr_scheduler: a :class:`TaskSchedule`, which follows the tasks' lengths (``{name: cosine, warmup_ratio: 0.03}``
+            in YAML); or optimizer -> scheduler; or a function of the optimizer and ``num_training_steps``, which gets
+            the task's length. Called anew for every task, as ``optimizer`` is.
+        lr_scheduler_interval: ``"step"`` or ``"epoch"``; the length is counted in it.
         lora: adapters on the language model, mixtures of experts with ``experts`` above 1; everything else is frozen.
             ``None`` tunes the weights themselves.
         freeze_vision: without LoRA, keep the vision tower fixed (with LoRA it is fixed unless in ``train_modules``).
@@ -64,7 +67,7 @@ class MLLMModule(TokenWeightedModule):
         config: str | dict[str, Any] | None = None,
         processor: Any = None,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-4, weight_decay=0.0),
-        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler: TaskSchedule | LRSchedulerCallable | None = None,
         lr_scheduler_interval: str = "step",
         lora: LoraSettings | None = None,
         freeze_vision: bool = True,
@@ -79,6 +82,8 @@ class MLLMModule(TokenWeightedModule):
             raise ValueError(f"lr_scheduler_interval is {lr_scheduler_interval!r}; expected 'step' or 'epoch'.")
         if isinstance(lora, Mapping):  # as it stands in a checkpoint's hyperparameters
             lora = LoraSettings(**lora)
+        if isinstance(lr_scheduler, Mapping):
+            lr_scheduler = TaskSchedule(**lr_scheduler)
         self.save_hyperparameters(ignore=["model", "processor"] if isinstance(model, nn.Module) else [])
         for hyperparameters in (self._hparams, self._hparams_initial):
             _keep_primitives(hyperparameters)
@@ -162,7 +167,7 @@ class MLLMModule(TokenWeightedModule):
         optimizer = self.make_optimizer(parameters)
         if self.make_lr_scheduler is None:
             return optimizer
-        scheduler = self.make_lr_scheduler(optimizer)
+        scheduler = build_scheduler(self.make_lr_scheduler, optimizer, self._trainer, self.lr_scheduler_interval)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_scheduler_interval},

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from hpa_lightning.data.nano import (
     NANO_LEARNING_RATE,
     NANO_LORA_ALPHA,
     NANO_LORA_RANK,
-    NANO_STEPS,
     load_nano_model,
 )
 from hpa_lightning.modules.adapters import LoraSettings
@@ -27,21 +27,25 @@ class NanoModule(MLLMModule):
 
     Args:
         learning_rate: the peak.
-        steps: optimizer steps of a task; give the datamodule the same number.
+        steps: optimizer steps over which the rate falls; those of the task when ``None``.
         lora: the adapters; rank and scale of the benchmark when ``None``.
     """
 
     def __init__(
-        self, learning_rate: float = NANO_LEARNING_RATE, steps: int = NANO_STEPS, lora: LoraSettings | None = None
+        self, learning_rate: float = NANO_LEARNING_RATE, steps: int | None = None, lora: LoraSettings | None = None
     ) -> None:
         model, processor = load_nano_model()
         super().__init__(
             model=model,
             processor=processor,
             optimizer=partial(torch.optim.AdamW, lr=learning_rate, weight_decay=0.0),
-            lr_scheduler=partial(LambdaLR, lr_lambda=partial(_warm_up_and_decay, steps=steps)),
+            lr_scheduler=_schedule if steps is None else partial(_schedule, num_training_steps=steps),  # type: ignore[arg-type]
             lora=lora or LoraSettings(rank=NANO_LORA_RANK, alpha=NANO_LORA_ALPHA),
         )
+
+
+def _schedule(optimizer: Optimizer, num_training_steps: int) -> LambdaLR:
+    return LambdaLR(optimizer, partial(_warm_up_and_decay, steps=num_training_steps))
 
 
 def _warm_up_and_decay(step: int, steps: int) -> float:
