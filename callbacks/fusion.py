@@ -129,7 +129,7 @@ class HarmoniousFusion(TaskEndFusion, SelectingCallback):
         retained = self.select(trainer, task, safety, tasks, anchors, retention)
         self.starts_writing("fusing")
         scales = {
-            linear.name: linear.fuse_(anchors.get(linear.name), retained[linear.name], self.orthogonal)
+            linear.name: linear.fuse_(anchors.get(linear.name), retained[linear.name], self.orthogonal, retention.units)
             for linear in self.linears
         }
         self.record_audit(trainer, task, {name: float(scale) for name, scale in scales.items()})

@@ -56,6 +56,11 @@ class FocusPartition(SelectingCallback):
         target_modules: list[str] | None = None,
     ) -> None:
         super().__init__(safety_data, task_data, calibration, retention, blocks, target_modules)
+        if self.retention.units != "columns":
+            raise ValueError(
+                f"retention.units is {self.retention.units!r}; training freezes input columns alone. Use "
+                "HarmoniousFusion for output rows."
+            )
         if probe_steps < 1:
             raise ValueError(f"probe_steps is {probe_steps}; expected at least 1, or there is no update to partition.")
         self.probe_steps = probe_steps

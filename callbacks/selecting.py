@@ -20,6 +20,7 @@ from hpa_lightning.results import retention_summary
 
 RULES = ("partition", "safety", "balance", "ratio", "random")
 SALIENCIES = ("divide", "multiply")
+UNITS = ("columns", "rows")
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,14 @@ class RetentionSettings:
         rule: how the budget is filled. ``"partition"``: the paper's two stages. The others are for ablations and
             controls: ``"safety"``, the columns of largest eps; ``"balance"``, those of largest phi = eps - alpha zeta
             out of all columns; ``"ratio"``, those of largest eps / zeta; ``"random"``, drawn by seed, layer and task.
-        saliency: ``"divide"`` by diag(H^-1) (decision), or ``"multiply"`` with it.
+        saliency: ``"divide"`` by diag(H^-1) (decision), or ``"multiply"`` with it; public summaries of the paper print
+            the one and the other.
         reverse_alpha: lower the task's weight where safety signals dominate, in place of raising it (decision).
         seed: of ``rule="random"``; give each run its own.
+        units: what is retained. ``"columns"``: input columns, each scored by the mean square of its changes and its own
+            entry of diag(H^-1) (decision; the subscript ``jj``). ``"rows"``: output units, scored by the mean over the
+            inputs of squared changes, each divided by that input's entry (the subscript ``ii``, as the paper's scores
+            are printed, for weights stored as ``(in, out)``). Post-training HPA and ``hpa-lightning fuse`` alone.
     """
 
     p_min: float = 5.0
@@ -49,6 +55,7 @@ class RetentionSettings:
     saliency: str = "divide"
     reverse_alpha: bool = False
     seed: int = 0
+    units: F.Units = "columns"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.p_min <= self.p_max <= 100.0:
@@ -57,7 +64,7 @@ class RetentionSettings:
             )
         if self.focus_ratio < 1.0:
             raise ValueError(f"focus_ratio is {self.focus_ratio}; expected at least 1, or the budget cannot be filled.")
-        for name, known in (("rule", RULES), ("saliency", SALIENCIES)):
+        for name, known in (("rule", RULES), ("saliency", SALIENCIES), ("units", UNITS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}.")
 
@@ -99,17 +106,20 @@ class SelectingCallback(CalibratedCallback):
         """Select the retained columns of every tuned layer, with the callback's own settings unless others are given.
 
         Returns:
-            name -> boolean ``(in_features,)``, True keeps the old column; equal on every rank.
+            name -> boolean ``(in_features,)``, True keeps the old column, or ``(out_features,)`` with ``units="rows"``;
+            equal on every rank.
         """
         settings = retention or self.retention
         retained: dict[str, Tensor] = {}
         audit: list[dict[str, Any]] = []
         for linear in self.linears:
-            energy = linear.column_energy(anchors.get(linear.name))
-            epsilon, zeta = (
-                F.column_focus(energy, settings.divisor(diagonals[linear.name]))
-                for diagonals in (safety, task_diagonals)
-            )
+            divisors = [settings.divisor(diagonals[linear.name]) for diagonals in (safety, task_diagonals)]
+            anchor = anchors.get(linear.name)
+            if settings.units == "rows":
+                epsilon, zeta = (linear.row_focus(anchor, divisor) for divisor in divisors)
+            else:
+                energy = linear.column_energy(anchor)
+                epsilon, zeta = (F.column_focus(energy, divisor) for divisor in divisors)
             mask, entry = select_columns(
                 settings, epsilon, zeta, linear.layer, len(self._blocks), f"{task.index} {linear.name}"
             )
@@ -123,7 +133,8 @@ class SelectingCallback(CalibratedCallback):
         columns = sum(entry["columns"] for entry in audit)
         kept = sum(entry["retained"] for entry in audit)
         rank_zero_info(
-            f"Task {task.index} ({task.name}): {kept} of {columns} columns retained in {len(audit)} linear layers."
+            f"Task {task.index} ({task.name}): {kept} of {columns} {settings.units} retained in {len(audit)} linear "
+            "layers."
         )
         return retained
 
@@ -142,18 +153,19 @@ class SelectingCallback(CalibratedCallback):
 def select_columns(
     settings: RetentionSettings, safety_focus: Tensor, task_focus: Tensor, layer: int, layers: int, label: str = ""
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Select the columns that one linear layer retains (steps 1 and 2 of HPA).
+    """Select the columns, or rows, that one linear layer retains (steps 1 and 2 of HPA).
 
     Args:
         settings: shares and weights.
-        safety_focus: eps, ``(in_features,)``.
-        task_focus: zeta, ``(in_features,)``.
+        safety_focus: eps, ``(in_features,)``; ``(out_features,)`` for rows.
+        task_focus: zeta, likewise.
         layer: the layer's decoder block, counted from 1.
         layers: number of decoder blocks.
         label: what a random selection is drawn by.
 
     Returns:
-        A boolean ``(in_features,)``, True keeps the old column; and how many columns are of which kind, and alpha.
+        A boolean mask of the scores' shape, True keeps the old column or row; and how many there are of which kind
+        (``columns``: of all, whatever the units), and alpha.
     """
     percent = F.retention_percent(layer, layers, settings.p_min, settings.p_max)
     focus_percent = min(100.0, settings.focus_ratio * percent)
@@ -164,6 +176,7 @@ def select_columns(
     safety_focused, task_focused = F.partition_columns(safety_focus, task_focus, focus_percent)
     return mask, {
         "columns": len(mask),
+        **({} if settings.units == "columns" else {"units": settings.units}),
         "retained": int(mask.sum()),
         "safety_focused": int(safety_focused.sum()),
         "task_focused": int(task_focused.sum()),

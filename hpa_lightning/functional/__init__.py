@@ -7,8 +7,8 @@ draws a random number or touches global state; in-place functions end in `_`.
 """
 
 from hpa_lightning.functional.accepting import safe_delta
-from hpa_lightning.functional.focus import column_energy, column_focus, lora_column_energy
-from hpa_lightning.functional.fusion import fuse, lora_fuse_, orthogonal_update, projection_scale
+from hpa_lightning.functional.focus import column_energy, column_focus, lora_column_energy, lora_row_focus, row_focus
+from hpa_lightning.functional.fusion import Units, fuse, lora_fuse_, orthogonal_update, projection_scale
 from hpa_lightning.functional.hessian import HessianAccumulator, inverse_hessian_diagonal
 from hpa_lightning.functional.merging import lora_update, merge_linearly
 from hpa_lightning.functional.projection import (
@@ -35,6 +35,7 @@ from hpa_lightning.functional.tailoring import model_tailor
 __all__ = [
     "HessianAccumulator",
     "LoraTensors",
+    "Units",
     "UpdateProjection",
     "balance_coefficient",
     "column_energy",
@@ -45,6 +46,7 @@ __all__ = [
     "leave_subspace_",
     "lora_column_energy",
     "lora_fuse_",
+    "lora_row_focus",
     "lora_update",
     "merge_linearly",
     "model_tailor",
@@ -58,6 +60,7 @@ __all__ = [
     "restore_columns_",
     "retained_columns",
     "retention_percent",
+    "row_focus",
     "safe_delta",
     "surgeon_factor",
     "top_columns",

@@ -41,13 +41,13 @@ def check_float(name: str, tensor: Tensor, shape: tuple[str | int, ...], like: T
         )
 
 
-def check_mask(name: str, mask: Tensor, columns: int, like: Tensor) -> None:
-    """Require a boolean `(columns,)` tensor on the device of `like`."""
-    good = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == (columns,)
+def check_mask(name: str, mask: Tensor, length: int, like: Tensor) -> None:
+    """Require a boolean `(length,)` tensor on the device of `like`."""
+    good = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == (length,)
     if not good or mask.device != like.device:
         raise ValueError(
-            f"{name}: expected a boolean tensor of shape ({columns},) on {like.device} "
-            f"(True keeps the old column), got {describe(mask)}."
+            f"{name}: expected a boolean tensor of shape ({length},) on {like.device} "
+            f"(True keeps the old column or row), got {describe(mask)}."
         )
 
 

@@ -1,10 +1,15 @@
-"""Focus of the input columns of a weight: how much an update of each column costs a set of inputs.
+"""Focus of the input columns, or of the output rows, of a weight: how much an update of each costs a set of inputs.
 
 `focus_j = mean_i D_ij^2 / [H^-1]_jj`. With the Hessian of safety inputs it is the safety focus `eps`, with
 that of task inputs the task focus `zeta`.
 
-Decision: the paper leaves the saliency open; here it is the optimal-brain-surgeon saliency, division by
-`[H^-1]_jj`, indexed by input column.
+What is printed and what is not: the importance that motivates the method, `w_ij^2 / [H^-1]_jj`, and scores that are
+means of squared changes over `i`. Public summaries of the published version disagree on whether the scores divide by
+the diagonal or multiply with it, and all of them write `[H^-1]_ii` in the scores where the importance has `jj`.
+
+Decision: division, and `jj`: the optimal-brain-surgeon saliency, indexed by input column. Read literally for weights
+stored as `(in, out)`, `ii` means that every input is weighed by its own inverse Hessian and that a "column" is an
+output unit, a row of a PyTorch weight: `focus_i = mean_j D_ij^2 / [H^-1]_jj`, :func:`row_focus`.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_finite, check_float, check_number
+from hpa_lightning.functional._checks import blocks, check_finite, check_float, check_number
 from hpa_lightning.functional._sums import column_square_sums
 
 
@@ -66,11 +71,7 @@ def lora_column_energy(lora_a: Tensor, lora_b: Tensor, scaling: float) -> Tensor
         >>> column_energy(0.5 * b @ a)
         tensor([1.2500, 5.0000], dtype=torch.float64)
     """
-    check_float("lora_a", lora_a, ("q", "c"))
-    check_float("lora_b", lora_b, ("r", lora_a.shape[0]), like=lora_a)
-    check_number("scaling", scaling)
-    check_finite("lora_a", lora_a)
-    check_finite("lora_b", lora_b)
+    _check_factors(lora_a, lora_b, scaling)
     a, b = lora_a.to(torch.float64), lora_b.to(torch.float64)
     # ||B x|| = ||R x|| for the R factor of B: squaring last, not in B^T B, keeps small columns accurate.
     triangular = torch.linalg.qr(b, mode="r").R
@@ -99,12 +100,89 @@ def column_focus(energy: Tensor, inverse_diagonal: Tensor) -> Tensor:
         tensor([10.,  1.])
     """
     check_float("energy", energy, ("c",))
-    check_float("inverse_diagonal", inverse_diagonal, (energy.shape[0],), like=energy)
     check_finite("energy", energy)
+    _check_diagonal(inverse_diagonal, energy.shape[0], energy)
+    return (energy / inverse_diagonal).to(inverse_diagonal.dtype)
+
+
+@torch.no_grad()
+def row_focus(delta: Tensor, inverse_diagonal: Tensor) -> Tensor:
+    """Compute the focus of every output row of a dense update, `mean_j D_ij^2 / [H^-1]_jj`.
+
+    Args:
+        delta: update `D = W_new - W_prev`, `(out_features, in_features)`, any floating dtype.
+        inverse_diagonal: `diag(H^-1)`, `(in_features,)`, positive.
+
+    Returns:
+        `(out_features,)` in the dtype of `inverse_diagonal`, not negative.
+
+    Raises:
+        ValueError: wrong shapes, non-finite values, or `inverse_diagonal` not positive.
+
+    Source: the reading `[H^-1]_ii` of HPA's scores (arXiv 2511.20158, step 1), see above.
+
+    Example:
+        >>> import torch
+        >>> row_focus(torch.tensor([[1.0, 0.0], [3.0, 2.0]]), torch.tensor([0.5, 2.0]))
+        tensor([ 1., 10.])
+    """
+    check_float("delta", delta, ("r", "c"))
+    check_finite("delta", delta)
+    _check_diagonal(inverse_diagonal, delta.shape[1], delta)
+    divisor = inverse_diagonal.to(torch.float64)
+    focus = torch.empty(delta.shape[0], dtype=torch.float64, device=delta.device)
+    for lines in blocks(*delta.shape):
+        focus[lines] = (delta[lines].to(torch.float64).square_() / divisor).mean(1)
+    return focus.to(inverse_diagonal.dtype)
+
+
+@torch.no_grad()
+def lora_row_focus(lora_a: Tensor, lora_b: Tensor, scaling: float, inverse_diagonal: Tensor) -> Tensor:
+    """Compute the focus of every output row of the update `scaling * B A` without forming it.
+
+    `sum_j D_ij^2 / h_j = g^2 || S^T b_i ||^2` with `S = A diag(h)^-1/2` and `b_i` row i of B, at a cost of
+    `O(q^2 (r + c))`.
+
+    Args:
+        lora_a: `A`, `(q, in_features)`, any floating dtype.
+        lora_b: `B`, `(out_features, q)`, any floating dtype.
+        scaling: LoRA's factor `g`.
+        inverse_diagonal: `h = diag(H^-1)`, `(in_features,)`, positive.
+
+    Returns:
+        `(out_features,)` in the dtype of `inverse_diagonal`, not negative.
+
+    Raises:
+        ValueError: wrong shapes, non-finite values, or `inverse_diagonal` not positive.
+
+    Example:
+        >>> import torch
+        >>> a, b, diagonal = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0], [3.0]]), torch.tensor([0.5, 2.0])
+        >>> lora_row_focus(a, b, 0.5, diagonal), row_focus(0.5 * b @ a, diagonal)
+        (tensor([0.5000, 4.5000]), tensor([0.5000, 4.5000]))
+    """
+    _check_factors(lora_a, lora_b, scaling)
+    _check_diagonal(inverse_diagonal, lora_a.shape[1], lora_a)
+    weighed = lora_a.to(torch.float64) / inverse_diagonal.to(torch.float64).sqrt()
+    # ||S^T b|| = ||R b|| for the R factor of S^T: squaring last keeps small rows accurate.
+    triangular = torch.linalg.qr(weighed.T, mode="r").R
+    squares = (lora_b.to(torch.float64) @ triangular.T).square_().sum(1)
+    return (squares * (scaling**2 / lora_a.shape[1])).to(inverse_diagonal.dtype)
+
+
+def _check_factors(lora_a: Tensor, lora_b: Tensor, scaling: float) -> None:
+    check_float("lora_a", lora_a, ("q", "c"))
+    check_float("lora_b", lora_b, ("r", lora_a.shape[0]), like=lora_a)
+    check_number("scaling", scaling)
+    check_finite("lora_a", lora_a)
+    check_finite("lora_b", lora_b)
+
+
+def _check_diagonal(inverse_diagonal: Tensor, columns: int, like: Tensor) -> None:
+    check_float("inverse_diagonal", inverse_diagonal, (columns,), like=like)
     check_finite("inverse_diagonal", inverse_diagonal)
     if bool((inverse_diagonal <= 0).any()):
         raise ValueError(
             f"inverse_diagonal: expected positive values (the diagonal of an inverse Hessian), "
             f"got a minimum of {float(inverse_diagonal.min()):g}."
         )
-    return (energy / inverse_diagonal).to(inverse_diagonal.dtype)

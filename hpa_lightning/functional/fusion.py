@@ -6,6 +6,8 @@ and for float64 ones (`hpa_lightning.functional._sums`).
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,9 @@ from hpa_lightning.functional._sums import (
     update_product,
     working_dtype,
 )
+
+Units = Literal["columns", "rows"]
+_AXIS: dict[str, int] = {"rows": 0, "columns": 1}
 
 
 @torch.no_grad()
@@ -80,7 +85,12 @@ def orthogonal_update(weight_prev: Tensor, weight_new: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fuse(
-    weight_prev: Tensor, weight_new: Tensor, retained: Tensor, orthogonal: bool = True, scale: Tensor | None = None
+    weight_prev: Tensor,
+    weight_new: Tensor,
+    retained: Tensor,
+    orthogonal: bool = True,
+    scale: Tensor | None = None,
+    units: Units = "columns",
 ) -> Tensor:
     """Compute `W_hat = m * W_prev + (1 - m) * W_tilde`, the weight that is kept after the task.
 
@@ -90,6 +100,7 @@ def fuse(
         retained: the mask `m`, boolean `(in_features,)`; True keeps the old column, bit for bit.
         orthogonal: subtract `s W_prev` from the other columns; False takes `W_new` there (ablation).
         scale: `s` if it is known, `projection_scale(weight_prev, weight_new)`; None computes it.
+        units: `"rows"` where the mask is over the output rows, `(out_features,)`.
 
     Returns:
         `(out_features, in_features)` in the dtype of `weight_prev`.
@@ -107,7 +118,7 @@ def fuse(
         tensor([[2., 0., 1.]])
     """
     _check_weights(weight_prev, weight_new)
-    check_mask("retained", retained, weight_prev.shape[1], weight_prev)
+    check_mask("retained", retained, weight_prev.shape[_AXIS[units]], weight_prev)
     if not orthogonal:
         scale = torch.zeros((), device=weight_prev.device)
         check_finite("weight_prev", weight_prev)
@@ -120,7 +131,7 @@ def fuse(
     for lines in stretches(weight_prev):
         old = weight_prev[lines]
         new = weight_new[lines].to(wide) - factor * old.to(wide)
-        fused[lines] = torch.where(retained, old, new.to(old.dtype))
+        fused[lines] = torch.where(_kept(retained, lines, units), old, new.to(old.dtype))
     return fused
 
 
@@ -132,6 +143,7 @@ def lora_fuse_(
     scaling: float,
     retained: Tensor,
     orthogonal: bool = True,
+    units: Units = "columns",
 ) -> Tensor:
     """Write `fuse(W_prev, W_prev + g B A, retained)` into `W_prev`, in place.
 
@@ -147,6 +159,7 @@ def lora_fuse_(
         scaling: LoRA's factor `g`.
         retained: the mask `m`, boolean `(in_features,)`; True keeps the old column, bit for bit.
         orthogonal: subtract `s W_prev` from the other columns; False takes `s = 0` (ablation).
+        units: `"rows"` where the mask is over the output rows, `(out_features,)`.
 
     Returns:
         `s`, 0-dim, float32 (float64 if an argument is float64); 0 if not `orthogonal`.
@@ -166,7 +179,7 @@ def lora_fuse_(
     check_float("lora_a", lora_a, ("q", weight_prev.shape[1]), like=weight_prev)
     check_float("lora_b", lora_b, (weight_prev.shape[0], lora_a.shape[0]), like=weight_prev)
     check_number("scaling", scaling)
-    check_mask("retained", retained, weight_prev.shape[1], weight_prev)
+    check_mask("retained", retained, weight_prev.shape[_AXIS[units]], weight_prev)
     for name, tensor in (("lora_a", lora_a), ("lora_b", lora_b)):
         check_finite(name, tensor)
     square = square_sum(weight_prev)
@@ -183,8 +196,13 @@ def lora_fuse_(
             old = weight_prev[lines]
             new = old.to(wide)
             new = torch.addmm(new - factor * new, wide_b[lines], wide_a, alpha=scaling)
-            weight_prev[lines] = torch.where(retained, old, new.to(old.dtype))
+            weight_prev[lines] = torch.where(_kept(retained, lines, units), old, new.to(old.dtype))
     return scale.to(result_dtype(weight_prev, lora_a, lora_b))
+
+
+def _kept(retained: Tensor, lines: slice, units: Units) -> Tensor:
+    """The mask of those rows' entries, as it broadcasts."""
+    return retained if units == "columns" else retained[lines].unsqueeze(1)
 
 
 def _dense_scale(weight_prev: Tensor, weight_new: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """Which input columns of a weight are kept from before the task (steps 1 and 2 of HPA).
 
+The functions choose by score alone: with the scores of a weight's output rows (`hpa_lightning.functional.row_focus`)
+they choose rows, and `c` is the number of rows.
+
 Percentages are of the columns, 0 to 100. Masks are boolean `(c,)`; in a retention mask True keeps the old
 column. Counts are `floor(p * c / 100 + 0.5)`, never above `c`, and ties go to the lower column index.
 """
@@ -51,8 +54,9 @@ def balance_coefficient(
     `alpha = alpha_min + (alpha_max - alpha_min) (1 + tanh m) / 2`, with `m` the mean of `log(eps_j / zeta_j)`
     over the columns where both focuses are positive; `m = 0` if there is none.
 
-    Decision: the paper's form and direction of alpha are not public; this one raises the task's weight where
-    safety signals dominate.
+    What is printed: alpha lies between alpha_0 and alpha_1 by the tanh of the expectation of `log(eps / zeta)`.
+    Decision: `(1 + tanh m) / 2` as the share of the way, and its direction, which raises the task's weight where safety
+    signals dominate; neither is printed. `reverse_alpha` of `RetentionSettings` takes the other direction.
 
     Args:
         safety_focus: `eps`, `(c,)`, not negative.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpa_lightning.callbacks.calibrated import CalibrationSettings
-from hpa_lightning.callbacks.selecting import RetentionSettings
+from hpa_lightning.callbacks.selecting import SALIENCIES, UNITS, RetentionSettings
 from hpa_lightning.fuse.fusing import fuse_checkpoints
 
 _DESCRIPTION = """\
@@ -37,6 +37,8 @@ def fuse_command(arguments: Sequence[str]) -> None:
     add("--alpha-min", type=float, default=retention.alpha_min, help="smallest weight of the task focus (%(default)s)")
     add("--alpha-max", type=float, default=retention.alpha_max, help="largest (%(default)s)")
     add("--focus-ratio", type=float, default=retention.focus_ratio, help="focused to retained columns (%(default)s)")
+    add("--saliency", choices=SALIENCIES, default=retention.saliency, help="with diag(H^-1) (default: %(default)s)")
+    add("--units", choices=UNITS, default=retention.units, help="of a weight that are retained (default: %(default)s)")
     add("--no-orthogonal", action="store_true", help="leave the update's component along the old weight in")
     add("--target-modules", nargs="+", help="last names of the linear layers to fuse (default: all in the blocks)")
     add("--chat-template", help="in place of the processor's; 'plain' for a model that has seen none")
@@ -54,7 +56,13 @@ def fuse_command(arguments: Sequence[str]) -> None:
             options.task_data,
             image_folder=options.image_folder,
             retention=RetentionSettings(
-                options.p_min, options.p_max, options.alpha_min, options.alpha_max, options.focus_ratio
+                options.p_min,
+                options.p_max,
+                options.alpha_min,
+                options.alpha_max,
+                options.focus_ratio,
+                saliency=options.saliency,
+                units=options.units,
             ),
             calibration=CalibrationSettings(
                 options.safety_samples, options.task_samples, options.batch_size, options.damping
@@ -77,4 +85,4 @@ def fuse_command(arguments: Sequence[str]) -> None:
     refused, samples = audit["safety_answers_refused"], audit["samples"].get("safety", 0)
     if refused is not None and 2 * refused < samples:
         print(f"Of {samples} safety answers only {refused} read like refusals; check --safety-data.")
-    print(f"{options.output}: {len(layers)} linear layers fused, {kept} of {columns} columns retained.")
+    print(f"{options.output}: {len(layers)} linear layers fused, {kept} of {columns} {options.units} retained.")

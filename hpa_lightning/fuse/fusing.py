@@ -285,14 +285,18 @@ def _fuse_block(block: int, job: _Job, result: PartialOutput) -> None:
             if not _changed(old, new):
                 continue
             try:
-                energy = F.column_energy(new.float() - old.float())
-                focus = [
-                    F.column_focus(energy, job.retention.divisor(diagonals[what][layer.name].to(job.device)))
-                    for what in (SAFETY, TASK)
+                divisors = [
+                    job.retention.divisor(diagonals[what][layer.name].to(job.device)) for what in (SAFETY, TASK)
                 ]
+                update = new.float() - old.float()
+                if job.retention.units == "rows":
+                    focus = [F.row_focus(update, divisor) for divisor in divisors]
+                else:
+                    energy = F.column_energy(update)
+                    focus = [F.column_focus(energy, divisor) for divisor in divisors]
                 retained, selection = select_columns(job.retention, *focus, layer.layer, job.blocks, layer.name)
                 scale = F.projection_scale(old, new) if job.orthogonal else torch.zeros(())
-                weight = F.fuse(old, new, retained, job.orthogonal, scale)
+                weight = F.fuse(old, new, retained, job.orthogonal, scale, job.retention.units)
                 require_finite(name, weight, result.folder)  # the cast to half precision may overflow
             except ValueError as error:
                 raise ValueError(f"{layer.name}: {error}") from error

@@ -94,6 +94,10 @@ class TunedLinear(ABC):
         """Mean squares ``(in_features,)`` of the columns of the update since ``anchor``."""
 
     @abstractmethod
+    def row_focus(self, anchor: Tensor | None, divisor: Tensor) -> Tensor:
+        """Means ``(out_features,)`` over the inputs of the update's squares, each divided by its ``divisor``."""
+
+    @abstractmethod
     def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
         """Put the retained columns back to the weight before the task, bit for bit; no host synchronisation."""
 
@@ -113,8 +117,10 @@ class TunedLinear(ABC):
         """
 
     @abstractmethod
-    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool) -> Tensor:
+    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool, units: F.Units = "columns") -> Tensor:
         """Write the fused weight; with LoRA into the base weight, leaving an empty adapter (B = 0).
+
+        ``retained`` is over the input columns, or over the output rows with ``units="rows"``.
 
         Returns:
             ``s = <D, W_prev> / ||W_prev||^2`` of the update before fusion, a 0-dim tensor (0 without ``orthogonal``).
@@ -182,6 +188,9 @@ class FullLinear(TunedLinear):
     def column_energy(self, anchor: Tensor | None) -> Tensor:
         return F.column_energy(self.weight_after() - self.weight_before(anchor).float())
 
+    def row_focus(self, anchor: Tensor | None, divisor: Tensor) -> Tensor:
+        return F.row_focus(self.weight_after() - self.weight_before(anchor).float(), divisor)
+
     def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
         F.restore_columns_(own_rows(self.weight), own_rows(self._need(anchor)), retained)
 
@@ -193,10 +202,10 @@ class FullLinear(TunedLinear):
         project = F.UpdateProjection([own_rows(weight) for weight in before], retained, sum_over_rows(before))
         return lambda: project([own_rows(linear.weight) for linear in linears])
 
-    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool) -> Tensor:
+    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool, units: F.Units = "columns") -> Tensor:
         before, after = self.weight_before(anchor), whole(self.weight.detach())
         scale = F.projection_scale(before, after) if orthogonal else torch.zeros((), device=after.device)
-        self.write_(F.fuse(before, after, retained, orthogonal, scale))
+        self.write_(F.fuse(before, after, retained, orthogonal, scale, units))
         return scale
 
     @torch.no_grad()
@@ -271,6 +280,10 @@ class LoraLinear(TunedLinear):
         f = self.factors
         return F.lora_column_energy(whole(f.lora_a.detach()), whole(f.lora_b.detach()), f.scaling)
 
+    def row_focus(self, anchor: Tensor | None, divisor: Tensor) -> Tensor:
+        f = self.factors
+        return F.lora_row_focus(whole(f.lora_a.detach()), whole(f.lora_b.detach()), f.scaling, divisor)
+
     def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
         F.zero_columns_(own_rows(self.factors.lora_a), retained)
 
@@ -294,10 +307,10 @@ class LoraLinear(TunedLinear):
         return project
 
     @torch.no_grad()
-    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool) -> Tensor:
+    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool, units: F.Units = "columns") -> Tensor:
         f = self.factors
         weight = whole(f.weight)
-        scale = F.lora_fuse_(weight, whole(f.lora_a), whole(f.lora_b), f.scaling, retained, orthogonal)
+        scale = F.lora_fuse_(weight, whole(f.lora_a), whole(f.lora_b), f.scaling, retained, orthogonal, units)
         if weight is not f.weight:
             assign_(f.weight, weight)
         own_rows(f.lora_b).zero_()

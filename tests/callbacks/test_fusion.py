@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from registry import RETENTION
 from test_guarantees import OPTIMIZERS, dense, fit, settings
 
-from hpa_lightning.callbacks import HarmoniousFusion, RetentionSettings
+from hpa_lightning.callbacks import FocusPartition, HarmoniousFusion, RetentionSettings
 from hpa_lightning.modules.adapters import lora_layers
 from hpa_lightning.result_file import read_results
 
@@ -49,9 +49,28 @@ def algorithm_1(
     before: np.ndarray, after: np.ndarray, safety: np.ndarray, task: np.ndarray, percent: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The three steps in loops and sorts of their own."""
+    energy = ((after - before) ** 2).mean(axis=0)
+    return keep_and_project(before, after, energy / safety, energy / task, percent)
+
+
+def algorithm_1_as_printed(
+    before: np.ndarray, after: np.ndarray, safety: np.ndarray, task: np.ndarray, percent: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scores with the subscript ``ii``, for weights stored as (in, out), whose columns are output units."""
+    old, new = before.T, after.T
+    inputs, outputs = old.shape
+    scores = [
+        np.array([sum((new[i, j] - old[i, j]) ** 2 / h[i] for i in range(inputs)) / inputs for j in range(outputs)])
+        for h in (safety, task)
+    ]
+    fused, mask = keep_and_project(old, new, *scores, percent)
+    return fused.T, mask
+
+
+def keep_and_project(
+    before: np.ndarray, after: np.ndarray, epsilon: np.ndarray, zeta: np.ndarray, percent: float
+) -> tuple[np.ndarray, np.ndarray]:
     delta = after - before
-    energy = (delta**2).mean(axis=0)
-    epsilon, zeta = energy / safety, energy / task
     columns = len(epsilon)
     budget = math.floor(percent * columns / 100 + 0.5)
     focused = min(columns, math.floor(2 * percent * columns / 100 + 0.5))
@@ -117,6 +136,29 @@ def test_equals_algorithm_1(plain: tuple[bool, Ingredients], tmp_path: Path) -> 
         assert all(not factors.lora_b.any() for _, factors in lora_layers(fused))
 
 
+@pytest.mark.parametrize("saliency", ["divide", "multiply"])
+def test_output_units_as_the_scores_are_printed(saliency: str, plain: tuple[bool, Ingredients], tmp_path: Path) -> None:
+    lora, made = plain
+    fused = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+    options = {**settings(), "retention": replace(RETENTION, units="rows", saliency=saliency)}
+    fit(fused, [HarmoniousFusion(**options)], tmp_path)
+    events = {e["module"]: e for e in read_results(tmp_path / "results.jsonl") if e["event"] == "retention"}
+    shared = []
+    for name, weight in dense(fused).items():
+        before, diagonals = made.before[name], (made.safety[name], made.task[name])
+        if saliency == "multiply":
+            diagonals = tuple(1 / diagonal for diagonal in diagonals)
+        expected, mask = algorithm_1_as_printed(before, made.after[name], *diagonals, percent_of(name))
+        np.testing.assert_allclose(weight.numpy(), expected, rtol=2e-5, atol=2e-6)
+        assert np.array_equal(weight.numpy()[mask], before[mask]) and 0 < mask.sum() < len(mask)
+        assert events[name]["retained"] == mask.sum() and events[name]["columns"] == len(before)
+        assert events[name]["units"] == "rows"
+        shared.append(events[name]["shared"] / events[name]["safety_focused"])
+    assert min(shared) < 1.0  # the two scores have no numerator in common
+    if lora:
+        assert all(not factors.lora_b.any() for _, factors in lora_layers(fused))
+
+
 @pytest.mark.parametrize(
     "variant",
     [
@@ -178,9 +220,11 @@ def test_random_columns_are_a_fixed_draw_of_the_right_size(plain: tuple[bool, In
 
 
 def test_unknown_rules_are_refused() -> None:
-    for option in ({"rule": "safest"}, {"saliency": "add"}):
+    for option in ({"rule": "safest"}, {"saliency": "add"}, {"units": "weights"}):
         with pytest.raises(ValueError, match="expected one of"):
             RetentionSettings(**option)
+    with pytest.raises(ValueError, match="units is 'rows'; training freezes input columns alone"):
+        FocusPartition(retention=RetentionSettings(units="rows"))
 
 
 def test_fusion_is_in_the_last_checkpoint(tmp_path: Path) -> None:

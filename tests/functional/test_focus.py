@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpa_lightning.functional import column_energy, column_focus, lora_column_energy
+from hpa_lightning.functional import column_energy, column_focus, lora_column_energy, lora_row_focus, row_focus
 
 from . import reference as ref
 
@@ -46,6 +46,40 @@ def test_lora_focus_equals_the_dense_one(seed: int, r: int, c: int, q: int, scal
     inverse = torch.from_numpy(10.0 ** rng.uniform(-3, 3, c)).float()
     result = column_focus(lora_column_energy(a, b, scaling), inverse)
     ref.close(result, ref.focus(scaling * ref.array(b) @ ref.array(a), ref.array(inverse)))
+
+
+@ref.cases
+@given(
+    seed=st.integers(0, 2**31),
+    r=dims,
+    c=dims,
+    q=st.integers(1, 8),
+    scaling=st.sampled_from([0.0, 0.25, 1.0, -1.5]),
+    dtype=st.sampled_from(ref.FLOATS),
+)
+def test_row_focus_matches_loops_and_its_lora_form(
+    seed: int, r: int, c: int, q: int, scaling: float, dtype: torch.dtype
+) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = (torch.from_numpy(rng.standard_normal(shape)).to(dtype) for shape in ((q, c), (r, q)))
+    inverse = torch.from_numpy(10.0 ** rng.uniform(-3, 3, c)).float()
+    update = scaling * ref.array(b) @ ref.array(a)
+    expected = [sum(update[i, j] ** 2 / float(inverse[j]) for j in range(c)) / c for i in range(r)]
+    ref.close(lora_row_focus(a, b, scaling, inverse), np.array(expected))
+    ref.close(row_focus(torch.from_numpy(update), inverse), np.array(expected))
+
+
+def test_row_focus_names_bad_input() -> None:
+    good = torch.ones(2, 3)
+    for delta, inverse, message in (
+        (good, torch.ones(2), r"inverse_diagonal.*\(3,\).*\(2,\)"),
+        (torch.full((2, 3), float("inf")), torch.ones(3), "delta.*finite"),
+        (good, -torch.ones(3), "inverse_diagonal.*positive"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            row_focus(delta, inverse)
+    with pytest.raises(ValueError, match="lora_b"):
+        lora_row_focus(good, torch.ones(2, 3), 1.0, torch.ones(3))
 
 
 def test_sums_over_many_rows_stay_accurate() -> None:

@@ -123,6 +123,28 @@ def test_results_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(old, whole_lora)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("orthogonal", [True, False])
+def test_rows_are_kept_as_columns_are(dtype: torch.dtype, orthogonal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_checks, "BLOCK_ENTRIES", 24)  # several blocks of rows
+    rng = np.random.default_rng(3)
+    old, a, b = make(rng, dtype, 9, 8), make(rng, dtype, 2, 8), make(rng, dtype, 9, 2)
+    new = (old.double() + 0.5 * b.double() @ a.double()).to(dtype)
+    rows = torch.from_numpy(rng.random(9) < 0.4)
+    found = fuse(old, new, rows, orthogonal, units="rows")
+    scale = projection_scale(old, new) if orthogonal else torch.zeros(())
+    other = (new.double() - scale.double() * old.double()).to(dtype)
+    assert torch.equal(found[rows], old[rows])
+    torch.testing.assert_close(found[~rows], other[~rows])
+    assert torch.equal(fuse(old.T, new.T, rows, orthogonal).T[rows], old[rows])
+    written = old.clone()
+    lora_fuse_(written, a, b, 0.5, rows, orthogonal, units="rows")
+    assert torch.equal(written[rows], old[rows])
+    torch.testing.assert_close(written[~rows].double(), other[~rows].double(), rtol=2e-2, atol=2e-2)
+    with pytest.raises(ValueError, match=r"retained.*shape \(9,\).*got"):
+        fuse(old, new, torch.zeros(8, dtype=torch.bool), units="rows")
+
+
 def test_parameters_and_transposed_storage_are_fused_in_place() -> None:
     weight = torch.nn.Parameter(torch.randn(4, 6).T)
     old = weight.detach().clone()

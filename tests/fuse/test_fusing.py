@@ -71,7 +71,9 @@ def linears_of(model: nn.Module) -> tuple[list[nn.Module], dict[str, nn.Module]]
     return blocks, {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
 
 
-def whole_model_fusion(before: Path, after: Path, saliency: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def whole_model_fusion(
+    before: Path, after: Path, saliency: str, units: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Algorithm 1 with both models in memory: fused weights and retained columns by layer."""
     diagonals = []
     for folder, records in ((before, SAFETY), (after, TASK)):
@@ -87,12 +89,17 @@ def whole_model_fusion(before: Path, after: Path, saliency: str) -> tuple[dict[s
     for name in diagonals[0]:
         w_old, w_new = (weights[f"{name}.weight"].detach() for weights in (old, new))
         divisors = (diagonal[name] if saliency == "divide" else 1 / diagonal[name] for diagonal in diagonals)
-        energy = F.column_energy(w_new.float() - w_old.float())
-        epsilon, zeta = (F.column_focus(energy, divisor) for divisor in divisors)
+        if units == "rows":
+            square = (w_new.float() - w_old.float()).double().square()
+            epsilon, zeta = ((square / divisor.double()).mean(1).float() for divisor in divisors)
+        else:
+            energy = F.column_energy(w_new.float() - w_old.float())
+            epsilon, zeta = (F.column_focus(energy, divisor) for divisor in divisors)
         layer = int(name.split(".layers.")[1].split(".")[0]) + 1
         percent = 40.0 - layer / LAYERS * 20.0
         masks[name] = F.retained_columns(epsilon, zeta, percent)
-        fused[name] = F.fuse(w_old, w_new, masks[name])
+        kept = masks[name].unsqueeze(1) if units == "rows" else masks[name]
+        fused[name] = torch.where(kept, w_old, F.orthogonal_update(w_old, w_new))
     return fused, masks
 
 
@@ -101,15 +108,22 @@ def contents(folder: Path, without: str = "") -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "saliency"), [(torch.float32, "divide"), (torch.bfloat16, "divide"), (torch.float32, "multiply")]
+    ("dtype", "saliency", "units"),
+    [
+        (torch.float32, "divide", "columns"),
+        (torch.bfloat16, "divide", "columns"),
+        (torch.float32, "multiply", "columns"),
+        (torch.bfloat16, "divide", "rows"),
+        (torch.float32, "multiply", "rows"),
+    ],
 )
-def test_equals_the_fusion_of_whole_models(dtype: torch.dtype, saliency: str, tmp_path: Path) -> None:
+def test_equals_the_fusion_of_whole_models(dtype: torch.dtype, saliency: str, units: str, tmp_path: Path) -> None:
     model, processor = tiny_llava(LAYERS)
     before = write(tmp_path / "before", model.to(dtype), processor, "40KB")
     after = write(tmp_path / "after", tuned(model), processor)
-    settings = {**SETTINGS, "retention": replace(RETENTION, saliency=saliency)}
+    settings = {**SETTINGS, "retention": replace(RETENTION, saliency=saliency, units=units)}
     audit = fuse_checkpoints(before, after, tmp_path / "out", SAFETY, TASK, **settings)
-    fused, masks = whole_model_fusion(before, after, saliency)
+    fused, masks = whole_model_fusion(before, after, saliency, units)
     result, tuned_model = load(tmp_path / "out"), load(after)
     expected = tuned_model.state_dict() | {f"{name}.weight": weight for name, weight in fused.items()}
     found = result.state_dict()
