@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpa_lightning.architectures import check_processor
 from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.padding import cut_right, pad_on, padding_on
 from hpa_lightning.data.records import Record, check_record, is_learnt, message_text, open_image
@@ -50,6 +51,7 @@ class MLLMCollator:
     ) -> None:
         if max_length is not None and max_length < 2:
             raise ValueError(f"max_length is {max_length}; expected at least 2 tokens, or None.")
+        check_processor(processor)
         self.processor = processor
         self.max_length = max_length
         self.chat_template = chat_template

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
+from transformers import PretrainedConfig
 
+from hpa_lightning.architectures import auto_class_of
 from hpa_lightning.fuse.checkpoint import Checkpoint
 from hpa_lightning.modules.blocks import find_decoder_blocks
 
@@ -19,15 +20,10 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> nn.Module:
     """Build the model without memory for its parameters; buffers, which no checkpoint may hold, are computed.
 
     Raises:
-        ValueError: the configuration is neither an image-text-to-text nor a causal language model's.
+        ValueError: the configuration is neither an image-text-to-text nor a causal language model's, or refused.
     """
-    for auto in (AutoModelForImageTextToText, AutoModelForCausalLM):
-        if type(config) in auto._model_mapping:
-            with init_empty_weights(include_buffers=False):
-                return auto.from_config(config, dtype=dtype).eval()
-    raise ValueError(
-        f"{type(config).__name__} is neither an image-text-to-text nor a causal language model's configuration."
-    )
+    with init_empty_weights(include_buffers=False):
+        return auto_class_of(config).from_config(config, dtype=dtype).eval()
 
 
 class StreamedModel:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
 import hpa_lightning.modules.timm_mllm  # noqa: F401 - registers the architecture with the auto classes
+from hpa_lightning.architectures import auto_class_of, check_architecture
+from hpa_lightning.data.template import tokenizer_of
 from hpa_lightning.modules.timm_processor import PROCESSOR_FILE, TimmProcessor
 
 _VISION = {"vision_tower", "visual", "vision_model", "vision_encoder", "vision_backbone", "image_encoder"}
@@ -17,18 +19,21 @@ _VISION = {"vision_tower", "visual", "vision_model", "vision_encoder", "vision_b
 def build_model(model: Any, config: str | dict[str, Any] | None, dtype: str, attn_implementation: str | None) -> Any:
     """Return ``model`` if it is one, its pretrained weights if it is a name, or random weights from ``config``.
 
+    The model is an image-text-to-text model or, where its configuration is one's, a causal language model.
+
     Raises:
-        ValueError: neither or both were given, or a model of another type.
+        ValueError: neither or both were given, a model of another type, or an architecture that is refused.
     """
     if (model is None) == (config is None):
         raise ValueError("expected either model= (a name, a folder or a model) or config= (for random weights).")
     if isinstance(model, nn.Module):
+        check_architecture(getattr(model, "config", None))
         return model
     settings: dict[str, Any] = {"dtype": dtype}
     if attn_implementation is not None:
         settings["attn_implementation"] = attn_implementation
     if isinstance(model, str | Path):
-        return AutoModelForImageTextToText.from_pretrained(model, **settings)
+        return auto_class_of(AutoConfig.from_pretrained(model)).from_pretrained(model, **settings)
     if model is not None:
         raise ValueError(f"model is a {type(model).__name__}; expected a name, a folder or a torch module.")
     if isinstance(config, dict):
@@ -37,24 +42,32 @@ def build_model(model: Any, config: str | dict[str, Any] | None, dtype: str, att
         loaded = AutoConfig.for_model(**config)
     else:
         loaded = AutoConfig.from_pretrained(str(config))
-    return AutoModelForImageTextToText.from_config(loaded, **settings)
+    return auto_class_of(loaded).from_config(loaded, **settings)
 
 
 def load_processor(processor: Any, model: Any, config: Any) -> Any:
     """Return ``processor`` if it is one, else load it from its name, or from that of the model or configuration.
 
+    The processor of a model that reads text alone is its tokenizer.
+
     Raises:
-        ValueError: there is nothing to load it from.
+        ValueError: there is nothing to load it from, or nothing but a part of a processor.
     """
     if processor is None:
         processor = next((item for item in (model, config) if isinstance(item, str | Path)), None)
     if processor is None:
         raise ValueError("no processor: pass processor= (a name, a folder or a processor).")
-    if isinstance(processor, str | Path):
-        if (Path(processor) / PROCESSOR_FILE).is_file():
-            return TimmProcessor.from_pretrained(processor)
-        return AutoProcessor.from_pretrained(processor)
-    return processor
+    if not isinstance(processor, str | Path):
+        return processor
+    if (Path(processor) / PROCESSOR_FILE).is_file():
+        return TimmProcessor.from_pretrained(processor)
+    loaded = AutoProcessor.from_pretrained(processor)
+    if not hasattr(tokenizer_of(loaded), "convert_tokens_to_ids"):  # it takes whatever it finds
+        raise ValueError(
+            f"{processor} holds a {type(loaded).__name__} and no tokenizer; expected a processor, or the "
+            "tokenizer of a model that reads text alone."
+        )
+    return loaded
 
 
 def select_trainable(
