@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 if TYPE_CHECKING:
     from hpa_lightning.callbacks.task import TaskCallback
-
-TASK_STATE = "hpa_lightning"
-"""The key of a checkpoint that says where the weights stand: :meth:`TaskCallback.task_state`."""
 
 FINISHED = "finished.ckpt"
 
@@ -36,22 +32,6 @@ def unfinished(trainer: L.Trainer) -> str | None:
     return (
         f"The fit stopped after {done} of {tasks} tasks: max_steps was reached, or a callback stopped the trainer "
         "(EarlyStopping stops the stream, not a task). Resume from the last checkpoint to train the others."
-    )
-
-
-def unfinished_weights(state: Mapping[str, Any] | None) -> str | None:
-    """Say in one sentence why a model in this state is not the one that counts; ``None`` if it is.
-
-    Args:
-        state: what :meth:`TaskCallback.task_state` returned, or ``None`` if nothing is known.
-    """
-    if not state or not state["pending"]:
-        return None
-    what = ", ".join(state["pending"])
-    when = "before the end" if state["trained"] else "in the middle"
-    return (
-        f"the weights are from {when} of task {state['open_task']} ({state['task']!r}): what {what} does to them at "
-        "its end has not been done. Resume the fit from this checkpoint (fit --ckpt_path) to finish the task"
     )
 
 

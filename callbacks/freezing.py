@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
+from hpa_lightning.callbacks.kept_weights import bit_sum
 from hpa_lightning.callbacks.partition import FocusPartition
 from hpa_lightning.callbacks.steps import StepCallback
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
@@ -21,12 +23,15 @@ class MaskedFreezing(StepCallback):
     momentum move a column without a gradient. With LoRA the columns of A are zero from the task's start, where B = 0
     and the model's function does not change, so ``(B A)[:, j] = 0`` exactly.
 
-    Hooks: task start, ``on_before_optimizer_step``, the optimizer's step post-hook.
+    What something else than the optimizer has written there is put back at the task's end, with a warning.
+
+    Hooks: task start, task end, ``on_before_optimizer_step``, the optimizer's step post-hook.
     State: none of its own (the masks are :class:`FocusPartition`'s). Strategies: one device, DDP, FSDP2.
     Source: method.md, section 3, the in-training mode of HPA (arXiv 2511.20158).
     """
 
     start_order: ClassVar[int] = 40
+    end_order: ClassVar[int] = 8
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -37,7 +42,25 @@ class MaskedFreezing(StepCallback):
         super().on_task_start(trainer, pl_module, task)
         self.after_step(trainer, pl_module)
 
+    def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        partition: FocusPartition = required_callback(trainer, FocusPartition, self)
+        before = [int(bit_sum(linear.column_parameter)) for linear in partition.linears]
+        self.after_step(trainer, pl_module)
+        moved = [
+            linear.name
+            for linear, bits in zip(partition.linears, before, strict=True)
+            if int(bit_sum(linear.column_parameter)) != bits
+        ]
+        if moved:
+            rank_zero_warn(
+                f"Task {task.index} ({task.name}): the frozen columns of {len(moved)} layers ({', '.join(moved[:3])}) "
+                "were written by something other than the optimizer. They are back to what they were before the task, "
+                "but a part of it was trained without them."
+            )
+        super().on_task_end(trainer, pl_module, task)
+
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
         partition: FocusPartition = required_callback(trainer, FocusPartition, self)
         for linear in partition.linears:
             linear.mask_gradient_(partition.retained[linear.name])

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from hpa_lightning.callbacks.divergence import check_finite
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 from hpa_lightning.callbacks.tuning import LinearsCallback
 from hpa_lightning.modules.sharding import is_sharded
@@ -58,6 +59,7 @@ class TaskEndFusion(LinearsCallback):
         with self.timed(trainer, task.index, "fuse"), torch.no_grad():
             self.fuse(trainer, pl_module, task)
             self.agree(trainer, pl_module)
+            check_finite(((linear.name, linear.weight) for linear in self.linears), type(self).__name__)
         rank_zero_info(f"Task {task.index} ({task.name}): fused {len(self.linears)} linear layers.")
         self.anchors = {}
         self.linears.clear()

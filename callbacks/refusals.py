@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import lightning as L
+from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -47,6 +48,33 @@ def check_strategy(strategy: Strategy, asker: TaskCallback) -> None:
         f"{name} does not support {kind}: {reason}. Supported are one device, strategy='ddp'"
         + ("." if asker.refuses_sharding else ", and FSDP2 (ModelParallelStrategy with tensor_parallel_size=1).")
     )
+
+
+_WRITERS = {
+    "WeightAveraging": "puts its average in the place of the weights at the end of the fit, and into checkpoints",
+    "StochasticWeightAveraging": "puts its average in the place of the weights at the end of the fit",
+    "ModelPruning": "takes the weights out of the layers and writes them anew before every forward pass",
+}
+"""Lightning's callbacks that write weights outside the optimizer step; their subclasses do too."""
+
+
+def check_weight_writers(trainer: L.Trainer, asker: TaskCallback) -> None:
+    """Refuse Lightning's callbacks that write weights outside the optimizer step.
+
+    Those of others are noticed when they do it (:func:`hpa_lightning.callbacks.kept_weights.check_unmoved`).
+
+    Raises:
+        MisconfigurationException: the trainer has one; what it does.
+    """
+    for name, what in _WRITERS.items():
+        kind = getattr(lightning_callbacks, name, None)  # not in every supported version of Lightning
+        found = [callback for callback in trainer.callbacks if kind is not None and isinstance(callback, kind)]
+        if found:
+            raise MisconfigurationException(
+                f"{type(asker).__name__} does not support {type(found[0]).__name__}: it {what}, and what a task's end "
+                "left there (fusion, merge, frozen columns, the model that was scored) would be lost. Remove it from "
+                "the trainer's callbacks."
+            )
 
 
 def require_automatic_optimization(pl_module: L.LightningModule, asker: object) -> None:

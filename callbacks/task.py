@@ -13,10 +13,15 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.optim import Optimizer
 
-from hpa_lightning.callbacks.ending import TASK_STATE, save_after_end, unfinished
-from hpa_lightning.callbacks.refusals import check_strategy
+from hpa_lightning.callbacks.divergence import DivergenceWatch
+from hpa_lightning.callbacks.ending import save_after_end, unfinished
+from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
+from hpa_lightning.callbacks.refusals import check_strategy, check_weight_writers
+from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.sharding import whole
+from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter
 
 
@@ -49,8 +54,13 @@ class TaskCallback(L.Callback):
     then is from before the end: one more is written (:func:`save_after_end`). A checkpoint from within an end goes on
     with the callbacks that were not through.
 
-    Hooks: ``setup``, ``on_train_start``, ``on_train_epoch_start``, ``on_train_batch_end``, ``on_train_epoch_end``,
-    ``on_train_end``, ``on_fit_end``, ``on_save_checkpoint``.
+    A loss, gradient or weight that is not finite stops the fit (:class:`DivergenceWatch`), and so does anything but an
+    optimizer that writes weights between a task's end and the next one's start, or the end of the fit
+    (:func:`check_unmoved`).
+
+    Hooks: ``setup``, ``on_train_start``, ``on_train_epoch_start``, ``on_before_backward``,
+    ``on_before_optimizer_step``, ``on_train_batch_end``, ``on_train_epoch_end``, ``on_train_end``, ``on_fit_end``,
+    ``on_save_checkpoint``, ``on_load_checkpoint``. A subclass that has one of them calls ``super()``'s.
     State: the open task, whether its last batch was trained, whether this callback is through its end, the number of
     finished tasks, the recorded events. The checkpoint's key ``"hpa_lightning"`` holds what :meth:`task_state` returns.
     Strategies: one device, DDP, FSDP2 (``ModelParallelStrategy``); the others are refused in ``setup``.
@@ -67,6 +77,7 @@ class TaskCallback(L.Callback):
 
     def __init__(self) -> None:
         self._open_task: int | None = None
+        self._task_name = ""
         self._trained = False  # the open task's last batch
         self._ended = False  # this callback is through the open task's end
         self._ending = False  # the open task's end has begun
@@ -76,7 +87,9 @@ class TaskCallback(L.Callback):
         self._restored = False
         self._started_at: float | None = None
         self._train_seconds = 0.0
-        self._ended_at: float | None = None  # when the last task of this fit ended, if no checkpoint was written since
+        self._ended_at: float | None = None  # when the last task of this fit ended
+        self._kept: Digest | None = None  # of the weights then, until the next task starts
+        self._divergence = DivergenceWatch()
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
 
@@ -124,8 +137,10 @@ class TaskCallback(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             self._restored = self.ended_the_stream = False
-            self._ended_at = None
+            self._ended_at = self._kept = None
+            self._divergence = DivergenceWatch()
             check_strategy(trainer.strategy, self)
+            check_weight_writers(trainer, self)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._is_leader(trainer):
@@ -141,17 +156,27 @@ class TaskCallback(L.Callback):
             # A checkpoint written after the last batch of a task and before its end: trained, but not yet fused.
             self._end(trainer, pl_module, self._task_by_index(trainer, self._open_task))
             current = self._current_task(trainer)
+        self._check_kept(trainer, pl_module)
         self._train_seconds = 0.0
         for callback in task_callbacks(trainer):
-            callback._open_task = current.index
+            callback._open_task, callback._task_name = current.index, current.name
             callback._trained = callback._ended = False
         self._dispatch(trainer, pl_module, "on_task_start", current)
         self._started_at = time.monotonic()
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+        if self._is_leader(trainer):
+            self._divergence.see_loss(trainer, pl_module, loss)
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        if self._is_leader(trainer):
+            self._divergence.see_gradients(trainer, pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._is_leader(trainer):
+            self._divergence.see_batch_end(trainer, pl_module)
             trained = self._is_last_batch(trainer)
             for callback in task_callbacks(trainer):  # before ModelCheckpoint, which is the last callback
                 callback._trained = trained
@@ -179,6 +204,7 @@ class TaskCallback(L.Callback):
             with _on_its_device(trainer, pl_module):
                 self._begin(trainer, pl_module)
                 self._end_late(trainer, pl_module)
+        self._check_kept(trainer, pl_module)
         if reason := unfinished(trainer):
             rank_zero_warn(f"{reason} The results are those of a part of the stream.")
         for callback in task_callbacks(trainer):
@@ -195,7 +221,7 @@ class TaskCallback(L.Callback):
         stream = task_stream(trainer)
         return {
             "open_task": self._open_task,
-            "task": None if self._open_task is None else self._task_by_index(trainer, self._open_task).name,
+            "task": self._task_name if self._open_task is not None else None,
             "trained": self._trained,
             "pending": [
                 type(callback).__name__
@@ -210,10 +236,17 @@ class TaskCallback(L.Callback):
         if self._is_leader(trainer):
             checkpoint[TASK_STATE] = self.task_state(trainer)
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == "fit" or isinstance(pl_module, MLLMModule) or not self._is_leader(trainer):
+            return  # an MLLMModule says it itself
+        if reason := unfinished_weights(checkpoint.get(TASK_STATE)):
+            rank_zero_warn(f"{trainer.state.fn and trainer.state.fn.value}: {reason}.")
+
     def state_dict(self) -> dict[str, Any]:
         running = 0.0 if self._started_at is None else time.monotonic() - self._started_at
         return {
             "open_task": self._open_task,
+            "task_name": self._task_name,
             "trained": self._trained,
             "ended": self._ended,
             "torn": self._torn,
@@ -229,6 +262,7 @@ class TaskCallback(L.Callback):
                 "others new weights. Resume from a checkpoint that was written before."
             )
         self._open_task = state_dict["open_task"]
+        self._task_name = state_dict.get("task_name", "")
         self._trained = state_dict.get("trained", False)  # not in checkpoints of version 0.1
         self._ended = state_dict.get("ended", False)
         self._finished_tasks = state_dict["finished_tasks"]
@@ -272,7 +306,8 @@ class TaskCallback(L.Callback):
             if not restored:
                 callback._open_task, callback._trained, callback._ended = None, False, False  # left by a crash
             elif callback not in restored:
-                callback._open_task, callback._trained = restored[0]._open_task, restored[0]._trained
+                for name in ("_open_task", "_task_name", "_trained"):
+                    setattr(callback, name, getattr(restored[0], name))
                 callback._finished_tasks = restored[0]._finished_tasks
             callback._restored = False
         for callback in restored:
@@ -302,7 +337,13 @@ class TaskCallback(L.Callback):
                     )
                 )
 
+    def _check_kept(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._kept is not None:
+            check_unmoved(trainer, pl_module, self._kept)
+            self._kept = None
+
     def _end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        self._divergence.see_weights(trainer, pl_module)
         if self._started_at is not None:
             self._train_seconds += time.monotonic() - self._started_at
             self._started_at = None
@@ -314,7 +355,7 @@ class TaskCallback(L.Callback):
             callback._open_task = None
             callback._trained = callback._ending = callback._ended = False
             callback._finished_tasks = task.index + 1
-        self._ended_at = time.time()
+        self._ended_at, self._kept = time.time(), digest(pl_module)
 
     def _dispatch(self, trainer: L.Trainer, pl_module: L.LightningModule, hook: str, task: CurrentTask) -> None:
         """Call a hook of every task callback that is not through the task's end, in the hook's order."""

@@ -86,6 +86,7 @@ class AdapterPenalty(LinearsCallback):
         self._find_adapters(pl_module)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
         if not self._adapters or not (self.history or self.begins_at_once):
             return
         # A fused optimizer unscales by itself: with fp16 its gradients are still multiplied by the loss scale here.

@@ -113,6 +113,7 @@ class SafetyLayerFreezing(TaskCallback):
             rank_zero_info(f"Safety layers {chosen[0]} to {chosen[1]} are frozen.")
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state is None or trainer.state.fn != "fit":
             return

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -25,6 +26,7 @@ from hpa_lightning.modules.likelihood import answer_log_likelihoods
 from hpa_lightning.modules.loading import build_model, load_processor, select_trainable
 from hpa_lightning.modules.schedules import TaskSchedule, build_scheduler
 from hpa_lightning.modules.sharding import is_sharded, shard_model_, unshard_root_
+from hpa_lightning.modules.task_state import TASK_STATE, state_of_trainer, unfinished_weights
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 
 _GENERATION: dict[str, Any] = {"max_new_tokens": 64, "do_sample": False}
@@ -103,6 +105,7 @@ class MLLMModule(TokenWeightedModule):
         self._fixed = select_trainable(self.model, lora is not None, freeze_vision, train_modules)
         self._stop_token_ids: list[int] | None = None
         self._metrics: list[Metric] = []
+        self._loaded_state: dict[str, Any] | None = None
         self.train()  # `from_pretrained` hands models over in eval mode, and Lightning leaves modes as they are
 
     @classmethod
@@ -302,14 +305,35 @@ class MLLMModule(TokenWeightedModule):
 
     # -- export and helpers ------------------------------------------------------------------------------------------
 
-    def export(self, folder: str | Path) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say where the weights stand, in checkpoints of weights alone too."""
+        if (state := state_of_trainer(self._trainer)) is not None:
+            checkpoint[TASK_STATE] = state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Warn of weights from before a task's end, unless a fit is resumed that will finish it."""
+        self._loaded_state = checkpoint.get(TASK_STATE)
+        function = None if self._trainer is None else self._trainer.state.fn
+        stage = "load_from_checkpoint" if function is None else function.value
+        if stage != "fit" and (reason := unfinished_weights(self._loaded_state)):
+            rank_zero_warn(f"{stage}: {reason}.")
+
+    def export(self, folder: str | Path, unfinished: bool = False) -> None:
         """Write one standard Hugging Face folder, adapters merged in fp32, that ``from_pretrained`` loads.
 
         With several processes all have to call it, and the first one writes.
 
+        Args:
+            folder: it is made if need be.
+            unfinished: write weights from before a task's end, which a method has not fused yet, as they are.
+
         Raises:
-            ValueError: the model cannot be saved so, or has mixtures of LoRA experts, which cannot be merged.
+            ValueError: the model cannot be saved so, has mixtures of LoRA experts, which cannot be merged, or is from
+                before a task's end.
         """
+        reason = unfinished_weights(state_of_trainer(self._trainer) or self._loaded_state)
+        if reason and not unfinished:
+            raise ValueError(f"{reason}, or pass export(folder, unfinished=True) to write them as they are.")
         export_model(self.model, self.processor, folder, write=self.global_rank == 0)
 
     def _stops(self) -> list[int]:

@@ -1,0 +1,31 @@
+"""Where the weights of a checkpoint stand: after a task's end, or before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TASK_STATE = "hpa_lightning"
+"""The key of a checkpoint that holds what ``TaskCallback.task_state`` returned."""
+
+
+def state_of_trainer(trainer: Any) -> dict[str, Any] | None:
+    """Where the weights of the model that ``trainer`` has trained stand; ``None`` without a task callback."""
+    leader = next((item for item in getattr(trainer, "callbacks", ()) if hasattr(item, "task_state")), None)
+    return None if leader is None else leader.task_state(trainer)
+
+
+def unfinished_weights(state: Mapping[str, Any] | None) -> str | None:
+    """Say in one sentence why a model in this state is not the one that counts; ``None`` if it is.
+
+    Args:
+        state: what :meth:`TaskCallback.task_state` returned, or ``None`` if nothing is known.
+    """
+    if not state or not state["pending"]:
+        return None
+    what = ", ".join(state["pending"])
+    when = "before the end" if state["trained"] else "in the middle"
+    return (
+        f"the weights are from {when} of task {state['open_task']} ({state['task']!r}): what {what} does to them at "
+        "its end has not been done. Resume the fit from this checkpoint (fit --ckpt_path) to finish the task"
+    )

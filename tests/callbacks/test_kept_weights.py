@@ -1,0 +1,178 @@
+"""What something other than the optimizer writes does not undo in silence what a task's end did."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers_foreign import token_loader
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from registry import METHODS
+from test_foreign import build, trainer
+from test_guarantees import calibration_data
+from test_stream import method, module, stream
+from test_stream import trainer as stream_trainer
+from timm.utils import ModelEmaV2
+from torch.optim.swa_utils import AveragedModel
+
+from hpa_lightning.callbacks import SequentialTuning
+from hpa_lightning.modules import MLLMModule
+from hpa_lightning.modules.task_state import TASK_STATE
+
+
+class TimmEma(L.Callback):
+    """An average of weights as users write it, with timm's class, put into the model when the fit ends."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.ema = ModelEmaV2(pl_module.model, decay=0.9)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        self.ema.update(pl_module.model)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.model.load_state_dict(self.ema.module.state_dict())
+
+
+class TorchAverage(L.Callback):
+    """torch's own average, put into the model after every epoch."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            self.average = AveragedModel(pl_module.model)
+        self.average.update_parameters(pl_module.model)
+        pl_module.model.load_state_dict(self.average.module.state_dict())
+
+
+class SwapsBack(L.Callback):
+    """Validates an average and puts the weights back: nothing is lost."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        own = copy.deepcopy(pl_module.model.state_dict())
+        pl_module.model.load_state_dict({name: weight * 0.5 for name, weight in own.items()})
+        pl_module.model.load_state_dict(own)
+
+
+@pytest.mark.parametrize("name", ["post_training", "in_training"])
+@pytest.mark.parametrize(
+    "writer",
+    [
+        StochasticWeightAveraging(1e-3),
+        *(
+            getattr(lightning_callbacks, kind)()
+            for kind in ("WeightAveraging", "EMAWeightAveraging")
+            if hasattr(lightning_callbacks, kind)
+        ),
+        lightning_callbacks.ModelPruning("l1_unstructured", amount=0.1),
+    ],
+    ids=lambda writer: type(writer).__name__,
+)
+def test_lightning_s_writers_are_refused_by_name(writer: L.Callback, name: str, tmp_path: Path) -> None:
+    every = [*METHODS[name](calibration_data()), writer]
+    with pytest.raises(MisconfigurationException, match=f"does not support {type(writer).__name__}: it "):
+        trainer(tmp_path, every, enable_checkpointing=False).fit(build(False), token_loader(1, 20))
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("writer", [TimmEma, TorchAverage])
+@pytest.mark.parametrize("first", [True, False])
+def test_others_are_noticed(writer: type[L.Callback], lora: bool, first: bool, tmp_path: Path) -> None:
+    every = [*METHODS["post_training"](calibration_data())]
+    every.insert(0 if first else len(every), writer())
+    runner = trainer(tmp_path, every, max_epochs=2, enable_checkpointing=False)
+    if writer is TorchAverage and first:  # before the task's end: it is fused like any weight
+        runner.fit(build(lora), token_loader(1, 20))
+        return
+    with pytest.raises(
+        MisconfigurationException, match=rf"are not those that the task's end left(.|\n)*{writer.__name__}"
+    ):
+        runner.fit(build(lora), token_loader(1, 20))
+
+
+def test_weights_that_move_between_two_tasks_are_noticed(tmp_path: Path) -> None:
+    class Moves(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if trainer.current_epoch == 0:
+                with torch.no_grad():
+                    next(p for name, p in pl_module.named_parameters() if "q_proj.base" in name)[0, 0] += 1e-3
+
+    every = [SequentialTuning(), *method("post_training"), Moves()]
+    with pytest.raises(MisconfigurationException, match=r"1 of \d+ parameters \(\S+q_proj\S+\) are not those"):
+        stream_trainer(tmp_path, every).fit(module(), stream())
+
+
+def test_weights_that_are_put_back_are_not(tmp_path: Path) -> None:
+    every = [*METHODS["post_training"](calibration_data()), SwapsBack()]
+    trainer(tmp_path, every, max_epochs=1, enable_checkpointing=False).fit(build(True), token_loader(1, 20))
+
+
+def test_frozen_columns_that_something_else_wrote_are_put_back(tmp_path: Path) -> None:
+    class Writes(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+            if trainer.is_last_batch:  # no optimizer step follows
+                with torch.no_grad():
+                    pl_module.model.layers[0].q_proj.weight.add_(0.1)
+
+    every = [*METHODS["in_training"](calibration_data()), Writes()]
+    runner = trainer(tmp_path, every, max_epochs=1, enable_checkpointing=False)
+    with pytest.warns(UserWarning, match=r"the frozen columns of 1 layers \(model.layers.0.q_proj\)"):
+        runner.fit(build(False), token_loader(1, 20))
+
+
+def test_a_checkpoint_says_whether_it_is_fused(tmp_path: Path) -> None:
+    """Of weights alone too; loading, testing and exporting an unfinished one is not silent."""
+    save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1, save_weights_only=True)
+    ends = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    tuned = module()
+    every = [SequentialTuning(), *method("post_training"), save, ends]
+    stream_trainer(tmp_path, every, enable_checkpointing=True).fit(tuned, stream())
+    states = {step: torch.load(tmp_path / f"step={step}.ckpt")[TASK_STATE] for step in (2, 3)}
+    assert [states[step]["trained"] for step in (2, 3)] == [False, True]
+    assert states[3]["task"] == "first" and states[3]["pending"] == ["HarmoniousFusion"]
+    assert torch.load(tmp_path / "epoch=0.ckpt")[TASK_STATE]["pending"] == []
+    tuned.export(tmp_path / "done")
+
+    def loaded(name: str) -> MLLMModule:
+        fresh = module()
+        fresh.on_load_checkpoint(torch.load(tmp_path / name))  # as `load_from_checkpoint` calls it
+        return fresh
+
+    with pytest.warns(
+        UserWarning, match=r"load_from_checkpoint: the weights are from before the end of task 0 \('first'"
+    ):
+        unfused = loaded("step=3.ckpt")
+    with pytest.raises(ValueError, match=r"what HarmoniousFusion does .* has not been done. Resume .* or pass export"):
+        unfused.export(tmp_path / "not")
+    assert not (tmp_path / "not").exists()
+    unfused.export(tmp_path / "asked_for", unfinished=True)
+    loaded("epoch=0.ckpt").export(tmp_path / "fused")
+    with pytest.warns(UserWarning, match="validate: the weights are from in the middle of task 0"):
+        stream_trainer(tmp_path, []).validate(module(), stream(), ckpt_path=tmp_path / "step=2.ckpt", verbose=False)
+
+
+def test_a_model_whose_task_was_cut_short_is_not_exported(tmp_path: Path) -> None:
+    tuned = module()
+    stream_trainer(tmp_path, [SequentialTuning(), *method("post_training")], max_steps=5).fit(tuned, stream())
+    with pytest.raises(ValueError, match=r"in the middle of task 1 \('second'\): what HarmoniousFusion does"):
+        tuned.export(tmp_path / "not")
+
+
+def test_testing_somebody_s_module_from_an_unfused_checkpoint(tmp_path: Path) -> None:
+    save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3)
+    every = [*METHODS["post_training"](calibration_data()), save]
+    trainer(tmp_path, every, max_epochs=1).fit(build(True), token_loader(1, 20))
+
+    class Predicts(type(build(True))):  # type: ignore[misc]
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.model(batch["input_ids"])
+
+    tuned = build(True)
+    tuned.__class__ = Predicts
+    with pytest.warns(UserWarning, match=r"predict: the weights are from in the middle of task 0 \('fit'\)"):
+        runner = trainer(tmp_path, METHODS["post_training"](calibration_data()))
+        runner.predict(tuned, token_loader(1, 4), ckpt_path=tmp_path / "step=3.ckpt")
