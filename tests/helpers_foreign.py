@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import DataLoader, Dataset
 
 VOCABULARY, WIDTH, TOKENS = 23, 12, 7
+ACCELERATOR = os.environ.get("HPA_TEST_ACCELERATOR", "cpu")
+"""Where the guarantee tests of the registry run: `benchmarks/gpu.sh` sets it to "cuda"."""
 
 
 class Block(nn.Module):
@@ -86,10 +89,12 @@ def token_loader(seed: int, size: int = 24, batch_size: int = 4, shuffle: bool =
 
 
 def quiet_trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:
-    """A Trainer on the CPU that prints, logs and saves nothing unless asked to."""
-    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    """A Trainer on ``ACCELERATOR`` that prints, logs and saves nothing unless asked to."""
+    silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    if ACCELERATOR != "cpu":
+        silent |= {"devices": 1, "deterministic": "warn"}
     return L.Trainer(
-        accelerator="cpu",
+        accelerator=ACCELERATOR,
         callbacks=callbacks,
         default_root_dir=folder,
         **{**silent, "enable_model_summary": False, **options},

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import ForeignModule, foreign_module, token_loader
+from helpers_foreign import ACCELERATOR, ForeignModule, foreign_module, quiet_trainer, token_loader
 from lightning.pytorch.callbacks import ModelCheckpoint
 from registry import METHODS, TUNING_IDS, TUNINGS
 from test_guarantees import OPTIMIZERS, calibration_data, dense
@@ -19,15 +19,8 @@ from hpa_lightning.result_file import read_results
 
 
 def trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:
-    options = {"max_epochs": 3, "precision": "32-true", **options}
-    return L.Trainer(
-        accelerator="cpu",
-        callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **options,
+    return quiet_trainer(
+        folder, callbacks, **{"max_epochs": 3, "precision": "32-true", "enable_checkpointing": True, **options}
     )
 
 
@@ -126,12 +119,14 @@ def test_accumulated_batches_are_one_larger_batch(method: str, lora: bool, tmp_p
 @pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)
 def test_half_precision_does_nearly_the_same(method: str, lora: bool, tmp_path: Path) -> None:
     exact = torch.cat([u.flatten() for u in updates(method, lora, tmp_path / "fp32").values()])
-    for precision, likeness in (("bf16-mixed", 0.9), ("bf16-true", 0.8)):
+    # The first steps of 16-mixed may be skipped, until the loss's scale fits.
+    on_devices = [] if ACCELERATOR == "cpu" else [("16-mixed", 0.7)]
+    for precision, likeness in (("bf16-mixed", 0.9), ("bf16-true", 0.8), *on_devices):
         half = updates(method, lora, tmp_path / precision, precision=precision)
         flat = torch.cat([update.flatten() for update in half.values()])
         cosine, size = torch.nn.functional.cosine_similarity(exact, flat, dim=0), flat.norm() / exact.norm()
         assert float(cosine) > likeness
-        assert 0.8 < float(size) < 1.25
+        assert (0.5 if precision == "16-mixed" else 0.8) < float(size) < 1.25
 
 
 def test_each_of_several_fits_is_a_task(tmp_path: Path) -> None:

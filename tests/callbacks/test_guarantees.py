@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import foreign_module, quiet_trainer, token_loader
+from helpers_foreign import ACCELERATOR, foreign_module, quiet_trainer, token_loader
 from registry import RETENTION
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -32,6 +32,8 @@ TRAINERS: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulate_and_clip": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5},
     "bf16_mixed": {"precision": "bf16-mixed"},
+    "bf16_true": {"precision": "bf16-true"},
+    "fp16_mixed": {"precision": "16-mixed"},
 }
 
 
@@ -103,12 +105,17 @@ def fit(module: L.LightningModule, callbacks: list[L.Callback], folder: Path, ep
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_retained_columns_and_orthogonality(lora: bool, optimizer: str, trainer: str, tmp_path: Path) -> None:
+    if trainer == "fp16_mixed" and ACCELERATOR == "cpu":
+        pytest.skip("Lightning offers 16-mixed on devices alone")
+    if trainer == "bf16_true" and optimizer == "adamw_tiny_steps":
+        pytest.skip("steps of 1e-6 are below the spacing of bfloat16 weights: nothing moves")
     module = foreign_module(OPTIMIZERS[optimizer], lora)
     partition = FocusPartition(probe_steps=2, **settings())
     watcher = Watcher(partition)
     fit(module, [partition, MaskedFreezing(), OrthogonalProjection(), watcher], tmp_path, **TRAINERS[trainer])
     assert watcher.steps >= 5
-    assert watcher.worst_inner_product <= 1e-6
+    # 36 entries of B in bfloat16 may hold no update closer to orthogonal; see `project_lora_updates_`.
+    assert watcher.worst_inner_product <= (1e-4 if trainer == "bf16_true" and lora else 1e-6)
     assert watcher.moved_free > 0, "nothing was trained"
     shares = [float(mask.float().mean()) for mask in watcher.masks.values()]
     assert len(shares) == 12 and all(0.15 <= share <= 0.45 for share in shares)
@@ -136,16 +143,7 @@ def test_partition_alone_changes_nothing(lora: bool, tmp_path: Path) -> None:
     for callbacks in ([], [FocusPartition(probe_steps=3, **settings())]):
         module = foreign_module(OPTIMIZERS["adamw_decay"], lora)
         L.seed_everything(5, verbose=False)
-        trainer = L.Trainer(
-            accelerator="cpu",
-            max_epochs=2,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=tmp_path,
-        )
+        trainer = quiet_trainer(tmp_path, callbacks, max_epochs=2)
         trainer.fit(module, token_loader(1, 20, shuffle=True))
         results.append([parameter.detach().clone() for parameter in module.parameters()])
     for left, right in zip(*results, strict=True):
