@@ -3,10 +3,11 @@
     python benchmarks/block.py                                   # the paper's calibration sizes
     python benchmarks/block.py --task-samples 16 --repeats 1     # a slow machine
 
-Random weights, LoRA of rank 128 on all seven linear layers, activations from a real forward. Every implementation runs
-in processes of its own, in turn, after a small block to warm up, and the best of its runs counts. Memory is the most
-that a run adds to the block's weights and the tokens, forward passes included. With the paper's sizes most of it is the
-hidden states of all samples, of which plain holds two sets, as the public code does, and ours one.
+Random weights, LoRA of rank 128 on all seven linear layers, activations from a real forward. The implementations run in
+turn, after a small block to warm up, and the best of each one's runs counts. On a CPU every run is a process of its
+own, whose memory can be told; on CUDA the allocator tells it. Memory is the most that a run adds to the block's weights
+and the tokens, forward passes included. With the paper's sizes most of it is the hidden states of all samples, of which
+plain holds two sets, as the public code does, and ours one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import plain
 import torch
-from machine import ceilings, command, commit, device_name, memory_now, memory_peak, synchronise
+from machine import ceilings, command, commit, default_dtype, device_name, memory_now, memory_peak, synchronise
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaModel
@@ -39,7 +40,8 @@ SETTINGS = RetentionSettings(p_min=PERCENT, p_max=PERCENT, alpha_min=ALPHA, alph
 class Block:
     """One decoder block in a model without any other, its adapters and its calibration inputs."""
 
-    def __init__(self, options: argparse.Namespace, shrink: int = 1) -> None:
+    def __init__(self, options: argparse.Namespace, warm_up: bool = False) -> None:
+        shrink = 16 if warm_up else options.shrink
         torch.manual_seed(0)
         self.device = torch.device(options.device)
         dtype = getattr(torch, options.dtype)
@@ -64,7 +66,7 @@ class Block:
             for name, linear in self.linears.items()
         }
         sizes = {"safety": options.safety_samples, "task": options.task_samples}
-        sizes = sizes if shrink == 1 else dict.fromkeys(sizes, 2)
+        sizes = dict.fromkeys(sizes, 2) if warm_up else sizes
         self.batches = {
             what: [
                 torch.randint(0, 1000, (1, options.tokens), generator=generator, device=self.device)
@@ -126,15 +128,15 @@ def forward(block: Block) -> Diagonals:
 IMPLEMENTATIONS = {"plain": simple, "ours": ours, "forward": forward}
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """One run of one implementation in this process."""
-    IMPLEMENTATIONS[options.only](Block(options, shrink=16))
+    IMPLEMENTATIONS[name](Block(options, warm_up=True))
     block = Block(options)
     with torch.no_grad():
         block.run(block.batches["safety"][0][:, :8])
     synchronise(block.device)
     before, start = memory_now(block.device), time.perf_counter()
-    diagonals = IMPLEMENTATIONS[options.only](block)
+    diagonals = IMPLEMENTATIONS[name](block)
     synchronise(block.device)
     seconds = time.perf_counter() - start
     # The distance has no factor in common with the widths, so that all columns have a part.
@@ -149,13 +151,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def measure_apart(name: str) -> dict[str, Any]:
+    """The same in a process of its own."""
+    arguments = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
 def floor(options: argparse.Namespace, rates: dict[str, float]) -> dict[str, float]:
     """Seconds that the operations and bytes take at the machine's best rates, without the forward passes."""
     products = rates["bfloat16" if options.dtype == "bfloat16" and "bfloat16" in rates else "float32"]
     parts = dict.fromkeys(("sums", "factors", "fusion"), 0.0)
+    hidden, inner = HIDDEN // options.shrink, INNER // options.shrink
     for samples in (options.safety_samples, options.task_samples):
         n = samples * options.tokens
-        for c in (HIDDEN, HIDDEN, HIDDEN, INNER):
+        for c in (hidden, hidden, hidden, inner):
             sums = n * c**2 / products
             factor = c**3 / 3 / rates["cholesky"] + c**3 / 3 / rates["float64"]
             of_rows = 2 * n**2 * c / rates["float64"] + n**3 / 3 / rates["cholesky"]  # Woodbury
@@ -165,7 +176,7 @@ def floor(options: argparse.Namespace, rates: dict[str, float]) -> dict[str, flo
             else:
                 parts["factors"] += of_rows
     width = {"bfloat16": 2, "float32": 4}[options.dtype]
-    for rows, columns in 4 * [(HIDDEN, HIDDEN)] + 2 * [(INNER, HIDDEN)] + [(HIDDEN, INNER)]:
+    for rows, columns in 4 * [(hidden, hidden)] + 2 * [(inner, hidden)] + [(hidden, inner)]:
         # Read for the projection, read and written for the result; two products with the adapter.
         parts["fusion"] += 3 * rows * columns * width / rates["copy"]
         parts["fusion"] += 4 * rows * columns * RANK / products
@@ -180,22 +191,23 @@ def main() -> None:
     parser.add_argument("--task-samples", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=640, help="tokens of a sample, image tokens included")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--shrink", type=int, choices=[1, 2, 4, 8, 16], default=1, help="divide the block's widths")
+    parser.add_argument("--together", action="store_true", help="all runs in one process, on a CPU too; no memory then")
     parser.add_argument("--only", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.dtype = options.dtype or ("bfloat16" if options.device.startswith("cuda") else "float32")
+    options.dtype = options.dtype or default_dtype(options.device)
     if options.only:
-        print(json.dumps(measure(options)))
+        print(json.dumps(measure(options, options.only)))
         return
     device = torch.device(options.device)
-    rates = ceilings(device)
+    together = options.together or device.type == "cuda"
+    rates = ceilings(device, 512 if options.shrink > 1 else None)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in IMPLEMENTATIONS}
     for number in range(options.repeats):
         for name in IMPLEMENTATIONS:
-            arguments = [sys.executable, __file__, *sys.argv[1:], "--only", name]
-            done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True)
-            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+            runs[name].append(measure(options, name) if together else measure_apart(name))
             seconds, size = runs[name][-1]["seconds"], runs[name][-1]["bytes"] / 1e9
-            print(f"run {number + 1}, {name}: {seconds:.1f} s, {size:.2f} GB", file=sys.stderr, flush=True)
+            print(f"run {number + 1}, {name}: {shown(seconds)}, {size:.2f} GB", file=sys.stderr, flush=True)
     best = {name: min(run["seconds"] for run in repeated) for name, repeated in runs.items()}
     memory = {name: min(run["bytes"] for run in repeated) for name, repeated in runs.items()}
     parts = floor(options, rates)
@@ -204,15 +216,15 @@ def main() -> None:
     print(f"\n{device_name(device)}, {options.dtype}, commit {commit()}\n{command()}\n")
     print("| | time, the forward passes included | without them | extra memory |\n|---|---|---|---|")
     for name in ("plain", "ours"):
-        print(f"| {name} | {best[name]:.1f} s | {best[name] - best['forward']:.1f} s | {memory[name] / 1e9:.2f} GB |")
+        print(f"| {name} | {shown(best[name])} | {shown(best[name] - best['forward'])} | {memory[name] / 1e9:.2f} GB |")
     both, without = best["plain"] / best["ours"], (best["plain"] - best["forward"]) / (best["ours"] - best["forward"])
     print(
         f"| ratio | {both:.1f} times faster | {without:.1f} times | {memory['ours'] / memory['plain']:.2f} of it |\n"
-        f"| the forward passes alone | {best['forward']:.1f} s | | {memory['forward'] / 1e9:.2f} GB |"
+        f"| the forward passes alone | {shown(best['forward'])} | | {memory['forward'] / 1e9:.2f} GB |"
     )
     print(
-        f"\nFloor of the part without the forward passes: {least:.1f} s ("
-        + ", ".join(f"{name} {seconds:.2f}" for name, seconds in parts.items())
+        f"\nFloor of the part without the forward passes: {shown(least)} ("
+        + ", ".join(f"{name} {shown(seconds)}" for name, seconds in parts.items())
         + f"); ours takes "
         f"{(best['ours'] - best['forward']) / least:.2f} times as long."
     )
@@ -220,6 +232,11 @@ def main() -> None:
     print(
         f"The two differ by {apart['diagonals']:.1e} in diag(H^-1), in {apart['weights']:.1e} of the sampled weights."
     )
+
+
+def shown(seconds: float) -> str:
+    """In seconds from one on, in milliseconds below."""
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
 
 
 def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:

@@ -26,12 +26,12 @@ from transformers import (
 SIDE, PATCH, SHARD = 336, 14, 5 << 30
 
 
-def configuration(blocks: int, hidden: int = 4096, inner: int = 11008) -> LlavaConfig:
+def configuration(blocks: int, hidden: int = 4096, inner: int = 11008, tower_blocks: int = 24) -> LlavaConfig:
     """LLaVA-1.5-7B is 32 blocks of the default width; the vision tower is CLIP ViT-L/14 at 336 pixels."""
     vision = CLIPVisionConfig(
         hidden_size=1024,
         intermediate_size=4096,
-        num_hidden_layers=24,
+        num_hidden_layers=tower_blocks,
         num_attention_heads=16,
         image_size=SIDE,
         patch_size=PATCH,
@@ -73,16 +73,16 @@ def processor() -> LlavaProcessor:
     )
 
 
-def write_checkpoint(folder: Path, config: LlavaConfig) -> int:
-    """Write random bf16 weights in shards, block by block in memory; return the bytes of the weights."""
+def write_checkpoint(folder: Path, config: LlavaConfig, device: str = "cpu") -> int:
+    """Write random bf16 weights, drawn on a device, in shards, one at a time; return the bytes of the weights."""
     folder.mkdir(parents=True)
     with init_empty_weights(include_buffers=False):
         model = LlavaForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     total, index = 0, {}
     for number, shard in enumerate(_shards(model.state_dict())):
         tensors = {
-            name: torch.empty(empty.shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
+            name: torch.empty(empty.shape, dtype=torch.bfloat16, device=device).normal_(0.0, 0.02, generator=generator)
             for name, empty in shard.items()
         }
         for name, tensor in tensors.items():
@@ -90,7 +90,8 @@ def write_checkpoint(folder: Path, config: LlavaConfig) -> int:
                 tensor.fill_(1.0)
             total += tensor.nbytes
             index[name] = f"model-{number:05d}.safetensors"
-        save_file(tensors, folder / f"model-{number:05d}.safetensors", {"format": "pt"})
+        on_host = {name: tensor.cpu() for name, tensor in tensors.items()}
+        save_file(on_host, folder / f"model-{number:05d}.safetensors", {"format": "pt"})
     content = {"metadata": {"total_size": total}, "weight_map": index}
     (folder / "model.safetensors.index.json").write_text(json.dumps(content))
     config.architectures = ["LlavaForConditionalGeneration"]
@@ -99,18 +100,21 @@ def write_checkpoint(folder: Path, config: LlavaConfig) -> int:
     return total
 
 
-def write_adapter(folder: Path, config: LlavaConfig, rank: int) -> None:
+def write_adapter(folder: Path, config: LlavaConfig, rank: int, device: str = "cpu") -> None:
     """Write a random LoRA adapter on all linear layers of the decoder blocks, as peft saves it."""
     folder.mkdir(parents=True)
     with init_empty_weights():
         model = LlavaForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(device).manual_seed(1)
     tensors: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if "language_model.layers" in name and isinstance(module, torch.nn.Linear):
-            a, b = torch.empty(rank, module.in_features), torch.empty(module.out_features, rank)
-            tensors[f"base_model.model.{name}.lora_A.weight"] = a.normal_(std=0.02, generator=generator)
-            tensors[f"base_model.model.{name}.lora_B.weight"] = b.normal_(std=0.005, generator=generator)
+            for factor, shape, std in (
+                ("A", (rank, module.in_features), 0.02),
+                ("B", (module.out_features, rank), 0.005),
+            ):
+                drawn = torch.empty(shape, device=device).normal_(0.0, std, generator=generator)
+                tensors[f"base_model.model.{name}.lora_{factor}.weight"] = drawn.cpu()
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     settings = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none", "target_modules": "all-linear"}
     (folder / "adapter_config.json").write_text(json.dumps(settings))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -32,8 +34,14 @@ def best_seconds(function: Callable[[], Any], device: torch.device, repeats: int
     return min(times)
 
 
-def ceilings(device: torch.device, size: int = 4096) -> dict[str, float]:
-    """Best rates: products by dtype and the Cholesky factorisation in operations, copies in bytes, per second."""
+def ceilings(device: torch.device, size: int | None = None) -> dict[str, float]:
+    """Best rates: products by dtype and the Cholesky factorisation in operations, copies in bytes, per second.
+
+    Args:
+        device: whose.
+        size: rows and columns of the matrices; by default enough to keep the device busy.
+    """
+    size = size or (8192 if device.type == "cuda" else 4096)
     rates = {}
     dtypes = [torch.float32, torch.float64] + ([torch.bfloat16] if device.type == "cuda" else [])
     for dtype in dtypes:
@@ -63,6 +71,11 @@ def device_name(device: torch.device) -> str:
     return f"{entries.get('model name', 'CPU')}{kind}, {torch.get_num_threads()} threads"
 
 
+def default_dtype(device: str) -> str:
+    """What models are tuned in there."""
+    return "bfloat16" if device.startswith("cuda") else "float32"
+
+
 def memory_peak(device: torch.device) -> int:
     """Most bytes that this process has held so far: on the device, or in all on a CPU."""
     if device.type == "cuda":
@@ -87,9 +100,11 @@ def host_memory(entry: str, process: int | str = "self") -> int:
 
 
 def commit() -> str:
-    """The commit that is checked out, with a mark if files differ from it."""
+    """The commit that is checked out, with a mark if files differ from it; ``HPA_COMMIT`` where there is no git."""
+    if os.environ.get("HPA_COMMIT") or shutil.which("git") is None:
+        return os.environ.get("HPA_COMMIT", "unknown")
     done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    return done.stdout.strip() or "unknown"
 
 
 def command() -> str:

@@ -27,11 +27,11 @@ def script(monkeypatch: pytest.MonkeyPatch):
 def test_block_implementations_agree(script) -> None:
     block = script("block")
     options = argparse.Namespace(
-        device="cpu", dtype="float32", safety_samples=2, task_samples=2, tokens=160, repeats=1, only=None
+        device="cpu", dtype="float32", safety_samples=2, task_samples=2, tokens=160, repeats=1, shrink=16, only=None
     )
     runs = {}
     for name in ("plain", "ours"):
-        built = block.Block(options, shrink=16)
+        built = block.Block(options)
         before = built.linears["mlp.down_proj"].weight.clone()
         diagonals = block.IMPLEMENTATIONS[name](built)
         weights = {key: linear.weight.clone() for key, linear in built.linears.items()}
@@ -47,12 +47,12 @@ def test_block_implementations_agree(script) -> None:
 
 def test_block_floor_takes_the_cheaper_side(script) -> None:
     rates = {"float32": 1.0, "float64": 1.0, "cholesky": 1.0, "copy": math.inf}
-    options = argparse.Namespace(dtype="float32", safety_samples=0, task_samples=128, tokens=640)
+    options = argparse.Namespace(dtype="float32", safety_samples=0, task_samples=128, tokens=640, shrink=1)
     parts = script("block").floor(options, rates)
     widths = (4096, 4096, 4096, 11008)
     assert parts["sums"] == sum(128 * 640 * c**2 for c in widths)
     assert parts["factors"] == pytest.approx(sum(2 * c**3 / 3 for c in widths))
-    few = argparse.Namespace(dtype="float32", safety_samples=1, task_samples=0, tokens=64)
+    few = argparse.Namespace(dtype="float32", safety_samples=1, task_samples=0, tokens=64, shrink=1)
     parts = script("block").floor(few, rates)
     assert parts["sums"] == 0.0
     assert parts["factors"] == pytest.approx(sum(2 * 64**2 * c + 64**3 / 3 for c in widths))
@@ -78,9 +78,11 @@ def test_steps_alternate_between_plain_and_trio(
     ):
         monkeypatch.setattr(callback, hook, counted(getattr(callback, hook), calls))
     options = argparse.Namespace(
-        device="cpu", dtype="float32", tuning=tuning, rank=4, hidden=128, inner=256, samples=1, tokens=8, pairs=2
+        device="cpu", dtype="float32", rank=4, hidden=128, inner=256, samples=1, tokens=8, pairs=2
     )
-    found = steps.run(options, str(tmp_path))
+    turns, phases = steps.run("in_training", tuning, options, str(tmp_path))
+    found = turns.steps
+    assert set(phases) == {"calibrate"}
     assert calls == 4 * ["on_before_optimizer_step", "after_step"], "two steps to warm up, two of the four after them"
     assert [on for on, _, _ in found] == [True, False, False, True]
     for on, seconds, inside in found:

@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 
+import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
@@ -88,13 +89,13 @@ class AdaptedCheckpoint(Checkpoint):
             found[name] = module
         self._modules = {name: found[name] for name in sorted(found, key=order.__getitem__)}
 
-    def tensor(self, name: str) -> Tensor:
-        """Read the tensor of that name; fp32 where the adapter changes it."""
-        weight = super().tensor(name)
+    def tensor(self, name: str, device: str | torch.device = "cpu") -> Tensor:
+        """Read the tensor of that name to a device; fp32 where the adapter changes it, which is computed there."""
+        weight = super().tensor(name, device)
         module = self._modules.get(name)
         if module is None:
             return weight
-        a, b = (self._factors.read(self._factor_key(module, factor)) for factor in "AB")
+        a, b = (self._factors.read(self._factor_key(module, factor)).to(device) for factor in "AB")
         return F.lora_update(a, b, self._scaling(module, a.shape[0])).add_(weight)
 
     def check_finite(self) -> None:

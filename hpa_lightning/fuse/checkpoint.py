@@ -132,9 +132,9 @@ class Checkpoint:
         """Where the tensor of that name lies."""
         return self.tensors.stored[self._key[name]]
 
-    def tensor(self, name: str) -> Tensor:
-        """Read the tensor of that name, on the CPU."""
-        return self.tensors.read(self._key[name])
+    def tensor(self, name: str, device: str | torch.device = "cpu") -> Tensor:
+        """Read the tensor of that name to a device."""
+        return self.tensors.read(self._key[name]).to(device)
 
     def check_finite(self) -> None:
         """Check every tensor of the model.

@@ -218,9 +218,9 @@ class _Job:
                 stacklevel=2,
             )
 
-    def weights(self, name: str) -> tuple[Tensor, Tensor]:
+    def weights(self, name: str, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
         """The weight before, in the dtype that is written, and the one after."""
-        return self.before.tensor(name).to(self.after.stored(name).dtype), self.after.tensor(name)
+        return self.before.tensor(name, device).to(self.after.stored(name).dtype), self.after.tensor(name, device)
 
 
 def _changed(old: Tensor, new: Tensor) -> bool:
@@ -281,7 +281,7 @@ def _fuse_block(block: int, job: _Job, result: PartialOutput) -> None:
             name = f"{layer.name}.weight"
             entry: dict[str, Any] = {"layer": layer.layer, "module": layer.name}
             audit.append(entry)
-            old, new = (weight.to(job.device) for weight in job.weights(name))
+            old, new = job.weights(name, job.device)
             if not _changed(old, new):
                 continue
             try:

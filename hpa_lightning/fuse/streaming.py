@@ -120,7 +120,7 @@ class StreamedModel:
         return [(name, parameter) for name, parameter in parameters if not name.startswith(f"{prefix}.")]
 
     def _parameter(self, name: str, like: Tensor) -> nn.Parameter:
-        return nn.Parameter(self.checkpoint.tensor(name).to(self.device, like.dtype), requires_grad=False)
+        return nn.Parameter(self.checkpoint.tensor(name, self.device).to(like.dtype), requires_grad=False)
 
     def _read_buffers(self, module: nn.Module, prefix: str) -> None:
         for name, buffer in module._buffers.items():

@@ -1,6 +1,6 @@
 """Run by test_processes.py: fits the foreign module with every method, in one process or in two; saves how each ended.
 
-processes_script.py FOLDER STRATEGY     STRATEGY: one, ddp, fsdp
+processes_script.py FOLDER STRATEGY [CASE...]     STRATEGY: one, ddp, fsdp, fsdp-one (a single process)
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class EverySecond(Sampler[int]):
 
 
 def strategy(name: str) -> Any:
-    if name == "fsdp":
-        return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+    if name.startswith("fsdp"):
+        return ModelParallelStrategy(data_parallel_size=1 if name == "fsdp-one" else 2, tensor_parallel_size=1)
     return "ddp" if name == "ddp" else "auto"
 
 
@@ -49,7 +49,7 @@ def fit(
     folder: Path, name: str, case: str, epochs: int = 2, resume: bool = False, keep: bool = False
 ) -> dict[str, Any]:
     """One fit over the same samples in each step, whatever the number of processes."""
-    devices = 1 if name == "one" else 2
+    devices = 1 if name.endswith("one") else 2
     method, lora = dict(zip(TUNING_IDS, TUNINGS, strict=True))[case]
     callbacks = METHODS[method](calibration_data())
     extra: list[L.Callback] = []
@@ -84,17 +84,17 @@ def fit(
     return result
 
 
-def main(folder: Path, name: str) -> None:
+def main(folder: Path, name: str, cases: list[str]) -> None:
     torch.set_num_threads(1)
-    results = {}
-    for case in TUNING_IDS:
-        if name != "fsdp" or case not in NOT_SHARDED:
-            results[case] = fit(folder, name, case, keep=name == "fsdp" and case in RESUMED)
-    if name == "fsdp":
-        for case in RESUMED:
+    sharded, results = name.startswith("fsdp"), {}
+    for case in cases:
+        if not sharded or case not in NOT_SHARDED:
+            results[case] = fit(folder, name, case, keep=sharded and case in RESUMED)
+    if sharded:
+        for case in filter(cases.__contains__, RESUMED):
             results[f"{case}, resumed"] = fit(folder, name, case, resume=True)
-    torch.save(results, folder / f"rank{results[TUNING_IDS[0]]['rank']}.pt")
+    torch.save(results, folder / f"rank{results[cases[0]]['rank']}.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:] or TUNING_IDS)

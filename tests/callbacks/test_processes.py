@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_foreign import foreign_module
+from helpers_foreign import ACCELERATOR, foreign_module
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from processes_script import NOT_SHARDED, RESUMED
@@ -28,9 +28,10 @@ from hpa_lightning.results import RunResults
 def run(script: str, *arguments: str) -> None:
     path = Path(__file__).with_name(script)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_", "MASTER_"))}
+    places = [str(path.parent), str(path.parent.parent), os.environ.get("PYTHONPATH")]
     done = subprocess.run(
         [sys.executable, str(path), *arguments],
-        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{path.parent}{os.pathsep}{path.parent.parent}"},
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, places))},
         capture_output=True,
         text=True,
         timeout=300,
@@ -71,6 +72,20 @@ def test_two_processes_do_what_one_does(one: dict[str, Any], two: tuple[str, lis
             assert first["worst"] <= 1e-6  # and the watcher has compared the retained columns bit for bit
             for rank in (first, second):
                 assert all(torch.equal(rank["masks"][name], mask) for name, mask in expected["masks"].items()), case
+
+
+@pytest.mark.skipif("HPA_TEST_ACCELERATOR" not in os.environ, reason="part of benchmarks/gpu.sh")
+def test_a_sharded_model_on_one_device_does_what_a_whole_one_does(tmp_path: Path) -> None:
+    cases = [case for case in TUNING_IDS if case not in NOT_SHARDED] if ACCELERATOR != "cpu" else RESUMED[:1]
+    results = {}
+    for name in ("one", "fsdp-one"):
+        (tmp_path / name).mkdir()
+        run("processes_script.py", str(tmp_path / name), name, *cases)
+        results[name] = torch.load(tmp_path / name / "rank0.pt", map_location="cpu")
+    for case, sharded in results["fsdp-one"].items():
+        for name, weight in results["one"][case.removesuffix(", resumed")]["weights"].items():
+            torch.testing.assert_close(sharded["weights"][name], weight, rtol=0, atol=1e-6, msg=f"{case}: {name}")
+    assert any("resumed" in case for case in results["fsdp-one"])
 
 
 @pytest.fixture(scope="module")
