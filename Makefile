@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test setup lint clean
+.PHONY: demo test gpu setup lint clean
 
 demo: setup
 	$(BIN)/hpa-lightning demo $(DEMO)
 
 test: setup
 	$(BIN)/python -m pytest $(TESTS)
+
+# Everything that only a GPU can tell; see benchmarks/gpu.sh.
+gpu: setup
+	PYTHON=$(BIN)/python benchmarks/gpu.sh $(GPU)
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

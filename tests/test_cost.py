@@ -1,8 +1,13 @@
 """The scripts in `benchmarks/`, at small sizes: they run, and what they compare computes the same."""
 
 import argparse
+import configparser
 import importlib
 import math
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -107,3 +112,49 @@ def test_growth(script) -> None:
     line = [{"value": value, "bytes": 3.0 * value**1.5} for value in (1, 2, 8)]
     assert growth.exponent(line, "bytes") == pytest.approx(1.5)
     assert math.isnan(growth.exponent([{"value": 1, "bytes": 0.0}, {"value": 2, "bytes": 1.0}], "bytes"))
+
+
+def test_the_gpu_command_runs_small(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(FOLDER / "gpu.sh"), "--small", "--output", str(tmp_path)],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    report = (tmp_path / "report.md").read_text()
+    assert done.returncode == 0, done.stdout[-3000:] + (tmp_path / "log.txt").read_text()[-3000:]
+    ends = re.findall(r"^\| (\w+) \| \d+ \| (.*) \|$", report.partition("## summary")[2], re.MULTILINE)
+    assert [end for _, end in ends] == 7 * ["well"]
+    assert [step for step, _ in ends] == re.findall(r"^## (\w+)$", report, re.MULTILINE)[:-1]
+    for line in ("| ratio | ", "| moved on in float64 | ", "| null_space | full | ", "| forward passes | ", "| AP | "):
+        assert line in report
+
+
+def test_a_step_that_fails_fails_the_gpu_command(tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text(f'#!/bin/sh\ncase "$*" in *benchmarks*|*pytest*) exit 3;; esac\nexec {sys.executable} "$@"\n')
+    broken.chmod(0o755)
+    done = subprocess.run(
+        [str(FOLDER / "gpu.sh"), "--small", "--output", str(tmp_path)],
+        env={**os.environ, "PYTHON": str(broken)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert (tmp_path / "report.md").read_text().count("exit code 3") == 7
+
+
+def test_a_bare_gpu_machine_gets_what_the_package_imports() -> None:
+    """What `setup.cfg` names and such a machine lacks travels as wheels."""
+
+    def names(lines: list[str]) -> set[str]:
+        words = (re.match(r"[A-Za-z0-9_.-]+", line.strip()) for line in lines)
+        return {word[0].lower().replace("_", "-") for word in words if word}
+
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(FOLDER.parent / "setup.cfg")
+    needed = names(setup["options"]["install_requires"].splitlines())
+    present, travelling = (names((FOLDER / name).read_text().splitlines()) for name in ("present.txt", "wheels.txt"))
+    assert needed - present - travelling == set()
+    assert not present & travelling
+    assert "torch" in present and "jsonargparse" in travelling

@@ -1,4 +1,4 @@
-"""Float64 linear algebra behind `hpa_lightning.functional.hessian`: `diag(H^-1)` from a Gram matrix or from rows.
+"""The linear algebra behind `hpa_lightning.functional.hessian`: `diag(H^-1)` from a Gram matrix or from rows.
 
 `lam` is the damping added to the diagonal, `damping * mean(diag H)`, with 1 for never-activated columns in
 the mean.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.functional._checks import blocks
-from hpa_lightning.functional._panels import Panels
+from hpa_lightning.functional._panels import Panels, factors_in_float32
 
 
 def _damped(diagonal: Tensor, damping: float) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,13 @@ def damp_(gram: Panels, count: int, damping: float) -> Panels:
 
 def diagonal_from_gram_(gram: Panels, count: int, damping: float) -> Tensor:
     """`diag(H^-1)` from `X^T X`, which is overwritten."""
-    if not damp_(gram, count, damping).cholesky_():
+    damp_(gram, count, damping)
+    if factors_in_float32(gram.flat.device, damping):
+        with torch.autocast(gram.flat.device.type, enabled=False):
+            factor = gram.clone(torch.float32)
+            if factor.cholesky_():
+                return factor.inverse_diagonal()
+    if not gram.cholesky_():
         raise _singular(damping)
     return gram.inverse_diagonal()
 

@@ -10,6 +10,9 @@ from torch import Tensor
 from hpa_lightning.functional._checks import blocks
 from hpa_lightning.functional._sums import working_dtype
 
+# CUDA compute capabilities whose float64 is a half of float32, or more: P100, V100, A100, H100 and H200, B200. On other
+# cards it is a 32nd or a 64th.
+_FAST_FLOAT64 = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
 # Entries that are converted to float32 at once: few enough for the caches, enough for products at full speed.
 _CPU_CONVERTED_ENTRIES = 1 << 20
 
@@ -24,6 +27,13 @@ def float32_products_are_exact(device: torch.device) -> bool:
     if precision is not None:
         return precision in ("none", "ieee")
     return torch.get_float32_matmul_precision() == "highest"
+
+
+def float64_is_fast(device: torch.device) -> bool:
+    """Whether float64 costs about twice as much as float32 there, not 32 or 64 times."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return True
+    return torch.cuda.get_device_capability(device) in _FAST_FLOAT64
 
 
 def product_of_rows(left: Tensor, right: Tensor) -> Tensor:

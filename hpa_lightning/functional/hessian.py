@@ -42,9 +42,9 @@ def inverse_hessian_diagonal(inputs: Tensor, damping: float = 0.01) -> Tensor:
 
     Precision: the condition number of `H` reaches `c / damping`, 4e7 at c = 4096 and damping 1e-4. Float32
     factors would leave an error of `6e-8` times that, so that factors are float64. For `damping >= 0.01` products are
-    summed in float32 first, see `HessianAccumulator`; else the result is within 1e-5 of the exact one. On data-centre
-    GPUs and on CPUs float64 costs about twice float32; elsewhere c = 4096 still takes well under a second and
-    c = 11008 a few.
+    summed in float32 first, see `HessianAccumulator`; else the result is within 1e-5 of the exact one. On CPUs and on
+    data-centre GPUs float64 costs about twice float32; on cards where it costs 32 or 64 times as much, `H` is
+    factorised in float32 for `damping >= 0.01`, which adds an error of the size that the sums have.
 
     Args:
         inputs: calibration inputs `(n, c)`, any floating dtype, CPU or CUDA.

@@ -7,7 +7,7 @@ from helpers_precision import LowPrecision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpa_lightning.functional import HessianAccumulator, _products, inverse_hessian_diagonal
+from hpa_lightning.functional import HessianAccumulator, _panels, _products, inverse_hessian_diagonal
 
 from . import reference as ref
 
@@ -226,6 +226,41 @@ def test_accumulator_names_bad_input() -> None:
     with pytest.raises(ValueError, match="count"):
         HessianAccumulator.from_gram(torch.ones(2, 2), -1)
     assert hessian.count == 0
+
+
+@pytest.mark.parametrize(("c", "rank", "spread"), [(300, 16, 0.0), (600, 32, 1.0), (900, 900, 2.0)])
+def test_factors_in_float32_where_float64_is_slow(
+    c: int, rank: int, spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = make_inputs(7, 2 * c, c, dead=0.02, spread=spread, rank=rank)
+    wide = inverse_hessian_diagonal(x.float(), 0.01)
+    monkeypatch.setattr(_panels, "float64_is_fast", lambda device: False)
+    narrow = inverse_hessian_diagonal(x.float(), 0.01)
+    assert not torch.equal(narrow, wide)
+    exact = ref.inverse_diagonal(ref.array(x.float()), 0.01)
+    inflation = ref.hessian(ref.array(x.float()), 0.01).diagonal() * exact
+    assert (np.abs(ref.array(narrow) / exact - 1) < 2e-6 * inflation).all()
+    little = inverse_hessian_diagonal(x, 0.001)  # too little damping for it
+    monkeypatch.undo()
+    assert torch.equal(little, inverse_hessian_diagonal(x, 0.001))
+
+
+def test_what_float32_cannot_factorise_is_factorised_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = make_inputs(8, 400, 200, dead=0.0, spread=0.0, rank=20).float()
+    expected = inverse_hessian_diagonal(x, 0.01)
+    monkeypatch.setattr(_panels, "float64_is_fast", lambda device: False)
+    factorise = _panels.Panels.cholesky_
+    monkeypatch.setattr(_panels.Panels, "cholesky_", lambda self: self.flat.dtype == torch.float64 and factorise(self))
+    assert torch.equal(inverse_hessian_diagonal(x, 0.01), expected)
+
+
+@pytest.mark.parametrize(
+    ("capability", "fast"), [((8, 0), True), ((9, 0), True), ((7, 5), False), ((8, 6), False), ((8, 9), False)]
+)
+def test_cards_with_slow_float64(capability: tuple[int, int], fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert _products.float64_is_fast(torch.device("cuda")) is fast
+    assert _products.float64_is_fast(torch.device("cpu"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
