@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: setup
 	$(BIN)/hpa-lightning demo $(DEMO)
 
+# Files of tests side by side, one on each core; `make test PYTEST="-x" TESTS=tests/fuse` for some of them.
 test: setup
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST) $(TESTS)
 
 # Everything that only a GPU can tell; see benchmarks/gpu.sh.
 gpu: setup
