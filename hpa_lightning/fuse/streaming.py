@@ -125,4 +125,4 @@ class StreamedModel:
     def _read_buffers(self, module: nn.Module, prefix: str) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None and f"{prefix}{name}" in self.checkpoint:
-                module._buffers[name] = self.checkpoint.tensor(f"{prefix}{name}").to(self.device, buffer.dtype)
+                module._buffers[name] = self.checkpoint.tensor(f"{prefix}{name}", self.device).to(buffer.dtype)

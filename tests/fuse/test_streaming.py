@@ -90,8 +90,8 @@ def test_calibrates_as_the_loaded_model(saved: tuple[Path, list[dict], nn.Module
     folder, batches, loaded = saved
     stream = StreamedModel(Checkpoint(folder), torch.device("cpu"))
     reads: list[str] = []
-    read: Callable[[str], torch.Tensor] = stream.checkpoint.tensor
-    stream.checkpoint.tensor = lambda name: reads.append(name) or read(name)  # type: ignore[method-assign,func-returns-value]
+    read: Callable[..., torch.Tensor] = stream.checkpoint.tensor
+    stream.checkpoint.tensor = lambda name, device: reads.append(name) or read(name, device)  # type: ignore[method-assign,func-returns-value]
 
     def diagonals(model: nn.Module, forward: Callable[[dict], Any]) -> dict[str, torch.Tensor]:
         prefix, blocks = find_decoder_blocks(model)
