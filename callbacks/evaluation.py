@@ -15,14 +15,15 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from tqdm.auto import tqdm
 
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, gathered, in_step, own_share, to_device
 from hpa_lightning.callbacks.sequential import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.data.records import Record, open_image
-from hpa_lightning.metrics.scoring import is_multiple_choice, metric_of, score_answers, score_choices
+from hpa_lightning.decoding import decoding_of
+from hpa_lightning.metrics.scoring import answer_counts, is_multiple_choice, metric_of, score_answers, score_choices
 from hpa_lightning.modules.sharding import is_sharded
 from hpa_lightning.predictions import FOLDER as PREDICTIONS
 from hpa_lightning.predictions import prediction_file
@@ -147,9 +148,10 @@ class TaskEvaluation(TaskCallback):
         with self.timed(trainer, step, phase), bar:
             for evaluation_set in sets:
                 score, answers = score_set(trainer, pl_module, evaluation_set)
+                decoding = decoding_of(evaluation_set, pl_module)
                 if self.keep_predictions:
                     self._keep_images(trainer, answers, evaluation_set)
-                    self._keep_answers(trainer, pl_module, answers, evaluation_set, step)
+                    self._keep_answers(trainer, answers, evaluation_set, step, decoding)
                 self.record(
                     trainer,
                     "score",
@@ -160,6 +162,8 @@ class TaskEvaluation(TaskCallback):
                     metric=evaluation_set.metric,
                     score=score,
                     n=len(answers),
+                    **answer_counts(answers),
+                    **({} if is_multiple_choice(evaluation_set) else {"decoding": decoding}),
                     **({"judge": answers[0]["judge"]} if answers and "judge" in answers[0] else {}),
                 )
                 bar.update()
@@ -172,13 +176,29 @@ class TaskEvaluation(TaskCallback):
             for event in self._events
             if event["event"] == "score" and event["step"] == step
         }
+        values |= {f"evaluation/{name}_answers": summary[name] for name in ("empty", "cut")}
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         if step >= 0:
             self._to_log = finite
         elif trainer.logger is not None:
             trainer.logger.log_metrics(finite, step=trainer.global_step)
         shown = ", ".join(f"{key} {100 * summary[key]:.1f} %" for key in names if math.isfinite(summary[key]))
+        shown += "".join(
+            f", {name} answers {100 * summary[name]:.1f} %" for name in ("empty", "cut") if summary[name] > 0
+        )
         rank_zero_info(f"{'Aligned model' if after is None else f'After {after}'}: {shown}")
+        self._warn_about_empty(step, after)
+
+    def _warn_about_empty(self, step: int, after: str | None) -> None:
+        """A judge may take an empty answer for a refusal; a model that says nothing is broken, not safe."""
+        counts = RunResults(self._events).answers(step)
+        empty = {name: f"{one['empty']} of {one['n']}" for name, one in counts.items() if 2 * one["empty"] > one["n"]}
+        if empty:
+            listed = ", ".join(f"{name} {count}" for name, count in empty.items())
+            rank_zero_warn(
+                f"{'The aligned model' if after is None else f'The model after {after}'} gives mostly empty answers "
+                f"({listed}). It is broken rather than safe: do not read its attack success as a success."
+            )
 
     def _keep_images(self, trainer: L.Trainer, answers: list[dict[str, Any]], evaluation_set: Any) -> None:
         """Write small copies of the set's images once, and name them in the answers."""
@@ -204,16 +224,15 @@ class TaskEvaluation(TaskCallback):
     def _keep_answers(
         self,
         trainer: L.Trainer,
-        pl_module: L.LightningModule,
         answers: list[dict[str, Any]],
         evaluation_set: Any,
         step: int,
+        decoding: dict[str, Any],
     ) -> None:
         path = prediction_file(results_directory(trainer), step, evaluation_set.name)
         if not trainer.is_global_zero:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        decoding = {**getattr(pl_module, "generation", {}), "max_new_tokens": evaluation_set.max_new_tokens}
         lines = (json.dumps({**answer, "decoding": decoding}, default=str) for answer in answers)
         _write_atomically(path, "\n".join(lines) + "\n")
 
@@ -271,6 +290,7 @@ def score_set(
         return _score_choices(trainer, pl_module, evaluation_set, metric)
     datamodule: Any = trainer.datamodule
     answers: list[list[dict[str, Any]]] = []
+    limit = decoding_of(evaluation_set, pl_module)["max_new_tokens"]
     with evaluation_mode(pl_module), forward_context(trainer):
         loader = datamodule.evaluation_dataloader(evaluation_set)
         if is_sharded(pl_module):
@@ -279,16 +299,21 @@ def score_set(
             batches = ((batch, True) for batch in own_share(loader, trainer))
         for batch, counts in batches:
             responses = pl_module.generate(  # type: ignore[operator]
-                to_device(trainer, batch), max_new_tokens=evaluation_set.max_new_tokens
+                to_device(trainer, batch), max_new_tokens=limit
             )
             if not counts:
                 continue
             found = score_answers(metric, responses, batch["references"], batch["questions"])
+            # A module of somebody else tells the answers alone.
+            ends = [{} if cut is None else {"cut": cut} for cut in getattr(responses, "cut", [None] * len(responses))]
             columns = (batch[key] for key in ("ids", "prompts", "questions", "references"))
             rows = [
                 {"id": identity, "prompt": prompt, "question": question, "response": said, "references": list(wanted)}
+                | end
                 | one
-                for identity, prompt, question, wanted, said, one in zip(*columns, responses, found, strict=True)
+                for identity, prompt, question, wanted, said, end, one in zip(
+                    *columns, responses, ends, found, strict=True
+                )
             ]
             answers.append(rows)
     return float(metric.compute()), [answer for batch in gathered(trainer, answers) for answer in batch]

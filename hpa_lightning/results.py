@@ -21,6 +21,11 @@ from hpa_lightning.metrics import (
 )
 from hpa_lightning.result_file import last_of_each, read_results, result_file
 
+KINDS = ("task", "safety", "over_refusal")
+
+#: What is counted of a set's answers beside their score.
+COUNTED = ("empty", "cut")
+
 
 def source_commit(folder: str | PathLike[str] | None = None) -> str | None:
     """The git commit of the source code that runs, with ``-dirty`` behind it if files were changed since.
@@ -177,6 +182,36 @@ class RunResults:
         """Over-refusal rate of every harmless set at a step, fractions; -1 is the aligned model."""
         return self.scores(step, "over_refusal")
 
+    def answers(self, step: int) -> dict[str, dict[str, int]]:
+        """How many answers of each set there were at a step, and how many were empty or cut by the limit.
+
+        Returns:
+            Set name -> ``{"n", "empty", "cut"}`` and what else was counted; of what was not counted (older files,
+            multiple choice, somebody else's module) there is no key.
+        """
+        return {
+            record["set"]: {
+                "n": int(record["n"]),
+                **{key: int(record[key]) for key in COUNTED if record.get(key) is not None},
+            }
+            for record in self.events("score")
+            if record["step"] == step and "n" in record and any(record.get(key) is not None for key in COUNTED)
+        }
+
+    def share_of_answers(self, what: str, step: int, kinds: Sequence[str] = KINDS) -> float:
+        """Share of the generated answers to all sets of some kinds that were ``"empty"`` or ``"cut"``, a fraction.
+
+        NaN = not counted.
+        """
+        names = {name for kind in kinds for name in self.names(kind)}
+        counts = [one for name, one in self.answers(step).items() if what in one and name in names]
+        total = sum(one["n"] for one in counts)
+        return sum(one[what] for one in counts) / total if total else math.nan
+
+    def decodings(self) -> dict[str, dict[str, Any]]:
+        """How the answers to each set were decoded, as recorded at the last step; without sets of multiple choice."""
+        return {record["set"]: record["decoding"] for record in self.events("score") if record.get("decoding")}
+
     def minutes(self, step: int | None = None) -> float:
         """Time spent up to a step (default: all), minutes; NaN if none was recorded."""
         spent = [
@@ -187,14 +222,15 @@ class RunResults:
         return sum(spent) / 60 if spent else math.nan
 
     def summary(self, step: int | None = None) -> dict[str, float]:
-        """The figures of one step: AP, BWT, MASR, DASR and over-refusal as fractions, and the minutes spent.
+        """The figures of one step: AP, BWT, MASR, DASR, over-refusal and the minutes spent; rates are fractions.
 
         Args:
             step: a task's index from 0, or -1 for the aligned model (its AP is the mean over all tasks, before any
                 was learnt); default the last step with a score.
 
         Returns:
-            ``{"AP", "BWT", "MASR", "DASR", "over_refusal", "minutes"}``; NaN = not measured.
+            ``{"AP", "BWT", "MASR", "DASR", "over_refusal", "minutes", "empty", "cut"}``; NaN = not measured. The last
+            two are shares of the answers to all sets.
         """
         last = step if step is not None else max(self.steps, default=-1)
         if last == -1:
@@ -213,4 +249,5 @@ class RunResults:
             "DASR": float(attack_success_rise(safety, self.safety(-1))) if safety else math.nan,
             "over_refusal": float(mean_over_refusal_rate(harmless)) if harmless else math.nan,
             "minutes": self.minutes(step),
+            **{what: self.share_of_answers(what, last) for what in COUNTED},
         }

@@ -42,7 +42,14 @@ def test_answers_are_kept_with_settings_and_verdict(run: Path) -> None:
     assert {step for step, _ in answers} == {-1, 0, 1} and {name for _, name in answers} >= {"harmful", "first"}
     row = answers[0, "harmful"][0]
     assert row["response"] == REFUSAL and row["judge"] == "default" and row["verdict"] is True
-    assert row["decoding"] == {"max_new_tokens": 3, "do_sample": False}
+    decoding = row["decoding"]
+    assert {key: decoding[key] for key in ("max_new_tokens", "do_sample", "num_beams", "repetition_penalty")} == {
+        "max_new_tokens": 3,
+        "do_sample": False,
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+    }
+    assert decoding["eos_token_id"] and decoding["pad_token_id"] is not None
     assert "verdict" not in answers[0, "first"][0] and answers[0, "first"][0]["score"] == 0.0
 
 

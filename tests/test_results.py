@@ -173,7 +173,24 @@ def test_views(records: list[dict]) -> None:
     ],
 )
 def test_summary_by_hand(records: list[dict], step: int | None, expected: dict) -> None:
-    assert RunResults(records).summary(step) == pytest.approx(expected, nan_ok=True)
+    not_counted = {"empty": math.nan, "cut": math.nan}
+    assert RunResults(records).summary(step) == pytest.approx({**expected, **not_counted}, nan_ok=True)
+
+
+def test_empty_and_cut_answers_are_counted_over_all_sets(records: list[dict]) -> None:
+    counts = {"figstep": {"empty": 4, "cut": 1}, "vlguard": {"empty": 0}, "a": {"empty": 6, "cut": 3}}
+    counted = [
+        {**record, "n": 10, **counts[record["set"]]}
+        if record["event"] == "score" and record["step"] == 0 and record["set"] in counts
+        else record
+        for record in records
+    ]
+    run = RunResults(counted)
+    assert run.answers(0) == {name: {"n": 10, **one} for name, one in counts.items()}
+    assert run.answers(1) == {}  # of a file that does not know them
+    summary = run.summary(0)
+    assert (summary["empty"], summary["cut"]) == (pytest.approx(10 / 30), pytest.approx(4 / 20))
+    assert run.share_of_answers("empty", 0, ["safety"]) == pytest.approx(0.2)
 
 
 def test_summary_while_the_run_lasts_counts_repeated_steps_once(records: list[dict]) -> None:

@@ -49,7 +49,7 @@ class Task:
         epochs: passes over the training data; 1 if neither ``epochs`` nor ``steps`` is given.
         steps: optimizer steps in place of epochs; the data are reshuffled for every pass that this needs.
         metric: name of the metric of the test set.
-        max_new_tokens: longest answer in evaluation.
+        max_new_tokens: longest answer in evaluation; when ``None`` that of the module's ``generation``, or 16.
         image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; the
             datamodule's when ``None``.
     """
@@ -62,7 +62,7 @@ class Task:
     epochs: int | None = None
     steps: int | None = None
     metric: str = "exact_match"
-    max_new_tokens: int = 16
+    max_new_tokens: int | None = None
     image_place: ImagePlace | None = None
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class Task:
             raise ValueError(
                 f"task {self.name!r} has epochs={self.epochs} and steps={self.steps}; expected one of them."
             )
-        for what in ("epochs", "steps"):
+        for what in ("epochs", "steps", "max_new_tokens"):
             value = getattr(self, what)
             if value is not None and value < 1:
                 raise ValueError(f"task {self.name!r} has {what}={value}; expected at least 1.")
@@ -103,7 +103,7 @@ class EvaluationSet:
         kind: ``"task"``, ``"safety"`` (harmful inputs) or ``"over_refusal"`` (harmless ones that look harmful).
         data: path, records, or a published set (:class:`RecordSet`).
         metric: name of a metric; by default exact match, attack success rate or over-refusal rate, as the kind asks.
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer; when ``None`` that of the module's ``generation``, or 64 (a task's: 16).
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
         judge: of a safety or over-refusal set: the name of string rules, a file of rules, or a judge such as
             :class:`GuardModelJudge`; the corrected default rules when ``None``.
@@ -118,7 +118,7 @@ class EvaluationSet:
     kind: str
     data: Data
     metric: str | None = None
-    max_new_tokens: int = 64
+    max_new_tokens: int | None = None
     image_folder: str | None = None
     judge: str | Path | RefusalJudge | None = None
     image_place: ImagePlace | None = None
@@ -132,6 +132,8 @@ class EvaluationSet:
         if self.metric is None:
             self.metric = _DEFAULT_METRICS[self.kind]
         _check_name(self.name, "evaluation set")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"evaluation set {self.name!r} has max_new_tokens={self.max_new_tokens}; expected >= 1.")
         rates = _RATES.get(self.kind, (self.metric,))
         if self.metric not in rates:
             raise ValueError(

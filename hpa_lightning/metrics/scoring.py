@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torchmetrics import Metric
@@ -65,6 +65,25 @@ def score_answers(
         return [{"score": score} for score in scores]
     metric.update(predictions, references)
     return [{} for _ in predictions]
+
+
+def answer_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Count what a score alone does not tell of the answers to a set.
+
+    Args:
+        rows: the answers, each with ``"response"`` and, where it is known, ``"cut"``: the limit ended it.
+
+    Returns:
+        ``"empty"``: answers without a character but blanks, which a judge may take for refusals; ``"cut"``: answers
+        that the limit on new tokens ended. What is not known of all rows is left out; of multiple choice, where nothing
+        is generated, everything.
+    """
+    if any("choices" in row for row in rows):
+        return {}
+    counts = {"empty": sum(not str(row["response"]).strip() for row in rows)}
+    if all(row.get("cut") is not None for row in rows):
+        counts["cut"] = sum(bool(row["cut"]) for row in rows)
+    return counts
 
 
 def score_choices(

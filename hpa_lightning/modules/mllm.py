@@ -18,6 +18,15 @@ from torchmetrics import Metric
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.records import Record, assistant_turn
 from hpa_lightning.data.template import ChatTemplate, tokenizer_of
+from hpa_lightning.decoding import (
+    Answers,
+    check_generation,
+    decoding_of,
+    ended,
+    own_decoding,
+    resolve,
+    set_aside,
+)
 from hpa_lightning.metrics.scoring import is_multiple_choice, metric_of, score_answers, score_choices
 from hpa_lightning.modules.adapters import LoraSettings, add_lora
 from hpa_lightning.modules.blocks import find_decoder_blocks
@@ -29,7 +38,7 @@ from hpa_lightning.modules.sharding import is_sharded, shard_model_, unshard_roo
 from hpa_lightning.modules.task_state import TASK_STATE, state_of_trainer, unfinished_weights
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 
-_GENERATION: dict[str, Any] = {"max_new_tokens": 64, "do_sample": False}
+_LONGEST_ANSWER = 64  # tokens, where nobody names a limit
 
 
 class MLLMModule(TokenWeightedModule):
@@ -57,7 +66,9 @@ class MLLMModule(TokenWeightedModule):
         dtype: of the loaded weights (``"float32"``, ``"bfloat16"``, ``"auto"``).
         attn_implementation: ``"sdpa"``, ``"flash_attention_2"``, ``"eager"``; the model's default when ``None``.
         gradient_checkpointing: recompute activations in backward.
-        generation: arguments of ``model.generate``; by default greedy decoding of at most 64 tokens.
+        generation: arguments of ``model.generate``, those of transformers' ``GenerationConfig``, ``stop_strings`` too;
+            greedy decoding by default. The model's own ``generation_config.json`` does not count, but for token ids.
+            Its ``max_new_tokens`` holds for all sets that name none.
 
     Raises:
         ValueError: neither or both of ``model`` and ``config``, no processor, or unknown ``train_modules``.
@@ -95,7 +106,7 @@ class MLLMModule(TokenWeightedModule):
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self.lora = lora
-        self.generation = {**_GENERATION, **(generation or {})}
+        self.generation = check_generation(generation or {})
         if gradient_checkpointing:
             named = "activation_checkpointing_enable"  # Transformers 5's later name for it
             enable = getattr(self.model, named, None) or self.model.gradient_checkpointing_enable
@@ -104,6 +115,7 @@ class MLLMModule(TokenWeightedModule):
             add_lora(self.model, lora)
         self._fixed = select_trainable(self.model, lora is not None, freeze_vision, train_modules)
         self._stop_token_ids: list[int] | None = None
+        self._told_defaults = False
         self._metrics: list[Metric] = []
         self._loaded_state: dict[str, Any] | None = None
         self.train()  # `from_pretrained` hands models over in eval mode, and Lightning leaves modes as they are
@@ -178,36 +190,56 @@ class MLLMModule(TokenWeightedModule):
 
     # -- answering ---------------------------------------------------------------------------------------------------
 
-    def generate(self, batch: dict[str, Any], max_new_tokens: int | None = None) -> list[str]:
+    def decoding(self, max_new_tokens: int | None = None) -> dict[str, Any]:
+        """Return all that decides an answer: greedy search, what ``generation`` says, stop tokens, the longest answer.
+
+        What is not named is at transformers' default, whatever the model's ``generation_config.json`` says.
+
+        Args:
+            max_new_tokens: longest answer in tokens; that of ``generation``, or 64, when ``None``.
+        """
+        limit = max_new_tokens or self.generation.get("max_new_tokens") or _LONGEST_ANSWER
+        tokenizer = tokenizer_of(self.processor)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        return resolve(self.generation, limit, self._stops(), pad)
+
+    def generate(self, batch: dict[str, Any], max_new_tokens: int | None = None) -> Answers:
         """Answer a ``generate`` batch of the collator.
 
-        Greedy decoding unless ``generation`` says otherwise. An answer ends at the chat template's end-of-turn token or
-        at the end of the sequence. Training mode and random state are the caller's afterwards, unless it samples.
+        An answer ends at the chat template's end-of-turn token, at the end of the sequence, or at one of
+        ``generation``'s ``stop_strings``, which is not part of it. Training mode and random state are the caller's
+        afterwards, unless it samples.
 
         Args:
             batch: on the module's device.
-            max_new_tokens: longest answer in tokens; that of ``generation`` when ``None``.
+            max_new_tokens: longest answer in tokens, see :meth:`decoding`.
 
         Returns:
-            The answers without prompts, special tokens and outer blanks.
+            The answers without prompts, special tokens and outer blanks; a list that also tells which of them were cut.
         """
         inputs = self._cast(batch["inputs"])
-        settings = dict(self.generation)
-        if max_new_tokens is not None:
-            settings["max_new_tokens"] = max_new_tokens
+        decoding = self.decoding(max_new_tokens)
         tokenizer = tokenizer_of(self.processor)
-        settings.setdefault("eos_token_id", self._stops())
-        pad = tokenizer.pad_token_id
-        settings.setdefault("pad_token_id", pad if pad is not None else tokenizer.eos_token_id)
-        if not settings.get("do_sample"):
-            settings |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        arguments = {**decoding, **({"tokenizer": tokenizer} if decoding.get("stop_strings") else {})}
         if is_sharded(self.model):
-            settings.setdefault("synced_gpus", True)  # all processes run as many forward passes as the slowest
+            arguments["synced_gpus"] = True  # all processes run as many forward passes as the slowest
             unshard_root_(self.model)  # `generate` encodes the images before it calls the model
-        with eval_mode(self.model), torch.no_grad():
-            tokens = self.model.generate(**inputs, **settings)
+        self._warn_about_defaults()
+        with eval_mode(self.model), torch.no_grad(), own_decoding(self.model):
+            tokens = self.model.generate(**inputs, **arguments)
         new = tokens[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        texts, cut = ended(new, tokenizer.batch_decode(new, skip_special_tokens=True), decoding)
+        return Answers([text.strip() for text in texts], cut)
+
+    def _warn_about_defaults(self) -> None:
+        """Tell once what the model's file of decoding settings asks for and does not get."""
+        left_out = set_aside(self.model, self.generation) if not self._told_defaults else {}
+        self._told_defaults = True
+        if left_out:
+            rank_zero_warn(
+                f"the model's generation_config asks for {left_out}; answers are decoded without it, so that all "
+                "models are decoded alike. Put it into `generation` to use it."
+            )
 
     def choose(self, records: Sequence[Record], collator: MLLMCollator, batch_size: int = 8) -> list[list[float]]:
         """The mean log-likelihood per token of every choice of every record, as the answer to its prompt.
@@ -287,7 +319,7 @@ class MLLMModule(TokenWeightedModule):
     def _score(self, batch: dict[str, Any], index: int) -> None:
         item = self._sets[index]
         if not is_multiple_choice(item):
-            answers = self.generate(batch, max_new_tokens=item.max_new_tokens)
+            answers = self.generate(batch, max_new_tokens=decoding_of(item, self)["max_new_tokens"])
             score_answers(self._metrics[index], answers, batch["references"], batch["questions"])
 
     def _log_metrics(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +12,7 @@ from pathlib import Path
 from hpa_lightning.report.page import CSS, MEANINGS
 from hpa_lightning.report.tables import (
     Table,
+    answers_table,
     format_cell,
     gate_table,
     matrix_table,
@@ -91,7 +93,24 @@ def _origin(run: RunResults) -> str:
         pairs.append(
             ("Harmful injection", escape(f"{100 * injection['ratio']:g} % from {injection['source']}: {text}"))
         )
-    return definitions_html(pairs)
+    return definitions_html(pairs + (_decoding(run) if run.decodings() else []))
+
+
+def _decoding(run: RunResults) -> list[tuple[str, str]]:
+    """How the answers were decoded: the sets that share a setting together."""
+    alike: dict[str, list[str]] = {}
+    for name, decoding in run.decodings().items():
+        words = ", ".join(f"{key} {json.dumps(value)}" for key, value in decoding.items())
+        alike.setdefault(words, []).append(name)
+    return [("Decoding", "<br>".join(f"{escape(', '.join(of))}: {escape(how)}" for how, of in alike.items()))]
+
+
+def _answers(run: RunResults) -> list[str]:
+    table = answers_table(run)
+    if not table.rows:
+        return []
+    caption = "Percent of the answers to every set that were empty, and that the limit on new tokens cut off"
+    return ["<h3>Empty and cut answers</h3>", table_html(table, caption)]
 
 
 def _gate(run: RunResults) -> str:
@@ -107,6 +126,7 @@ def _run_section(run: RunResults, label: str, images: Sequence[Image], alone: bo
         table_html(matrix_table(run), "Score in percent on every task (columns) after every step (rows)"),
         "<h3>Safety at every step</h3>",
         table_html(safety_table(run), "Attack success and over-refusal in percent after every step"),
+        *_answers(run),
         *([_gate(run)] if run.events("gate") else []),
         *(figure_html(image) for image in images),
     ]

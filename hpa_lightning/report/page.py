@@ -53,6 +53,12 @@ MEANINGS: tuple[tuple[str, str], ...] = (
         "Over-refusal",
         "Share of harmless inputs that were refused. A model that refuses everything has MASR 0 and over-refusal 100.",
     ),
+    (
+        "Empty",
+        "Share of the answers that hold no character. A judge may take them for refusals: a model that says nothing is "
+        "not safe but broken.",
+    ),
+    ("Cut", "Share of the answers that had not ended when the limit on new tokens was reached."),
     ("Minutes", "Time recorded for training, calibration, fusion and evaluation."),
     (
         "Retained columns",

@@ -10,7 +10,7 @@ import numpy as np
 
 from hpa_lightning.report.significance import PairedDifference, holm, paired_difference
 from hpa_lightning.report.study_plots import final_estimate
-from hpa_lightning.report.tables import SUMMARY_COLUMNS, Cell, PValue, Table, estimate
+from hpa_lightning.report.tables import Cell, PValue, Table, estimate, summary_columns
 from hpa_lightning.results import RunResults
 
 REFUSES = " †"
@@ -18,7 +18,6 @@ REFUSES = " †"
 REFUSING = 0.5
 
 LEARNT = "Learnt %"
-_FINAL = tuple(entry for entry in SUMMARY_COLUMNS if entry[0] != "minutes")
 _COMPARED = ("AP", "BWT", "MASR")
 
 
@@ -68,13 +67,14 @@ def comparison_table(cells: Sequence[StudyCell], reference: str | None) -> Table
         ValueError: several conditions or streams, or two runs of one method and seed.
     """
     labels, runs = checked(cells)
+    final = [column for column in summary_columns([cell.run for cell in cells]) if column[0] != "minutes"]
     rows: list[list[Cell]] = []
     for method, by_seed in runs.items():
         group = list(by_seed.values())
         learnt = estimate([100 * learnt_score(run) for run in group])
         label = labels[method] + (REFUSES if refuses(group) else "")
-        rows.append([label, len(group), learnt, *(final_estimate(group, key) for key, _, _ in _FINAL)])
-    columns = ["Method", "Seeds", LEARNT, *(heading for _, heading, _ in _FINAL)]
+        rows.append([label, len(group), learnt, *(final_estimate(group, key) for key, _, _ in final)])
+    columns = ["Method", "Seeds", LEARNT, *(heading for _, heading, _ in final)]
     if reference is None:
         return Table(columns, rows)
     base = runs.get(reference, {})

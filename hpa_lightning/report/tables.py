@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +26,9 @@ SUMMARY_COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("over_refusal", "Over-refusal %", 100.0),
     ("minutes", "Minutes", 1.0),
 )
+
+#: Columns that follow where any run counted it.
+ANSWER_COLUMNS: tuple[tuple[str, str, float], ...] = (("empty", "Empty %", 100.0), ("cut", "Cut %", 100.0))
 
 
 class Estimate(NamedTuple):
@@ -197,25 +200,31 @@ def by_method(runs: Sequence[RunResults]) -> dict[str, list[RunResults]]:
     return groups
 
 
+def summary_columns(runs: Sequence[RunResults]) -> tuple[tuple[str, str, float], ...]:
+    """`SUMMARY_COLUMNS`, and those of `ANSWER_COLUMNS` that any of the runs counted."""
+    counted = {key for run in runs for key, value in run.summary().items() if not math.isnan(value)}
+    return (*SUMMARY_COLUMNS, *(column for column in ANSWER_COLUMNS if column[0] in counted))
+
+
 def run_table(runs: Sequence[RunResults]) -> Table:
     """The figures after the last task, one row per run."""
     rows: list[list[Cell]] = []
+    columns = summary_columns(runs)
     for label, run in zip(run_labels(runs), runs, strict=True):
         summary = run.summary()
-        rows.append(
-            [label, seed_label(run.seed), *(summary[key] * factor for key, _, factor in SUMMARY_COLUMNS)],
-        )
-    return Table(["Run", "Seed", *(heading for _, heading, _ in SUMMARY_COLUMNS)], rows)
+        rows.append([label, seed_label(run.seed), *(summary[key] * factor for key, _, factor in columns)])
+    return Table(["Run", "Seed", *(heading for _, heading, _ in columns)], rows)
 
 
 def method_table(runs: Sequence[RunResults]) -> Table:
     """The figures after the last task, one row per method: mean ± 95 % confidence interval over its runs."""
     rows: list[list[Cell]] = []
+    columns = summary_columns(runs)
     for method, group in by_method(runs).items():
         summaries = [run.summary() for run in group]
-        estimates = [estimate([s[key] * factor for s in summaries]) for key, _, factor in SUMMARY_COLUMNS]
+        estimates = [estimate([s[key] * factor for s in summaries]) for key, _, factor in columns]
         rows.append([method, len(group), *estimates])
-    return Table(["Method", "Runs", *(heading for _, heading, _ in SUMMARY_COLUMNS)], rows)
+    return Table(["Method", "Runs", *(heading for _, heading, _ in columns)], rows)
 
 
 def step_name(run: RunResults, step: int) -> str:
@@ -223,15 +232,36 @@ def step_name(run: RunResults, step: int) -> str:
     return "aligned" if step < 0 else run.tasks[step]
 
 
+def _counted(run: RunResults) -> list[tuple[str, str]]:
+    """Key and heading of what the run counted of its answers."""
+    known = {key for step in run.steps for one in run.answers(step).values() for key in one}
+    return [(key, heading) for key, heading, _ in ANSWER_COLUMNS if key in known]
+
+
+def _shares(run: RunResults, step: int, *kinds: str) -> list[Cell]:
+    """Percent of the answers to the sets of some kinds that were empty, and cut, of what was counted."""
+    return [100 * run.share_of_answers(key, step, kinds) for key, _ in _counted(run)]
+
+
 def matrix_table(run: RunResults) -> Table:
-    """Scores on every task (columns) of the aligned model and after every task (rows), percent."""
-    rows: list[list[Cell]] = [["aligned", *(100 * score for score in run.initial().values())]]
-    rows += [[f"after {task}", *(100 * row).tolist()] for task, row in zip(run.tasks, run.matrix(), strict=True)]
-    return Table(["%", *run.tasks], rows)
+    """Scores on every task (columns) of the aligned model and after every task (rows), percent.
+
+    Behind them, where it was counted, the shares of empty answers and of those that the limit cut, over all tasks.
+    """
+    steps = range(-1, len(run.tasks))
+    scores = [list(run.initial().values()), *run.matrix().tolist()]
+    rows: list[list[Cell]] = [
+        [_row_name(run, step), *(100 * score for score in row), *_shares(run, step, "task")]
+        for step, row in zip(steps, scores, strict=True)
+    ]
+    return Table(["%", *run.tasks, *(heading for _, heading in _counted(run))], rows)
 
 
 def safety_table(run: RunResults) -> Table:
-    """Attack success per safety set, its mean and over-refusal per set after every step, percent."""
+    """Attack success per safety set, its mean and over-refusal per set after every step, percent.
+
+    Behind them, where it was counted, the shares of empty answers and of those that the limit cut, over these sets.
+    """
     safety, harmless = run.names("safety"), run.names("over_refusal")
     rows: list[list[Cell]] = []
     for step in run.steps:
@@ -242,9 +272,25 @@ def safety_table(run: RunResults) -> Table:
             summary["DASR"],
             *run.over_refusal(step).values(),
         ]
-        rows.append([step_name(run, step) if step < 0 else f"after {step_name(run, step)}", *(100 * r for r in rates)])
+        shares = _shares(run, step, "safety", "over_refusal")
+        rows.append([_row_name(run, step), *(100 * r for r in rates), *shares])
     headings = [f"ASR {name}" for name in safety] + ["MASR", "DASR"] + [f"over-refusal {name}" for name in harmless]
-    return Table(["%", *headings], rows)
+    return Table(["%", *headings, *(heading for _, heading in _counted(run))], rows)
+
+
+def answers_table(run: RunResults) -> Table:
+    """For every set, at the aligned model and after every task, the percent of empty answers and of cut ones."""
+    rows: list[list[Cell]] = []
+    for item in run.sets:
+        for key, heading in _counted(run):
+            found = [run.answers(step).get(item["name"], {}) for step in run.steps]
+            if any(key in one for one in found):
+                rows.append([item["name"], heading, *(_share(one, key) for one in found)])
+    return Table(["Set", "Answers", *(_row_name(run, step) for step in run.steps)], rows)
+
+
+def _row_name(run: RunResults, step: int) -> str:
+    return step_name(run, step) if step < 0 else f"after {step_name(run, step)}"
 
 
 def gate_table(run: RunResults) -> Table:
@@ -268,8 +314,10 @@ def gate_table(run: RunResults) -> Table:
 def score_table(runs: Sequence[RunResults]) -> Table:
     """Every score of every run in long form, one row per run, step and set; -1 is the aligned model."""
     rows: list[list[Cell]] = []
+    counted = [column for column in ANSWER_COLUMNS if any(column[:2] in _counted(run) for run in runs)]
     for label, run in zip(run_labels(runs), runs, strict=True):
         for step in run.steps:
+            counts = run.answers(step)
             for kind in ("task", "safety", "over_refusal"):
                 rows += [
                     [
@@ -281,7 +329,14 @@ def score_table(runs: Sequence[RunResults]) -> Table:
                         kind,
                         name,
                         100 * score,
+                        *(_share(counts.get(name, {}), key) for key, _, _ in counted),
                     ]
                     for name, score in run.scores(step, kind).items()
                 ]
-    return Table(["run", "method", "seed", "step", "after", "kind", "set", "score_percent"], rows)
+    headings = ["run", "method", "seed", "step", "after", "kind", "set", "score_percent"]
+    return Table([*headings, *(f"{key}_percent" for key, _, _ in counted)], rows)
+
+
+def _share(counts: Mapping[str, int], key: str) -> float:
+    """Percent of a set's answers; NaN where it was not counted."""
+    return 100 * counts[key] / counts["n"] if key in counts and counts["n"] else math.nan

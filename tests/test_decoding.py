@@ -1,0 +1,180 @@
+"""One decoding setting for each set, recorded as it was used; empty and cut answers are counted and shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers_mllm import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, training_records
+from transformers import GenerationConfig
+
+from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
+from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
+from hpa_lightning.decoding import decoding_of, ended
+from hpa_lightning.metrics.scoring import answer_counts
+from hpa_lightning.modules import LoraSettings, MLLMModule
+from hpa_lightning.predictions import read_predictions
+from hpa_lightning.report import method_table
+from hpa_lightning.report.tables import answers_table, matrix_table, run_table, safety_table, score_table
+from hpa_lightning.results import RunResults
+
+
+def greedy(module: MLLMModule, batch: dict[str, Any], steps: int) -> list[int]:
+    """The likeliest tokens one by one, by the plain forward pass."""
+    inputs = {key: value for key, value in batch["inputs"].items() if key != "mm_token_type_ids"}
+    prompt = inputs["input_ids"].shape[1]
+    module.eval()
+    for _ in range(steps):
+        with torch.no_grad():
+            following = module.model(**inputs).logits[:, -1].argmax(dim=-1, keepdim=True)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], following], dim=1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    return inputs["input_ids"][0, prompt:].tolist()
+
+
+@pytest.mark.parametrize("build", [tiny_llava, tiny_qwen, tiny_idefics3])
+def test_the_models_file_of_decoding_settings_does_not_leak(build: Any) -> None:
+    """Qwen2.5-VL's own has a repetition penalty, and samples."""
+    model, processor = build()
+    module = MLLMModule.from_objects(model, processor)
+    batch = MLLMCollator(processor).generate(evaluation_records(1))
+    tokens = greedy(module, batch, 4)
+    leaky = {"repetition_penalty": 30.0, "num_beams": 3, "do_sample": True, "suppress_tokens": tokens}
+    model.generation_config = GenerationConfig(**leaky, eos_token_id=model.generation_config.eos_token_id)
+    with pytest.warns(UserWarning, match=r"generation_config asks for .*'repetition_penalty': 30.0") as told:
+        first = module.generate(batch, max_new_tokens=4)
+        second = module.generate(batch, max_new_tokens=4)
+    assert len([item for item in told if "generation_config asks for" in str(item.message)]) == 1
+    assert first == second == [processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()]
+    assert model.generation_config.repetition_penalty == 30.0  # the model is left as it was
+    # Asked for, they count.
+    own = MLLMModule.from_objects(model, processor, generation={"suppress_tokens": tokens})
+    assert own.generate(batch, max_new_tokens=4) != first
+    assert own.decoding(4)["suppress_tokens"] == tokens
+
+
+def test_what_is_recorded_repeats_the_answer() -> None:
+    """Another program's `generate` with the recorded settings alone."""
+    model, processor = tiny_llava()
+    module = MLLMModule.from_objects(model, processor, generation={"num_beams": 2, "length_penalty": 0.5})
+    batch = MLLMCollator(processor).generate(evaluation_records(2))
+    answers = module.generate(batch, max_new_tokens=5)
+    decoding = module.decoding(5)
+    assert decoding["num_beams"] == 2 and decoding["length_penalty"] == 0.5 and decoding["max_new_tokens"] == 5
+    model.generation_config = GenerationConfig()
+    tokens = model.eval().generate(**batch["inputs"], **decoding)[:, batch["inputs"]["input_ids"].shape[1] :]
+    assert answers == [text.strip() for text in processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def test_stop_strings_end_an_answer_and_are_not_part_of_it() -> None:
+    model, processor = tiny_llava()
+    batch = MLLMCollator(processor).generate(evaluation_records(3))
+    plain = MLLMModule.from_objects(model, processor)
+    whole = plain.generate(batch, max_new_tokens=8)
+    stop = whole[0][3:5]
+    module = MLLMModule.from_objects(model, processor, generation={"stop_strings": [stop]})
+    stopped = module.generate(batch, max_new_tokens=8)
+    for before, after, cut in zip(whole, stopped, stopped.cut, strict=True):
+        assert after == before.split(stop)[0].strip()
+        assert cut is (stop not in before)
+
+
+def test_which_answers_the_limit_cut() -> None:
+    decoding = {"max_new_tokens": 3, "eos_token_id": [9, 8], "stop_strings": ["x"]}
+    tokens = torch.tensor([[1, 2, 3], [1, 9, 0], [1, 2, 8], [4, 5, 6]])
+    assert ended(tokens, ["a", "b", "c", "dxe"], decoding) == (["a", "b", "c", "d"], [True, False, False, False])
+    assert ended(tokens[:, :2], ["a", "b", "c", "d"], decoding)[1] == [False] * 4  # something else ended them
+    model, processor = tiny_llava()
+    module = MLLMModule.from_objects(model, processor)
+    batch = MLLMCollator(processor).generate(evaluation_records(2))
+    third = greedy(module, MLLMCollator(processor).generate(evaluation_records(2)[:1]), 3)[2]
+    assert module.generate(batch, max_new_tokens=3).cut == [True, True]
+    module._stop_token_ids = [third]
+    assert module.generate(batch, max_new_tokens=3).cut[0] is False
+
+
+def test_the_longest_answer_is_the_sets_then_the_modules_then_the_kinds() -> None:
+    objects = tiny_llava()
+    plain = MLLMModule.from_objects(*objects)
+    longer = MLLMModule.from_objects(*objects, generation={"max_new_tokens": 256})
+    data = CVITDataModule(
+        [
+            Task("a", training_records(1), evaluation_records(1)),
+            Task("b", training_records(1), evaluation_records(1), max_new_tokens=5),
+        ],
+        [EvaluationSet("harm", "safety", evaluation_records(1))],
+    )
+    limits = [
+        [decoding_of(item, module)["max_new_tokens"] for item in data.evaluation_sets()] for module in (plain, longer)
+    ]
+    assert limits == [[16, 5, 64], [256, 5, 256]]
+    assert plain.decoding()["max_new_tokens"] == 64 and longer.decoding()["max_new_tokens"] == 256
+    assert decoding_of(data.evaluation_sets()[0], object()) == {"max_new_tokens": 16}  # somebody else's module
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_tokens": 3}, r"unknown \['max_tokens'\]"),
+        ({"max_length": 3}, "max_length=3; expected max_new_tokens"),
+        ({"num_return_sequences": 2}, "one answer"),
+        ({"max_new_tokens": 0}, "at least 1"),
+    ],
+)
+def test_settings_that_generate_would_swallow_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MLLMModule.from_objects(*tiny_llava(), generation=settings)
+
+
+class Silent(MLLMModule):
+    """Falls silent once it was trained."""
+
+    def generate(self, batch: dict[str, Any], max_new_tokens: int | None = None) -> Any:
+        answers = super().generate(batch, max_new_tokens)
+        if self.trainer.global_step > 0:
+            answers[:] = [" "] * len(answers)
+        return answers
+
+
+def test_empty_and_cut_answers_stand_in_every_table(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Silent.from_objects(*tiny_llava(), lora=LoraSettings(rank=2))
+    harm = EvaluationSet("harm", "safety", evaluation_records(3, seed=5), max_new_tokens=2)
+    data = CVITDataModule([Task("a", training_records(2), evaluation_records(2, seed=4), steps=1)], [harm])
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        reload_dataloaders_every_n_epochs=1,
+        default_root_dir=tmp_path,
+        callbacks=[SequentialTuning(), TaskEvaluation()],
+    )
+    with pytest.warns(
+        UserWarning, match=r"after a gives mostly empty answers \(a 2 of 2, harm 3 of 3\).*broken"
+    ) as told:
+        trainer.fit(module, datamodule=data)
+    assert len([item for item in told if "mostly empty" in str(item.message)]) == 1  # not of the aligned model
+    run = RunResults.from_file(tmp_path)
+    assert run.answers(0)["harm"] == {"n": 3, "empty": 3, "cut": 3} and run.answers(-1)["harm"]["empty"] == 0
+    assert run.decodings()["harm"] == module.decoding(2) and run.decodings()["a"]["max_new_tokens"] == 16
+    for table in (run_table([run]), method_table([run]), matrix_table(run), safety_table(run)):
+        assert list(table.columns[-2:]) == ["Empty %", "Cut %"]
+        last = table.rows[-1][-2]
+        assert (last if isinstance(last, float) else last.mean) == 100.0
+    assert answers_table(run).rows[-2] == ["harm", "Empty %", 0.0, 100.0]
+    assert list(score_table([run]).columns[-2:]) == ["empty_percent", "cut_percent"]
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Empty and cut answers" in page and "repetition_penalty 1.0" in page
+    rows = {(item.step, item.set): item.rows for item in read_predictions(tmp_path)}
+    assert rows[-1, "harm"][0]["cut"] is True and rows[-1, "harm"][0]["decoding"] == module.decoding(2)
+
+
+def test_what_is_not_known_is_not_counted() -> None:
+    assert answer_counts([{"response": " "}, {"response": "a"}]) == {"empty": 1}
+    assert answer_counts([{"response": "", "cut": True}, {"response": "a", "cut": False}]) == {"empty": 1, "cut": 1}
+    assert answer_counts([{"response": "a", "choices": ["a", "b"]}]) == {}
