@@ -99,7 +99,7 @@ class AdaptedCheckpoint(Checkpoint):
         return F.lora_update(a, b, self._scaling(module, a.shape[0])).add_(weight)
 
     def check_finite(self) -> None:
-        super().check_finite()
+        """Check the adapter; its base is checked as the model before."""
         for key in self._factors.stored:
             require_finite(key, self._factors.read(key), self.adapter)
 

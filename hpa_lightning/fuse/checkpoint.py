@@ -42,6 +42,7 @@ class Checkpoint:
         self.folder = Path(folder)
         if not (self.folder / "config.json").is_file():
             raise ValueError(f"{self.folder} holds no config.json; expected a Hugging Face model folder.")
+        file_inside(self.folder, "config.json", "transformers")
         self.config = AutoConfig.from_pretrained(self.folder)
         if getattr(self.config, "quantization_config", None) is not None:
             raise ValueError(f"{self.folder} holds a quantised model; expected float32, float16 or bfloat16.")

@@ -145,11 +145,10 @@ def lora_factors(module: nn.Module, name: str = "") -> LoraFactors | None:
             "one active. Delete or merge the others first."
         )
     key = active[0]
-    if getattr(module, "lora_variant", {}).get(key) is not None or getattr(module, "lora_bias", {}).get(key):
-        raise ValueError(
-            f"{label}: a LoRA variant (DoRA and the like) or an adapter bias; expected plain LoRA, whose update is "
-            "scaling * B @ A."
-        )
+    variant, biased = getattr(module, "lora_variant", {}).get(key), getattr(module, "lora_bias", {}).get(key)
+    if variant is not None or biased:
+        found = "an adapter bias (lora_bias)" if variant is None else f"the LoRA variant {type(variant).__name__}"
+        raise ValueError(f"{label}: {found}; expected plain LoRA, whose update is scaling * B @ A.")
     if module.merged:
         raise ValueError(f"{label}: the adapter is merged into the base weight; call unmerge() first.")
     base = module.get_base_layer()

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from helpers_mllm import tiny_llava
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 
 from hpa_lightning.fuse import fuse_checkpoints
+from hpa_lightning.fuse.adapted import AdaptedCheckpoint
 from hpa_lightning.fuse.checkpoint import Checkpoint
 from hpa_lightning.fuse.folder import file_inside, weights_left_out
 from hpa_lightning.fuse.tensor_files import TensorFiles
@@ -187,6 +189,35 @@ def test_a_tensor_that_is_stored_twice_is_refused(tmp_path: Path) -> None:
         save_file({"weight": torch.zeros(2)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(ValueError, match=r"weight is stored twice, in a.safetensors and in b.safetensors"):
         TensorFiles(tmp_path, ["a.safetensors", "b.safetensors"])
+
+
+def test_a_snapshot_of_the_cache_is_read(folder: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0a1b", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(folder.iterdir()):
+        (blobs / f"{number:040x}").write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(f"../../blobs/{number:040x}")
+    cached, plain = Checkpoint(snapshot), Checkpoint(folder)
+    assert cached.tensors.stored == plain.tensors.stored
+    key = next(iter(plain.tensors.stored))
+    assert torch.equal(cached.tensors.read(key), plain.tensors.read(key))
+
+
+@pytest.mark.parametrize("tuned", ["whole", "adapter"])
+def test_a_checkpoint_of_the_trainer_of_transformers_is_read(tuned: str, folder: Path, tmp_path: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    if tuned == "adapter":
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    row = {"input_ids": torch.arange(5), "labels": torch.arange(5)}
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=1, save_steps=1, use_cpu=True, report_to=[], disable_tqdm=True, logging_strategy="no"
+    )
+    Trainer(model=model, args=arguments, train_dataset=[row, row]).train()
+    saved = tmp_path / "checkpoint-1"
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"} <= {f.name for f in saved.iterdir()}
+    checkpoint = Checkpoint(saved) if tuned == "whole" else AdaptedCheckpoint(folder, saved)
+    assert checkpoint.left_out == []
 
 
 # -- which weights are the model's -----------------------------------------------------------------------------------

@@ -124,6 +124,23 @@ def test_two_adapters_are_refused() -> None:
         find_tuned_linears(model)
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"use_dora": True}, "the LoRA variant DoraLinearVariant"),
+        ({"alora_invocation_tokens": [1]}, "the LoRA variant ALoraLinearVariant"),
+        ({"lora_bias": True}, r"an adapter bias \(lora_bias\)"),
+    ],
+)
+def test_what_is_more_than_lora_is_refused_by_its_name(options: dict, named: str) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model = LanguageModel()
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **options), model)
+    with pytest.raises(ValueError, match=rf"layers.0.q_proj: {named}; expected plain LoRA"):
+        find_tuned_linears(model)
+
+
 def test_blocks_by_name_and_errors() -> None:
     model = LanguageModel()
     assert find_decoder_blocks(model)[0] == "layers"
