@@ -94,19 +94,25 @@ def _read_header(folder: Path, file: str) -> dict[str, StoredTensor]:
         if 8 + length > size:
             raise ValueError(f"{path} is cut short or no safetensors file.")
         try:
-            header = json.loads(opened.read(length))
-            places = {key: _place(file, 8 + length, entry) for key, entry in header.items() if key != "__metadata__"}
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            header = {key: entry for key, entry in json.loads(opened.read(length)).items() if key != "__metadata__"}
+        except (ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is no safetensors file: {str(error)[:200]}") from error
-    for key, place in places.items():
-        if place.end > size:
-            raise ValueError(f"{path} is cut short: {key} should end at byte {place.end} of {size}.")
+    places = {}
+    for key, entry in header.items():
+        try:
+            places[key] = _place(file, 8 + length, entry)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path}: {key[:200]} cannot be read: {type(error).__name__} {str(error)[:200]}"
+            ) from error
+        if places[key].end > size:
+            raise ValueError(f"{path} is cut short: {key} should end at byte {places[key].end} of {size}.")
     return places
 
 
 def _place(file: str, begin: int, entry: dict[str, Any]) -> StoredTensor:
     if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"a tensor is stored as {str(entry['dtype'])[:60]}; expected one of {sorted(_DTYPES)}.")
+        raise ValueError(f"it is stored as {str(entry['dtype'])[:60]}; expected one of {sorted(_DTYPES)}.")
     (start, end), shape, dtype = entry["data_offsets"], tuple(entry["shape"]), _DTYPES[entry["dtype"]]
     whole = all(isinstance(number, int) and number >= 0 for number in (start, end, *shape))
     if not whole or end - start != math.prod(shape) * dtype.itemsize:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -35,6 +36,7 @@ METHODS: dict[str, Callable[[dict[str, Any]], list[L.Callback]]] = {
         OrthogonalProjection(),
     ],
     "post_training": lambda data: [HarmoniousFusion(retention=RETENTION, **data)],
+    "post_training_rows": lambda data: [HarmoniousFusion(retention=replace(RETENTION, units="rows"), **data)],
     "null_space": lambda data: [NullSpaceProjection(energy=0.8, memory_weight=0.5, **data)],
     "regression": lambda data: [RegressionFusion(safety_weight=2.0, memory_weight=0.5, **data)],
     "linear_merging": lambda data: [LinearMerging(share=0.3)],
@@ -46,10 +48,11 @@ METHODS: dict[str, Callable[[dict[str, Any]], list[L.Callback]]] = {
     "model_tailor": lambda data: [ModelTailor(calibration=data["calibration"])],
     "olora": lambda data: [OrthogonalLoRA()],
     "reglora": lambda data: [RegLoRA(percent=10.0)],
+    "reglora_repeats": lambda data: [RegLoRA(percent=10.0, count_repeats=True)],
 }
 """Name -> callbacks, made from ``safety_data`` and ``calibration``."""
 
-LORA_ONLY: frozenset[str] = frozenset({"olora", "reglora"})
+LORA_ONLY: frozenset[str] = frozenset({"olora", "reglora", "reglora_repeats"})
 """Methods that are defined on adapters and refuse full-parameter tuning."""
 
 TUNINGS = [(method, lora) for method in METHODS for lora in (True, False) if lora or method not in LORA_ONLY]
