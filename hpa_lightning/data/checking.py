@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from tqdm.auto import tqdm
 
+from hpa_lightning.data.bad_records import SKIP
 from hpa_lightning.data.benchmarks import BENCHMARKS, BenchmarkDataModule
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import DataWarning, examine_records
@@ -118,6 +119,11 @@ def check_stream(
     if collator is not None:
         for part in tqdm(parts, desc="Tokens", disable=not progress):
             _count_tokens(part, collator, token_samples)
+    if stream.bad_records == SKIP:
+        for part in parts:
+            if part.use == "train" and part.evaluation_set is None and part.name.startswith("task "):
+                part.warnings |= {f"{kind}, which will be skipped": found for kind, found in part.problems.items()}
+                part.problems = {}
     _check_repetition(parts, stream.allow_overlap)
     return parts
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.architectures import check_processor
+from hpa_lightning.data.bad_records import naming_records
 from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.padding import cut_right, pad_on, padding_on
 from hpa_lightning.data.records import Record, check_record, is_learnt, message_text, open_image
@@ -78,8 +79,11 @@ class MLLMCollator:
 
         Raises:
             ValueError: named by the record, if a record does not end with an answer, has the wrong number of images,
-                or cannot be cut to ``max_length``.
+                or cannot be cut to ``max_length``; or if the processor fails on it.
         """
+        return naming_records(self._train, records)
+
+    def _train(self, records: Sequence[Record]) -> dict[str, Tensor]:
         texts, spans = [], []
         for record in records:
             check_record(record, needs_answer=True)
@@ -110,8 +114,12 @@ class MLLMCollator:
             a tuple of accepted answers for each record, empty where there is none.
 
         Raises:
-            ValueError: named by the record, if it is malformed or longer than ``max_length``.
+            ValueError: named by the record, if it is malformed or longer than ``max_length``, or if the processor fails
+                on it.
         """
+        return naming_records(self._generate, records)
+
+    def _generate(self, records: Sequence[Record]) -> dict[str, Any]:
         texts, references = [], []
         for record in records:
             check_record(record)

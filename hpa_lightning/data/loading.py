@@ -95,19 +95,21 @@ class TaskLoader:
     Args:
         records: the task's training records.
         sampler: which records form which batch.
-        collate: records -> batch.
+        collate: records -> batch, or with ``skipped`` a :class:`SkippingCollate`.
         num_workers: worker processes.
         batches_seen: returns the number of this epoch's batches that were trained on (those that a worker has
             prefetched do not count).
+        skipped: takes the records of an epoch that were left out, name -> problem, when its last batch is handed over.
     """
 
     def __init__(
         self,
         records: Sequence[Record],
         sampler: TaskBatchSampler,
-        collate: Callable[[list[Record]], dict[str, Any]],
+        collate: Callable[[list[Record]], Any],
         num_workers: int = 0,
         batches_seen: Callable[[], int] = lambda: 0,
+        skipped: Callable[[dict[str, str]], None] | None = None,
     ) -> None:
         self.dataset = records
         self.sampler = sampler
@@ -115,6 +117,7 @@ class TaskLoader:
         self._collate = collate
         self._num_workers = num_workers
         self._batches_seen = batches_seen
+        self._skipped = skipped
         self._resume: tuple[int, int] | None = None  # epoch, batches of it that were trained on before
 
     def __len__(self) -> int:
@@ -126,14 +129,29 @@ class TaskLoader:
         if self._resume is not None and self._resume[0] == self.sampler.epoch:
             skipped = self._resume[1]
         remaining = list(self.sampler)[skipped:]
-        if remaining:
-            yield from DataLoader(
-                self.dataset,  # type: ignore[arg-type]
-                batch_sampler=remaining,
-                collate_fn=self._collate,
-                num_workers=self._num_workers,
-                generator=torch.Generator(),  # seeds workers; the global random state must not depend on them
-            )
+        if not remaining:
+            return
+        loader: DataLoader = DataLoader(
+            self.dataset,  # type: ignore[arg-type]
+            batch_sampler=remaining,
+            collate_fn=self._collate,
+            num_workers=self._num_workers,
+            generator=torch.Generator(),  # seeds workers; the global random state must not depend on them
+        )
+        if self._skipped is None:
+            yield from loader
+            return
+        left_out: dict[str, str] = {}
+        for number, (batch, bad) in enumerate(loader, start=1):
+            left_out |= bad
+            if number == len(remaining):
+                self._skipped(left_out)
+            yield batch
+
+    def names(self, batch: int) -> list[str]:
+        """The names of the records of a batch of this epoch."""
+        batches = list(self.sampler)
+        return [self.dataset[index].where for index in batches[batch]] if batch < len(batches) else []
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: epoch, batches trained on, and what it was counted in."""

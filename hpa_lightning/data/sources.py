@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice, zip_longest
+from pathlib import Path
 
 import torch
 
-from hpa_lightning.data.formats import as_records
+from hpa_lightning.data.bad_records import report_skipped
+from hpa_lightning.data.formats import as_records, examine_records
 from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.loading import named_generator
 from hpa_lightning.data.overlap import refuse_overlap
+from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record, check_record, missing_images
 from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, replay_counts
 
@@ -27,6 +30,7 @@ class RecordSource:
         replay: records of the earlier tasks mixed into the training data.
         safety_replay: refused harmful inputs mixed into the training data.
         image_place: of images in files that name no place of their own, see :func:`read_records`.
+        skip: leave broken training and calibration records out, with one warning for each data set.
 
     Attributes:
         check_text: called with every record that is read.
@@ -47,8 +51,10 @@ class RecordSource:
         replay: Replay | None = None,
         safety_replay: SafetyReplay | None = None,
         image_place: ImagePlace = "front",
+        skip: bool = False,
     ) -> None:
         self._seed = seed
+        self._skip = skip
         self._injection = injection
         self._check_images = check_images
         self._allow_overlap = allow_overlap
@@ -89,6 +95,34 @@ class RecordSource:
             self._read[what] = records
         return self._read[what]
 
+    def _read_learnt(self, data: Data, task: Task, what: str) -> list[Record]:
+        """Return the records of training or calibration data; without the broken ones where those are skipped."""
+        if not self._skip:
+            return self.read(data, task.image_folder, what, task.image_place)
+        if what not in self._read:
+            place = task.image_place or self.image_place
+            if isinstance(data, str | Path):
+                records, broken = examine_records(data, task.image_folder, what, place)
+            else:
+                records, broken = list(data.read() if isinstance(data, RecordSet) else data), []
+            bad = {f"{what}, {number}": problem for number, problem in enumerate(broken)}
+            bad |= {record.where: problem for record in records if (problem := self._problem_of(record)) is not None}
+            report_skipped(bad, what)
+            self._read[what] = [record for record in records if record.where not in bad]
+            if not self._read[what]:
+                raise ValueError(f"{what} holds no record that can be used.")
+        return self._read[what]
+
+    def _problem_of(self, record: Record) -> str | None:
+        try:
+            check_record(record, needs_answer=True)
+            if self.check_text is not None:
+                self.check_text(record)
+        except ValueError as error:
+            return str(error)
+        missing = missing_images([record]) if self._check_images else []
+        return f"{record.where}: image file {missing[0][1]!r} does not exist" if missing else None
+
     def evaluation(self, item: EvaluationSet) -> list[Record]:
         """Return the records of an evaluation set."""
         return self.read(item.data, item.image_folder, f"the evaluation set {item.name!r}", item.image_place)
@@ -98,7 +132,7 @@ class RecordSource:
         if task.calibration is None:
             return self._own_training(task)
         what = f"the calibration data of task {task.name!r}"
-        return self.read(task.calibration, task.image_folder, what, task.image_place)
+        return self._read_learnt(task.calibration, task, what)
 
     def training(self, task: Task) -> list[Record]:
         """Return the task's training data: its own, injected samples, replayed ones of earlier tasks and of safety.
@@ -151,7 +185,7 @@ class RecordSource:
         """The task's training data with the injected samples at the end."""
         if task.name not in self._own:
             what = f"the training data of task {task.name!r}"
-            records = list(self.read(task.train, task.image_folder, what, task.image_place))
+            records = list(self._read_learnt(task.train, task, what))
             self._own[task.name] = records + self._draw_harmful(task.name, len(records))
         return self._own[task.name]
 

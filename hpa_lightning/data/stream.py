@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import lightning as L
@@ -13,6 +14,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader
 
+from hpa_lightning.data.bad_records import SKIP, STOP, SkippingCollate, report_skipped, without_bad_records
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.fit_checks import check_fit, repeat_epoch_end
 from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
@@ -69,6 +71,9 @@ class CVITDataModule(L.LightningDataModule):
             ``replayed``.
         safety_replay: refused harmful inputs mixed into every task's training data; which ones is kept in
             ``safety_replayed``.
+        bad_records: ``"stop"``: a task's training or calibration record that is broken, or that the processor cannot
+            take, is an error. ``"skip"``: it is left out, counted, and named in a warning when the file is read or at
+            the epoch's end. Test records are never skipped, since a score is over the whole set.
 
     Raises:
         ValueError: names that are not unique, an unknown name in ``task_order``, safety sets of another kind, shares of
@@ -98,6 +103,7 @@ class CVITDataModule(L.LightningDataModule):
         safety_replay: SafetyReplay | None = None,
         max_image_pixels: int = MAX_PIXELS,
         image_place: ImagePlace = "front",
+        bad_records: str = STOP,
     ) -> None:
         super().__init__()
         check_image_place(image_place)
@@ -124,11 +130,22 @@ class CVITDataModule(L.LightningDataModule):
         self.allow_overlap = allow_overlap
         self.replay = replay
         self.safety_replay = safety_replay
+        if bad_records not in (STOP, SKIP):
+            raise ValueError(f"bad_records is {bad_records!r}; expected {STOP!r} or {SKIP!r}.")
+        self.bad_records = bad_records
         shares = [item.share for item in (replay, safety_replay) if item is not None and item.share is not None]
         if sum(shares) >= 1:
             raise ValueError(f"the shares of replay and safety_replay are {shares}; expected a sum below 1.")
         self._source = RecordSource(
-            seed, harmful_injection, check_images, allow_overlap, self.tasks, replay, safety_replay, image_place
+            seed,
+            harmful_injection,
+            check_images,
+            allow_overlap,
+            self.tasks,
+            replay,
+            safety_replay,
+            image_place,
+            skip=bad_records == SKIP,
         )
         self._collator: MLLMCollator | None = None
         wrong = [item.name for item in self.safety_sets if item.kind == "task"]
@@ -234,8 +251,11 @@ class CVITDataModule(L.LightningDataModule):
         task = self.tasks[task_index]
         records = self._source.calibration(task)
         generator = named_generator(self.seed, "calibration", task.name)
-        drawn = torch.randperm(len(records), generator=generator)[:size].tolist()
-        return self._loader([records[index] for index in drawn], self.collator.train)
+        drawn = (records[index] for index in torch.randperm(len(records), generator=generator).tolist())
+        if self.bad_records == SKIP:
+            what = f"calibration data of task {task.name!r}"
+            return self._loader(without_bad_records(self.collator.train, drawn, size, what), self.collator.train)
+        return self._loader(list(islice(drawn, size)), self.collator.train)
 
     def harmful_calibration_records(self) -> Sequence[Record]:
         """Return harmful inputs without answers, disjoint from every safety test set.
@@ -311,9 +331,18 @@ class CVITDataModule(L.LightningDataModule):
         span = self.task_at_epoch(min(epoch, self.total_epochs - 1))
         records, sampler = self._source.training(span.task), self._batches(span, epoch)
         if trainer is None:
-            return TaskLoader(records, sampler, self.collator.train, self.num_workers)
+            return self._task_loader(records, sampler, span.task.name)
         repeat_epoch_end(trainer)
-        return TaskLoader(records, sampler, self.collator.train, self.num_workers, partial(_batches_seen, trainer))
+        return self._task_loader(records, sampler, span.task.name, batches_seen=partial(_batches_seen, trainer))
+
+    def _task_loader(
+        self, records: Sequence[Record], sampler: TaskBatchSampler, task: str, **settings: Any
+    ) -> TaskLoader:
+        collate: Any = self.collator.train
+        if self.bad_records == SKIP:
+            collate = SkippingCollate(collate, records)
+            settings["skipped"] = partial(report_skipped, what=f"training data of task {task!r}")
+        return TaskLoader(records, sampler, collate, self.num_workers, **settings)
 
     def _batches(self, span: TaskSpan, epoch: int) -> TaskBatchSampler:
         """Which records form which batch in an epoch of a task."""

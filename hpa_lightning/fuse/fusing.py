@@ -20,6 +20,7 @@ from hpa_lightning.calibration import shared_inverse_diagonals, visit_hessians
 from hpa_lightning.callbacks.calibrated import CalibrationSettings
 from hpa_lightning.callbacks.running import valid_positions
 from hpa_lightning.callbacks.selecting import RetentionSettings, select_columns
+from hpa_lightning.data.bad_records import naming_failure
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import as_records
 from hpa_lightning.data.records import Record, message_text
@@ -248,6 +249,12 @@ def _calibrate(
     }
     block_of = {layer.name: block for block in pending for layer in job.layers[block]}
     batches = list(_batches(records, collator, job, checkpoint.dtype))
+    size = job.calibration.batch_size
+    names = {id(batch): [one.where for one in records[i * size : (i + 1) * size]] for i, batch in enumerate(batches)}
+
+    def forward(batch: dict[str, Tensor]) -> None:
+        with naming_failure(lambda: names[id(batch)]):
+            stream.forward(batch)
 
     def keep(accumulators: Mapping[str, HessianAccumulator]) -> None:
         shared = shared_inverse_diagonals(accumulators, job.calibration.normalized)
@@ -261,7 +268,7 @@ def _calibrate(
 
     with bar, stream:
         visit_hessians(
-            stream.forward,
+            forward,
             batches,
             stream.blocks,
             linears,

@@ -15,7 +15,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from hpa_lightning.data.bad_records import naming_failure
 from hpa_lightning.data.collate import MLLMCollator
+from hpa_lightning.data.loading import TaskLoader
 from hpa_lightning.data.records import Record, assistant_turn
 from hpa_lightning.data.template import ChatTemplate, tokenizer_of
 from hpa_lightning.decoding import (
@@ -170,9 +172,15 @@ class MLLMModule(TokenWeightedModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean cross-entropy over the answer tokens of a ``train`` batch."""
         self.count_answer_tokens(batch["labels"])
-        loss = self.model(**self._cast(batch), use_cache=False).loss
+        with naming_failure(lambda: self._names_of(batch_idx)):
+            loss = self.model(**self._cast(batch), use_cache=False).loss
         self.log("train/loss", loss, prog_bar=True, batch_size=batch["input_ids"].shape[0])
         return loss
+
+    def _names_of(self, batch_idx: int) -> list[str]:
+        """The names of the records of a training batch, where the loader can tell them."""
+        loader = getattr(self._trainer, "train_dataloader", None)
+        return loader.names(batch_idx) if isinstance(loader, TaskLoader) else []
 
     def configure_optimizers(self) -> Any:
         """Return a fresh optimizer over the trainable parameters, and a fresh scheduler."""
@@ -225,7 +233,8 @@ class MLLMModule(TokenWeightedModule):
             arguments["synced_gpus"] = True  # all processes run as many forward passes as the slowest
             unshard_root_(self.model)  # `generate` encodes the images before it calls the model
         self._warn_about_defaults()
-        with eval_mode(self.model), torch.no_grad(), own_decoding(self.model):
+        names = [f"record {identity!r}" for identity in batch.get("ids", ())]
+        with eval_mode(self.model), torch.no_grad(), own_decoding(self.model), naming_failure(lambda: names):
             tokens = self.model.generate(**inputs, **arguments)
         new = tokens[:, inputs["input_ids"].shape[1] :]
         texts, cut = ended(new, tokenizer.batch_decode(new, skip_special_tokens=True), decoding)
@@ -269,9 +278,12 @@ class MLLMModule(TokenWeightedModule):
         found: list[float] = []
         with eval_mode(self.model):
             for start in range(0, len(candidates), batch_size):
-                batch = collator.train(candidates[start : start + batch_size])
+                chosen = candidates[start : start + batch_size]
+                batch = collator.train(chosen)
                 batch = self._cast({key: value.to(self.device) for key, value in batch.items()})
-                total, tokens = answer_log_likelihoods(partial(self.model, use_cache=False), batch)
+                names = list(dict.fromkeys(record.where for record in chosen))
+                with naming_failure(lambda names=names: names):  # type: ignore[misc]
+                    total, tokens = answer_log_likelihoods(partial(self.model, use_cache=False), batch)
                 found += (total / tokens).tolist()
         result, first = [], 0
         for record in records:
