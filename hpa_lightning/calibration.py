@@ -34,7 +34,7 @@ class Uncounted:
     batch: Any
 
 
-class _StopForward(Exception):
+class _StopForward(BaseException):
     """Ends a forward pass once the blocks have been seen."""
 
 

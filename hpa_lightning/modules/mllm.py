@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -116,6 +116,7 @@ class MLLMModule(TokenWeightedModule):
         if lora is not None:
             add_lora(self.model, lora)
         self._fixed = select_trainable(self.model, lora is not None, freeze_vision, train_modules)
+        self._in_training = False
         self._stop_token_ids: list[int] | None = None
         self._told_defaults = False
         self._metrics: list[Metric] = []
@@ -172,15 +173,19 @@ class MLLMModule(TokenWeightedModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean cross-entropy over the answer tokens of a ``train`` batch."""
         self.count_answer_tokens(batch["labels"])
-        with naming_failure(lambda: self._names_of(batch_idx)):
+        with naming_failure(self._names_of(batch_idx)):
             loss = self.model(**self._cast(batch), use_cache=False).loss
         self.log("train/loss", loss, prog_bar=True, batch_size=batch["input_ids"].shape[0])
         return loss
 
-    def _names_of(self, batch_idx: int) -> list[str]:
-        """The names of the records of a training batch, where the loader can tell them."""
-        loader = getattr(self._trainer, "train_dataloader", None)
-        return loader.names(batch_idx) if isinstance(loader, TaskLoader) else []
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._in_training = True
+
+    def _names_of(self, batch_idx: int) -> Callable[[], list[str]]:
+        """What names the records of a training batch; callbacks call the step outside Lightning's loop too."""
+        loader, in_training = getattr(self._trainer, "train_dataloader", None), self._in_training
+        self._in_training = False
+        return lambda: loader.names(batch_idx) if in_training and isinstance(loader, TaskLoader) else []
 
     def configure_optimizers(self) -> Any:
         """Return a fresh optimizer over the trainable parameters, and a fresh scheduler."""
