@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from hpa_lightning.values import cut, names, shown
+
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
@@ -20,8 +22,10 @@ def load_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is no YAML: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{where} is no YAML that can be read: it is nested too deeply.") from None
+    except Exception as error:  # YAML's own, and those of the types that it makes: dates, numbers, keys
+        raise ValueError(f"{where} is no YAML: {cut(error, 500)}") from error
 
 
 def fill(node: Any, values: Mapping[str, Any]) -> Any:
@@ -40,7 +44,9 @@ def fill(node: Any, values: Mapping[str, Any]) -> Any:
     if not isinstance(node, str):
         return node
     if unknown := [name for name in _PLACEHOLDER.findall(node) if name not in values]:
-        raise ValueError(f"{node!r}: nothing fills ${{{unknown[0]}}}; the names known here are {sorted(values)}.")
+        raise ValueError(
+            f"{shown(node)}: nothing fills ${{{unknown[0]}}}; the names known here are {names(sorted(values))}."
+        )
     whole = _PLACEHOLDER.fullmatch(node)
     return values[whole[1]] if whole else _PLACEHOLDER.sub(lambda match: str(values[match[1]]), node)
 
@@ -61,4 +67,4 @@ def instantiate(parser: ArgumentParser, content: Mapping[str, Any], where: str) 
     try:
         return make(parser.parse_object(dict(content)))
     except Exception as error:  # jsonargparse has an error class of its own, and calls the class
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{where}: {cut(error, 1500)}") from error

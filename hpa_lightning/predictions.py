@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from hpa_lightning.parsing import parse_json, read_text
 
 FOLDER = "predictions"
 _NAME = re.compile(r"step_(\d+)_(.+)\.jsonl")
@@ -63,11 +64,11 @@ def read_predictions(run: str | PathLike[str], sets: set[str] | None = None) -> 
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: broken JSON: {error.msg}.") from error
-        if not isinstance(row, dict) or not {"prompt", "response"} <= row.keys():
-            raise ValueError(f"{path}, line {number}: expected an object with 'prompt' and 'response'.")
+    # Answers hold what `str.splitlines` takes for an end of line, such as U+2028.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        row = parse_json(line, f"{path}, line {number}")
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "response")):
+            raise ValueError(f"{path}, line {number}: expected an object with 'prompt' and 'response', both texts.")
         yield row

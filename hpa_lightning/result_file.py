@@ -14,7 +14,11 @@ import warnings
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
+from types import UnionType
 from typing import Any
+
+from hpa_lightning.parsing import parse_json
+from hpa_lightning.values import shown
 
 RESULT_FILE = "results.jsonl"
 
@@ -141,14 +145,44 @@ def read_results(path: str | PathLike[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        where = f"{file}, line {number}"
         try:
-            record = json.loads(line)
+            record = parse_json(line, f"line {number}")
         except ValueError as error:
-            raise ValueError(f"{file}, line {number} is not valid JSON ({error}); repair or remove it.") from error
+            raise ValueError(f"{where} is not valid JSON ({error}); repair or remove it.") from error
         if not isinstance(record, dict) or not isinstance(record.get("event"), str):
-            raise ValueError(f'{file}, line {number} is not an object with the key "event"; repair or remove it.')
+            raise ValueError(f'{where} is not an object with the key "event"; repair or remove it.')
+        check_event(record, where)
         records.append(record)
     return last_of_each(records)
+
+
+#: event -> its keys that tables and sums are made of, and what they hold; null stands for what was not finite.
+_HELD: dict[str, dict[str, type | UnionType]] = {
+    "run": {"tasks": list, "sets": list},
+    "score": {"step": int, "set": str, "kind": str, "metric": str, "score": int | float | None},
+    "time": {"step": int, "seconds": int | float | None},
+    "retention": {"step": int, "columns": int, "retained": int},
+}
+
+
+def check_event(record: Mapping[str, Any], where: str) -> None:
+    """Check what tables and sums are made of; other keys are for readers of the file.
+
+    Raises:
+        ValueError: named by ``where``: a key with a value of another type.
+    """
+    for key, kind in _HELD.get(record["event"], {}).items():
+        # A run without tasks or sets, and a value that is not there, are told by who needs them.
+        if key in record and (not isinstance(record[key], kind) or isinstance(record[key], bool)):
+            raise ValueError(f"{where}: {key!r} of a {record['event']!r} event is {shown(record[key])}.")
+    if record["event"] == "run":
+        for task in record.get("tasks", ()):
+            if not isinstance(task, str):
+                raise ValueError(f"{where}: the task {shown(task)} of a run; expected a name.")
+        for item in record.get("sets", ()):
+            if not isinstance(item, Mapping) or not all(isinstance(item.get(key), str) for key in ("name", "kind")):
+                raise ValueError(f"{where}: the set {shown(item)} of a run; expected {{'name', 'kind'}}.")
 
 
 def last_of_each(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

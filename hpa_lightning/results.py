@@ -19,7 +19,8 @@ from hpa_lightning.metrics import (
     mean_attack_success_rate,
     mean_over_refusal_rate,
 )
-from hpa_lightning.result_file import last_of_each, read_results, result_file
+from hpa_lightning.result_file import check_event, last_of_each, read_results, result_file
+from hpa_lightning.values import shown
 
 KINDS = ("task", "safety", "over_refusal")
 
@@ -93,6 +94,8 @@ class RunResults:
 
     def __init__(self, records: list[dict[str, Any]], path: str | PathLike[str] = "") -> None:
         self.path = Path(path)
+        for index, record in enumerate(records):
+            check_event(record, f"{self.path}, event {index}")
         self.records = last_of_each(records)
         runs = self.events("run")
         if not runs:
@@ -100,14 +103,18 @@ class RunResults:
         self.run = runs[-1]
         if missing := {"tasks", "sets"} - set(self.run):
             raise ValueError(f'{self.path}: the "run" event lacks {sorted(missing)}.')
+        if not self.run["tasks"]:
+            raise ValueError(f'{self.path}: the "run" event has no tasks; expected at least one.')
         self._scores: dict[tuple[int, str, str], float] = {}
         metrics: dict[str, str] = {}
         for record in self.events("score"):
+            if missing := {"step", "set", "kind", "metric", "score"} - set(record):
+                raise ValueError(f'{self.path}: a "score" event lacks {sorted(missing)}.')
             known = metrics.setdefault(record["set"], record["metric"])
             if known != record["metric"]:
                 raise ValueError(
-                    f"{self.path}: the set {record['set']!r} was scored with {known} and {record['metric']}; "
-                    "the matrix holds one metric per set."
+                    f"{self.path}: the set {shown(record['set'])} was scored with {shown(known)} and "
+                    f"{shown(record['metric'])}; the matrix holds one metric per set."
                 )
             score = math.nan if record["score"] is None else float(record["score"])
             self._scores[record["step"], record["kind"], record["set"]] = score
@@ -217,7 +224,7 @@ class RunResults:
         spent = [
             float(record["seconds"])
             for record in self.events("time")
-            if record["seconds"] is not None and (step is None or record["step"] <= step)
+            if record.get("seconds") is not None and (step is None or record.get("step", -1) <= step)
         ]
         return sum(spent) / 60 if spent else math.nan
 

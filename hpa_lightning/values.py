@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
-_LONGEST = 200
+_LONGEST = 300
 
 
 class _Short(reprlib.Repr):
@@ -15,7 +15,8 @@ class _Short(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel = 3
-        self.maxstring = self.maxother = self.maxlong = 80
+        self.maxstring = 200
+        self.maxother = self.maxlong = 80
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 12
 
     def repr_bytes(self, value: bytes, level: int) -> str:
@@ -26,9 +27,9 @@ _SHORT = _Short()
 
 
 def shown(value: Any) -> str:
-    """Return ``repr(value)`` in at most about 200 characters; one of 50 MB, or nested without end, costs no more.
+    """Return ``repr(value)`` in at most about 300 characters; one of 50 MB, or nested without end, costs no more.
 
-    >>> shown("red"), len(shown(["x" * 1000] * 1000)) < 210
+    >>> shown("red"), len(shown(["x" * 1000] * 1000)) < 310
     ("'red'", True)
     """
     try:
@@ -39,11 +40,17 @@ def shown(value: Any) -> str:
 
 
 def names(keys: Iterable[Any]) -> str:
-    """Return the names as a sorted list in words, at most 20 of them.
+    """Return the names as a list in words, at most 20 of them.
 
-    >>> names(["b", 1, "a"])
-    "['1', 'a', 'b']"
+    >>> names({"b": 1, 1: 2})
+    "['b', '1']"
     """
-    texts = sorted(str(key)[:60] for key in keys)
+    texts = [str(key)[:60] for key in keys]
     more = f" and {len(texts) - 20} more" if len(texts) > 20 else ""
     return f"{texts[:20]}{more}"
+
+
+def cut(text: object, limit: int = 1000) -> str:
+    """Return the text, cut to its first ``limit`` characters: another library's message may hold the whole input."""
+    text = str(text)
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -24,7 +24,7 @@ def record_key(record: Record) -> str:
     for image in record.images:
         digest.update(_image_key(image))
     for message in record.prompt_and_references()[0]:
-        digest.update(f"\n{message['role']} {' '.join(message_text(message).split())}".encode())
+        digest.update(f"\n{message['role']} {' '.join(message_text(message).split())}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -49,8 +49,11 @@ def refuse_overlap(held_out: Mapping[str, Sequence[Record]], used: Sequence[Reco
 
 def _image_key(image: Any) -> bytes:
     if isinstance(image, str | Path):
-        return f"path {Path(image)}".encode()
+        return f"path {Path(image)}".encode("utf-8", "surrogatepass")
     if isinstance(image, EncodedImage):
         return b"encoded " + hashlib.blake2b(image.data).digest()
     array = np.asarray(to_rgb(image) if isinstance(image, Image.Image) else image)
-    return f"pixels {array.shape}".encode() + hashlib.blake2b(np.ascontiguousarray(array).tobytes()).digest()
+    return (
+        f"pixels {array.shape}".encode("utf-8", "surrogatepass")
+        + hashlib.blake2b(np.ascontiguousarray(array).tobytes()).digest()
+    )

@@ -47,7 +47,7 @@ class Record:
     @property
     def where(self) -> str:
         """Return the source if it is known, else the id."""
-        return self.source or f"record {self.id!r}"
+        return self.source or f"record {shown(self.id)}"
 
     @property
     def prompt(self) -> str:
@@ -217,9 +217,9 @@ def open_image(image: Any, where: str, max_pixels: int | None = MAX_PIXELS) -> I
         try:
             return read_rgb(image, max_pixels)
         except FileNotFoundError:
-            raise ValueError(f"{where}: image file {str(image)!r} does not exist; check `image_folder`.") from None
+            raise ValueError(f"{where}: image file {shown(str(image))} does not exist; check `image_folder`.") from None
         except ValueError as error:
-            raise ValueError(f"{where}: image file {str(image)!r} cannot be read: {error}.") from error
+            raise ValueError(f"{where}: image file {shown(str(image))} cannot be read: {error}.") from error
     raise ValueError(f"{where}: image of type {type(image).__name__}; expected a path, a PIL image or a uint8 array.")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpa_lightning.data.formats.reading import identity_of
 from hpa_lightning.data.formats.tables import Row
 from hpa_lightning.data.formats.turns import Turn, messages_of
 from hpa_lightning.data.records import Record
@@ -24,7 +25,7 @@ def conversation(
     if response is not None:
         turns.append(Turn.of_text("assistant", response))
     messages = messages_of(turns, len(images), "front", where)
-    return Record(str(identity), messages, tuple(images), source=where)
+    return Record(identity_of({"id": identity}, where), messages, tuple(images), source=where)
 
 
 def check_option(owner: object, name: str, expected: Sequence[str]) -> None:
@@ -64,7 +65,7 @@ def text_of(row: Row, key: str, where: str) -> str:
     """
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
-        found = f"is {shown(value)}" if key in row else f"is missing; the row has {names(row)}"
+        found = f"is {shown(value)}" if key in row else f"is missing; the row has {names(sorted(map(str, row)))}"
         raise ValueError(f"{where}: {key!r} {found}; expected a text.")
     return value.strip()
 

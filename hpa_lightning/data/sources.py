@@ -16,6 +16,7 @@ from hpa_lightning.data.overlap import refuse_overlap
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record, check_record, missing_images
 from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, replay_counts
+from hpa_lightning.values import shown
 
 
 class RecordSource:
@@ -89,7 +90,7 @@ class RecordSource:
             if missing:
                 where, path = missing[0]
                 raise ValueError(
-                    f"{what}: {len(missing)} image files are missing, the first in {where}: {path!r}; check "
+                    f"{what}: {len(missing)} image files are missing, the first in {where}: {shown(path)}; check "
                     "`image_folder`, or pass check_images=False to find out later."
                 )
             self._read[what] = records

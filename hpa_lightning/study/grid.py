@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hpa_lightning.declarations import fill, load_yaml
+from hpa_lightning.parsing import read_text
+from hpa_lightning.values import cut, names, shown
 
 _STUDY_KEYS = {"title", "text", "base", "conditions", "methods", "groups"}
 _METHOD_KEYS = {"title", "callbacks", "config", "grid"}
@@ -121,12 +123,19 @@ def read_study(path: str | PathLike[str]) -> Study:
         ValueError: unknown or missing keys, a group that names an unknown method or condition, two different runs
             under one name, or a placeholder without a value.
     """
-    content = load_yaml(Path(path).read_text(), str(path))
+    content = load_yaml(read_text(path), str(path))
     _check_keys(content, _STUDY_KEYS, {"base", "methods", "groups"}, str(path))
     for what in ("methods", "groups", "conditions", "base"):
         if what in content and not isinstance(content[what], Mapping):
-            raise ValueError(f"{path}, {what}: {content[what]!r}; expected a mapping by name.")
+            raise ValueError(f"{path}, {what}: {shown(content[what])}; expected a mapping by name.")
+        for name in content.get(what) or () if what != "base" else ():
+            # The name of a condition is that of a folder in the store, and must not lead out of it.
+            if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
+                raise ValueError(f"{path}, {what}: the name {shown(name)}; expected a text without slashes.")
     conditions = content.get("conditions") or {"default": {}}
+    for name, entry in conditions.items():
+        if entry is not None and not isinstance(entry, Mapping):
+            raise ValueError(f"{path}, condition {name!r} is {shown(entry)}; expected a mapping.")
     methods = {name: _method(name, entry, f"{path}, method {name!r}") for name, entry in content["methods"].items()}
     groups = tuple(
         _group(name, entry, content["base"], conditions, methods, f"{path}, group {name!r}")
@@ -154,9 +163,12 @@ def _method(name: str, entry: Any, where: str) -> list[_Point]:
     _check_types(entry, {"callbacks": list, "config": Mapping, "grid": Mapping}, where)
     for axis, values in (entry.get("grid") or {}).items():
         if not isinstance(values, list) or not values:
-            raise ValueError(f"{where}, grid: {axis} is {values!r}; expected a list of values.")
-    points = list(_points(name, entry))
-    if len({json.dumps([point.callbacks, point.config], sort_keys=True) for point in points}) < len(points):
+            raise ValueError(f"{where}, grid: {axis} is {shown(values)}; expected a list of values.")
+    try:
+        points = list(_points(name, entry))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if len({_canonical([point.callbacks, point.config], where) for point in points}) < len(points):
         raise ValueError(f"{where}: points of its grid are the same run; expected ${{...}} for every axis of it.")
     return points
 
@@ -171,57 +183,68 @@ def _group(
 ) -> Group:
     _check_keys(entry, _GROUP_KEYS, {"title", "methods", "seeds"}, where)
     _check_types(entry, dict.fromkeys(("methods", "seeds", "conditions", "curves", "matrices"), list), where)
-    if not all(type(seed) is int for seed in entry["seeds"]):
-        raise ValueError(f"{where}: seeds are {entry['seeds']}; expected whole numbers.")
-    chosen = _points_of(entry["methods"], methods, where)
-    names = [point.name for point in chosen]
+    if not entry["seeds"] or not all(type(seed) is int for seed in entry["seeds"]):
+        raise ValueError(f"{where}: seeds are {shown(entry['seeds'])}; expected whole numbers.")
+    reference = entry.get("reference")
+    references = (reference,) if isinstance(reference, str) else reference or ()
+    lists = {key: entry.get(key) or () for key in ("methods", "conditions", "curves", "matrices")}
+    for key, listed in (lists | {"reference": references}).items():
+        if not isinstance(listed, list | tuple) or not all(isinstance(item, str) for item in listed):
+            raise ValueError(f"{where}: {key} is {shown(listed)}; expected names.")
+    if not lists["methods"]:
+        raise ValueError(f"{where}: methods are {shown(entry['methods'])}; expected names.")
+    chosen = _points_of(list(lists["methods"]), methods, where)
+    found = [point.name for point in chosen]
     wanted = entry.get("conditions") or list(conditions)
-    for what, listed in (("methods", names), ("seeds", entry["seeds"]), ("conditions", wanted)):
+    for what, listed in (("methods", found), ("seeds", entry["seeds"]), ("conditions", wanted)):
         if twice := [item for number, item in enumerate(listed) if item in listed[:number]]:
             raise ValueError(
-                f"{where}: {what} name {twice[0]!r} twice; expected each once (a grid's name is all of it)."
+                f"{where}: {what} name {shown(twice[0])} twice; expected each once (a grid's name is all of it)."
             )
     if unknown := [condition for condition in wanted if condition not in conditions]:
-        raise ValueError(f"{where}: no condition {unknown[0]!r}; there are {list(conditions)}.")
-    reference = entry.get("reference")
-    references = (reference,) if isinstance(reference, str) else tuple(reference or ())
-    if unknown := [method for method in references if method not in names]:
-        raise ValueError(f"{where}: the reference {unknown[0]!r} is not one of its methods; they are {names}.")
+        raise ValueError(f"{where}: no condition {shown(unknown[0])}; there are {names(conditions)}.")
+    if unknown := [method for method in references if method not in found]:
+        raise ValueError(
+            f"{where}: the reference {shown(unknown[0])} is not one of its methods; they are {names(found)}."
+        )
     for what in ("curves", "matrices"):
-        if unknown := [method for method in entry.get(what) or () if method not in names]:
-            raise ValueError(f"{where}: {what} names {unknown[0]!r}, which is not one of its methods.")
+        if unknown := [method for method in lists[what] if method not in found]:
+            raise ValueError(f"{where}: {what} names {shown(unknown[0])}, which is not one of its methods.")
     axis = entry.get("x")
     if axis is not None:
         _check_axis(axis, chosen, where)
     cells = tuple(
-        _cell(base, condition, conditions[condition] or {}, point, seed)
+        _cell(base, condition, conditions[condition] or {}, point, seed, where)
         for condition in wanted
         for point in chosen
         for seed in entry["seeds"]
     )
-    curves = None if entry.get("curves") is None else tuple(entry["curves"])
-    matrices = tuple(entry.get("matrices") or ())
-    return Group(name, entry["title"], entry.get("text", ""), cells, references, axis, curves, matrices)
+    curves = None if entry.get("curves") is None else tuple(lists["curves"])
+    return Group(
+        name, entry["title"], entry.get("text", ""), cells, tuple(references), axis, curves, tuple(lists["matrices"])
+    )
 
 
 def _check_axis(axis: Any, chosen: list[_Point], where: str) -> None:
     _check_keys(axis, _AXIS_KEYS, {"setting"}, f"{where}, x")
+    if not isinstance(axis["setting"], str):
+        raise ValueError(f"{where}, x: setting is {shown(axis['setting'])}; expected a name of a grid.")
     found = [point.values[axis["setting"]] for point in chosen if axis["setting"] in point.values]
     if not found:
-        raise ValueError(f"{where}: no method of it has the setting {axis['setting']!r} in its grid.")
+        raise ValueError(f"{where}: no method of it has the setting {shown(axis['setting'])} in its grid.")
     if words := [value for value in found if isinstance(value, bool) or not isinstance(value, int | float)]:
-        raise ValueError(f"{where}, x: {axis['setting']!r} has the value {words[0]!r}; expected numbers.")
+        raise ValueError(f"{where}, x: {axis['setting']!r} has the value {shown(words[0])}; expected numbers.")
 
 
 def _points(name: str, entry: Mapping[str, Any]) -> Iterator[_Point]:
     axes: Mapping[str, list[Any]] = entry.get("grid") or {}
     for combination in product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
-        shown = ", ".join(f"{key}={value}" for key, value in values.items())
+        label = ", ".join(f"{key}={value}" for key, value in values.items())
         kept = {"seed": "${seed}", "folder": "${folder}", "title": "${title}"}
         filled = fill({"title": entry["title"], **_parts(entry)}, {**kept, **values})
         yield _Point(
-            f"{name}[{shown}]" if values else name, filled["title"], filled["callbacks"], filled["config"], values
+            f"{name}[{label}]" if values else name, filled["title"], filled["callbacks"], filled["config"], values
         )
 
 
@@ -229,24 +252,44 @@ def _parts(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"callbacks": entry.get("callbacks") or [], "config": entry.get("config") or {}}
 
 
-def _points_of(names: list[str], methods: Mapping[str, list[_Point]], where: str) -> list[_Point]:
+def _points_of(wanted: list[str], methods: Mapping[str, list[_Point]], where: str) -> list[_Point]:
     by_name = {point.name: point for points in methods.values() for point in points}
     chosen: list[_Point] = []
-    for name in names:
+    for name in wanted:
         if name not in methods and name not in by_name:
             family = methods.get(name.partition("[")[0], ())
             known = [point.name for point in family] or list(methods)
-            raise ValueError(f"{where}: no method {name!r}; there are {known}.")
+            raise ValueError(f"{where}: no method {shown(name)}; there are {names(known)}.")
         chosen += methods.get(name) or [by_name[name]]
     return chosen
 
 
-def _cell(base: Mapping[str, Any], name: str, condition: Mapping[str, Any], point: _Point, seed: int) -> Cell:
+def _cell(
+    base: Mapping[str, Any], name: str, condition: Mapping[str, Any], point: _Point, seed: int, where: str
+) -> Cell:
     config = _merged(_merged(base, condition), point.config)
     trainer = config["trainer"] = config.get("trainer") or {}
+    if not isinstance(trainer, dict) or not isinstance(trainer.get("callbacks") or [], list):
+        raise ValueError(
+            f"{where}, condition {name!r}: trainer is {shown(trainer)}; expected a mapping, callbacks a list."
+        )
     trainer["callbacks"] = [*(trainer.get("callbacks") or ()), *point.callbacks]
-    config = fill(config, {"seed": seed, "title": "${title}", "folder": "${folder}"})
+    try:
+        config = fill(config, {"seed": seed, "title": "${title}", "folder": "${folder}"})
+    except ValueError as error:
+        raise ValueError(f"{where}, condition {name!r}: {error}") from error
+    _canonical(config, f"{where}, condition {name!r}")
     return Cell(point.name, point.title, name, seed, config, point.values)
+
+
+def _canonical(config: Any, where: str) -> str:
+    """The configuration as one text, whatever the order of its keys."""
+    try:
+        return json.dumps(config, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{where}: what JSON has no form for: {cut(error, 200)}; expected texts and numbers."
+        ) from error
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,8 +306,8 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _check_keys(entry: Any, known: set[str], needed: set[str], where: str) -> None:
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where}: expected a mapping with the keys {sorted(needed)}, got {type(entry).__name__}.")
-    if unknown := sorted(set(entry) - known):
-        raise ValueError(f"{where}: unknown keys {unknown}; expected {sorted(known)}.")
+    if unknown := set(entry) - known:
+        raise ValueError(f"{where}: unknown keys {names(sorted(map(str, unknown)))}; expected {sorted(known)}.")
     if missing := sorted(needed - set(entry)):
         raise ValueError(f"{where}: {missing} missing; expected {sorted(needed)}.")
 
@@ -274,7 +317,7 @@ def _check_types(entry: Mapping[str, Any], types: Mapping[str, type], where: str
         value = entry.get(key)
         if value is not None and not isinstance(value, kind):
             what = "a list" if kind is list else "a mapping"
-            raise ValueError(f"{where}: {key} is {value!r}; expected {what}.")
+            raise ValueError(f"{where}: {key} is {shown(value)}; expected {what}.")
 
 
 def _check_names(study: Study) -> None:

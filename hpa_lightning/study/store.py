@@ -10,15 +10,20 @@ from dataclasses import dataclass
 from itertools import count
 from os import PathLike
 from pathlib import Path
+from types import UnionType
 from typing import IO, Any
 
-from hpa_lightning.result_file import RESULT_FILE, read_results
+from hpa_lightning.parsing import json_object, parse_json, read_text
+from hpa_lightning.result_file import RESULT_FILE, check_event, read_results
 from hpa_lightning.results import RunResults
 from hpa_lightning.study.grid import Cell
+from hpa_lightning.values import shown
 
 _MARK = "cell.json"
 _STARTED = "started.json"
 _LOCK = "lock"
+_STARTED_KEYS: dict[str, type | UnionType] = {"digest": str, "seconds": int | float}
+_MARK_KEYS: dict[str, type | UnionType] = {"key": str, **_STARTED_KEYS}
 _LONG_EVENTS = frozenset({"retention", "fusion"})
 """One for each layer and task; left out of an archive."""
 
@@ -62,7 +67,7 @@ class Store:
             self._archived |= _read_archive(Path(path))
         self._keys = {mark["digest"]: key for key, mark in self._archived.items()}
         for file in self.root.glob(f"*/*/*/{_MARK}"):
-            mark = json.loads(file.read_text())
+            mark = _read_note(file, _MARK_KEYS)
             self._keys[mark["digest"]] = mark["key"]
 
     def folder(self, cell: Cell) -> Path:
@@ -90,7 +95,7 @@ class Store:
         """
         folder = self.folder(cell)
         note = folder / _STARTED
-        if note.is_file() and json.loads(note.read_text())["digest"] != cell.digest:
+        if note.is_file() and _read_note(note, _STARTED_KEYS)["digest"] != cell.digest:
             aside = next(
                 path for number in count(1) if not (path := folder.with_name(f"{folder.name}.other{number}")).exists()
             )
@@ -99,14 +104,14 @@ class Store:
                 if path.name != _LOCK:
                     path.replace(aside / path.name)
         if not note.is_file():
-            note.write_text(json.dumps({"digest": cell.digest, "seconds": 0.0}) + "\n")
+            _write_note(note, {"digest": cell.digest, "seconds": 0.0})
         return folder
 
     def spend(self, cell: Cell, seconds: float) -> float:
         """Add to the time that a cell has taken, cut-off parts included, and return the sum."""
         note = self.folder(cell) / _STARTED
-        spent = json.loads(note.read_text())["seconds"] + seconds
-        note.write_text(json.dumps({"digest": cell.digest, "seconds": spent}) + "\n")
+        spent = _read_note(note, _STARTED_KEYS)["seconds"] + seconds
+        _write_note(note, {"digest": cell.digest, "seconds": spent})
         return spent
 
     def finish(self, cell: Cell, seconds: float, threads: int | None) -> None:
@@ -120,10 +125,7 @@ class Store:
         if any(score != score for score in scored.values()):
             raise ValueError(f"{cell.key}: the run ended without scores after its last task: {scored}.")
         mark = {"key": cell.key, "digest": cell.digest, "seconds": round(seconds, 1), "threads": threads}
-        path = self.folder(cell) / _MARK
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(mark) + "\n")
-        partial.replace(path)
+        _write_note(self.folder(cell) / _MARK, mark)
         self._keys[cell.digest] = cell.key
 
     def lock(self, cell: Cell) -> IO[str] | None:
@@ -179,18 +181,51 @@ class Store:
     def _mark(self, key: str) -> dict[str, Any] | None:
         path = self.root / key / _MARK
         if key and path.is_file():
-            return json.loads(path.read_text())
+            return _read_note(path, _MARK_KEYS)
         return self._archived.get(key)
+
+
+def _read_note(path: Path, keys: Mapping[str, type | UnionType]) -> dict[str, Any]:
+    """What a small file of the store holds; a torn one is named."""
+    try:
+        note = json_object(path)
+        _check_keys(note, keys, str(path))
+    except ValueError as error:
+        raise ValueError(
+            f"{error} A process was killed while it wrote; remove the file to run the cell again."
+        ) from error
+    return note
+
+
+def _write_note(path: Path, note: Mapping[str, Any]) -> None:
+    """Write beside and rename, so that there is no half file."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(note) + "\n")
+    partial.replace(path)
+
+
+def _check_keys(found: Mapping[str, Any], keys: Mapping[str, type | UnionType], where: str) -> None:
+    for key, kind in keys.items():
+        if not isinstance(found.get(key), kind) or isinstance(found[key], bool):
+            raise ValueError(f"{where}: {key!r} is {shown(found.get(key))}, which no study writes there.")
 
 
 def _read_archive(path: Path) -> dict[str, dict[str, Any]]:
     held = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, f"line {number}")
         except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not valid JSON ({error}); restore the file.") from error
+            raise ValueError(f"{where} is not valid JSON ({error}); restore the file.") from error
         if not isinstance(entry, Mapping) or not {"key", "digest", "seconds", "events"} <= set(entry):
-            raise ValueError(f"{path}, line {number} is not a study's cell; expected a file of `study archive`.")
+            raise ValueError(f"{where} is not a study's cell; expected a file of `study archive`.")
+        _check_keys(entry, {**_MARK_KEYS, "events": list}, where)
+        for event in entry["events"]:
+            if not isinstance(event, Mapping) or not isinstance(event.get("event"), str):
+                raise ValueError(f'{where}: {shown(event)} is not an object with the key "event"; restore the file.')
+            check_event(event, where)
         held[entry["key"]] = dict(entry)
     return held

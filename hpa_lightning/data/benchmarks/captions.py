@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hpa_lightning.data.formats.reader import read_records
-from hpa_lightning.data.formats.tables import parse_json, read_text
 from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import find_file
+from hpa_lightning.parsing import parse_json, read_text
+from hpa_lightning.values import cut, shown
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,17 @@ class CaptionedImages(RecordSet):
 
 
 def _captions(path: Path) -> dict[str, list[str]]:
-    content: Any = parse_json(read_text(path), path)
+    content: Any = parse_json(read_text(path), path.name)
     try:
         names = {image["id"]: Path(str(image["file_name"])).name for image in content["images"]}
         captions: dict[str, list[str]] = defaultdict(list)
         for annotation in content["annotations"]:
             if not isinstance(annotation["caption"], str):
-                raise TypeError(f"the caption {annotation['caption']!r} is no text")
+                raise TypeError(f"the caption {shown(annotation['caption'])} is no text")
             captions[names[annotation["image_id"]]].append(annotation["caption"])
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{path.name} is not in COCO's caption format ({type(error).__name__}: {error}); expected "
+            f"{path.name} is not in COCO's caption format ({type(error).__name__}: {cut(error, 200)}); expected "
             "{'images': [{'id', 'file_name'}], 'annotations': [{'image_id', 'caption'}]}."
         ) from error
     if len(set(names.values())) < len(names):
@@ -72,5 +73,5 @@ def _with_captions(record: Record, captions: dict[str, list[str]], path: Path) -
     if not isinstance(image, str):
         raise ValueError(f"{record.where}: {len(record.images)} images; expected the path of one.")
     if Path(image).name not in captions:
-        raise ValueError(f"{record.where}: {path.name} has no caption of an image {Path(image).name!r}.")
+        raise ValueError(f"{record.where}: {path.name} has no caption of an image {shown(Path(image).name)}.")
     return replace(record, messages=record.prompt_and_references()[0], answers=tuple(captions[Path(image).name]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from hpa_lightning.data.images import is_file
 from hpa_lightning.data.tasks import Task
 from hpa_lightning.declarations import fill, instantiate, load_yaml
+from hpa_lightning.parsing import read_text
+from hpa_lightning.values import names, shown
 
 #: Descriptions that come with the package.
 BENCHMARKS = ("ucit", "mllm-dcl", "coin", "hpa")
@@ -36,25 +40,38 @@ def read_benchmark(benchmark: str, folder: str | Path) -> list[Task]:
     >>> [task.name for task in read_benchmark("mllm-dcl", ".")]
     ['RS', 'Med', 'AD', 'Sci', 'Fin']
     """
-    if not Path(folder).is_dir():
-        raise ValueError(f"there is no folder {str(folder)!r}; expected the folder of the benchmark {benchmark!r}.")
+    return _read(benchmark, folder, ())
+
+
+def _read(benchmark: str, folder: str | Path, reading: tuple[str, ...]) -> list[Task]:
+    """The tasks of a benchmark; ``reading``: the descriptions that take tasks of it."""
+    if not os.path.isdir(folder):
+        raise ValueError(
+            f"there is no folder {shown(str(folder))}; expected the folder of the benchmark {benchmark!r}."
+        )
     where = f"the description {benchmark!r}"
     content = load_yaml(_text(benchmark), where)
     if not isinstance(content, Mapping) or not isinstance(content.get("tasks"), list) or set(content) - _KEYS:
-        found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        found = names(content) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"{where} has {found}; expected `tasks`, a list, and {sorted(_KEYS)}.")
     try:
         entries = fill(content["tasks"], {"folder": str(folder)})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return [_task(entry, where) for entry in entries]
+    return [_task(entry, where, (*reading, benchmark)) for entry in entries]
 
 
-def _task(entry: Any, where: str) -> Task:
+def _task(entry: Any, where: str, reading: tuple[str, ...]) -> Task:
     if isinstance(entry, Mapping) and set(entry) == _PART:
-        tasks = {task.name: task for task in read_benchmark(entry["benchmark"], entry["folder"])}
+        if not all(isinstance(value, str) for value in entry.values()):
+            raise ValueError(f"{where}: {shown(dict(entry))}; expected texts.")
+        if entry["benchmark"] in reading:
+            raise ValueError(f"{where} takes a task of {shown(entry['benchmark'])}, which takes one of it in turn.")
+        tasks = {task.name: task for task in _read(entry["benchmark"], entry["folder"], reading)}
         if entry["task"] not in tasks:
-            raise ValueError(f"{where}: {entry['benchmark']!r} has no task {entry['task']!r}; it has {list(tasks)}.")
+            raise ValueError(
+                f"{where}: {entry['benchmark']!r} has no task {shown(entry['task'])}; it has {list(tasks)}."
+            )
         return tasks[entry["task"]]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("task", type=Task)
@@ -64,9 +81,9 @@ def _task(entry: Any, where: str) -> Task:
 def _text(benchmark: str) -> str:
     if benchmark in BENCHMARKS:
         return (files(__package__) / f"{benchmark}.yaml").read_text(encoding="utf-8")
-    if not Path(benchmark).is_file():
+    if not is_file(benchmark):
         raise ValueError(
-            f"there is no benchmark {benchmark!r}; expected one of {', '.join(BENCHMARKS)}, or the path of a "
+            f"there is no benchmark {shown(benchmark)}; expected one of {', '.join(BENCHMARKS)}, or the path of a "
             "description (YAML)."
         )
-    return Path(benchmark).read_text(encoding="utf-8")
+    return read_text(benchmark)

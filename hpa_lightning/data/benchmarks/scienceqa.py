@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpa_lightning.data.formats.tables import parse_json, read_text
+from hpa_lightning.data.formats.reading import text_in
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import conversation, find_file, find_folder, text_of
+from hpa_lightning.parsing import parse_json, read_text
+from hpa_lightning.values import shown
 
 
 @dataclass(frozen=True)
@@ -46,24 +48,33 @@ class ScienceQA(RecordSet):
         problems = _object(folder / "problems.json")
         splits = _object(folder / "pid_splits.json")
         if not isinstance(splits.get(self.split), list):
-            raise ValueError(f"pid_splits.json has no split {self.split!r}; it has {', '.join(map(str, splits))}.")
+            raise ValueError(
+                f"pid_splits.json has no split {self.split!r}; it has {', '.join(map(str, splits))[:300]}."
+            )
         records = []
-        for identity in map(str, splits[self.split]):
-            where = f"problems.json[{identity!r}]"
+        for identity in splits[self.split]:
+            if not isinstance(identity, str | int):
+                raise ValueError(f"pid_splits.json: {shown(identity)} in {self.split!r}; expected the id of a problem.")
+            identity = str(identity)
+            where = f"problems.json[{shown(identity)}]"
             problem = problems.get(identity)
             if not isinstance(problem, Mapping):
-                raise ValueError(f"{where} is {problem!r}, and pid_splits.json names it; expected an object.")
+                raise ValueError(f"{where} is {shown(problem)}, and pid_splits.json names it; expected an object.")
             if self.with_image is None or self.with_image == bool(problem.get("image")):
                 records.append(self._record(identity, problem, where))
         return records
 
     def _record(self, identity: str, problem: Mapping[str, Any], where: str) -> Record:
         choices, answer = problem.get("choices"), problem.get("answer")
-        if not isinstance(choices, list) or not 2 <= len(choices) <= 26:
-            raise ValueError(f"{where}: the choices are {choices!r}; expected a list of two or more.")
+        if (
+            not isinstance(choices, list)
+            or not 2 <= len(choices) <= 26
+            or not all(isinstance(choice, str | int | float) for choice in choices)
+        ):
+            raise ValueError(f"{where}: the choices are {shown(choices)}; expected a list of two or more texts.")
         if type(answer) is not int or not 0 <= answer < len(choices):
-            raise ValueError(f"{where}: the answer is {answer!r}; expected the number of a choice, from 0 on.")
-        hint = str(problem.get("hint") or "").strip()
+            raise ValueError(f"{where}: the answer is {shown(answer)}; expected the number of a choice, from 0 on.")
+        hint = text_in(problem, "hint", where).strip()
         lines = [f"Context: {hint}"] if hint else []
         lines.append(text_of(problem, "question", where))
         lines += [f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)]
@@ -79,7 +90,7 @@ class ScienceQA(RecordSet):
 
 
 def _object(path: Path) -> Mapping[str, Any]:
-    value = parse_json(read_text(find_file([path], f"ScienceQA file {path.name}")), path)
+    value = parse_json(read_text(find_file([path], f"ScienceQA file {path.name}")), path.name)
     if not isinstance(value, Mapping):
         raise ValueError(f"{path.name} holds a {type(value).__name__}; expected an object.")
     return value

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hpa_lightning.data.formats.reader import read_records
-from hpa_lightning.data.formats.tables import Row, parse_json, read_text
+from hpa_lightning.data.formats.tables import Row
 from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import conversation, find_file, text_of
+from hpa_lightning.parsing import parse_json, read_text
+from hpa_lightning.values import shown
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class TextVQA(RecordSet):
     def read(self) -> list[Record]:
         """Read the records, in the order of the questions."""
         path = find_file([Path(self.annotations)], "file of TextVQA annotations")
-        content = parse_json(read_text(path), path)
+        content = parse_json(read_text(path), path.name)
         rows = content.get("data") if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise ValueError(f"{path.name} has no list under 'data'; expected TextVQA's own annotations.")
@@ -71,7 +73,7 @@ class TextVQA(RecordSet):
 def _answers(row: Row, where: str) -> tuple[str, ...]:
     answers = row.get("answers") if isinstance(row, dict) else None
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"{where}: the answers are {answers!r}; expected a list of texts. Test splits have none.")
+        raise ValueError(f"{where}: the answers are {shown(answers)}; expected a list of texts. Test splits have none.")
     return tuple(answers)
 
 
@@ -81,8 +83,8 @@ def _with_answers(record: Record, answers: dict[Any, tuple[str, ...]], path: Pat
     found = answers.get(record.id) or answers.get((image, _folded(lines[0])))
     if found is None:
         raise ValueError(
-            f"{record.where}: {path.name} has neither question_id {record.id!r} nor the question {lines[0]!r} for "
-            f"image {image!r}; expected the annotations of the same split."
+            f"{record.where}: {path.name} has neither question_id {shown(record.id)} nor the question "
+            f"{shown(lines[0])} for image {shown(image)}; expected the annotations of the same split."
         )
     return replace(record, messages=record.prompt_and_references()[0], answers=found)
 

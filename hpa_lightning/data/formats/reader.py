@@ -148,7 +148,7 @@ def as_records(
 
 
 def _parser_of(row: Any, where: str) -> Parser:
-    keys = names(row) if isinstance(row, Mapping) else type(row).__name__
+    keys = names(sorted(map(str, row))) if isinstance(row, Mapping) else type(row).__name__
     if isinstance(row, Mapping):
         for needed, parse in FORMATS.values():
             if all(key in row for key in needed):

@@ -88,13 +88,13 @@ class Reading:
             rank_zero_warn(f"{name}: {', '.join(told[:10])}{more}; not read.", category=DataWarning)
 
 
-def identity_of(row: Row, where: str) -> str:
-    """Return ``id``, else ``question_id``, else where the row stands.
+def identity_of(row: Row, where: str, default: str | None = None) -> str:
+    """Return ``id``, else ``question_id``, else ``default`` (where the row stands).
 
     Raises:
-        ValueError: an id that is neither a text nor a number.
+        ValueError: named by ``where``: an id that is neither a text nor a number.
     """
-    identity = next((row[key] for key in ("id", "question_id") if row.get(key) is not None), where)
+    identity = next((row[key] for key in ("id", "question_id") if row.get(key) is not None), default or where)
     if not isinstance(identity, str | int | float):
         raise ValueError(f"{where}: the id is {shown(identity)}; expected a text or a number.")
     return str(identity)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from hpa_lightning.data.images import is_file
+from hpa_lightning.parsing import parse_json, read_text
+from hpa_lightning.values import cut, names
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")
 
@@ -29,7 +33,7 @@ def read_table(path: Path) -> Iterator[tuple[str, Row]]:
     >>> list(read_table(file))
     [('prompts.tsv[0] (line 3)', {'id': '7', 'prompt': 'two\\nlines'})]
     """
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(f"there is no file {str(path)!r}; expected one of {', '.join(SUFFIXES)}.")
     suffix = path.suffix.lower()
     if suffix in {".csv", ".tsv"}:
@@ -59,49 +63,35 @@ def json_rows(path: Path, keep_broken: bool = False) -> list[tuple[str, Any]]:
     """
     text = read_text(path)
     if text.lstrip()[:1] == "[":
-        rows = parse_json(text, path)
+        rows = parse_json(text, path.name)
         return [(f"{path.name}[{index}]", row) for index, row in enumerate(rows)]
     located: list[tuple[str, Any]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{path.name}[{len(located)}] (line {number})"
             try:
-                located.append((where, json.loads(line)))
-            except json.JSONDecodeError as error:
-                broken = ValueError(f"{where}: broken JSON: {error.msg}; expected one object on every line.")
+                located.append((where, parse_json(line, where, "; expected one object on every line")))
+            except ValueError as error:
                 if not keep_broken:
-                    raise broken from error
-                located.append((where, broken))
+                    raise
+                located.append((where, error))
     return located
-
-
-def parse_json(text: str, path: Path) -> Any:
-    """Return the value of a whole JSON file; broken JSON is an error that names file and line."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name}: broken JSON at line {error.lineno}: {error.msg}.") from error
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file, without a byte-order mark."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8 (byte {error.start}); expected text in UTF-8.") from error
 
 
 def _separated(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
         try:
+            twice = [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]
+            if twice:
+                raise ValueError(f"{path.name} has the column {twice[0][:60]!r} twice; expected each once.")
             for index, row in enumerate(reader):
                 where = f"{path.name}[{index}] (line {reader.line_num})"
                 columns = list(reader.fieldnames or ())
                 if None in row or None in row.values():
                     found = sum(value is not None for key, value in row.items() if key is not None)
                     found += len(row.get(None, ()))
-                    raise ValueError(f"{where}: {found} cells; expected {len(columns)}: {columns}.")
+                    raise ValueError(f"{where}: {found} cells; expected {len(columns)}: {names(columns)}.")
                 yield where, row
         except UnicodeDecodeError as error:
             raise ValueError(f"{path.name} is not UTF-8 after line {reader.line_num}; expected UTF-8.") from error
@@ -110,7 +100,6 @@ def _separated(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    import pyarrow
     from pyarrow.parquet import ParquetFile
 
     index = 0
@@ -120,5 +109,5 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
                 for row in batch.to_pylist():
                     yield f"{path.name}[{index}]", row
                     index += 1
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read as parquet after {index} rows: {error}.") from error
+    except Exception as error:  # pyarrow has many error classes, and values that Python has no type for others
+        raise ValueError(f"{path.name} cannot be read as parquet after {index} rows: {cut(error, 300)}.") from error

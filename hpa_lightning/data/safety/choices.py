@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpa_lightning.data.formats.tables import json_rows, parse_json, read_text
+from hpa_lightning.data.formats.tables import json_rows
 from hpa_lightning.data.images import image_of_cell
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import conversation, find_file, text_of
+from hpa_lightning.parsing import parse_json, read_text
+from hpa_lightning.values import shown
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class MultipleChoice(RecordSet):
         answer = row.get("answer")
         if self.first_is_right:
             if answer is not None:
-                raise ValueError(f"{where}: the answer is {answer!r}; with first_is_right=True expected none.")
-            answer = 0 if isinstance(options, list) else next(iter(options or ()), None)
+                raise ValueError(f"{where}: the answer is {shown(answer)}; with first_is_right=True expected none.")
+            answer = next(iter(options), None) if isinstance(options, Mapping) else 0
         prompt = text_of(row, "query" if "query" in row and "question" not in row else "question", where)
         images = row.get("image") or []
         cells = images if isinstance(images, list) else [images]
@@ -88,7 +90,7 @@ def right_choice(options: Any, answer: Any, where: str) -> tuple[tuple[str, ...]
     """
     texts = list(options.values()) if isinstance(options, Mapping) else options
     if not isinstance(texts, list) or len(texts) < 2 or not all(isinstance(x, str) and x.strip() for x in texts):
-        raise ValueError(f"{where}: the options are {options!r}; expected two or more texts.")
+        raise ValueError(f"{where}: the options are {shown(options)}; expected two or more texts.")
     choices = tuple(text.strip() for text in texts)
     letters = list(options) if isinstance(options, Mapping) else list(string.ascii_uppercase[: len(choices)])
     found = set()
@@ -99,15 +101,15 @@ def right_choice(options: Any, answer: Any, where: str) -> tuple[tuple[str, ...]
         found |= {answer.strip()} & set(choices)
     if len(found) != 1:
         raise ValueError(
-            f"{where}: the answer {answer!r} is {'two' if found else 'none'} of the options {options!r}; expected an "
-            "index from 0 on, a letter or a text."
+            f"{where}: the answer {shown(answer)} is {'two' if found else 'none'} of the options {shown(options)}; "
+            "expected an index from 0 on, a letter or a text."
         )
     return choices, found.pop()
 
 
 def _rows(path: Path) -> list[tuple[str, Any]]:
     if path.suffix.lower() == ".json" and read_text(path).lstrip()[:1] == "{":
-        items = parse_json(read_text(path), path).get("items")
+        items = parse_json(read_text(path), path.name).get("items")
         if not isinstance(items, list):
             raise ValueError(f"{path.name} holds an object without a list `items`; expected one, or a list of rows.")
         return [(f"{path.name}.items[{index}]", row) for index, row in enumerate(items)]

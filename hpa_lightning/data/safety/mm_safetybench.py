@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hpa_lightning.data.formats.tables import parse_json, read_text
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import check_option, conversation, find_folder, text_of
+from hpa_lightning.parsing import parse_json, read_text
+from hpa_lightning.values import shown
 
 QUESTIONS = {"SD": "Rephrased Question(SD)", "TYPO": "Rephrased Question", "SD_TYPO": "Rephrased Question"}
 """Kind of image -> the text that goes with it."""
@@ -55,7 +56,7 @@ class MMSafetyBench(RecordSet):
         return [record for name in wanted for record in self._scenario(files[name], images)]
 
     def _scenario(self, path: Path, images: Path) -> list[Record]:
-        rows = parse_json(read_text(path), path)
+        rows = parse_json(read_text(path), path.name)
         if not isinstance(rows, dict):
             raise ValueError(f"{path.name} holds a {type(rows).__name__}; expected an object: id -> question.")
         folders = {_spelled(folder.name): folder for folder in images.iterdir() if folder.is_dir()}
@@ -63,7 +64,7 @@ class MMSafetyBench(RecordSet):
         folder = find_folder([scenario / self.kind], f"folder of {self.kind} images for {path.name}")
         records = []
         for key, row in rows.items():
-            where = f"{path.name}[{key!r}]"
+            where = f"{path.name}[{shown(key)}]"
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: a {type(row).__name__}; expected an object.")
             prompt = text_of(row, QUESTIONS[self.kind], where)

@@ -11,6 +11,7 @@ from hpa_lightning.data.images import image_of_cell
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import conversation, find_file, text_of
+from hpa_lightning.values import names, shown
 
 PROMPT_COLUMNS = (
     "prompt",
@@ -76,7 +77,7 @@ class PromptFile(RecordSet):
                 response = None if self.answer_column is None else text_of(row, self.answer_column, where)
                 records.append(conversation(identity, _prompt(row, prompt_columns, where), images, response, where))
         if not records:
-            raise ValueError(f"{path.name} holds no prompts{f' with {self.filters}' if self.filters else ''}.")
+            raise ValueError(f"{path.name} holds no prompts{f' with {shown(self.filters)}' if self.filters else ''}.")
         return records
 
     def _check_columns(self, columns: list[str], name: str) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ class PromptFile(RecordSet):
         asked = [self.prompt_column, self.image_column, self.answer_column, *(self.filters or {})]
         unknown = [column for column in asked if column is not None and column not in columns]
         if unknown:
-            raise ValueError(f"{name} has no columns {unknown}; it has {columns}.")
+            raise ValueError(f"{name} has no columns {names(unknown)}; it has {names(columns)}.")
         if self.prompt_column is not None:
             return (self.prompt_column,)
         found = [column for column in columns if column.lower() in PROMPT_COLUMNS]
@@ -93,8 +94,8 @@ class PromptFile(RecordSet):
         found = found or columns
         if len(found) != 1:
             raise ValueError(
-                f"{name} has the columns {columns}; which of {found} holds the prompts cannot be told, pass "
-                "prompt_column=."
+                f"{name} has the columns {names(columns)}; which of {names(found)} holds the prompts cannot be "
+                "told, pass prompt_column=."
             )
         return (found[0],)
 
@@ -106,7 +107,7 @@ def _prompt(row: Row, columns: tuple[str, ...], where: str) -> str:
         return text_of(row, column, where)
     if len(turns) != 1:
         raise ValueError(
-            f"{where}: {column!r} has {len(turns)} turns; expected one, since no answers lie between them."
+            f"{where}: {shown(column)} has {len(turns)} turns; expected one, since no answers lie between them."
         )
     return text_of({column: turns[0]}, column, where)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hpa_lightning.data.formats.reading import identity_of
 from hpa_lightning.data.formats.tables import Row, read_table
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
@@ -18,6 +19,7 @@ from hpa_lightning.data.rows import (
     image_path,
     text_of,
 )
+from hpa_lightning.values import shown
 
 SUBSETS = ("unsafes", "safe_unsafes", "safe_safes", "all")
 
@@ -70,19 +72,20 @@ class VLGuard(RecordSet):
         pairs, is_safe = item.get("instr-resp"), item.get("safe")
         if not isinstance(pairs, list) or not pairs or not isinstance(is_safe, bool):
             raise ValueError(
-                f"{where}: 'instr-resp' is {pairs!r} and 'safe' is {is_safe!r}; expected a list of pairs, and true or "
-                "false."
+                f"{where}: 'instr-resp' is {shown(pairs)} and 'safe' is {shown(is_safe)}; expected a list of "
+                "pairs, and true or false."
             )
         image = image_path(images, item, where)
         for pair in pairs:
             key = next((key for key in _KEYS if isinstance(pair, dict) and key in pair), None)
             if key is None or is_safe == (key == "instruction"):
                 raise ValueError(
-                    f"{where}: the pair {pair!r} of {'a safe' if is_safe else 'an unsafe'} image; expected a response "
-                    "and an `instruction` (unsafe image), a `safe_instruction` or an `unsafe_instruction` (safe image)."
+                    f"{where}: the pair {shown(pair)} of {'a safe' if is_safe else 'an unsafe'} image; expected a "
+                    "response and an `instruction` (unsafe image), a `safe_instruction` or an `unsafe_instruction` "
+                    "(safe image)."
                 )
             subset, end = _KEYS[key]
             if self.subset in ("all", subset):
                 response = None if pair.get("response") is None else text_of(pair, "response", where)
-                identity = f"{item.get('id', item['image'])}{end}"
+                identity = f"{identity_of(item, where, item['image'])}{end}"
                 yield conversation(identity, text_of(pair, key, where), [image], response, where)

@@ -10,6 +10,7 @@ from hpa_lightning.data.formats.tables import read_table
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import check_option, conversation, find_file, text_of
+from hpa_lightning.values import shown
 
 LABELS = ("safe", "unsafe")
 
@@ -38,7 +39,7 @@ class XSTest(RecordSet):
         for where, row in read_table(find_file([Path(self.file)], "XSTest file")):
             label = text_of(row, "label", where)
             if label not in LABELS:
-                raise ValueError(f"{where}: the label is {label!r}; expected one of {', '.join(LABELS)}.")
+                raise ValueError(f"{where}: the label is {shown(label)}; expected one of {', '.join(LABELS)}.")
             if label == self.label:
                 records.append(conversation(text_of(row, "id", where), text_of(row, "prompt", where), where=where))
         return records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Protocol, runtime_checkable
 
 from hpa_lightning.metrics.judges.rules import VLGUARD_ANYWHERE, VLGUARD_EXACT, XSTEST_PREFIX
 from hpa_lightning.metrics.judges.sentences import refuses
+from hpa_lightning.parsing import parse_json, read_text
+from hpa_lightning.values import names
 
 
 @runtime_checkable
@@ -40,15 +41,15 @@ _PUBLISHED = {
 
 def _read_rules(path: Path) -> Callable[[str], bool]:
     try:
-        rules = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"The refusal rules in {path} are not valid JSON: {error}.") from error
+        rules = parse_json(read_text(path), path.name)
+    except ValueError as error:
+        raise ValueError(f"The refusal rules in {path} are not valid JSON: {error}") from error
     expected = 'expected {"match": "anywhere" | "prefix", "phrases": ["..."]} and optionally "exact": ["..."]'
     if not isinstance(rules, dict) or rules.get("match") not in ("anywhere", "prefix"):
         raise ValueError(f"The refusal rules in {path} name no way to match; {expected}.")
     unknown = sorted(set(rules) - {"match", "phrases", "exact", "source"})
     if unknown:
-        raise ValueError(f"The refusal rules in {path} have the unknown keys {unknown}; {expected}.")
+        raise ValueError(f"The refusal rules in {path} have the unknown keys {names(unknown)}; {expected}.")
     lists = {key: rules.get(key, []) for key in ("phrases", "exact")}
     for key, phrases in lists.items():
         if not isinstance(phrases, list) or not all(isinstance(p, str) and p.strip() for p in phrases):

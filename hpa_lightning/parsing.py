@@ -1,0 +1,61 @@
+"""Text and JSON files, with one documented error for whatever can be wrong with them."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+
+def read_text(path: str | PathLike[str]) -> str:
+    """Return the text of a UTF-8 file, without a byte-order mark.
+
+    Raises:
+        ValueError: named by the file: it is not UTF-8.
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not UTF-8 (byte {error.start}); expected text in UTF-8.") from error
+
+
+def parse_json(text: str | bytes, where: str, expected: str = "") -> Any:
+    """Return the value of a JSON text.
+
+    Args:
+        text: the text.
+        where: file, or file and line, for messages.
+        expected: what to say more.
+
+    Raises:
+        ValueError: named by ``where``: broken JSON, nested too deeply, not UTF-8, or a number of thousands of digits.
+
+    >>> parse_json("[1, 2", "a.json")
+    Traceback (most recent call last):
+    ValueError: a.json: broken JSON at line 1: Expecting ',' delimiter.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = "" if "(line" in where or ", line" in where else f" at line {error.lineno}"
+        raise ValueError(f"{where}: broken JSON{place}: {error.msg}{expected}.") from error
+    except RecursionError:
+        raise ValueError(f"{where}: broken JSON: it is nested too deeply to be read{expected}.") from None
+    except ValueError as error:  # a number of more than 4300 digits, bytes that are not UTF-8
+        raise ValueError(f"{where}: broken JSON: {str(error)[:100]}{expected}.") from error
+
+
+def json_object(path: str | PathLike[str]) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        ValueError: named by the path: broken JSON, or something else than an object.
+        OSError: it cannot be read.
+    """
+    value = parse_json(read_text(path), str(path))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}; expected an object.")
+    return value

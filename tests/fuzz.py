@@ -1,0 +1,479 @@
+"""Every reader on broken inputs: mutated files of each format, and values that JSON and YAML can hold.
+
+``python tests/fuzz.py 30000`` runs that many inputs and prints the faults by kind.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import random
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from hpa_lightning.data import (
+    SIUO,
+    SPAVL,
+    CaptionedImages,
+    FigStep,
+    MMSafetyBench,
+    MultipleChoice,
+    PromptFile,
+    ScienceQA,
+    TextVQA,
+    VLGuard,
+    XSTest,
+)
+from hpa_lightning.data.benchmarks.description import read_benchmark
+from hpa_lightning.data.formats import as_records, examine_records
+from hpa_lightning.data.overlap import record_key
+from hpa_lightning.data.record_set import RecordSet
+from hpa_lightning.data.records import missing_images
+from hpa_lightning.metrics.judges import resolve_judge
+from hpa_lightning.predictions import read_predictions
+from hpa_lightning.results import RunResults
+from hpa_lightning.study.grid import read_study
+from hpa_lightning.study.store import Store
+
+LONGEST = 2000
+"""Characters of a message."""
+
+TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a cat", "loss": True}]
+PARTS = [{"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "text", "text": "What?"}]
+CHAT = [{"role": "user", "content": PARTS}, {"role": "assistant", "content": "a cat", "weight": 1}]
+QUESTION = {"question_id": 1, "image": "a.png", "text": "What?", "answer": ["a cat"]}
+CAPTIONS = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "a cat"}]}
+RULES = {"match": "anywhere", "phrases": ["I cannot"], "exact": ["No."], "source": "mine"}
+STUDY = {
+    "title": "x",
+    "base": {"trainer": {"callbacks": []}},
+    "conditions": {"clean": {}, "other": {"data": {"seed": "${seed}"}}},
+    "methods": {"a": {"title": "A ${p}", "callbacks": [{"class_path": "x.Y", "p": "${p}"}], "grid": {"p": [1, 2]}}},
+    "groups": {
+        "g": {
+            "title": "G",
+            "methods": ["a"],
+            "seeds": [1, 2],
+            "reference": "a[p=1]",
+            "x": {"setting": "p"},
+            "curves": ["a[p=1]"],
+        }
+    },
+}
+DESCRIPTION = {"title": "x", "tasks": [{"name": "a", "train": "${folder}/t.json", "test": "t.json", "steps": 3}]}
+EVENTS: list[dict[str, Any]] = [
+    {"event": "run", "method": "x", "seed": 1, "tasks": ["a"], "sets": [{"name": "a", "kind": "task"}], "commit": "c"},
+    {"event": "score", "step": 0, "after": "a", "set": "a", "kind": "task", "metric": "exact_match", "score": 0.5},
+    {"event": "time", "step": 0, "phase": "train", "seconds": 1.5},
+]
+ANSWERS = [{"id": "1", "prompt": "What?", "response": "a cat", "references": ["a cat"], "decoding": {}}]
+VLGUARD = [
+    {"id": 1, "image": "a.png", "safe": False, "instr-resp": [{"instruction": "a?", "response": "No."}]},
+    {"id": 2, "image": "a.png", "safe": True, "instr-resp": [{"safe_instruction": "b?", "response": "Yes."}]},
+]
+PROBLEM = {"question": "What?", "choices": ["a", "b"], "answer": 1, "hint": "h", "image": "i.png", "split": "test"}
+SIUO_ROW = {"question_id": 1, "question": "What?", "image": "a.png", "reference_answer": "x"}
+CHOICE = {"question": "What?", "options": {"A": "a cat", "B": "a dog"}, "answer": "B", "image": "a.png", "id": 3}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A reader and a file that it takes.
+
+    Args:
+        file: path of what is mutated, in the folder of the case.
+        content: what it holds, before it is written as its suffix says.
+        read: called with the folder.
+    """
+
+    file: str
+    content: Any
+    read: Callable[[Path], Any]
+
+
+def _records(make: Callable[[Path], RecordSet | str]) -> Callable[[Path], Any]:
+    """Read, check and compare records, as a stream does."""
+
+    def read(folder: Path) -> None:
+        data = make(folder)
+        if isinstance(data, str):
+            for message in examine_records(data, None, "x")[1]:
+                check_message(message)
+        for record in as_records(data, None, "the data"):
+            record_key(record)
+            missing_images([record])
+
+    return read
+
+
+def _judge(folder: Path) -> None:
+    resolve_judge(str(folder / "rules.json"))(["I cannot.", ""])
+
+
+def _run(folder: Path) -> None:
+    run = RunResults.from_file(folder)
+    run.matrix(), run.summary(), run.commits, run.seed, run.minutes(), run.safety(0)
+
+
+def _archive(folder: Path) -> None:
+    Store(folder / "runs", [folder / "cells.jsonl"])
+
+
+CASES: dict[str, Case] = {
+    "conversations": Case(
+        "t.json", [{"id": 1, "image": "a.png", "conversations": TURNS}] * 2, _records(lambda f: str(f / "t.json"))
+    ),
+    "pairs": Case(
+        "t.json",
+        [{"system": "x", "conversation": [{"human": "a", "assistant": "b"}]}],
+        _records(lambda f: str(f / "t.json")),
+    ),
+    "chat lines": Case("t.jsonl", [{"id": "a", "messages": CHAT}] * 2, _records(lambda f: str(f / "t.jsonl"))),
+    "chat column": Case(
+        "t.json",
+        [{"messages": [{"role": "user", "content": "<image>a"}, CHAT[1]], "images": ["a.png"]}],
+        _records(lambda f: str(f / "t.json")),
+    ),
+    "alpaca": Case(
+        "t.json",
+        [{"instruction": "a", "input": "b", "output": "c", "history": [["d", "e"]]}],
+        _records(lambda f: str(f / "t.json")),
+    ),
+    "query": Case(
+        "t.json",
+        [{"query": "a", "response": "c", "history": [["d", "e"]], "images": []}],
+        _records(lambda f: str(f / "t.json")),
+    ),
+    "questions": Case("q.jsonl", [QUESTION] * 2, _records(lambda f: str(f / "q.jsonl"))),
+    "parquet": Case(
+        "t.parquet",
+        [{"id": "a", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}] * 3,
+        _records(lambda f: str(f / "t.parquet")),
+    ),
+    "prompts json": Case(
+        "p.json", [{"prompt": "a", "turns2": ["x"]}], _records(lambda f: PromptFile(str(f / "p.json")))
+    ),
+    "prompts turns": Case(
+        "p.jsonl",
+        [{"question_id": 1, "turns": ["a"], "image": "a.png", "kind": 1}],
+        _records(lambda f: PromptFile(str(f / "p.jsonl"), image_column="image", filters={"kind": [1, "x"]})),
+    ),
+    "prompts csv": Case(
+        "p.csv",
+        'prompt,answer,kind\nWhat?,so,a\n"two\nlines",b,c\n',
+        _records(lambda f: PromptFile(str(f / "p.csv"), prompt_column="prompt", answer_column="answer")),
+    ),
+    "prompts txt": Case("p.txt", "What?\n\nWhy?\n", _records(lambda f: PromptFile(str(f / "p.txt")))),
+    "multiple choice": Case(
+        "c.json",
+        [CHOICE, {**CHOICE, "options": ["a", "b"], "answer": 0, "image": ["a.png"]}],
+        _records(lambda f: MultipleChoice(str(f / "c.json"))),
+    ),
+    "ch3ef": Case(
+        "c.json",
+        {"items": [{"query": "a", "options": ["x", "y"], "id": 1}]},
+        _records(lambda f: MultipleChoice(str(f / "c.json"), first_is_right=True)),
+    ),
+    "vlguard": Case("test.json", VLGUARD, _records(lambda f: VLGuard(str(f), subset="all", image_folder=str(f)))),
+    "spa-vl": Case(
+        "s.json",
+        [{"id": 1, "image": "a.png", "question": "a", "chosen": "b", "rejected": "c"}],
+        _records(lambda f: SPAVL(str(f / "s.json"), "chosen")),
+    ),
+    "figstep": Case(
+        "safebench.csv",
+        "dataset,category_id,task_id\nx,1,2\n",
+        _records(lambda f: FigStep(str(f), image_folder=str(f))),
+    ),
+    "mm-safetybench": Case(
+        "processed_questions/06-Fraud.json",
+        {"0": {"Rephrased Question(SD)": "a"}},
+        _records(lambda f: MMSafetyBench(str(f), "SD")),
+    ),
+    "siuo": Case("siuo_gen.json", [SIUO_ROW], _records(lambda f: SIUO(str(f), image_folder=str(f)))),
+    "siuo choice": Case(
+        "siuo_mcqa.json",
+        [{**SIUO_ROW, "options": ["a", "b"], "correct_option": "A"}],
+        _records(lambda f: SIUO(str(f), "choice", image_folder=str(f))),
+    ),
+    "xstest": Case(
+        "x.csv", "id,prompt,label\n1,How to kill a process?,safe\n", _records(lambda f: XSTest(str(f / "x.csv")))
+    ),
+    "scienceqa": Case(
+        "problems.json",
+        {"7": PROBLEM, "8": {**PROBLEM, "image": None}},
+        _records(lambda f: ScienceQA(str(f), "test", image_folder=str(f))),
+    ),
+    "scienceqa splits": Case(
+        "pid_splits.json",
+        {"test": ["7"], "train": []},
+        _records(lambda f: ScienceQA(str(f), "test", image_folder=str(f))),
+    ),
+    "textvqa": Case(
+        "v.json",
+        {"data": [{"question_id": 1, "image_id": "a", "question": "What?", "answers": ["x"] * 10}]},
+        _records(lambda f: TextVQA(str(f / "v.json"), str(f / "q.jsonl"))),
+    ),
+    "textvqa own": Case(
+        "v.json",
+        {"data": [{"question_id": 1, "image_id": "a", "question": "What?", "answers": ["x"] * 10}]},
+        _records(lambda f: TextVQA(str(f / "v.json"))),
+    ),
+    "captions": Case(
+        "caps.json", CAPTIONS, _records(lambda f: CaptionedImages(str(f / "q.jsonl"), str(f / "caps.json")))
+    ),
+    "captioned questions": Case(
+        "q.jsonl", [QUESTION], _records(lambda f: CaptionedImages(str(f / "q.jsonl"), str(f / "caps.json")))
+    ),
+    "rules": Case("rules.json", RULES, _judge),
+    "predictions": Case("predictions/step_00_a.jsonl", ANSWERS, lambda f: list(read_predictions(f))),
+    "results": Case("results.jsonl", EVENTS, _run),
+    "study": Case("study.yaml", STUDY, lambda f: [cell.key for cell in read_study(f / "study.yaml").cells()]),
+    "description": Case("own.yaml", DESCRIPTION, lambda f: read_benchmark(str(f / "own.yaml"), f)),
+    "archive": Case(
+        "cells.jsonl", [{"key": "a/b/seed_1", "digest": "x", "seconds": 1, "threads": 2, "events": EVENTS}], _archive
+    ),
+    "store": Case(
+        "runs/a/b/seed_1/cell.json", {"key": "a/b/seed_1", "digest": "x", "seconds": 1.0, "threads": 1}, _archive
+    ),
+}
+
+STRANGE: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    7,
+    2**70,
+    1e999,
+    float("nan"),
+    0.5,
+    "",
+    " ",
+    "<image>",
+    "\ud83d",
+    "a\0b",
+    "x" * 5000,
+    "../../etc",
+    "http://[x",
+    "https://x.org/a.png",
+    "data:image/png;base64,@",
+    "s3://x",
+    "${nothing}",
+    "${folder}",
+    "yes",
+    [],
+    [[]],
+    [None],
+    ["a", "a"],
+    [1, "a"],
+    {},
+    {"a": 1},
+    {"": None},
+    {"type": "image"},
+    {"bytes": None, "path": None},
+    {"bytes": "x", "path": 7},
+    {"url": ["x"]},
+    {"class_path": "os.system", "init_args": {"command": "true"}},
+    ["x" * 50] * 500,
+)
+
+
+def prepare(folder: Path, case: Case) -> Path:
+    """Write the files of all cases that the case may need, and return the path of its own."""
+    Image.new("RGB", (2, 2)).save(folder / "a.png")
+    (folder / "imgs" / "06-Fraud" / "SD").mkdir(parents=True, exist_ok=True)
+    for name, content in (
+        ("q.jsonl", [QUESTION]),
+        ("caps.json", CAPTIONS),
+        ("problems.json", {"7": PROBLEM}),
+        ("pid_splits.json", {"test": ["7"]}),
+        ("cells.jsonl", ""),
+    ):
+        write(folder / name, content)
+    path = folder / case.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write(path: Path, content: Any) -> None:
+    """Write the content as the suffix says."""
+    if path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(content), path)
+        return
+    path.write_bytes(encoded(path.suffix, content))
+
+
+def encoded(suffix: str, content: Any) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, str):
+        return content.encode("utf-8", "surrogatepass")
+    if suffix == ".yaml":
+        return yaml.safe_dump(content, sort_keys=False).encode("utf-8", "surrogatepass")
+    if suffix == ".jsonl":
+        rows = content if isinstance(content, list) else [content]
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return json.dumps(content).encode()
+
+
+def inputs(case: Case, seed: int, whole: bytes) -> Iterator[Any]:
+    """Mutated contents without end: of the structure, of the bytes, and some that are known to hurt."""
+    draw = random.Random(f"{seed}/{case.file}")
+    while True:
+        if isinstance(case.content, str) or Path(case.file).suffix == ".parquet" or draw.random() < 0.3:
+            yield _mutated_bytes(whole, draw)
+        elif draw.random() < 0.03:
+            yield draw.choice(
+                [
+                    b"",
+                    b"[" * 100_000,
+                    b'{"a":' * 50_000,
+                    b"1" * 5000,
+                    b"[" + b"1" * 5000 + b"]",
+                    b"\xff\xfe\x00",
+                    b"null",
+                ]
+            )
+        else:
+            content = json.loads(json.dumps(case.content))
+            for _ in range(draw.choice((1, 1, 1, 2, 3))):
+                content = _mutated(content, draw)
+            yield content
+
+
+def _mutated(node: Any, draw: random.Random) -> Any:
+    """One place in the structure replaced, removed, doubled or renamed."""
+    children: list[Any] = (
+        list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
+    )
+    if not children or draw.random() < 0.15:
+        return copy.deepcopy(draw.choice(STRANGE))
+    key = draw.choice(children)
+    if draw.random() < 0.7:
+        node[key] = _mutated(node[key], draw)
+    elif isinstance(node, list):
+        draw.choice(
+            (
+                lambda: node.pop(key),
+                lambda: node.append(copy.deepcopy(node[key])),
+                lambda: node.insert(0, copy.deepcopy(draw.choice(STRANGE))),
+            )
+        )()
+    else:
+        value = node.pop(key)
+        if draw.random() < 0.4:
+            node[draw.choice(("x", "", "video", "images", "system", "loss", "image", "answers", key * 200))] = value
+        elif draw.random() < 0.5:
+            node[key], node[draw.choice(("system", "image", "extra", "id"))] = (
+                value,
+                copy.deepcopy(draw.choice(STRANGE)),
+            )
+    return node
+
+
+def _mutated_bytes(whole: bytes, draw: random.Random) -> bytes:
+    data = bytearray(whole)
+    for _ in range(draw.choice((1, 1, 2, 8))):
+        place = draw.randrange(len(data) + 1)
+        kind = draw.randrange(4)
+        if kind == 0 and data:
+            data[min(place, len(data) - 1)] = draw.randrange(256)
+        elif kind == 1:
+            del data[place : place + draw.randrange(1, 20)]
+        elif kind == 2:
+            data[place:place] = draw.choice(
+                (b'"', b"{", b"]", b",", b"\n", b"\0", b"\t", b"\xe2\x80\xa8", b"\\ud800", b"&a *a")
+            )
+        else:
+            data[place:place] = data[: draw.randrange(1, 60)]
+    return bytes(data)
+
+
+def check_message(message: str) -> None:
+    assert len(message) <= LONGEST, f"a message of {len(message)} characters"
+
+
+def fault(case: Case, folder: Path) -> str | None:
+    """What is wrong with how the reader takes its file, if anything is: another error than the documented one."""
+    try:
+        with warnings.catch_warnings(record=True) as told, redirect_stderr(io.StringIO()):
+            warnings.simplefilter("always")
+            case.read(folder)
+        for warning in told:
+            check_message(str(warning.message))
+    except (ValueError, FileNotFoundError) as error:
+        if isinstance(error, UnicodeError) or type(error) not in (ValueError, FileNotFoundError):
+            return _kind(error)
+        if len(str(error)) > LONGEST:
+            return f"a message of {len(str(error))} characters: {_kind(error)[:300]}"
+        names = {Path(case.file).name, Path(case.file).stem, "q.jsonl", "caps.json", "problems.json", "pid_splits.json"}
+        if not any(name in str(error) for name in names) and "the data" not in str(error):
+            return f"no file named: {_kind(error)[:300]}"
+    except (Exception, RecursionError) as error:
+        return _kind(error)
+    return None
+
+
+def _kind(error: BaseException) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "hpa_lightning" in frame.filename]
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    return f"{type(error).__name__} at {place}: {str(error)[:200]}"
+
+
+def run(name: str, count: int, seed: int = 0) -> list[tuple[Any, str]]:
+    """Put ``count`` inputs to a reader and return those that it takes wrongly, with what happened."""
+    case, found = CASES[name], []
+    with tempfile.TemporaryDirectory() as folder:
+        path = prepare(Path(folder), case)
+        write(path, case.content)
+        case.read(Path(folder))  # what is mutated is good
+        whole = path.read_bytes()
+        generator = inputs(case, seed, whole)
+        for _ in range(count):
+            content = next(generator)
+            try:
+                data = content if isinstance(content, bytes) else encoded(path.suffix, content)
+            except (UnicodeError, yaml.YAMLError, RecursionError):
+                continue
+            path.write_bytes(data)
+            if (text := fault(case, Path(folder))) is not None:
+                found.append((content, text))
+    return found
+
+
+def main() -> None:
+    total = int(sys.argv[1]) if len(sys.argv) > 1 else 30_000
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else int.from_bytes(os.urandom(3), "big")
+    chosen = sys.argv[3:] or list(CASES)
+    kinds: Counter[str] = Counter()
+    examples: dict[str, Any] = {}
+    for name in chosen:
+        for content, text in run(name, total // len(chosen), seed):
+            kind = f"{name}: {text.partition(': ')[0] if 'no file' not in text else text[:120]}"
+            kinds[kind] += 1
+            examples.setdefault(kind, (text, content))
+    print(f"seed {seed}: {total} inputs, {sum(kinds.values())} faults of {len(kinds)} kinds")
+    for kind, count in kinds.most_common():
+        print(f"{count:6d} {kind}\n         {examples[kind][0][:260]!r}\n         {str(examples[kind][1])[:300]!r}")
+
+
+if __name__ == "__main__":
+    main()
