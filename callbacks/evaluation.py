@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import platform
 import shutil
-import sys
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from tqdm.auto import tqdm
@@ -23,12 +17,19 @@ from hpa_lightning.callbacks.sequential import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.data.records import Record, open_image
 from hpa_lightning.decoding import decoding_of
-from hpa_lightning.metrics.scoring import answer_counts, is_multiple_choice, metric_of, score_answers, score_choices
+from hpa_lightning.metrics.scoring import (
+    answer_rows,
+    is_multiple_choice,
+    metric_of,
+    score_answers,
+    score_choices,
+    score_fields,
+)
 from hpa_lightning.modules.sharding import is_sharded
 from hpa_lightning.predictions import FOLDER as PREDICTIONS
-from hpa_lightning.predictions import prediction_file
+from hpa_lightning.predictions import prediction_file, write_rows
 from hpa_lightning.result_file import RESULT_FILE
-from hpa_lightning.results import RunResults, source_commit
+from hpa_lightning.results import RunResults, run_origin
 
 # Pixels of the longer side of the images that are kept beside the answers.
 _IMAGE_SIDE = 160
@@ -87,7 +88,7 @@ class TaskEvaluation(TaskCallback):
     def on_restored(self, trainer: L.Trainer) -> None:
         super().on_restored(trainer)
         step = self._finished_tasks if self._open_task is None else self._open_task
-        self.record(trainer, "resume", step=step, **_origin())
+        self.record(trainer, "resume", step=step, **run_origin())
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.index > 0:
@@ -152,20 +153,8 @@ class TaskEvaluation(TaskCallback):
                 if self.keep_predictions:
                     self._keep_images(trainer, answers, evaluation_set)
                     self._keep_answers(trainer, answers, evaluation_set, step, decoding)
-                self.record(
-                    trainer,
-                    "score",
-                    step=step,
-                    after=after,
-                    set=evaluation_set.name,
-                    kind=evaluation_set.kind,
-                    metric=evaluation_set.metric,
-                    score=score,
-                    n=len(answers),
-                    **answer_counts(answers),
-                    **({} if is_multiple_choice(evaluation_set) else {"decoding": decoding}),
-                    **({"judge": answers[0]["judge"]} if answers and "judge" in answers[0] else {}),
-                )
+                fields = score_fields(evaluation_set, score, answers, decoding)
+                self.record(trainer, "score", step=step, after=after, **fields)
                 bar.update()
         summary = RunResults(self._events).summary(step)
         names = {"AP": "average_performance", "BWT": "backward_transfer", "MASR": "mean_attack_success_rate"}
@@ -232,9 +221,7 @@ class TaskEvaluation(TaskCallback):
         path = prediction_file(results_directory(trainer), step, evaluation_set.name)
         if not trainer.is_global_zero:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps({**answer, "decoding": decoding}, default=str) for answer in answers)
-        _write_atomically(path, "\n".join(lines) + "\n")
+        write_rows(path, ({**answer, "decoding": decoding} for answer in answers))
 
     def _record_run(self, trainer: L.Trainer) -> None:
         datamodule: Any = trainer.datamodule
@@ -251,21 +238,8 @@ class TaskEvaluation(TaskCallback):
             tasks=[task.name for task in datamodule.tasks],
             sets=[{"name": item.name, "kind": item.kind} for item in datamodule.evaluation_sets()],
             data=datamodule.provenance() if hasattr(datamodule, "provenance") else {},
-            **_origin(),
+            **run_origin(),
         )
-
-
-def _origin() -> dict[str, Any]:
-    """What the run is made with."""
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("hpa-lightning", "torch", "lightning", "transformers", "peft")},
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        },
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": source_commit(),
-    }
 
 
 def score_set(
@@ -298,24 +272,11 @@ def score_set(
         else:
             batches = ((batch, True) for batch in own_share(loader, trainer))
         for batch, counts in batches:
-            responses = pl_module.generate(  # type: ignore[operator]
-                to_device(trainer, batch), max_new_tokens=limit
-            )
+            responses = pl_module.generate(to_device(trainer, batch), max_new_tokens=limit)  # type: ignore[operator]
             if not counts:
                 continue
             found = score_answers(metric, responses, batch["references"], batch["questions"])
-            # A module of somebody else tells the answers alone.
-            ends = [{} if cut is None else {"cut": cut} for cut in getattr(responses, "cut", [None] * len(responses))]
-            columns = (batch[key] for key in ("ids", "prompts", "questions", "references"))
-            rows = [
-                {"id": identity, "prompt": prompt, "question": question, "response": said, "references": list(wanted)}
-                | end
-                | one
-                for identity, prompt, question, wanted, said, end, one in zip(
-                    *columns, responses, ends, found, strict=True
-                )
-            ]
-            answers.append(rows)
+            answers.append(answer_rows(batch, responses, found))
     return float(metric.compute()), [answer for batch in gathered(trainer, answers) for answer in batch]
 
 
@@ -337,9 +298,3 @@ def _score_choices(
     if sharing[1] > 1:
         rows = [row for turn in gathered(trainer, [[row] for row in rows]) for row in turn]
     return float(metric.compute()), rows
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)

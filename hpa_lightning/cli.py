@@ -70,19 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _lightning(arguments: list[str]) -> None:
-    from lightning.pytorch.cli import LightningCLI
-
     from hpa_lightning.data import CVITDataModule
+    from hpa_lightning.lightning_commands import SaveRunConfig, TuningCLI
     from hpa_lightning.modules import MLLMModule
 
-    cli = LightningCLI(
+    cli = TuningCLI(
         MLLMModule,
         CVITDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         # Injected optimizer factories make a fresh optimizer for every task; the automatic one would be reused.
         auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=SaveRunConfig,
         seed_everything_default=0,
         args=None if arguments == sys.argv[1:] else arguments,
     )

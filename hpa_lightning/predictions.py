@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -40,6 +40,14 @@ def prediction_file(run: str | PathLike[str], step: int, set_name: str) -> Path:
     'run/predictions/step_00_figstep.jsonl'
     """
     return Path(run) / FOLDER / f"step_{step + 1:02d}_{set_name}.jsonl"
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines beside their place and then into it, so that no half file is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(path)
 
 
 def read_predictions(run: str | PathLike[str], sets: set[str] | None = None) -> Iterator[Predictions]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,19 @@ def source_commit(folder: str | PathLike[str] | None = None) -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def run_origin() -> dict[str, Any]:
+    """What the run is made with."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("hpa-lightning", "torch", "lightning", "transformers", "peft")},
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        },
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": source_commit(),
+    }
 
 
 def retention_summary(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:

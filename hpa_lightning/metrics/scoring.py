@@ -67,6 +67,54 @@ def score_answers(
     return [{} for _ in predictions]
 
 
+def answer_rows(
+    batch: Mapping[str, Any], responses: Sequence[str], found: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Put together what is kept of every answer to a ``generate`` batch.
+
+    Args:
+        batch: of the collator.
+        responses: the answers; a list that knows it tells which of them were ``cut``.
+        found: what :func:`score_answers` says of each.
+
+    Returns:
+        ``{"id", "prompt", "question", "response", "references"}``, ``"cut"`` where it is known, and what was found. The
+        prompt is what the model read, the question the text of the last user turn.
+    """
+    # A module of somebody else tells the answers alone.
+    ends = [{} if cut is None else {"cut": cut} for cut in getattr(responses, "cut", [None] * len(responses))]
+    columns = (batch[key] for key in ("ids", "prompts", "questions", "references"))
+    return [
+        {"id": identity, "prompt": prompt, "question": question, "response": said, "references": list(wanted)}
+        | end
+        | one
+        for identity, prompt, question, wanted, said, end, one in zip(*columns, responses, ends, found, strict=True)
+    ]
+
+
+def score_fields(
+    evaluation_set: Any, score: float, rows: Sequence[Mapping[str, Any]], decoding: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what a ``score`` event tells of a set, beside the step.
+
+    Args:
+        evaluation_set: with ``name``, ``kind`` and ``metric``.
+        score: by its metric.
+        rows: of its answers.
+        decoding: how they were generated.
+    """
+    return {
+        "set": evaluation_set.name,
+        "kind": evaluation_set.kind,
+        "metric": evaluation_set.metric,
+        "score": score,
+        "n": len(rows),
+        **answer_counts(rows),
+        **({} if is_multiple_choice(evaluation_set) else {"decoding": dict(decoding)}),
+        **({"judge": rows[0]["judge"]} if rows and "judge" in rows[0] else {}),
+    }
+
+
 def answer_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Count what a score alone does not tell of the answers to a set.
 

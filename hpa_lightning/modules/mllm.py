@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from hpa_lightning.data.bad_records import naming_failure
 from hpa_lightning.data.collate import MLLMCollator
@@ -23,15 +22,14 @@ from hpa_lightning.data.template import ChatTemplate, tokenizer_of
 from hpa_lightning.decoding import (
     Answers,
     check_generation,
-    decoding_of,
     ended,
     own_decoding,
     resolve,
     set_aside,
 )
-from hpa_lightning.metrics.scoring import is_multiple_choice, metric_of, score_answers, score_choices
 from hpa_lightning.modules.adapters import LoraSettings, add_lora
 from hpa_lightning.modules.blocks import find_decoder_blocks
+from hpa_lightning.modules.evaluating import ScoredSet, SetScoring, means
 from hpa_lightning.modules.export import export_model
 from hpa_lightning.modules.likelihood import answer_log_likelihoods
 from hpa_lightning.modules.loading import build_model, load_processor, select_trainable
@@ -119,7 +117,7 @@ class MLLMModule(TokenWeightedModule):
         self._in_training = False
         self._stop_token_ids: list[int] | None = None
         self._told_defaults = False
-        self._metrics: list[Metric] = []
+        self.scored: list[ScoredSet] = []  # by the last validation or test
         self._loaded_state: dict[str, Any] | None = None
         self.train()  # `from_pretrained` hands models over in eval mode, and Lightning leaves modes as they are
 
@@ -304,53 +302,32 @@ class MLLMModule(TokenWeightedModule):
     # -- validation and test -----------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self._start_metrics("validation_sets")
+        self._scoring = SetScoring(self, "validation_sets")
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer a ``generate`` batch and update the metric of its set."""
-        self._score(batch, dataloader_idx)
+        self._scoring.answer(batch, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_metrics()
+        self._log_scores()
 
     def on_test_epoch_start(self) -> None:
-        self._start_metrics("evaluation_sets")
+        self._scoring = SetScoring(self, "evaluation_sets")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer a ``generate`` batch and update the metric of its set."""
-        self._score(batch, dataloader_idx)
+        self._scoring.answer(batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        self._log_metrics()
+        self._log_scores()
 
-    def _start_metrics(self, of: str) -> None:
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not hasattr(datamodule, of):
-            raise ValueError(
-                f"validation and test ask the datamodule for its {of}(), which {type(datamodule).__name__} does not "
-                "have; use a CVITDataModule, or override validation_step and test_step."
-            )
-        self._sets = getattr(datamodule, of)()
-        self._metrics = [metric_of(item).to(self.device) for item in self._sets]
-
-    def _score(self, batch: dict[str, Any], index: int) -> None:
-        item = self._sets[index]
-        if not is_multiple_choice(item):
-            answers = self.generate(batch, max_new_tokens=decoding_of(item, self)["max_new_tokens"])
-            score_answers(self._metrics[index], answers, batch["references"], batch["questions"])
-
-    def _log_metrics(self) -> None:
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        for item, metric in zip(self._sets, self._metrics, strict=True):
-            if is_multiple_choice(item):
-                sharing = (0, 1) if is_sharded(self.model) else (self.global_rank, self.trainer.world_size)
-                score_choices(
-                    metric,
-                    list(datamodule.evaluation_dataloader(item).dataset),
-                    lambda share: self.choose(share, datamodule.collator, datamodule.eval_batch_size),
-                    *sharing,
-                )
-            self.log(f"{item.name}/{item.metric}", metric.compute())
+    def _log_scores(self) -> None:
+        """Log every set's score and the means over the sets, and keep the answers in ``scored``."""
+        self.scored = self._scoring.finish()
+        for fields, _ in self.scored:
+            self.log(f"{fields['set']}/{fields['metric']}", fields["score"])
+        for name, value in means(self.scored).items():
+            self.log(f"evaluation/{name}", value)
 
     # -- export and helpers ------------------------------------------------------------------------------------------
 

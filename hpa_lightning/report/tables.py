@@ -228,8 +228,10 @@ def method_table(runs: Sequence[RunResults]) -> Table:
 
 
 def step_name(run: RunResults, step: int) -> str:
-    """``aligned`` for step -1, otherwise the name of the task that was just learnt."""
-    return "aligned" if step < 0 else run.tasks[step]
+    """``aligned`` for step -1 (``tested`` in results of `test`), else the name of the task that was just learnt."""
+    if step < 0:
+        return "tested" if "tested" in run.run else "aligned"
+    return run.tasks[step]
 
 
 def _counted(run: RunResults) -> list[tuple[str, str]]:

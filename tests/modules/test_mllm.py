@@ -262,9 +262,14 @@ def test_validate_test_and_predict_score_each_set_by_its_metric() -> None:
         "benign/over_refusal_rate": 1.0,
         "published/attack_success_rate": pytest.approx(2 / 3),  # by the set's own judge
         "choice/unsafe_choice_rate": pytest.approx(2 / 3),
+        "evaluation/average_performance": 0.5,
+        "evaluation/mean_attack_success_rate": pytest.approx((0 + 1 + 2 / 3 + 2 / 3) / 4),
+        "evaluation/over_refusal": 1.0,
     }
     assert asked == choices
-    assert trainer.validate(module, datamodule=data, verbose=False) == [{"a/exact_match": 0.5}]
+    assert trainer.validate(module, datamodule=data, verbose=False) == [
+        {"a/exact_match": 0.5, "evaluation/average_performance": 0.5}
+    ]
     data.predict_data = harm
     (batch, *rest) = trainer.predict(module, datamodule=data)
     assert batch == [{"id": "h0", "prompt": "USER: harm 0 ASSISTANT:", "response": "I cannot"}] and len(rest) == 2

@@ -1,0 +1,217 @@
+"""Lightning's commands: `fit` keeps what an earlier run wrote, the others write into folders of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from hpa_lightning.loggers import RunCSVLogger
+from hpa_lightning.modules.evaluating import ScoredSet, means, united
+from hpa_lightning.predictions import prediction_file, write_rows
+from hpa_lightning.report.tables import Table
+from hpa_lightning.result_file import RESULT_FILE, ResultWriter
+from hpa_lightning.results import run_origin
+
+ANSWERS = "answers.jsonl"
+
+
+class TuningCLI(LightningCLI):
+    """LightningCLI whose `validate`, `test` and `predict` never touch the files of a run.
+
+    Each of them writes ``config.yaml``, its logs and its results into a new folder, ``<the run's folder>/test`` (then
+    ``test_2``, ...). ``fit`` goes on with a run's ``metrics.csv`` after a resume.
+    """
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand in ("validate", "test"):
+            self.config[self.subcommand].verbose = False  # Lightning's table shows every score once for each set
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        trainer: Any = super().instantiate_trainer(**kwargs)
+        if self.subcommand in (None, "fit"):
+            trainer.loggers = [_keeping(logger) for logger in trainer.loggers]
+            return trainer
+        run = _log_folder(trainer)
+        folder = _unused(run / self.subcommand)
+        trainer.loggers = [_moved(logger, folder) for logger in trainer.loggers]
+        for callback in trainer.callbacks:
+            if isinstance(callback, SaveRunConfig):
+                callback.folder = folder
+        trainer.callbacks.append(CommandResults(self.subcommand, folder))
+        return trainer
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Saves the configuration beside what the command writes.
+
+    ``fit`` writes ``config.yaml`` into the logger's folder. If that holds one already, a resumed run writes
+    ``config.resumed.yaml`` (then ``config.resumed_2.yaml``, ...) beside it, and a new run moves it to
+    ``config.previous.yaml``.
+
+    Attributes:
+        folder: of a command other than `fit`.
+    """
+
+    folder: Path | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)  # the same calls on every process
+        if trainer.is_global_zero and not self.already_saved and not (folder / self.config_filename).exists():
+            self._save(folder / self.config_filename)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Only now is known whether the run is resumed."""
+        resumed = trainer.ckpt_path is not None
+        for logger in trainer.loggers:
+            if isinstance(logger, RunCSVLogger):
+                logger.resumed_at = trainer.global_step if resumed else None
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        if not trainer.is_global_zero or self.already_saved:
+            return
+        path = folder / self.config_filename
+        if resumed:
+            path = _unused(path.with_suffix(f".resumed{path.suffix}"))
+        else:
+            path.replace(path.with_suffix(f".previous{path.suffix}"))
+        self._save(path)
+
+    def _save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
+        self.already_saved = True
+
+
+class CommandResults(L.Callback):
+    """Writes and prints what `validate`, `test` or `predict` found.
+
+    `validate` and `test`: ``results.jsonl`` and ``predictions/``, as a run has them, so that ``hpa-lightning report``,
+    ``judge`` and ``answers`` read them; one table of all scores, and their means. `predict`: ``answers.jsonl``, one
+    object for each record.
+
+    Hooks: ``on_validation_end``, ``on_test_end``, ``on_predict_batch_end``, ``on_predict_end``. State: none.
+
+    Args:
+        command: its name.
+        folder: to write to.
+    """
+
+    def __init__(self, command: str, folder: Path) -> None:
+        self.command, self.folder = command, folder
+        self._answers: dict[int, list[Any]] = {}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._scores(trainer, pl_module)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._scores(trainer, pl_module)
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._answers.setdefault(dataloader_idx, []).extend(outputs if isinstance(outputs, list) else [outputs])
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        names = [item.name for item in datamodule.evaluation_sets()] if hasattr(datamodule, "evaluation_sets") else []
+        if getattr(datamodule, "predict_data", None) is not None:
+            names = ["predict_data"]
+        tell: Any = getattr(pl_module, "decoding", None)
+        decoding = tell() if callable(tell) else None
+        rows = []
+        for index in sorted(self._answers):
+            found = united(self._answers[index], trainer.world_size)
+            if not all(isinstance(row, dict) for row in found):
+                rank_zero_warn(
+                    f"predict_step of {type(pl_module).__name__} returns no list of dicts, so {ANSWERS} is not "
+                    "written; use a BasePredictionWriter of your own."
+                )
+                return
+            of = {"set": names[index]} if index < len(names) else {}
+            rows += [{**of, **row, **({} if decoding is None else {"decoding": decoding})} for row in found]
+        if trainer.is_global_zero:
+            write_rows(self.folder / ANSWERS, rows)
+            print(f"{len(rows)} answers: {self.folder / ANSWERS}")
+
+    def _scores(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        scored: list[ScoredSet] = getattr(pl_module, "scored", [])
+        if not scored:
+            rank_zero_info(f"{type(pl_module).__name__} keeps no scores for {RESULT_FILE}; see the logger's files.")
+            return
+        if not trainer.is_global_zero:
+            return
+        writer = ResultWriter(self.folder / RESULT_FILE)
+        checkpoint = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+        sets = [{"name": fields["set"], "kind": fields["kind"]} for fields, _ in scored]
+        run = {
+            "event": "run",
+            "method": f"{self.command} of {checkpoint or 'the model as configured'}",
+            "tested": checkpoint,
+            "tasks": [item["name"] for item in sets if item["kind"] == "task"],
+            "sets": sets,
+            **run_origin(),
+        }
+        writer.write(run)
+        for fields, rows in scored:
+            writer.write({"event": "score", "step": -1, "after": None, **fields})
+            decoding = {"decoding": fields["decoding"]} if "decoding" in fields else {}
+            write_rows(prediction_file(self.folder, -1, fields["set"]), ({**row, **decoding} for row in rows))
+        print(score_text(scored))
+        print(f"Scores and answers: {self.folder}")
+
+
+def score_text(scored: Sequence[ScoredSet]) -> str:
+    """Every score once, in percent of its range, and the means over the sets."""
+    rows: list[list[Any]] = []
+    for fields, _ in scored:
+        shares = [f"{100 * fields[key] / fields['n']:.1f}" if key in fields else "–" for key in ("empty", "cut")]
+        rows.append([fields["set"], fields["kind"], fields["metric"], 100 * fields["score"], fields["n"], *shares])
+    table = Table(["Set", "Kind", "Metric", "%", "n", "Empty %", "Cut %"], rows).text()
+    titles = {"average_performance": "AP", "mean_attack_success_rate": "MASR", "over_refusal": "over-refusal"}
+    figures = ", ".join(f"{titles[name]} {100 * value:.2f} %" for name, value in means(scored).items())
+    return f"{table}\n{figures}"
+
+
+def _log_folder(trainer: L.Trainer) -> Path:
+    """The logger's folder without asking the other processes, which do not run yet."""
+    for logger in trainer.loggers:
+        folder = logger.log_dir or logger.save_dir
+        if folder is not None:
+            return Path(folder)
+    return Path(trainer.default_root_dir)
+
+
+def _unused(path: Path) -> Path:
+    """The path, or the first of ``name_2``, ``name_3``, ... that does not exist."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return candidate
+
+
+def _keeping(logger: Logger) -> Logger:
+    """A ``CSVLogger`` that keeps earlier rows in the place of one that deletes them."""
+    if type(logger) is not CSVLogger:
+        return logger
+    return RunCSVLogger(logger.save_dir, logger.name, logger._version, logger._prefix, logger._flush_logs_every_n_steps)
+
+
+def _moved(logger: Logger, folder: Path) -> Logger:
+    """A logger of files, writing into another folder; loggers that send their records away stay as they are."""
+    if isinstance(logger, CSVLogger):
+        return CSVLogger(folder, "", "", logger._prefix, logger._flush_logs_every_n_steps)
+    if isinstance(logger, TensorBoardLogger):
+        return TensorBoardLogger(folder, "", "", prefix=logger._prefix)
+    return logger

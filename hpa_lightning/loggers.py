@@ -1,0 +1,68 @@
+"""A CSV logger that loses no rows of a run that goes on."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+
+
+class RunCSVLogger(CSVLogger):
+    """Lightning's ``CSVLogger``, which deletes ``metrics.csv`` of an earlier run, without that.
+
+    A resumed run keeps the rows from before its checkpoint. Any other run that finds a ``metrics.csv`` moves it to
+    ``metrics.previous.csv``. The command line puts it in the place of a ``CSVLogger``.
+
+    Attributes:
+        resumed_at: the optimizer steps that the checkpoint had behind it, to be set before the first row is logged;
+            ``None`` for a run that starts.
+    """
+
+    resumed_at: int | None = None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._fs.makedirs(self.root_dir, exist_ok=True)
+            self._experiment = _KeepingWriter(self)
+        return self._experiment
+
+
+class _KeepingWriter(ExperimentWriter):
+    """Decides what becomes of earlier rows when the first new one comes: only then is a resume known."""
+
+    def __init__(self, logger: RunCSVLogger) -> None:
+        self._logger = logger
+        self._started = False
+        super().__init__(logger.log_dir)
+
+    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        if not self._started:
+            self._started = True
+            self._take_over()
+        super().log_metrics(metrics_dict, step)
+
+    def _check_log_dir_exists(self) -> None:
+        """Delete nothing."""
+
+    def _take_over(self) -> None:
+        path = self.metrics_file_path
+        if not self._fs.isfile(path):
+            return
+        if self._logger.resumed_at is None:
+            self._fs.mv(path, path.removesuffix(".csv") + ".previous.csv")
+            return
+        with self._fs.open(path, "r", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if int(row["step"]) < self._logger.resumed_at]
+            self.metrics_keys = list(reader.fieldnames or [])
+        partial = f"{path}.partial"
+        with self._fs.open(partial, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+        self._fs.mv(partial, path)

@@ -1,0 +1,201 @@
+"""`fit`, `validate`, `test` and `predict` through the command line: what each writes, and what each leaves alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helpers_mllm import tiny_llava, training_records, write_llava_json
+
+from hpa_lightning.cli import main
+from hpa_lightning.loggers import RunCSVLogger
+from hpa_lightning.predictions import read_predictions
+from hpa_lightning.results import RunResults
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def write_configuration(folder: Path) -> Path:
+    """Two tasks of three steps, a safety set and an over-refusal set, one CSV logger without versions."""
+    model, processor = tiny_llava()
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    images = folder / "images"
+    for index, name in enumerate("ab"):
+        write_llava_json(folder / f"{name}.json", training_records(6, seed=index, name=name), images)
+        write_llava_json(folder / f"{name}t.json", training_records(3, seed=9 + index, name=f"t{name}"), images)
+    for index, name in enumerate(("harm", "fine")):
+        write_llava_json(folder / f"{name}.json", training_records(2, seed=20 + index, name=name), images)
+    logger = {"save_dir": str(folder / "run"), "name": "", "version": "", "flush_logs_every_n_steps": 1}
+    keep = {"dirpath": str(folder / "checkpoints"), "every_n_train_steps": 1, "save_top_k": -1, "filename": "{step}"}
+    config = {
+        "trainer": {
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "reload_dataloaders_every_n_epochs": 1,
+            "log_every_n_steps": 1,
+            "default_root_dir": str(folder),
+            "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger},
+            "callbacks": [
+                {"class_path": "hpa_lightning.callbacks.SequentialTuning"},
+                {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": keep},
+                {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"},
+            ],
+        },
+        "model": {
+            "class_path": "hpa_lightning.modules.MLLMModule",
+            "init_args": {
+                "model": str(folder / "model"),
+                "lora": {"rank": 2},
+                "lr_scheduler": {"name": "linear"},
+                "generation": {"max_new_tokens": 3},
+            },
+        },
+        "data": {
+            "class_path": "hpa_lightning.data.CVITDataModule",
+            "init_args": {
+                "train_batch_size": 2,
+                "eval_batch_size": 2,
+                "tasks": [
+                    {
+                        "name": name,
+                        "train": str(folder / f"{name}.json"),
+                        "test": str(folder / f"{name}t.json"),
+                        "image_folder": str(images),
+                    }
+                    for name in "ab"
+                ],
+                "safety_sets": [
+                    {"name": name, "kind": kind, "data": str(folder / f"{name}.json"), "image_folder": str(images)}
+                    for name, kind in (("harm", "safety"), ("fine", "over_refusal"))
+                ],
+            },
+        },
+    }
+    (folder / "fit.yaml").write_text(yaml.safe_dump(config))
+    return folder / "fit.yaml"
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("commands")
+    main(["fit", "--config", str(write_configuration(folder))])
+    return folder
+
+
+def run(folder: Path, command: str, *arguments: str) -> None:
+    main([command, "--config", str(folder / "fit.yaml"), *arguments])
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_fit_writes_what_it_did(fitted: Path) -> None:
+    assert {"config.yaml", "metrics.csv", "hparams.yaml"} <= set(snapshot(fitted / "run"))
+    rates = [float(row["lr-AdamW"]) for row in rows(fitted / "run" / "metrics.csv") if row["lr-AdamW"]]
+    assert rates == pytest.approx([2e-4 * (1 - step / 3) for step in range(3)] * 2)  # one line of YAML for both tasks
+
+
+def test_test_leaves_the_run_alone_and_tells_every_score_once(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(fitted / "run")
+    checkpoint = str(fitted / "checkpoints" / "step=6.ckpt")
+    run(fitted, "test", "--ckpt_path", checkpoint)
+    printed = capsys.readouterr().out
+    for name in ("a", "b", "harm", "fine"):
+        assert sum(line.split()[:1] == [name] for line in printed.splitlines()) == 1
+    folder = fitted / "run" / "test"
+    results = RunResults.from_file(folder)
+    summary = results.summary()
+    expected = f"AP {100 * summary['AP']:.2f} %, MASR {100 * summary['MASR']:.2f} %"
+    assert expected in printed and results.run["tested"] == checkpoint
+    assert {item.set: len(item.rows) for item in read_predictions(folder)} == {"a": 3, "b": 3, "harm": 2, "fine": 2}
+    assert results.decodings()["a"]["max_new_tokens"] == 3
+    logged = {key: value for row in rows(folder / "metrics.csv") for key, value in row.items() if value}
+    assert float(logged["evaluation/mean_attack_success_rate"]) == pytest.approx(summary["MASR"])
+    assert yaml.safe_load((folder / "config.yaml").read_text())["ckpt_path"] == checkpoint
+    main(["report", str(folder), "--output", str(fitted / "page")])
+    assert "tested" in (fitted / "page" / "report.html").read_text()
+    # Once more: into a folder of its own again.
+    first = snapshot(folder)
+    run(fitted, "test")
+    assert snapshot(folder) == first and RunResults.from_file(fitted / "run" / "test_2").run["tested"] is None
+    assert snapshot(fitted / "run") == before
+
+
+def test_validate_and_predict_leave_the_run_alone(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(fitted / "run")
+    run(fitted, "validate")
+    assert "AP " in capsys.readouterr().out
+    assert RunResults.from_file(fitted / "run" / "validate").tasks == ["a", "b"]
+    asked = fitted / "images" / "asked.json"  # beside its pictures
+    asked.write_text((fitted / "harm.json").read_text())
+    run(fitted, "predict", "--data.init_args.predict_data", str(asked), "--return_predictions=false")
+    answers = [json.loads(line) for line in (fitted / "run" / "predict" / "answers.jsonl").read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == ["harm0", "harm1"]
+    assert all(
+        {"prompt", "response", "decoding"} <= answer.keys() and answer["set"] == "predict_data" for answer in answers
+    )
+    assert snapshot(fitted / "run") == before
+
+
+def test_without_a_logger_too(tmp_path: Path) -> None:
+    path = write_configuration(tmp_path)
+    config = yaml.safe_load(path.read_text())
+    config["trainer"] |= {
+        "logger": False,
+        "callbacks": config["trainer"]["callbacks"][:1],
+        "enable_checkpointing": False,
+    }
+    path.write_text(yaml.safe_dump(config))
+    run(tmp_path, "fit")
+    saved = (tmp_path / "config.yaml").read_bytes()
+    run(tmp_path, "test")
+    assert (tmp_path / "config.yaml").read_bytes() == saved
+    assert (tmp_path / "test" / "config.yaml").is_file() and (tmp_path / "test" / "results.jsonl").is_file()
+
+
+def test_a_resumed_fit_keeps_the_earlier_rows(tmp_path: Path) -> None:
+    path = write_configuration(tmp_path)
+    run(tmp_path, "fit")
+    whole = rows(tmp_path / "run" / "metrics.csv")
+    started = (tmp_path / "run" / "config.yaml").read_bytes()
+    for number, step in enumerate((4, 2), start=1):
+        run(tmp_path, "fit", "--ckpt_path", str(tmp_path / "checkpoints" / f"step={step}.ckpt"))
+        assert rows(tmp_path / "run" / "metrics.csv") == whole
+        assert (tmp_path / "run" / "config.yaml").read_bytes() == started
+        name = "config.resumed.yaml" if number == 1 else f"config.resumed_{number}.yaml"
+        assert f"step={step}.ckpt" in (tmp_path / "run" / name).read_text()
+    # A new run into the old folder: its rows are not mixed with the old ones, which are kept.
+    config: dict[str, Any] = yaml.safe_load(path.read_text())
+    config["seed_everything"] = 7
+    path.write_text(yaml.safe_dump(config))
+    run(tmp_path, "fit")
+    assert rows(tmp_path / "run" / "metrics.previous.csv") == whole
+    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.csv")] == [row["step"] for row in whole]
+    assert (tmp_path / "run" / "config.previous.yaml").read_bytes() == started
+    assert "seed_everything: 7" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_rows_with_new_columns_join_those_of_the_earlier_run(tmp_path: Path) -> None:
+    first = RunCSVLogger(tmp_path, "", "")
+    for step in range(3):
+        first.log_metrics({"loss": torch.tensor(1.0 + step)}, step)
+    first.save()
+    again = RunCSVLogger(tmp_path, "", "")
+    again.resumed_at = 2
+    again.log_metrics({"loss": 9.0, "new": 1.0}, 2)
+    again.save()
+    found = [(row["step"], row["loss"], row["new"]) for row in rows(tmp_path / "metrics.csv")]
+    assert found == [("0", "1.0", ""), ("1", "2.0", ""), ("2", "9.0", "1.0")]
