@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from hpa_lightning.result_file import read_results
 
-NOT_SHARDED = ["olora-lora", "reglora-lora"]
+NOT_SHARDED = ["olora-lora", "reglora-lora", "reglora_repeats-lora"]
 RESUMED = ["in_training-full", "post_training-full", "null_space-lora"]
 
 
