@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 from hpa_lightning.metrics import CHOICE_METRICS
 from hpa_lightning.metrics.judges import RefusalJudge, judge_name, resolve_judge
 from hpa_lightning.metrics.safety import judged
+from hpa_lightning.metrics.scoring import answer_counts
 from hpa_lightning.predictions import FOLDER, Predictions, prediction_file, read_predictions
 from hpa_lightning.report.tables import Table
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter, result_file
@@ -97,15 +99,16 @@ def _is_choice(item: Predictions) -> bool:
 
 
 def rates_table(run: str | Path, answers: Sequence[Predictions], verdicts: Mapping[str, list[list[bool]]]) -> Table:
-    """Attack success and over-refusal in percent by set and step, with every judge."""
+    """Attack success and over-refusal in percent by set and step, with every judge, and the share of empty answers."""
     kinds = {item["name"]: item["kind"] for item in RunResults.from_file(run).run["sets"]}
     rows: list[list[str | float]] = []
     for index, item in enumerate(answers):
         over = kinds[item.set] == "over_refusal"
         refused = [float(np.mean(judged_by[index])) for judged_by in verdicts.values()]
         kind, step = "over-refusal %" if over else "attack success %", "aligned" if item.step < 0 else str(item.step)
-        rows.append([item.set, kind, step, *(100 * (rate if over else 1 - rate) for rate in refused)])
-    return Table(["Set", "Rate", "After task", *verdicts], rows)
+        empty = 100 * answer_counts(item.rows)["empty"] / len(item.rows) if item.rows else math.nan
+        rows.append([item.set, kind, step, *(100 * (rate if over else 1 - rate) for rate in refused), empty])
+    return Table(["Set", "Rate", "After task", *verdicts, "Empty %"], rows)
 
 
 def agreements(verdicts: Mapping[str, list[list[bool]]]) -> list[str]:

@@ -57,7 +57,7 @@ def test_judged_again_without_generating(run: Path, tmp_path: Path, capsys: pyte
     before = (run / "results.jsonl").read_text()
     main(["judge", str(run), "--judges", "vlguard", "default", "--output", str(tmp_path / "judged")])
     printed = capsys.readouterr().out
-    assert "harmful" in printed and "harmless" in printed and "first " not in printed
+    assert "harmful" in printed and "harmless" in printed and "first " not in printed and "Empty %" in printed
     # Nine answers to each set: by the keywords two in three are refusals, by the corrected rules one.
     assert "Cohen's kappa 0.400, 12 of 18 alike" in printed
     assert (run / "results.jsonl").read_text() == before

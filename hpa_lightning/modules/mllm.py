@@ -309,7 +309,7 @@ class MLLMModule(TokenWeightedModule):
         self._scoring.answer(batch, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_scores()
+        self._log_scores("validation")  # which may run inside a fit, beside TaskEvaluation's figures
 
     def on_test_epoch_start(self) -> None:
         self._scoring = SetScoring(self, "evaluation_sets")
@@ -319,15 +319,15 @@ class MLLMModule(TokenWeightedModule):
         self._scoring.answer(batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores()
+        self._log_scores("evaluation")
 
-    def _log_scores(self) -> None:
+    def _log_scores(self, prefix: str) -> None:
         """Log every set's score and the means over the sets, and keep the answers in ``scored``."""
         self.scored = self._scoring.finish()
         for fields, _ in self.scored:
             self.log(f"{fields['set']}/{fields['metric']}", fields["score"])
         for name, value in means(self.scored).items():
-            self.log(f"evaluation/{name}", value)
+            self.log(f"{prefix}/{name}", value)
 
     # -- export and helpers ------------------------------------------------------------------------------------------
 

@@ -197,7 +197,7 @@ def _page(results: RunResults, answers: Sequence[Answer], names: Sequence[str], 
 def _article(answer: Answer, names: Sequence[str], run: Path) -> str:
     columns = "".join(
         f"<div><h3>{escape(name)}{_verdict(row, answer.kind)}</h3>"
-        f"<p>{escape(row['response']) or '<i>empty</i>'}</p></div>"
+        f"<p>{escape(row['response']) or '<i>empty</i>'}{' <i>(cut)</i>' if row.get('cut') else ''}</p></div>"
         for name, row in zip(names, (answer.before, answer.after), strict=True)
         if row is not None
     )

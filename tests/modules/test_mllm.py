@@ -268,7 +268,7 @@ def test_validate_test_and_predict_score_each_set_by_its_metric() -> None:
     }
     assert asked == choices
     assert trainer.validate(module, datamodule=data, verbose=False) == [
-        {"a/exact_match": 0.5, "evaluation/average_performance": 0.5}
+        {"a/exact_match": 0.5, "validation/average_performance": 0.5}
     ]
     data.predict_data = harm
     (batch, *rest) = trainer.predict(module, datamodule=data)
