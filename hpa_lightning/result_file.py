@@ -157,25 +157,53 @@ def read_results(path: str | PathLike[str]) -> list[dict[str, Any]]:
     return last_of_each(records)
 
 
-#: event -> its keys that tables and sums are made of, and what they hold; null stands for what was not finite.
+_NUMBER = int | float
 _HELD: dict[str, dict[str, type | UnionType]] = {
-    "run": {"tasks": list, "sets": list},
-    "score": {"step": int, "set": str, "kind": str, "metric": str, "score": int | float | None},
-    "time": {"step": int, "seconds": int | float | None},
-    "retention": {"step": int, "columns": int, "retained": int},
+    "run": {"tasks": list, "sets": list, "seed": int | None},
+    "score": {
+        "step": int,
+        "set": str,
+        "kind": str,
+        "metric": str,
+        "score": _NUMBER | None,
+        **dict.fromkeys(("n", "empty", "cut"), int | None),
+    },
+    "time": {"step": int, "seconds": _NUMBER | None},
+    "retention": {
+        "step": int,
+        **dict.fromkeys(("columns", "retained"), int),
+        **dict.fromkeys(("safety_focused", "task_focused", "shared"), int | None),
+        **dict.fromkeys(("alpha", "projection_scale"), _NUMBER | None),
+    },
+    "gate": {
+        "step": int,
+        **dict.fromkeys(("task", "action"), str),
+        **dict.fromkeys(("budget", "attack_success_rate", "kept_attack_success_rate"), _NUMBER),
+        "raised_by": _NUMBER | None,
+    },
 }
+"""Event -> its keys that tables and sums are made of, and what they hold; null stands for what was not finite."""
+
+_NEEDED = {
+    "score": ("step", "set", "kind", "metric", "score"),
+    "retention": ("columns", "retained"),
+    "gate": ("task", "action", "budget", "attack_success_rate", "kept_attack_success_rate"),
+}
+"""Event -> the keys that it must have."""
 
 
 def check_event(record: Mapping[str, Any], where: str) -> None:
     """Check what tables and sums are made of; other keys are for readers of the file.
 
     Raises:
-        ValueError: named by ``where``: a key with a value of another type.
+        ValueError: named by ``where``: a key that is missing, or has a value of another type.
     """
-    for key, kind in _HELD.get(record["event"], {}).items():
-        # A run without tasks or sets, and a value that is not there, are told by who needs them.
+    event = record["event"]
+    if missing := [key for key in _NEEDED.get(event, ()) if key not in record]:
+        raise ValueError(f"{where}: the {event!r} event lacks {missing}.")
+    for key, kind in _HELD.get(event, {}).items():
         if key in record and (not isinstance(record[key], kind) or isinstance(record[key], bool)):
-            raise ValueError(f"{where}: {key!r} of a {record['event']!r} event is {shown(record[key])}.")
+            raise ValueError(f"{where}: {key!r} of a {event!r} event is {shown(record[key])}.")
     if record["event"] == "run":
         for task in record.get("tasks", ()):
             if not isinstance(task, str):

@@ -124,8 +124,6 @@ class RunResults:
         self._scores: dict[tuple[int, str, str], float] = {}
         metrics: dict[str, str] = {}
         for record in self.events("score"):
-            if missing := {"step", "set", "kind", "metric", "score"} - set(record):
-                raise ValueError(f'{self.path}: a "score" event lacks {sorted(missing)}.')
             known = metrics.setdefault(record["set"], record["metric"])
             if known != record["metric"]:
                 raise ValueError(

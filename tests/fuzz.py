@@ -44,6 +44,7 @@ from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import missing_images
 from hpa_lightning.metrics.judges import resolve_judge
 from hpa_lightning.predictions import read_predictions
+from hpa_lightning.report.tables import gate_table, matrix_table, run_table, safety_table, score_table
 from hpa_lightning.results import RunResults
 from hpa_lightning.study.grid import read_study
 from hpa_lightning.study.store import Store
@@ -76,8 +77,36 @@ STUDY = {
 DESCRIPTION = {"title": "x", "tasks": [{"name": "a", "train": "${folder}/t.json", "test": "t.json", "steps": 3}]}
 EVENTS: list[dict[str, Any]] = [
     {"event": "run", "method": "x", "seed": 1, "tasks": ["a"], "sets": [{"name": "a", "kind": "task"}], "commit": "c"},
-    {"event": "score", "step": 0, "after": "a", "set": "a", "kind": "task", "metric": "exact_match", "score": 0.5},
+    {
+        "event": "score",
+        "step": 0,
+        "after": "a",
+        "set": "a",
+        "kind": "task",
+        "metric": "exact_match",
+        "score": 0.5,
+        "n": 4,
+    },
     {"event": "time", "step": 0, "phase": "train", "seconds": 1.5},
+    {
+        "event": "retention",
+        "step": 0,
+        "layer": 1,
+        "module": "q",
+        "columns": 8,
+        "retained": 2,
+        "alpha": 0.5,
+        "shared": 1,
+    },
+    {
+        "event": "gate",
+        "step": 0,
+        "task": "a",
+        "action": "retry",
+        "budget": 0.1,
+        "attack_success_rate": 0.2,
+        "kept_attack_success_rate": 0.1,
+    },
 ]
 ANSWERS = [{"id": "1", "prompt": "What?", "response": "a cat", "references": ["a cat"], "decoding": {}}]
 VLGUARD = [
@@ -125,7 +154,9 @@ def _judge(folder: Path) -> None:
 
 def _run(folder: Path) -> None:
     run = RunResults.from_file(folder)
-    run.matrix(), run.summary(), run.commits, run.seed, run.minutes(), run.safety(0)
+    run.matrix(), run.summary(), run.commits, run.minutes()
+    for table in (run_table([run]), matrix_table(run), safety_table(run), gate_table(run), score_table([run])):
+        table.text()
 
 
 def _archive(folder: Path) -> None:

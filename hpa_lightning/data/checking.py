@@ -28,6 +28,7 @@ from hpa_lightning.data.stream import CVITDataModule
 from hpa_lightning.data.tasks import Data, EvaluationSet, check_evaluable
 from hpa_lightning.declarations import instantiate, load_yaml
 from hpa_lightning.metrics.scoring import metric_of
+from hpa_lightning.parsing import read_text
 from hpa_lightning.report.tables import Table
 
 _EXAMPLES = 5
@@ -301,13 +302,15 @@ def _check_repetition(parts: Sequence[Part], allow_overlap: bool) -> None:
 
 
 def _from_config(config: Path, processor: str | None) -> tuple[CVITDataModule, Any]:
-    content = load_yaml(config.read_text(encoding="utf-8"), str(config))
+    content = load_yaml(read_text(config), str(config))
     if not isinstance(content, dict) or "data" not in content:
         raise ValueError(f"{config} has no section `data`; expected a configuration of `hpa-lightning fit`.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(CVITDataModule, "data")
     stream = instantiate(parser, {"data": content["data"]}, str(config)).data
-    settings = (content.get("model") or {}).get("init_args") or {}
+    model = content.get("model")
+    settings = model.get("init_args") if isinstance(model, dict) else None
+    settings = settings if isinstance(settings, dict) else {}
     return stream, processor or settings.get("processor") or settings.get("model")
 
 
