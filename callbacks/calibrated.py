@@ -10,23 +10,32 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from hpa_lightning.calibration import Uncounted, inverse_hessian_diagonals, visit_hessians
+from hpa_lightning.callbacks.batches import batch_length, run_training_step, training_batches, valid_positions
+from hpa_lightning.callbacks.refusals import require_automatic_optimization
 from hpa_lightning.callbacks.running import (
-    batch_length,
     evaluation_mode,
     forward_context,
     muted_logging,
-    plain_loader,
     to_device,
-    valid_positions,
+    to_device_as_trained,
+)
+from hpa_lightning.callbacks.safety_data import (
+    check_safety_data,
+    collator_of,
+    repeatable,
+    safety_records,
+    settings_of,
 )
 from hpa_lightning.callbacks.task import CurrentTask, task_stream
 from hpa_lightning.callbacks.tuning import LinearsCallback
-from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration
+from hpa_lightning.data.records import Record
+from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration, given_safety_calibration
 from hpa_lightning.functional import HessianAccumulator
 from hpa_lightning.metrics.judges import StringRefusalJudge
 from hpa_lightning.modules.sharding import is_sharded, reshard_
@@ -64,10 +73,15 @@ class CalibrationSettings:
 class CalibratedCallback(LinearsCallback):
     """Runs the model over safety and task data and gathers the Hessians of its linear layers.
 
+    Before a task begins, and before the first one before anything is evaluated, the safety calibration set is made and
+    one batch of each kind goes the way that they all go at the task's end: what cannot be calibrated with is told then.
+
     Args:
         safety_data: batches that the model can be trained on, holding harmful inputs with the aligned model's
-            refusals. ``None``: made once, before the first task, by the aligned model itself from the datamodule's
-            ``harmful_calibration_records``; only answers that the judge calls refusals are used.
+            refusals (a loader, a list, an iterator); or a path, a :class:`RecordSet` or records that end with the
+            refusals. ``None``: from the datamodule. It gives the refusals themselves
+            (``refused_calibration_records``), or ``harmful_calibration_records``, which the aligned model answers once,
+            before the first task; only answers that the judge calls refusals are used.
         task_data: batches of the task. ``None``: the datamodule's calibration split of the current task; without a
             task stream, the first samples of the training data.
         calibration: sizes and damping.
@@ -76,6 +90,7 @@ class CalibratedCallback(LinearsCallback):
     """
 
     needs_safety_data: ClassVar[bool] = True
+    needs_task_data: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -88,71 +103,147 @@ class CalibratedCallback(LinearsCallback):
         super().__init__(blocks, target_modules)
         self.safety_data = safety_data
         self.task_data = task_data
-        self.calibration = calibration or CalibrationSettings()
+        self.calibration = settings_of(CalibrationSettings, calibration, "calibration")
+        self._told: set[str] = set()
         self._safety_calibration: SafetyCalibration | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage != "fit" or not self.needs_safety_data:
+        if stage != "fit":
             return
-        if self.safety_data is None and not hasattr(trainer.datamodule or object(), "harmful_calibration_records"):
+        # Calibration calls training_step, which would step the optimizers.
+        require_automatic_optimization(pl_module, self)
+        if not self.needs_safety_data:
+            return
+        if self.safety_data is not None:
+            check_safety_data(self.safety_data, type(self).__name__)
+            return
+        datamodule: Any = trainer.datamodule
+        if not hasattr(datamodule or object(), "harmful_calibration_records"):
             raise MisconfigurationException(
                 f"{type(self).__name__} needs safety calibration data: pass safety_data= (batches of harmful inputs "
                 "answered with refusals), or fit with a datamodule that has harmful_calibration_records()."
             )
+        if trainer.ckpt_path is None:  # a checkpoint may hold the set
+            given, wanted = len(datamodule.harmful_calibration_records()), self.calibration.safety_samples
+            if given < wanted:
+                raise MisconfigurationException(
+                    f"{type(self).__name__}: harmful_calibration holds {given} records, and calibration.safety_samples "
+                    f"is {wanted}; give more harmful inputs, or ask for fewer."
+                )
+
+    def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        super().on_task_open(trainer, pl_module, task)
+        with self.timed(trainer, task.index, "prepare"):
+            self.find_linears(pl_module)
+            batches = self.safety_batches(trainer, pl_module)[:1] if self.needs_safety_data else []
+            if self.needs_task_data:
+                batches += self.task_batches(trainer, task, 1)[:1]
+            self.visit_hessians(trainer, pl_module, batches, "trial", lambda accumulators: None)
+            self.linears.clear()
 
     # -- data --------------------------------------------------------------------------------------------------------
 
     def safety_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[Any]:
         """This process's share of the safety calibration batches; built by the aligned model on the first call."""
-        if self.safety_data is not None:
-            return self._share(trainer, self._take(trainer, self.safety_data, self.calibration.safety_samples))
-        datamodule: Any = trainer.datamodule
+        size = self.calibration.safety_samples
+        if self.safety_data is not None and (records := safety_records(self.safety_data)) is None:
+            self.safety_data = repeatable(self.safety_data)
+            batches, samples, more = self._take(self.safety_data, size, look_on=True)
+            self._tell_of_samples("safety_data", samples, more)
+            return self._share(trainer, batches)
         if self._safety_calibration is None:
-            judge = StringRefusalJudge(self.calibration.judge)
+            if self.safety_data is not None:
+                self._tell_of_samples("safety_data", min(len(records), size), len(records) > size)
+            elif hasattr(trainer.datamodule, "refused_calibration_records"):
+                records = trainer.datamodule.refused_calibration_records()
+            else:
+                records = None
+            self._safety_calibration = self._made_safety_calibration(trainer, pl_module, records)
+        collator = collator_of(trainer, pl_module, type(self).__name__)
+        used, size = list(self._safety_calibration.records), self.calibration.batch_size
+        chunks = [used[start : start + size] for start in range(0, len(used), size)]
+        return self._share(trainer, [collator.train(chunk) for chunk in chunks])
+
+    def _made_safety_calibration(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, given: Sequence[Record] | None
+    ) -> SafetyCalibration:
+        """Take the refusals that are given, or let the model answer the datamodule's harmful inputs."""
+        judge, size = StringRefusalJudge(self.calibration.judge), self.calibration.safety_samples
+        if given is not None:
+            made = given_safety_calibration(given, judge, size)
+        else:
+            datamodule: Any = trainer.datamodule
             with evaluation_mode(pl_module), forward_context(trainer):
-                self._safety_calibration = build_safety_calibration(
+                made = build_safety_calibration(
                     lambda batch: pl_module.generate(to_device(trainer, batch)),  # type: ignore[operator]
                     datamodule.collator,
                     datamodule.harmful_calibration_records(),
                     judge,
-                    size=self.calibration.safety_samples,
+                    size=size,
                     batch_size=self.calibration.batch_size,
                 )
-            self.record(
-                trainer,
-                "safety_calibration",
-                asked=self._safety_calibration.asked,
-                refused=self._safety_calibration.refused,
-                used=len(self._safety_calibration.records),
-                judge=self.calibration.judge,
-                records=[record.where for record in self._safety_calibration.records],
-            )
-        records, size = list(self._safety_calibration.records), self.calibration.batch_size
-        chunks = [records[start : start + size] for start in range(0, len(records), size)]
-        return self._share(trainer, [datamodule.collator.train(chunk) for chunk in chunks])
+        self.record(
+            trainer,
+            "safety_calibration",
+            asked=made.asked,
+            refused=made.refused,
+            used=len(made.records),
+            judge=self.calibration.judge,
+            records=[record.where for record in made.records],
+            answers="model" if given is None else "given",
+        )
+        return made
 
-    def task_batches(self, trainer: L.Trainer, task: CurrentTask) -> list[Any]:
-        """This process's share of the task's calibration batches."""
-        size = self.calibration.task_samples
+    def _tell_of_samples(self, argument: str, used: int, more: bool) -> None:
+        """Warn once if not all samples that were given are used, or fewer are there than are asked for."""
+        wanted = self.calibration.safety_samples
+        if argument in self._told or (used >= wanted and not more):
+            return
+        self._told.add(argument)
+        if more:
+            told = f"holds more than the {used} samples that are used"
+        else:
+            told = f"holds {used} samples, and all of them are used"
+        rank_zero_warn(
+            f"{type(self).__name__}: {argument} {told}: calibration.safety_samples is {wanted}. Set it to the number "
+            "that you mean."
+        )
+
+    def task_batches(self, trainer: L.Trainer, task: CurrentTask, size: int | None = None) -> list[Any]:
+        """This process's share of the task's calibration batches.
+
+        Args:
+            trainer: of the fit.
+            task: the current task.
+            size: samples; those of the settings when ``None``.
+        """
+        size = self.calibration.task_samples if size is None else size
         stream = task_stream(trainer)
         if self.task_data is None and stream is None:  # Lightning has given every process a loader of other samples
-            loader = plain_loader(trainer.train_dataloader)
-            return self._share(trainer, self._take(trainer, loader, -(-size // trainer.world_size)), alike=False)
+            loader = training_batches(trainer)
+            return self._share(trainer, self._take(loader, -(-size // trainer.world_size))[0], alike=False)
+        if self.task_data is not None:
+            self.task_data = repeatable(self.task_data, self.calibration.task_samples)
         data = self.task_data if self.task_data is not None else stream.calibration_dataloader(task.index, size)
-        return self._share(trainer, self._take(trainer, data, size))
+        return self._share(trainer, self._take(data, size)[0])
 
-    def _take(self, trainer: L.Trainer, data: Iterable[Any], size: int) -> list[Any]:
-        batches, samples = [], 0
+    def _take(self, data: Iterable[Any], size: int, look_on: bool = False) -> tuple[list[Any], int, bool]:
+        """Batches until they hold ``size`` samples; how many they hold; and, with ``look_on``, whether more follow."""
+        batches: list[Any] = []
+        samples, more = 0, False
         with isolate_rng():  # even a loader that does not shuffle draws a seed for its workers
             for batch in data:
+                if samples >= size:
+                    more = True
+                    break
                 batches.append(batch)
                 samples += batch_length(batch)
-                if samples >= size:
+                if samples >= size and not look_on:
                     break
         if not batches:
             raise ValueError(f"{type(self).__name__}: the calibration data are empty; expected at least one batch.")
-        return batches
+        return batches, samples, more
 
     def _share(self, trainer: L.Trainer, batches: list[Any], alike: bool = True) -> list[Any]:
         """This process's batches, on its device and filled up to equally many on each.
@@ -167,9 +258,9 @@ class CalibratedCallback(LinearsCallback):
         counts = [len(batches[rank::size]) for rank in range(size)]
         if not alike and size > 1:
             torch.distributed.all_gather_object(counts, len(share))
-        on_device = [to_device(trainer, batch) for batch in share]
+        on_device = [to_device_as_trained(trainer, batch) for batch in share]
         fill = max(counts) - len(share)
-        return on_device + fill * [Uncounted(on_device[0] if on_device else to_device(trainer, batches[0]))]
+        return on_device + fill * [Uncounted(on_device[0] if on_device else to_device_as_trained(trainer, batches[0]))]
 
     # -- Hessians ----------------------------------------------------------------------------------------------------
 
@@ -230,7 +321,7 @@ class CalibratedCallback(LinearsCallback):
         )
         with bar, evaluation_mode(pl_module), muted_logging(pl_module):
             yield {
-                "forward": lambda batch: pl_module.training_step(batch, 0),
+                "forward": lambda batch: run_training_step(pl_module, batch),
                 "blocks": self._blocks,
                 "linears": {linear.name: linear.module for linear in self.linears},
                 "damping": self.calibration.damping,

@@ -90,7 +90,7 @@ class TaskEvaluation(TaskCallback):
         step = self._finished_tasks if self._open_task is None else self._open_task
         self.record(trainer, "resume", step=step, **run_origin())
 
-    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+    def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.index > 0:
             return
         path = results_directory(trainer) / RESULT_FILE
@@ -102,7 +102,9 @@ class TaskEvaluation(TaskCallback):
                 shutil.rmtree(previous, ignore_errors=True)
                 answers.replace(previous)
         self._record_run(trainer)
-        if self.initial:
+
+    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        if task.index == 0 and self.initial:
             self._evaluate(trainer, pl_module, -1, None)
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:

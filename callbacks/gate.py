@@ -55,6 +55,7 @@ class SafetyGate(LinearsCallback):
             breaks the budget already.
     """
 
+    names_untreated: ClassVar[bool] = False
     start_order: ClassVar[int] = 20
     end_order: ClassVar[int] = 95
 

@@ -13,8 +13,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from hpa_lightning.callbacks.batches import run_training_step, training_batches
 from hpa_lightning.callbacks.calibrated import CalibrationSettings
-from hpa_lightning.callbacks.running import muted_logging, plain_loader, to_device
+from hpa_lightning.callbacks.running import muted_logging, to_device_as_trained
 from hpa_lightning.callbacks.selecting import RetentionSettings, SelectingCallback
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state, task_stream
 from hpa_lightning.modules.sharding import is_sharded
@@ -128,14 +129,14 @@ class FocusPartition(SelectingCallback):
             group["lr"] = group.get("initial_lr", group["lr"])
         stream = task_stream(trainer)
         # Either loader gives this process its own share, as training gets it.
-        loader = stream.train_dataloader() if stream is not None else plain_loader(trainer.train_dataloader)
+        loader = stream.train_dataloader() if stream is not None else training_batches(trainer)
         batches = cycle_batches(loader)
         average = trainer.world_size > 1 and not is_sharded(pl_module)
         for step in range(self.probe_steps):
             optimizer.zero_grad()
             for _ in range(trainer.accumulate_grad_batches):
                 with torch.enable_grad(), trainer.precision_plugin.train_step_context():
-                    output = pl_module.training_step(to_device(trainer, next(batches)), step)
+                    output = run_training_step(pl_module, to_device_as_trained(trainer, next(batches)), step)
                 loss = cast(Tensor, output["loss"] if isinstance(output, Mapping) else output)
                 if not torch.isfinite(loss):
                     raise ValueError(f"the probe's loss is {float(loss)} at step {step}; expected a finite loss.")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice, zip_longest
 from typing import Any, TypeVar
@@ -11,8 +10,8 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 from hpa_lightning.modules.mllm import eval_mode
 from hpa_lightning.modules.sharding import reshard_
@@ -49,40 +48,15 @@ def forward_context(trainer: L.Trainer) -> AbstractContextManager[Any]:
 
 
 def to_device(trainer: L.Trainer, batch: Any) -> Any:
-    """Move a batch as Lightning's loops do: the precision's conversion, then the transfer hooks."""
+    """Move a batch: the precision's conversion, then the transfer hooks."""
     return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
 
 
-def valid_positions(batch: Any) -> Tensor | None:
-    """Boolean ``(batch, tokens)``, True where no padding, if the batch has an ``attention_mask`` of that shape."""
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
-
-
-def batch_length(batch: Any) -> int:
-    """Number of samples in a batch: the first dimension of its first tensor, or the length of its first list.
-
-    Raises:
-        ValueError: the batch holds neither.
-    """
-    if isinstance(batch, Tensor):
-        return int(batch.shape[0])
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    for value in values:
-        if isinstance(value, Tensor) and value.ndim > 0:
-            return int(value.shape[0])
-        if isinstance(value, (Mapping, tuple, list)):
-            return batch_length(value)
-    raise ValueError(f"cannot tell the number of samples in a batch of type {type(batch).__name__}; expected tensors.")
-
-
-def plain_loader(loader: Any) -> Any:
-    """A loader over the same data that shares no worker, iterator or position with ``loader``."""
-    if not isinstance(loader, DataLoader):
-        return copy.copy(loader)  # its position, if it stores one, stays where it was
-    if isinstance(loader.dataset, IterableDataset):
-        return DataLoader(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
-    return DataLoader(loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn)
+def to_device_as_trained(trainer: L.Trainer, batch: Any) -> Any:
+    """Move a training batch as the fit loop does: unlike :func:`to_device` with ``on_before_batch_transfer``."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch)
 
 
 def own_share(loader: Iterable[Any], trainer: L.Trainer) -> Iterable[Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks.calibrated import CalibratedCallback, CalibrationSettings
+from hpa_lightning.callbacks.safety_data import settings_of
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.data.loading import named_generator
 from hpa_lightning.results import retention_summary
@@ -91,7 +92,7 @@ class SelectingCallback(CalibratedCallback):
         target_modules: list[str] | None = None,
     ) -> None:
         super().__init__(safety_data, task_data, calibration, blocks, target_modules)
-        self.retention = retention or RetentionSettings()
+        self.retention = settings_of(RetentionSettings, retention, "retention")
         self._audit: list[dict[str, Any]] = []
 
     def select(

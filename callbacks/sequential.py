@@ -39,7 +39,7 @@ class SequentialTuning(TaskCallback):
         self.seed = seed
         self.merge_last = merge_last
 
-    def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+    def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if not has_mixtures(pl_module):
             merge_lora_(pl_module)  # an adapter that somebody brought along is kept, not lost
             restart_lora_(pl_module, torch.Generator().manual_seed(self.seed * 1_000_003 + task.index))

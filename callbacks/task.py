@@ -93,6 +93,9 @@ class TaskCallback(L.Callback):
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
 
+    def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        """Called on all callbacks before ``on_task_start``: what may fail comes before what takes long."""
+
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         """Called before the first batch of a task."""
 
@@ -161,6 +164,7 @@ class TaskCallback(L.Callback):
         for callback in task_callbacks(trainer):
             callback._open_task, callback._task_name = current.index, current.name
             callback._trained = callback._ended = False
+        self._dispatch(trainer, pl_module, "on_task_open", current)
         self._dispatch(trainer, pl_module, "on_task_start", current)
         self._started_at = time.monotonic()
 

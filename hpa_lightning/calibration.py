@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from hpa_lightning.functional import HessianAccumulator
 from hpa_lightning.functional._shelf import Shelf
 
+Mask = Tensor | Sequence[Tensor] | None
+
 _CACHES = ("past_key_values", "past_key_value", "layer_past")
 
 
@@ -112,7 +114,7 @@ def visit_hessians(
     visit: Callable[[Mapping[str, HessianAccumulator]], None],
     *,
     damping: float = 0.01,
-    valid_positions: Callable[[Any], Tensor | None] = lambda batch: None,
+    valid_positions: Callable[[Any], Mask] = lambda batch: None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     on_block: Callable[[int, int], None] | None = None,
     all_processes: bool = False,
@@ -132,7 +134,8 @@ def visit_hessians(
             a model that cannot be replayed block by block is run again for the next block.
         damping: share of the mean diagonal added to the diagonal.
         valid_positions: batch -> boolean ``(batch, tokens)``, True where a position is no padding, or ``None`` to
-            take every position. Decision: image tokens count, padding does not.
+            take every position; several of them for a batch that the model runs in several forward passes. Decision:
+            image tokens count, padding does not.
         context: autocast or the like, entered around every computation.
         on_block: called with (blocks done, blocks) for progress.
         all_processes: the batches are this process's share, equally many on each (fill up with :class:`Uncounted`);
@@ -223,7 +226,8 @@ class _Recorder:
         self._accumulators: dict[str, HessianAccumulator] = {}
         self._leader: dict[str, str] = {}  # layer -> the layer that was fed the same tensor first
         self._inputs: dict[str, Tensor] = {}  # this batch's input of each layer, kept so that identity is meaningful
-        self._mask: Tensor | None = None
+        self._masks: tuple[Tensor, ...] = ()
+        self._calls: dict[str, int] = {}  # of each layer in this batch
         self._counted = True
         self._hooks = ExitStack()
 
@@ -237,9 +241,10 @@ class _Recorder:
         self._hooks.close()
         self._inputs.clear()
 
-    def start_batch(self, mask: Tensor | None, counted: bool) -> None:
+    def start_batch(self, mask: Mask, counted: bool) -> None:
         self._inputs.clear()
-        self._mask = mask
+        self._calls.clear()
+        self._masks = () if mask is None else (mask,) if isinstance(mask, Tensor) else tuple(mask)
         self._counted = counted
 
     def _hook(self, name: str) -> Callable[..., None]:
@@ -259,20 +264,37 @@ class _Recorder:
             self._inputs[name] = inputs
             if name not in self._accumulators:
                 self._accumulators[name] = HessianAccumulator(inputs.shape[-1], damping=self._damping)
-            mask = self._mask
-            if mask is not None and mask.numel() != math.prod(inputs.shape[:-1]):
-                raise ValueError(
-                    f"{name} got inputs of shape {tuple(inputs.shape)}, and the batch has {tuple(mask.shape)} "
-                    "positions, of which those without padding count; expected as many inputs as positions. A layer "
-                    "that sees some of the tokens alone (an expert) cannot be calibrated: leave it out with "
-                    "target_modules."
-                )
-            mask = None if mask is None else mask.reshape(inputs.shape[:-1])  # some layers see tokens in one row
+            call = self._calls[name] = self._calls.get(name, -1) + 1
+            mask = self._mask_of(name, inputs, call)
             if not self._counted:
                 inputs, mask = inputs.flatten(0, -2)[:0], None
             self._accumulators[name].update(inputs.detach(), mask=mask)
 
         return record
+
+    def _mask_of(self, name: str, inputs: Tensor, call: int) -> Tensor | None:
+        """The mask of this call of a layer, in the shape of its inputs' positions.
+
+        Of several masks (a batch of several loaders) the layer's k-th call has the k-th; a model that runs all parts
+        at once has them one behind the other.
+        """
+        if not self._masks:
+            return None
+        positions = math.prod(inputs.shape[:-1])
+        if len(self._masks) == 1:
+            mask = self._masks[0]
+        elif call == 0 and positions == sum(mask.numel() for mask in self._masks):
+            mask = torch.cat([mask.flatten() for mask in self._masks])
+        else:
+            mask = self._masks[min(call, len(self._masks) - 1)]
+        if mask.numel() != positions:
+            raise ValueError(
+                f"{name} got inputs of shape {tuple(inputs.shape)}, and the batch has "
+                f"{' and '.join(str(tuple(mask.shape)) for mask in self._masks)} positions, of which those without "
+                "padding count; expected as many inputs as positions. A layer that sees some of the tokens alone (an "
+                "expert) cannot be calibrated: leave it out with target_modules."
+            )
+        return mask.reshape(inputs.shape[:-1])  # some layers see tokens in one row
 
     def accumulators(self) -> dict[str, HessianAccumulator]:
         silent = [name for name in self._modules if name not in self._leader]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 from torch import Tensor
@@ -40,6 +40,8 @@ class SafeDelta(SurgeonFusion):
         columns_at_once, costs_after_compensation: see :func:`hpa_lightning.functional.safe_delta`; 4 and True are the
             authors' code.
     """
+
+    needs_task_data: ClassVar[bool] = False
 
     def __init__(
         self,

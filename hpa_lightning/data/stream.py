@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -55,7 +55,9 @@ class CVITDataModule(L.LightningDataModule):
         task_order: names of the tasks in the order of the stream (any subset); as given when ``None``.
         seed: of orders and draws.
         harmful_injection: harmful samples mixed into the training data; which ones is kept in ``injected``.
-        harmful_calibration: path or records of harmful inputs for the safety calibration; answers are ignored.
+        harmful_calibration: path or records of harmful inputs for the safety calibration.
+        harmful_calibration_answers: ``"model"``: the aligned model answers them, and its refusals are used;
+            ``"given"``: their own answers are (refusals that one already has).
         harmful_image_folder: folder that their relative image paths start from; the file's own folder when ``None``.
         max_length: see :class:`MLLMCollator`.
         chat_template: see :class:`MLLMCollator`.
@@ -92,6 +94,7 @@ class CVITDataModule(L.LightningDataModule):
         seed: int = 0,
         harmful_injection: HarmfulInjection | None = None,
         harmful_calibration: Data | None = None,
+        harmful_calibration_answers: Literal["model", "given"] = "model",
         harmful_image_folder: str | None = None,
         max_length: int | None = None,
         chat_template: str | None = None,
@@ -119,6 +122,7 @@ class CVITDataModule(L.LightningDataModule):
         self.seed = seed
         self.harmful_injection = harmful_injection
         self.harmful_calibration = harmful_calibration
+        self.harmful_calibration_answers = harmful_calibration_answers
         self.harmful_image_folder = harmful_image_folder
         self.max_length = max_length
         self.chat_template = chat_template
@@ -271,6 +275,13 @@ class CVITDataModule(L.LightningDataModule):
         records = self._source.read(self.harmful_calibration, self.harmful_image_folder, "harmful_calibration")
         self._source.keep_apart(records, self.safety_sets, "harmful_calibration")
         return [Record(r.id, r.prompt_and_references()[0], r.images, (), r.source) for r in records]
+
+    def refused_calibration_records(self) -> Sequence[Record] | None:
+        """Return the same inputs with the answers that stand in the data; ``None`` if the model is to answer them."""
+        if self.harmful_calibration_answers == "model" or self.harmful_calibration is None:
+            return None
+        self.harmful_calibration_records()  # kept apart from the safety sets
+        return self._source.read(self.harmful_calibration, self.harmful_image_folder, "harmful_calibration")
 
     @property
     def collator(self) -> MLLMCollator:

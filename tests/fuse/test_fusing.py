@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, MixtralConf
 from hpa_lightning import functional as F
 from hpa_lightning.calibration import inverse_hessian_diagonals
 from hpa_lightning.callbacks import CalibrationSettings, RetentionSettings
-from hpa_lightning.callbacks.running import valid_positions
+from hpa_lightning.callbacks.batches import valid_positions
 from hpa_lightning.cli import main
 from hpa_lightning.data import MLLMCollator
 from hpa_lightning.fuse import fuse_checkpoints, fusing

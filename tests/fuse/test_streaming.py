@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
 from hpa_lightning.calibration import inverse_hessian_diagonals
-from hpa_lightning.callbacks.running import valid_positions
+from hpa_lightning.callbacks.batches import valid_positions
 from hpa_lightning.data import MLLMCollator
 from hpa_lightning.fuse.checkpoint import Checkpoint
 from hpa_lightning.fuse.streaming import StreamedModel

@@ -1,6 +1,10 @@
 """Safety data: published sets, and the calibration set that the aligned model makes itself."""
 
-from hpa_lightning.data.safety.calibration import SafetyCalibration, build_safety_calibration
+from hpa_lightning.data.safety.calibration import (
+    SafetyCalibration,
+    build_safety_calibration,
+    given_safety_calibration,
+)
 from hpa_lightning.data.safety.choices import MultipleChoice
 from hpa_lightning.data.safety.figstep import FigStep
 from hpa_lightning.data.safety.mm_safetybench import MMSafetyBench
@@ -21,4 +25,5 @@ __all__ = [
     "VLGuard",
     "XSTest",
     "build_safety_calibration",
+    "given_safety_calibration",
 ]

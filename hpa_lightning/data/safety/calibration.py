@@ -126,6 +126,42 @@ def build_safety_calibration(
     return SafetyCalibration(tuple(kept[:size]), asked, refused)
 
 
+def given_safety_calibration(
+    records: Sequence[Record], judge: Callable[[list[str]], Sequence[bool]], size: int = 8
+) -> SafetyCalibration:
+    """Take refusals that one already has in place of the model's own.
+
+    Args:
+        records: harmful inputs with their refusals: each ends with an assistant turn, or has a reference answer.
+        judge: answers -> True for each refusal; answers that it does not know as refusals are used too, with a warning.
+        size: the first so many are used, or all if there are fewer.
+
+    Raises:
+        ValueError: no records, or a record without an answer.
+    """
+    if not records:
+        raise ValueError("the safety calibration got no records; expected harmful inputs with their refusals.")
+    kept, answers = [], []
+    for record in records[:size]:
+        prompt, references = record.prompt_and_references()
+        if not references or not references[0].strip():
+            raise ValueError(
+                f"{record.where}: the harmful input has no answer; expected its refusal as the last turn or as the "
+                "reference answer, or let the model answer (harmful_calibration_answers='model')."
+            )
+        answers.append(references[0].strip())
+        messages = (*prompt, *assistant_turn(answers[-1]))
+        kept.append(Record(record.id, messages, record.images, source=record.source))
+    verdicts = list(judge(answers))
+    if not all(verdicts):
+        first = verdicts.index(False)
+        rank_zero_warn(
+            f"{len(verdicts) - sum(verdicts)} of {len(kept)} given refusals are none by the judge, the first in "
+            f"{kept[first].where}: {answers[first][:80]!r}. They are used as they are."
+        )
+    return SafetyCalibration(tuple(kept), len(kept), sum(map(bool, verdicts)))
+
+
 def _to_primitive(image: Any) -> str | torch.Tensor:
     if isinstance(image, str | Path):
         return str(image)

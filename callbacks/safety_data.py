@@ -1,0 +1,105 @@
+"""What users pass as safety data: batches, or records and files with the refusals in them; told apart before a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from hpa_lightning.data.collate import MLLMCollator
+from hpa_lightning.data.formats import as_records
+from hpa_lightning.data.record_set import RecordSet
+from hpa_lightning.data.records import Record
+
+S = TypeVar("S")
+
+_EXPECTED = (
+    "expected batches that training_step takes (harmful inputs answered with refusals: a loader or a list), or a path, "
+    "a RecordSet or Records whose answers are the refusals"
+)
+
+
+def settings_of(kind: type[S], given: S | Mapping[str, Any] | None, argument: str) -> S:
+    """Settings as they are, from a dict of their fields, or the defaults.
+
+    Raises:
+        ValueError: anything else, an unknown field, or a value that the settings refuse.
+    """
+    if given is None:
+        return kind()
+    if isinstance(given, kind):
+        return given
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{argument} is {given!r}; expected {kind.__name__}, or a dict of {known}.")
+    unknown = sorted(set(map(str, given)) - set(known))
+    if unknown:
+        raise ValueError(f"{argument} has {unknown}, which {kind.__name__} does not; expected {known}.")
+    return kind(**given)
+
+
+def check_safety_data(data: Any, asker: str) -> None:
+    """Refuse what can be seen at once to be no safety data.
+
+    Raises:
+        ValueError: text, an empty sequence, something that cannot be iterated.
+    """
+    if isinstance(data, str | Path):
+        if not Path(data).exists():
+            raise ValueError(f"{asker}: safety_data is {str(data)!r}, and there is no such file; {_EXPECTED}.")
+        return
+    if isinstance(data, RecordSet):
+        return
+    if not isinstance(data, Iterable):
+        raise ValueError(f"{asker}: safety_data is a {type(data).__name__}; {_EXPECTED}.")
+    if isinstance(data, Sequence) and not data:
+        raise ValueError(f"{asker}: safety_data is empty; {_EXPECTED}.")
+    first = data[0] if isinstance(data, Sequence) else None
+    if isinstance(first, str):
+        raise ValueError(f"{asker}: safety_data holds text ({first[:40]!r}, ...); {_EXPECTED}.")
+
+
+def safety_records(data: Any) -> list[Record] | None:
+    """The records behind a path, a set or a sequence of records, each with its refusal; ``None`` for batches.
+
+    Raises:
+        ValueError: a record has no answer.
+    """
+    is_records = isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], Record)
+    return as_records(data, None, "safety_data") if is_records or isinstance(data, str | Path | RecordSet) else None
+
+
+def collator_of(trainer: L.Trainer, pl_module: L.LightningModule, asker: str) -> Any:
+    """What makes batches of records: the datamodule's collator, or one from the LightningModule's processor.
+
+    Raises:
+        MisconfigurationException: there is neither.
+    """
+    collator = getattr(trainer.datamodule, "collator", None) if trainer.datamodule is not None else None
+    if collator is not None:
+        return collator
+    processor = getattr(pl_module, "processor", None)
+    if processor is None:
+        raise MisconfigurationException(
+            f"{asker}: safety_data are records, and neither the datamodule has a collator nor "
+            f"{type(pl_module).__name__} a processor to make batches of them with; pass batches."
+        )
+    return MLLMCollator(processor)
+
+
+def repeatable(data: Iterable[Any], batches: int | None = None) -> Iterable[Any]:
+    """The data themselves, or what is left of a one-shot iterator as a list: a second task needs them again.
+
+    Args:
+        data: loader, list or iterator.
+        batches: how many of an iterator are kept; all when ``None``.
+    """
+    if not isinstance(data, Iterator):
+        return data
+    if batches is None:
+        return list(data)
+    return [batch for _, batch in zip(range(batches), data, strict=False)]

@@ -1,0 +1,260 @@
+"""Arguments as users pass them: each works, or one sentence names it before anything is evaluated or trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers_foreign import ForeignModule, LanguageModel, token_loader
+from helpers_mllm import evaluation_records, training_records
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from peft import LoraConfig, inject_adapter_in_model
+from registry import METHODS
+from test_foreign import build, trainer
+from test_guarantees import calibration_data, dense
+from test_stream import MODELS, module, stream
+from test_stream import trainer as stream_trainer
+
+from hpa_lightning.callbacks import (
+    CalibrationSettings,
+    HarmoniousFusion,
+    RetentionSettings,
+    SequentialTuning,
+    TaskEvaluation,
+)
+from hpa_lightning.data import CVITDataModule
+from hpa_lightning.data.records import Record, assistant_turn
+from hpa_lightning.result_file import read_results
+
+SMALL = {"safety_samples": 4, "task_samples": 4, "batch_size": 4}
+REFUSAL = "I cannot help with that."
+
+
+def fit(tmp_path: Path, *callbacks: L.Callback, tuned: L.LightningModule | None = None, **options: Any) -> Any:
+    options = {"max_epochs": 1, "enable_checkpointing": False, **options}
+    tuned = build(False) if tuned is None else tuned
+    trainer(tmp_path, list(callbacks), **options).fit(tuned, token_loader(1, 20))
+    return tuned
+
+
+def test_settings_may_be_dicts(tmp_path: Path) -> None:
+    weights = []
+    for kind in (dict, None):
+        calibration = SMALL if kind else CalibrationSettings(**SMALL)  # type: ignore[arg-type]
+        retention = {"p_min": 20.0, "p_max": 40.0} if kind else RetentionSettings(p_min=20.0, p_max=40.0)
+        fusion = HarmoniousFusion(
+            safety_data=token_loader(7, 4),
+            calibration=calibration,  # type: ignore[arg-type]
+            retention=retention,  # type: ignore[arg-type]
+        )
+        torch.manual_seed(0)
+        weights.append(dense(fit(tmp_path, fusion)))
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    with pytest.raises(
+        ValueError, match=r"retention has \['p_mn'\], which RetentionSettings does not; expected \['p_min"
+    ):
+        HarmoniousFusion(retention={"p_mn": 1.0})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="calibration is 8; expected CalibrationSettings, or a dict of"):
+        HarmoniousFusion(calibration=8)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="p_min, p_max are 50"):
+        HarmoniousFusion(retention={"p_min": 50.0, "p_max": 40.0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("no/such/file.json", "safety_data is 'no/such/file.json', and there is no such file; expected batches"),
+        (["How do I pick a lock?"], r"safety_data holds text \('How do I pick a lock\?', ...\); expected batches"),
+        ([], "safety_data is empty; expected batches"),
+        (8, "safety_data is a int; expected batches"),
+    ],
+)
+def test_what_is_no_safety_data(data: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, HarmoniousFusion(safety_data=data))
+
+
+def test_records_need_something_that_makes_batches_of_them(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match="safety_data are records, and neither the datamodule has"):
+        fit(tmp_path, HarmoniousFusion(safety_data=training_records(4), calibration=CalibrationSettings(**SMALL)))
+
+
+def test_an_iterator_serves_every_fit(tmp_path: Path) -> None:
+    results = []
+    for data in (list(token_loader(7, 8)), iter(list(token_loader(7, 8)))):
+        tuned = build(False)
+        settings = CalibrationSettings(safety_samples=8, task_samples=4)
+        fusion = HarmoniousFusion(safety_data=data, calibration=settings)
+        for _ in range(2):
+            fit(tmp_path, fusion, tuned=tuned)
+        results.append(dense(tuned))
+    assert all(torch.equal(weight, results[1][name]) for name, weight in results[0].items())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [(20, "holds more than the 8 samples that are"), (2, "holds 2 samples, and")]
+)
+def test_samples_that_are_not_used_or_not_there_are_told_once(
+    given: int, told: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    settings = CalibrationSettings(safety_samples=8, task_samples=4)
+    fit(tmp_path, HarmoniousFusion(safety_data=token_loader(7, given), calibration=settings))
+    assert [told in str(warning.message) for warning in recwarn].count(True) == 1
+
+
+def test_manual_optimization_is_refused_where_calibration_would_step(tmp_path: Path) -> None:
+    class Manual(ForeignModule):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+            loss = super().training_step(batch, batch_idx)
+            self.optimizers().zero_grad()
+            self.manual_backward(loss)
+            self.optimizers().step()
+
+    def tuned() -> Manual:
+        return Manual(LanguageModel(), lambda p: torch.optim.SGD(p, lr=0.01))
+
+    with pytest.raises(MisconfigurationException, match="HarmoniousFusion needs automatic optimization; Manual sets"):
+        fit(tmp_path, HarmoniousFusion(**calibration_data()), tuned=tuned())
+    fit(tmp_path, *METHODS["linear_merging"](calibration_data()), tuned=tuned())  # it calibrates with nothing
+
+
+def test_half_precision_without_scaling_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match="HarmoniousFusion does not support precision='16-true'"):
+        fit(tmp_path, HarmoniousFusion(**calibration_data()), precision="16-true")
+
+
+def test_a_frozen_model_is_told(tmp_path: Path) -> None:
+    tuned = build(False)
+    tuned.requires_grad_(False)
+    with pytest.raises(MisconfigurationException, match=r"every parameter of ForeignModule is frozen \(requires_grad"):
+        fit(tmp_path, HarmoniousFusion(**calibration_data()), tuned=tuned)
+
+
+def test_adapters_outside_the_decoder_are_named_once(tmp_path: Path) -> None:
+    """LoRA on the vision tower and the projector of a LLaVA model, as peft's `all-linear` puts it there."""
+    tuned = module(lora=False)
+    names = [
+        name
+        for name, inner in tuned.model.named_modules()
+        if isinstance(inner, torch.nn.Linear) and "lm_head" not in name
+    ]
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=names), tuned.model)
+    data = {"safety_data": training_records(4), "calibration": CalibrationSettings(**SMALL)}
+    with pytest.warns(UserWarning, match=r"HarmoniousFusion treats 14 linear .* other layers") as told:
+        stream_trainer(tmp_path, [SequentialTuning(), HarmoniousFusion(**data)]).fit(tuned, stream())
+    (message,) = {str(one.message) for one in told if "other layers are trained" in str(one.message)}
+    assert "vision_tower" in message and "(LoRA)" in message and "language_model" not in message
+
+
+def harmful(answers: list[str]) -> list[Record]:
+    return [
+        Record(f"h{index}", (*record.messages[:1], *assistant_turn(answer)), record.images, source=f"h.json[{index}]")
+        for index, (record, answer) in enumerate(zip(training_records(len(answers), seed=77), answers, strict=True))
+    ]
+
+
+def with_harmful(**settings: Any) -> CVITDataModule:
+    plain = stream(evaluated=True)
+    return CVITDataModule(
+        plain.tasks,
+        plain.safety_sets,
+        processor=MODELS["llava"]()[1],
+        train_batch_size=4,
+        eval_batch_size=4,
+        allow_overlap=True,
+        **settings,
+    )
+
+
+def test_refusals_that_are_given_are_taken_without_asking_the_model(tmp_path: Path) -> None:
+    tuned = module()
+    asked: list[int] = []
+    tuned.generate = lambda batch, **k: asked.append(1) or [REFUSAL] * len(batch["ids"])  # type: ignore
+    fusion = HarmoniousFusion(calibration=CalibrationSettings(**SMALL))
+    data = with_harmful(harmful_calibration=harmful([REFUSAL] * 3 + ["Sure."]), harmful_calibration_answers="given")
+    with pytest.warns(
+        UserWarning, match=r"1 of 4 given refusals are none by the judge, the first in h.json\[3\]: 'Sure"
+    ):
+        stream_trainer(tmp_path, [SequentialTuning(), fusion]).fit(tuned, data)
+    assert not asked
+    (event,) = [e for e in read_results(tmp_path / "results.jsonl") if e["event"] == "safety_calibration"]
+    assert (event["answers"], event["refused"], event["used"]) == ("given", 3, 4)
+
+
+def test_a_file_of_refusals_is_safety_data(tmp_path: Path) -> None:
+    """The same weights from a file on the callback, from records, and from the datamodule."""
+    records = harmful([REFUSAL] * 4)
+    file = tmp_path / "refusals.jsonl"
+    rows = [{"id": record.id, "messages": list(record.messages)} for record in evaluation_texts(records)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = []
+    for number, (safety_data, settings) in enumerate(
+        (
+            (str(file), {}),
+            (evaluation_texts(records), {}),
+            (None, {"harmful_calibration": str(file), "harmful_calibration_answers": "given"}),
+        )
+    ):
+        tuned = module()
+        fusion = HarmoniousFusion(safety_data=safety_data, calibration=CalibrationSettings(**SMALL))
+        stream_trainer(tmp_path / str(number), [SequentialTuning(), fusion]).fit(tuned, with_harmful(**settings))
+        results.append(tuned.state_dict())
+    for other in results[1:]:
+        assert all(torch.equal(weight, other[name]) for name, weight in results[0].items())
+
+
+def evaluation_texts(records: list[Record]) -> list[Record]:
+    """The records without images: a file of texts."""
+    return [
+        Record(
+            record.id,
+            tuple(
+                {**turn, "content": [part for part in turn["content"] if part["type"] == "text"]}
+                for turn in record.messages
+            ),
+            source=record.source,
+        )
+        for record in records
+    ]
+
+
+def test_the_calibration_set_is_made_before_the_aligned_model_is_evaluated(tmp_path: Path) -> None:
+    tuned = module()
+    tuned.generate = lambda batch, **k: ["Sure, here is how."] * len(batch["ids"])  # type: ignore[method-assign]
+    every = [SequentialTuning(), HarmoniousFusion(calibration=CalibrationSettings(**SMALL)), TaskEvaluation()]
+    with pytest.raises(ValueError, match="the aligned model refused 0 of 4 harmful inputs"):
+        stream_trainer(tmp_path, every).fit(tuned, with_harmful(harmful_calibration=harmful([REFUSAL] * 4)))
+    assert not [event for event in read_results(tmp_path / "results.jsonl") if event["event"] == "score"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({}, ValueError, "safety calibration needs harmful inputs; pass harmful_calibration="),
+        (
+            {"harmful_calibration": evaluation_records(3, seed=5)},
+            MisconfigurationException,
+            "harmful_calibration holds 3 records, and calibration.safety_samples is 4",
+        ),
+        (
+            {"harmful_calibration": harmful([REFUSAL] * 3 + [" "]), "harmful_calibration_answers": "given"},
+            ValueError,
+            r"h.json\[3\]",
+        ),
+    ],
+    ids=["none", "too_few", "no_answer"],
+)
+def test_missing_harmful_inputs_are_told_before_anything_is_evaluated(
+    settings: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    every = [SequentialTuning(), HarmoniousFusion(calibration=CalibrationSettings(**SMALL)), TaskEvaluation()]
+    with pytest.raises(error, match=message):
+        stream_trainer(tmp_path, every).fit(module(), with_harmful(**settings))
+    path = tmp_path / "results.jsonl"
+    assert not path.exists() or not [event for event in read_results(path) if event["event"] == "score"]

@@ -1,0 +1,234 @@
+"""Loaders and batches as users have them: calibration takes them, and what it cannot take is told before training."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers_foreign import ForeignModule, LanguageModel, Tokens, token_loader
+from lightning.pytorch.utilities import CombinedLoader
+from registry import METHODS
+from test_foreign import trainer
+from test_guarantees import calibration_data, dense
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import BatchEncoding
+
+from hpa_lightning.callbacks import HarmoniousFusion
+from hpa_lightning.callbacks.batches import batch_length, plain_loader, training_batches, valid_positions
+
+
+@dataclass
+class Batch:
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+Named = namedtuple("Named", ["input_ids", "attention_mask"])
+
+
+def parts(batch: Any) -> list[Tensor]:
+    """The token tensors of a batch of any of the kinds below."""
+    if isinstance(batch, Tensor):
+        return [batch]
+    if hasattr(batch, "input_ids"):
+        return [batch.input_ids]
+    if "input_ids" in batch:
+        return [batch["input_ids"]]
+    return [tokens for inner in (batch.values() if hasattr(batch, "values") else batch) for tokens in parts(inner)]
+
+
+class AnyBatch(ForeignModule):
+    """Somebody's module without ``batch_idx``, whose batches may come from several loaders."""
+
+    def training_step(self, batch: Any) -> Tensor:  # type: ignore[override]
+        losses = []
+        for tokens in parts(batch):
+            logits = self.model(tokens)
+            losses.append(nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()))
+        return torch.stack(losses).mean()
+
+
+class Batches(IterableDataset):
+    """Makes whole batches itself, as streamed data sets do."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        yield from token_loader(1, 20)
+
+    def __len__(self) -> int:
+        return 5
+
+
+class IndexedBatches(Tokens):
+    """Each index is a batch."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rows = slice(4 * index, 4 * index + 4)
+        return {"input_ids": self.tokens[rows], "attention_mask": self.mask[rows]}
+
+
+def collated(kind: Callable[..., Any]) -> DataLoader:
+    def collate(rows: list[dict[str, Tensor]]) -> Any:
+        return kind(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+    return DataLoader(Tokens(1, 20), batch_size=4, collate_fn=collate)
+
+
+def encoded(**batch: Tensor) -> BatchEncoding:
+    return BatchEncoding(batch)
+
+
+LOADERS: dict[str, Callable[[], Any]] = {
+    "batch_size_none": lambda: DataLoader(Batches(), batch_size=None),
+    "batch_size_none_with_indices": lambda: DataLoader(IndexedBatches(1, 20), batch_size=None),
+    "dict_of_loaders": lambda: {"chat": token_loader(1, 20), "safety": token_loader(2, 12, batch_size=3)},
+    "list_of_loaders": lambda: [token_loader(1, 20), token_loader(2, 12, batch_size=3)],
+    "combined_shortest": lambda: CombinedLoader({"a": token_loader(1, 20), "b": token_loader(2, 8)}, "min_size"),
+    "dataclass": lambda: collated(Batch),
+    "named_tuple": lambda: collated(Named),
+    "batch_encoding": lambda: collated(encoded),
+    "iterable_batches": lambda: Restarts(),
+}
+
+
+class Restarts:
+    """Somebody's own loader: no DataLoader at all."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from token_loader(1, 20)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("name", ["post_training", "in_training", "model_tailor"])
+def test_every_kind_of_loader_is_calibrated_with(name: str, loader: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tuned = AnyBatch(LanguageModel(), lambda p: torch.optim.AdamW(p, lr=0.01))
+    before = dense(tuned)
+    runner = trainer(tmp_path, METHODS[name](calibration_data()), max_epochs=1, enable_checkpointing=False)
+    runner.fit(tuned, LOADERS[loader]())
+    assert any(not torch.equal(weight, before[layer]) for layer, weight in dense(tuned).items())
+
+
+def test_calibration_reads_what_training_reads_and_leaves_it_alone(tmp_path: Path) -> None:
+    """The same batches in the same order, with a generator of the user's and several loaders."""
+
+    def loaders(generator: torch.Generator) -> dict[str, Any]:
+        return {
+            "a": DataLoader(Tokens(1, 20), batch_size=4, shuffle=True, generator=generator),
+            "b": token_loader(2, 12, batch_size=3),
+        }
+
+    seen: list[list[Tensor]] = []
+
+    class Keeps(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *a: Any) -> None:
+            seen[-1].extend(parts(batch))
+
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            seen.append([])
+            self.ahead = [tokens for batch in training_batches(trainer) for tokens in parts(batch)]
+
+    for callbacks in ([], METHODS["post_training"](calibration_data())):
+        torch.manual_seed(0)
+        tuned, keeps = AnyBatch(LanguageModel(), lambda p: torch.optim.SGD(p, lr=0.01)), Keeps()
+        runner = trainer(tmp_path, [keeps, *callbacks], max_epochs=2, enable_checkpointing=False)
+        runner.fit(tuned, loaders(torch.Generator().manual_seed(3)))
+    assert len(seen[0]) == len(seen[1]) == 20
+    assert all(torch.equal(plain, calibrated) for plain, calibrated in zip(*seen, strict=True))
+    assert len(keeps.ahead) == 10 and torch.equal(keeps.ahead[1], seen[1][1])
+
+
+def test_a_batch_of_several_loaders_counts_no_padding() -> None:
+    """Two forward passes in one step: each has its own mask. The reference sums over the positions by hand."""
+    from hpa_lightning.calibration import visit_hessians
+
+    torch.manual_seed(0)
+    model = LanguageModel().eval()
+    batch = {name: next(iter(token_loader(seed, 8))) for seed, name in enumerate(("a", "b"))}
+    linear, inputs, hessians = model.layers[1].q_proj, [], []
+    handle = linear.register_forward_pre_hook(lambda module, arguments: inputs.append(arguments[0]))
+    for inner in batch.values():
+        model(inner["input_ids"])
+    handle.remove()
+    with pytest.warns(UserWarning, match="does something between its decoder blocks"):
+        visit_hessians(
+            lambda batch: [model(inner["input_ids"]) for inner in batch.values()],
+            [batch],
+            list(model.layers),
+            {"q": linear},
+            lambda accumulators: hessians.append(accumulators["q"].hessian()),
+            damping=1e-6,
+            valid_positions=valid_positions,
+        )
+    rows = torch.cat([x[inner["attention_mask"].bool()] for x, inner in zip(inputs, batch.values(), strict=True)])
+    reference = 2 / len(rows) * rows.double().T @ rows.double()
+    torch.testing.assert_close(hessians[0].double(), reference, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_read_twice_is_told_before_training(tmp_path: Path) -> None:
+    tuned = AnyBatch(LanguageModel(), lambda p: torch.optim.SGD(p, lr=0.01))
+    before = dense(tuned)
+    runner = trainer(tmp_path, METHODS["post_training"](calibration_data()), max_epochs=1, enable_checkpointing=False)
+    with pytest.raises(
+        ValueError, match=r"the training data are a generator, which can be read only once; .*task_data="
+    ):
+        runner.fit(tuned, (batch for batch in token_loader(1, 20)))
+    assert runner.global_step == 0
+    assert all(torch.equal(weight, before[layer]) for layer, weight in dense(tuned).items())
+
+
+def test_a_step_that_calibration_cannot_run_fails_before_training(tmp_path: Path) -> None:
+    class NeedsState(ForeignModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            if not torch.is_grad_enabled():
+                raise RuntimeError("my step needs gradients")
+            return super().training_step(batch, batch_idx)
+
+    tuned = NeedsState(LanguageModel(), lambda p: torch.optim.SGD(p, lr=0.01))
+    runner = trainer(tmp_path, [HarmoniousFusion(**calibration_data())], max_epochs=1, enable_checkpointing=False)
+    with pytest.raises(RuntimeError, match="my step needs gradients"):
+        runner.fit(tuned, token_loader(1, 20))
+    assert runner.global_step == 0
+
+
+def test_hooks_before_the_transfer_run_in_calibration_too(tmp_path: Path) -> None:
+    class Tokenizes(ForeignModule):
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return {"input_ids": batch["text"]}
+
+    def named(loader: DataLoader) -> list[dict[str, Tensor]]:
+        return [{"text": batch["input_ids"]} for batch in loader]
+
+    tuned = Tokenizes(LanguageModel(), lambda p: torch.optim.SGD(p, lr=0.01))
+    data = {**calibration_data(), "safety_data": named(token_loader(7, 8))}
+
+    class Texts(Restarts):
+        def __iter__(self) -> Iterator[Any]:
+            yield from named(token_loader(1, 20))
+
+    trainer(tmp_path, METHODS["post_training"](data), max_epochs=1, enable_checkpointing=False).fit(tuned, Texts())
+
+
+def test_lengths_and_masks() -> None:
+    mask = torch.tensor([[1, 1, 0]])
+    batch = {"text": ["a"], "inner": Batch(torch.zeros(1, 3), mask), "score": torch.tensor(2.0)}
+    assert batch_length(batch) == 1 and torch.equal(valid_positions(batch), mask.bool())  # type: ignore[arg-type]
+    assert batch_length({"text": ["a", "b"]}) == 2
+    masks = valid_positions([{"attention_mask": mask}, Named(torch.zeros(1, 3), mask)])
+    assert isinstance(masks, tuple) and len(masks) == 2
+    assert valid_positions(Batch(mask, torch.zeros(1, 1, 3, 3))) is None
+    with pytest.raises(ValueError, match="cannot tell the number of samples in a batch of type NoneType"):
+        batch_length(None)
+    assert [len(batch["input_ids"]) for batch in plain_loader(token_loader(0, 6))] == [4, 2]
