@@ -15,7 +15,7 @@ from hpa_lightning.data.bad_records import naming_records
 from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.padding import cut_right, pad_on, padding_on
 from hpa_lightning.data.records import Record, check_record, is_learnt, message_text, open_image
-from hpa_lightning.data.template import ChatTemplate, tokenizer_of
+from hpa_lightning.data.template import ChatTemplate, reads_text_alone, tokenizer_of
 
 IGNORED = -100
 
@@ -24,7 +24,7 @@ _TAKES_FLAT_IMAGES = {"GotOcr2Processor"}
 
 
 class MLLMCollator:
-    """Turns records into batches for any Hugging Face multimodal model.
+    """Turns records into batches for any Hugging Face multimodal model, or language model.
 
     The processor does what it does at inference: it expands image placeholders, makes pixel values and whatever else
     the model wants (``mm_token_type_ids``, ``image_grid_thw``, ...), all of which passes through. Where the answers
@@ -32,7 +32,7 @@ class MLLMCollator:
     be a token of an answer.
 
     Args:
-        processor: a Hugging Face processor with a fast tokenizer.
+        processor: a Hugging Face processor with a fast tokenizer, or the tokenizer of a model that reads text alone.
         max_length: longest sequence in tokens, images included; ``None`` for no limit. A longer training record is cut
             on its right. A record of which an image token would be cut, or no answer token would be left, is refused,
             as is a prompt that is too long: raise ``max_length``, shrink the images, or drop the record.
@@ -163,6 +163,8 @@ class MLLMCollator:
             )
         tensors = {key: value for key, value in output.items() if isinstance(value, Tensor) and key != "labels"}
         first = ("input_ids", "attention_mask")
+        if reads_text_alone(self.processor):  # token types are for encoders
+            tensors = {key: tensors[key] for key in first if key in tensors}
         missing = [key for key in first if key not in tensors]
         if missing:
             raise ValueError(
@@ -178,11 +180,17 @@ class MLLMCollator:
         return bos is None or not texts[0].startswith(bos)
 
     def check_text(self, record: Record) -> None:
-        """Check that no text of the record holds the processor's token of an image.
+        """Check that no text of the record holds the processor's token of an image, and that it takes the images.
 
         Raises:
             ValueError: named by the record.
         """
+        if record.images and reads_text_alone(self.processor):
+            raise ValueError(
+                f"{record.where}: {len(record.images)} images, but the processor is a tokenizer "
+                f"({type(self.processor).__name__}): the model reads text alone. Leave the record out, or pass the "
+                "processor of a model that takes images."
+            )
         token = getattr(self.processor, "image_token", None)
         if token and any(token in message_text(message) for message in record.messages):
             raise ValueError(

@@ -27,6 +27,11 @@ def tokenizer_of(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
 
 
+def reads_text_alone(processor: Any) -> bool:
+    """Whether ``processor`` is a tokenizer, as a language model without images has."""
+    return tokenizer_of(processor) is processor
+
+
 class ChatTemplate:
     """Renders conversations with a processor's chat template and tells where the answers stand.
 
@@ -65,6 +70,7 @@ class ChatTemplate:
                 "that has seen none."
             )
         self._template = template
+        self._as_string = reads_text_alone(processor) and self._takes_strings()
         special = {str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special}
         special |= set(self._tokenizer.all_special_tokens)
         self._special = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
@@ -97,9 +103,20 @@ class ChatTemplate:
         ids = [self._tokenizer.convert_tokens_to_ids(self.end_of_turn), self._tokenizer.eos_token_id]
         return sorted({identity for identity in ids if identity is not None})
 
+    def _takes_strings(self) -> bool:
+        """Whether the template expects the content of a turn as a string, as those of language models do."""
+        probe, self._as_string = "a probe", True
+        try:
+            return probe in self._render(user_turn(probe))
+        except Exception:  # of any kind: it is somebody's Jinja
+            return False
+
     def _render(self, messages: Messages, generation: bool = False) -> str:
         return self._processor.apply_chat_template(
-            [dict(message) for message in messages],
+            [
+                {**message, "content": message_text(message)} if self._as_string else dict(message)
+                for message in messages
+            ],
             chat_template=self._template,
             add_generation_prompt=generation,
             tokenize=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 _NOT_LANGUAGE = ("vision", "visual", "image", "video", "audio", "projector", "connector")
 
@@ -20,8 +21,19 @@ def find_decoder_blocks(root: nn.Module, path: str | None = None) -> tuple[str, 
         ``(name, blocks)``: the qualified name of the list inside ``root`` and its modules in order.
 
     Raises:
-        ValueError: ``path`` names no list of modules, or no block list can be found.
+        ValueError: ``path`` names no list of modules, or no block list can be found; an encoder-decoder without a
+            ``path``; or blocks whose layers are ``Conv1D``, as GPT-2's.
     """
+    name, blocks = _find(root, path)
+    if any(isinstance(module, Conv1D) for module in blocks[0].modules()):
+        raise ValueError(
+            f"the decoder blocks {name!r} consist of Conv1D, whose weights are transposed, as in GPT-2; expected "
+            "linear layers (torch.nn.Linear), as in Llama, Qwen, Mistral or GPT-NeoX."
+        )
+    return name, blocks
+
+
+def _find(root: nn.Module, path: str | None) -> tuple[str, list[nn.Module]]:
     if path is not None:
         try:
             blocks = root.get_submodule(path)
@@ -53,6 +65,11 @@ def _from_hugging_face(root: nn.Module) -> tuple[str, list[nn.Module]] | None:
     for module in root.modules():
         if not callable(getattr(type(module), "get_decoder", None)):
             continue
+        if getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+            raise ValueError(
+                f"{type(module).__name__} is an encoder-decoder, in which the answer does not continue the prompt; "
+                "expected a decoder alone. Pass blocks='dotted.name.of.the.list' to treat one part of it on its own."
+            )
         layers = getattr(module.get_decoder(), "layers", None)  # type: ignore[operator]
         if isinstance(layers, nn.ModuleList) and len(layers):
             for name, candidate in root.named_modules():
@@ -70,7 +87,7 @@ def _largest_list(root: nn.Module) -> tuple[str, list[nn.Module]] | None:
             continue
         if len({type(block) for block in module}) != 1:
             continue
-        if not any(isinstance(inner, nn.Linear) for inner in module[0].modules()):
+        if not any(isinstance(inner, nn.Linear | Conv1D) for inner in module[0].modules()):
             continue
         size = sum(parameter.numel() for parameter in module.parameters())
         if best is None or size > best[0]:

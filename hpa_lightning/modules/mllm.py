@@ -1,4 +1,4 @@
-"""MLLMModule: any Hugging Face image-text-to-text model as a LightningModule."""
+"""MLLMModule: a Hugging Face image-text-to-text or causal language model as a LightningModule."""
 
 from __future__ import annotations
 
@@ -48,10 +48,12 @@ class MLLMModule(TokenWeightedModule):
     together; see :class:`TokenWeightedModule`.
 
     Args:
-        model: hub name or folder of an image-text-to-text model; or the model itself (see :meth:`from_objects`).
+        model: hub name or folder of an image-text-to-text model, or of a causal language model that reads text alone;
+            or the model itself (see :meth:`from_objects`). docs/architectures.md says which are supported.
         config: in place of ``model``, for random weights: a configuration as a dict with ``model_type``, or the name or
             folder of one.
-        processor: name or folder of the processor, or the processor itself; ``model``'s when ``None``.
+        processor: name or folder of the processor, or the processor itself; ``model``'s when ``None``. That of a model
+            that reads text alone is its tokenizer.
         optimizer: parameters -> optimizer. Called anew whenever Lightning configures optimizers, so that every task of
             a stream gets a fresh one.
         lr_scheduler: a :class:`TaskSchedule`, which follows the tasks' lengths (``{name: cosine, warmup_ratio: 0.03}``
@@ -71,7 +73,8 @@ class MLLMModule(TokenWeightedModule):
             Its ``max_new_tokens`` holds for all sets that name none.
 
     Raises:
-        ValueError: neither or both of ``model`` and ``config``, no processor, or unknown ``train_modules``.
+        ValueError: neither or both of ``model`` and ``config``, an architecture that is refused, no processor, or
+            unknown ``train_modules``.
     """
 
     def __init__(
