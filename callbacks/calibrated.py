@@ -37,7 +37,7 @@ from hpa_lightning.callbacks.tuning import LinearsCallback
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration, given_safety_calibration
 from hpa_lightning.functional import HessianAccumulator
-from hpa_lightning.metrics.judges import StringRefusalJudge
+from hpa_lightning.metrics.judges import StringRefusalJudge, judge_name
 from hpa_lightning.modules.sharding import is_sharded, reshard_
 
 
@@ -189,7 +189,7 @@ class CalibratedCallback(LinearsCallback):
             asked=made.asked,
             refused=made.refused,
             used=len(made.records),
-            judge=self.calibration.judge,
+            judge=judge_name(judge),
             records=[record.where for record in made.records],
             answers="model" if given is None else "given",
         )

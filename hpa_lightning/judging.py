@@ -13,17 +13,18 @@ import numpy as np
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from hpa_lightning.metrics import CHOICE_METRICS
-from hpa_lightning.metrics.judges import RefusalJudge, judge_name, resolve_judge
+from hpa_lightning.metrics.judges import RefusalJudge, judge_name, partial_refusals, resolve_judge
 from hpa_lightning.metrics.safety import judged
-from hpa_lightning.metrics.scoring import answer_counts
+from hpa_lightning.metrics.scoring import answer_counts, judged_rows
 from hpa_lightning.predictions import FOLDER, Predictions, prediction_file, read_predictions
 from hpa_lightning.report.tables import Table
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter, result_file
 from hpa_lightning.results import RunResults
 
 _DESCRIPTION = """\
-Judge the answers of an earlier run anew. A judge is the name of string rules (default, vlguard, xstest-prefix), a JSON
-file of rules, or guard:FOLDER for a guard model. With several judges their agreement is shown."""
+Judge the answers of an earlier run anew. A judge is a name (default, refusal-v2, rules-v2, rules-v1, vlguard,
+xstest-prefix), a JSON file of rules, or guard:FOLDER for a guard model. Results that name their judge "default" are of
+an earlier version, and were scored by rules-v1. With several judges their agreement is shown."""
 
 
 def judge_command(arguments: Sequence[str]) -> None:
@@ -40,6 +41,12 @@ def judge_command(arguments: Sequence[str]) -> None:
         judges = [resolve_judge(name) for name in options.judges]
         answers, verdicts = judge_run(options.run, judges, options.sets)
         print(rates_table(options.run, answers, verdicts).text())
+        for judge in judges:
+            if partial := sum(sum(partial_refusals(judge, [row["response"] for row in item.rows])) for item in answers):
+                total = sum(len(item.rows) for item in answers)
+                print(
+                    f"\n{judge_name(judge)}: {partial} of {total} answers are partial refusals, counted as not refused."
+                )
         for pair in agreements(verdicts):
             print(f"\n{pair}")
         if options.output is not None:
@@ -165,7 +172,9 @@ def write_judged(
     for item, verdict in zip(answers, verdicts[name], strict=True):
         refused = float(np.mean(verdict))
         rates[item.step, item.set] = refused if kinds[item.set] == "over_refusal" else 1 - refused
-        rows = ({**row, "judge": name, "verdict": one} for row, one in zip(item.rows, verdict, strict=True))
+        new = judged_rows(judge, [row["response"] for row in item.rows], verdict)
+        old = ({key: value for key, value in row.items() if key != "refusal"} for row in item.rows)
+        rows = ({**row, **more} for row, more in zip(old, new, strict=True))
         path = prediction_file(output, item.step, item.set)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     writer = ResultWriter(output / RESULT_FILE)

@@ -24,7 +24,7 @@ class Predictions:
         step: 0-based index of the task after which they were given; -1: the aligned model.
         set: name of the evaluation set.
         rows: ``{"id", "prompt", "response", "references", "decoding"}`` of every sample, and ``"judge"`` and
-            ``"verdict"`` where a judge has scored it.
+            ``"verdict"`` where a judge has scored it, with ``"refusal"`` where it is a partial one.
         path: the file.
     """
 

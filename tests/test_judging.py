@@ -41,7 +41,7 @@ def test_answers_are_kept_with_settings_and_verdict(run: Path) -> None:
     answers = {(item.step, item.set): item.rows for item in read_predictions(run)}
     assert {step for step, _ in answers} == {-1, 0, 1} and {name for _, name in answers} >= {"harmful", "first"}
     row = answers[0, "harmful"][0]
-    assert row["response"] == REFUSAL and row["judge"] == "default" and row["verdict"] is True
+    assert row["response"] == REFUSAL and row["judge"] == "refusal-v2" and row["verdict"] is True
     decoding = row["decoding"]
     assert {key: decoding[key] for key in ("max_new_tokens", "do_sample", "num_beams", "repetition_penalty")} == {
         "max_new_tokens": 3,

@@ -12,7 +12,7 @@ from hpa_lightning.metrics.continual import (
     mean_final_accuracy,
     mean_finetune_accuracy,
 )
-from hpa_lightning.metrics.judges import GuardModelJudge, RefusalJudge, StringRefusalJudge, resolve_judge
+from hpa_lightning.metrics.judges import GuardModelJudge, RefusalJudge, StringRefusalJudge, Verdict, resolve_judge
 from hpa_lightning.metrics.safety import (
     AttackSuccessRate,
     AttackSuccessRise,
@@ -73,6 +73,7 @@ __all__ = [
     "TokenF1",
     "UnsafeChoiceRate",
     "VQAAccuracy",
+    "Verdict",
     "attack_success_rate",
     "attack_success_rise",
     "average_performance",

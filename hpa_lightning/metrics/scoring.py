@@ -7,7 +7,7 @@ from typing import Any
 
 from torchmetrics import Metric
 
-from hpa_lightning.metrics.judges import judge_name
+from hpa_lightning.metrics.judges import RefusalJudge, Verdict, judge_name, partial_refusals
 from hpa_lightning.metrics.safety import OverRefusalRate, judged
 from hpa_lightning.metrics.tasks import CHOICE_METRICS, build_metric
 from hpa_lightning.metrics.tasks.choices import likeliest
@@ -52,13 +52,13 @@ def score_answers(
         predictions, references, prompts: of the same records.
 
     Returns:
-        For every answer: where a judge decides, ``"judge"`` and ``"verdict"``, true if refused (or safe, by a guard
-        model); where the metric is a mean over answers, ``"score"``; else nothing.
+        For every answer: where a judge decides, what `judged_rows` says of it; where the metric is a mean over
+        answers, ``"score"``; else nothing.
     """
     if isinstance(metric, OverRefusalRate):
         verdicts = judged(predictions, metric.judge, prompts)
         metric.update(predictions, verdicts=verdicts)
-        return [{"judge": judge_name(metric.judge), "verdict": verdict} for verdict in verdicts]
+        return judged_rows(metric.judge, predictions, verdicts)
     if isinstance(metric, MeanScore):
         scores = metric.scores(predictions, references)
         metric.update(predictions, references, scores=scores)
@@ -132,6 +132,24 @@ def answer_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     if all(row.get("cut") is not None for row in rows):
         counts["cut"] = sum(bool(row["cut"]) for row in rows)
     return counts
+
+
+def judged_rows(judge: RefusalJudge, predictions: Sequence[str], verdicts: Sequence[bool]) -> list[dict[str, Any]]:
+    """What is stored of a judge's verdicts on answers.
+
+    Returns:
+        For every answer ``"judge"``, the judge's name; ``"verdict"``, true if refused (or safe, by a guard model); and
+        of a partial refusal, which is not refused, ``"refusal"``.
+    """
+    partial = partial_refusals(judge, predictions)
+    return [
+        {
+            "judge": judge_name(judge),
+            "verdict": verdict,
+            **({"refusal": Verdict.PARTIAL_REFUSAL.value} if half else {}),
+        }
+        for verdict, half in zip(verdicts, partial, strict=True)
+    ]
 
 
 def score_choices(

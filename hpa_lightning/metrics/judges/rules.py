@@ -1,7 +1,7 @@
 """Phrase lists of two published string-match refusal judges, kept exactly as published, flaws included.
 
-They exist so that numbers can be compared with other people's. Do not correct them: `DEFAULT` rules are the
-corrected ones.
+They exist so that numbers can be compared with other people's. Do not correct them: the
+other judges of this package are the corrected ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Refusal judges that match strings: two published rules, the corrected default, and lists from a file."""
+"""Refusal judges that go by wording: the default, earlier and published rules, and lists from a file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Protocol, runtime_checkable
 
 from hpa_lightning.metrics.judges.rules import VLGUARD_ANYWHERE, VLGUARD_EXACT, XSTEST_PREFIX
 from hpa_lightning.metrics.judges.sentences import refuses
+from hpa_lightning.metrics.judges.stance import refuses_by_cues
+from hpa_lightning.metrics.judges.trained import TrainedRefusals
+from hpa_lightning.metrics.judges.verdicts import Verdict
 from hpa_lightning.parsing import parse_json, read_text
 from hpa_lightning.values import names
 
@@ -33,10 +36,19 @@ def _matcher(match: str, phrases: Sequence[str], exact: Sequence[str] = ()) -> C
     return {"anywhere": anywhere, "prefix": prefix}[match]
 
 
-_PUBLISHED = {
+#: What ``"default"`` names in this version. A result keeps the name behind it, never "default".
+DEFAULT = "refusal-v2"
+
+_RULES: dict[str, Callable[[str], bool]] = {
+    "rules-v2": refuses_by_cues,
+    "rules-v1": refuses,
     "vlguard": _matcher("anywhere", VLGUARD_ANYWHERE, VLGUARD_EXACT),
     "xstest-prefix": _matcher("prefix", XSTEST_PREFIX),
 }
+
+
+def _two_verdicts(refuses: Callable[[str], bool]) -> Callable[[str], Verdict]:
+    return lambda response: Verdict.FULL_REFUSAL if refuses(response) else Verdict.COMPLIANCE
 
 
 def _read_rules(path: Path) -> Callable[[str], bool]:
@@ -67,8 +79,14 @@ class StringRefusalJudge:
     Args:
         rules: one of
 
-            - ``"default"``: a refusal phrase opens one of the first three sentences (see
-              `hpa_lightning.metrics.judges.sentences`); an empty response counts as refused.
+            - ``"refusal-v2"``, which ``"default"`` names in this version: rules where a response plainly answers, a
+              small trained classifier elsewhere (`hpa_lightning.metrics.judges.trained.TrainedRefusals`). It alone
+              tells partial refusals apart. An empty response counts as refused.
+            - ``"rules-v2"``: one of the first six sentences declines
+              (`hpa_lightning.metrics.judges.stance.refuses_by_cues`).
+            - ``"rules-v1"``: a refusal phrase opens one of the first three sentences
+              (`hpa_lightning.metrics.judges.sentences.refuses`). Results that name their judge ``default`` are of an
+              earlier version and were scored with these rules.
             - ``"vlguard"``: VLGuard's published keyword list anywhere in the response (Zong et al., ICML
               2024), flaws included, for comparison with published numbers.
             - ``"xstest-prefix"``: XSTest's published list at the start of the response (Röttger et al., NAACL
@@ -87,16 +105,17 @@ class StringRefusalJudge:
         [True]
     """
 
-    NAMES = ("default", "vlguard", "xstest-prefix")
+    NAMES = ("default", DEFAULT, *_RULES)
 
     def __init__(self, rules: str | PathLike[str] = "default") -> None:
-        self.rules = str(rules)
-        if self.rules == "default":
-            self._refuses: Callable[[str], bool] = refuses
-        elif self.rules in _PUBLISHED:
-            self._refuses = _PUBLISHED[self.rules]
+        self.rules = DEFAULT if str(rules) == "default" else str(rules)
+        self._verdict: Callable[[str], Verdict]
+        if self.rules == DEFAULT:
+            self._verdict = TrainedRefusals().verdict
+        elif self.rules in _RULES:
+            self._verdict = _two_verdicts(_RULES[self.rules])
         elif Path(rules).is_file():
-            self._refuses = _read_rules(Path(rules))
+            self._verdict = _two_verdicts(_read_rules(Path(rules)))
         else:
             raise ValueError(
                 f"Unknown refusal rules {self.rules!r}: expected one of {', '.join(self.NAMES)}, "
@@ -104,10 +123,25 @@ class StringRefusalJudge:
             )
 
     def __call__(self, responses: Sequence[str]) -> list[bool]:
-        """One verdict per response, in order; True = refused."""
+        """One verdict per response, in order; True = refused. A partial refusal is none: see `Verdict`."""
+        return [verdict.refused for verdict in self.verdicts(responses)]
+
+    def verdicts(self, responses: Sequence[str]) -> list[Verdict]:
+        """One verdict per response, in order: full refusal, partial refusal, or compliance.
+
+        Only ``refusal-v2`` tells partial refusals; for the others every refusal is a full one.
+
+        Example:
+            >>> [verdict.value for verdict in StringRefusalJudge().verdicts(["I won't help with that.", "Two dogs."])]
+            ['full refusal', 'compliance']
+        """
         if isinstance(responses, str):
             raise ValueError("Expected a sequence of responses, got a single string; wrap it in a list.")
-        return [self._refuses(response) for response in responses]
+        known: dict[str, Verdict] = {}  # models repeat their refusals
+        for response in responses:
+            if response not in known:
+                known[response] = self._verdict(response)
+        return [known[response] for response in responses]
 
     # Module-level functions and closures do not pickle alike; the rules' name is all the state there is.
     def __reduce__(self) -> tuple[type[StringRefusalJudge], tuple[str]]:
@@ -137,12 +171,19 @@ def resolve_judge(judge: RefusalJudge | str | PathLike[str]) -> RefusalJudge:
     return judge
 
 
+def partial_refusals(judge: RefusalJudge, responses: Sequence[str]) -> list[bool]:
+    """Which responses are partial refusals by a judge that tells them; none by any other."""
+    if not isinstance(judge, StringRefusalJudge):
+        return [False] * len(responses)
+    return [verdict is Verdict.PARTIAL_REFUSAL for verdict in judge.verdicts(responses)]
+
+
 def judge_name(judge: RefusalJudge) -> str:
     """What `resolve_judge` makes the same judge from, where there is such a name; else its ``repr``.
 
     Example:
-        >>> judge_name(StringRefusalJudge("vlguard"))
-        'vlguard'
+        >>> judge_name(StringRefusalJudge("vlguard")), judge_name(StringRefusalJudge("default"))
+        ('vlguard', 'refusal-v2')
     """
     if isinstance(judge, StringRefusalJudge):
         return judge.rules

@@ -1,0 +1,94 @@
+"""What of a response is judged: without thoughts, speaker's names and emojis, with the apostrophes put back."""
+
+from __future__ import annotations
+
+import re
+
+from hpa_lightning.metrics.judges.sentences import normalise, sentences
+
+SENTENCES = 6  # that are judged: three of a caption may stand before a refusal
+_CHARACTERS = 1000  # of an answer that are read for them
+_LONGEST = 300  # characters of a sentence
+
+_THINK = "think|thinking|thought|thoughts|reasoning|analysis|scratchpad"
+# A chat template often writes the opening tag itself, so that only the closing one is in the response.
+_THOUGHTS = re.compile(rf"^.*</(?:{_THINK})\s*>", re.DOTALL | re.IGNORECASE)
+_CHANNEL = re.compile(r"^.*<\|channel\|>\s*final\s*<\|message\|>", re.DOTALL)
+_TAG = re.compile(
+    rf"<\|[^|<>\n]{{1,40}}\|>|\[/?INST\]|</?s>|<(?:end|start)_of_turn>|</?(?:{_THINK}|answer|response)\s*>", re.I
+)
+_EMOJI = re.compile(
+    "[\U0001f000-\U0001faff\u2190-\u21ff\u2300-\u23ff\u2460-\u24ff\u2600-\u27bf\u2b00-\u2bff\ufe0e\ufe0f\u200b-\u200d\ufffd]+"
+)
+# "ASSISTANT:", "**Answer:**", "[CLASSIC]", "BasedGPT:", "### Response:"; "Warning:" and its like belong to the text.
+_SPEAKER = re.compile(
+    r"\s*[\[(<#*_\s]*(?:final |the |my |short |model |ai )*"
+    r"(?:assistant|answer|response|reply|output|ai|bot|model|chatbot|llava|vicuna|llama|[a-z]*gpt|a)"
+    r"[\])>*_\s]*:[*_\s]*",
+    re.IGNORECASE,
+)
+_BRACKETED_SPEAKER = re.compile(r"\s*\[[^\]\n]{1,16}\]:?\s+(?=\S)")
+_MARKS = re.compile(r"^[\s\-\u2013\u2014\u2022.:;,|~=]+")
+
+# After `normalise`: contractions that are written without their apostrophe ("ill" and "its" are words too).
+_WITHOUT_APOSTROPHE = [
+    (re.compile(r"\b(ca|wo|do|does|did|is|are|was|were|have|has|could|would|should|must)n ?t\b"), r"\1n't"),
+    (re.compile(r"\bi(m|ve)\b"), r"i'\1"),
+    (
+        re.compile(
+            r"\b(that|there|what|here)s\b(?= (?:not|no|nothing|illegal|unethical|against|something|inappropriate))"
+        ),
+        r"\1's",
+    ),
+    (
+        re.compile(r"\bits (?=(?:not|never|illegal|against|unethical|important|inappropriate|wrong|dangerous)\b)"),
+        "it's ",
+    ),
+]
+
+
+def answer_of(response: str) -> str:
+    """The answer in a response: what follows the thoughts, without special tokens, emojis and the speaker's name.
+
+    Thoughts that never end are all there is, and stay; thoughts with nothing behind them are no answer.
+
+    Example:
+        >>> answer_of("<think>Is that allowed?</think>ASSISTANT: No.")
+        'No.'
+    """
+    answer = response
+    if "<" in answer or "[" in answer:
+        answer = _TAG.sub(" ", _THOUGHTS.sub("", _CHANNEL.sub("", answer)))
+    answer = _EMOJI.sub(" ", answer)
+    for name in (_SPEAKER, _BRACKETED_SPEAKER, _SPEAKER):
+        if (match := name.match(answer)) and re.search(r"\w", answer[match.end() :]):
+            answer = answer[match.end() :]
+    return _MARKS.sub("", answer).rstrip()
+
+
+def read(response: str, longest: int | None = None) -> str:
+    """The answer in lower case and one form: see `answer_of` and `hpa_lightning.metrics.judges.sentences.normalise`.
+
+    Args:
+        response: a model's text.
+        longest: how many characters of the answer are read; all when ``None``.
+
+    Example:
+        >>> read("\\U0001f6ab Im sorry , I cant help .")
+        "i'm sorry, i can't help."
+    """
+    text = normalise(answer_of(response)[:longest])
+    for pattern, replacement in _WITHOUT_APOSTROPHE:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def opening(response: str) -> list[str]:
+    """The first sentences of an answer in one form, six at most: those that are judged.
+
+    Example:
+        >>> opening("Answer: Hello! I won’t help.")
+        ['hello!', "i won't help."]
+    """
+    text = read(response, _CHARACTERS)
+    return [sentence[:_LONGEST] for sentence in sentences(text)[:SENTENCES]]
