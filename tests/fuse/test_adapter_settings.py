@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers_mllm import tiny_llava
+from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +31,9 @@ def test_every_setting_of_the_installed_peft_is_judged() -> None:
 
 def test_variants_that_peft_itself_marks_are_refused() -> None:
     marked = {field.name for field in dataclasses.fields(LoraConfig) if field.metadata.get("is_lora_variant")}
-    assert marked and marked <= set(MORE_THAN_LORA)
+    if not marked:
+        pytest.skip("this peft marks none (before 0.20)")
+    assert marked <= set(MORE_THAN_LORA)
 
 
 def test_the_defaults_are_plain_lora() -> None:
@@ -68,6 +72,8 @@ def test_initialisations_that_change_the_base_or_are_new_are_refused(initialised
 def test_harmless_settings_equal_what_peft_merges(options: dict[str, Any], tmp_path: Path) -> None:
     model, _ = tiny_llava(2)
     model.save_pretrained(tmp_path / "base")
+    if options.get("init_lora_weights") == "mica" and Version(version("peft")) < Version("0.20"):
+        pytest.skip("this peft does not know it")
     adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"], **options))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
