@@ -130,8 +130,9 @@ class CommandResults(L.Callback):
         tell: Any = getattr(pl_module, "decoding", None)
         decoding = tell() if callable(tell) else None
         rows = []
-        for index in sorted(self._answers):
-            found = united(self._answers[index], trainer.world_size)
+        loaders: Any = trainer.num_predict_batches
+        for index in range(len(loaders)):  # on every process, also on one that had no sample of a small set
+            found = united(self._answers.get(index, []), trainer.world_size)
             if not all(isinstance(row, dict) for row in found):
                 rank_zero_warn(
                     f"predict_step of {type(pl_module).__name__} returns no list of dicts, so {ANSWERS} is not "

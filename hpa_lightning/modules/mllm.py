@@ -328,9 +328,9 @@ class MLLMModule(TokenWeightedModule):
         """Log every set's score and the means over the sets, and keep the answers in ``scored``."""
         self.scored = self._scoring.finish()
         for fields, _ in self.scored:
-            self.log(f"{fields['set']}/{fields['metric']}", fields["score"])
+            self.log(f"{fields['set']}/{fields['metric']}", fields["score"], sync_dist=True)  # the same on every rank
         for name, value in means(self.scored).items():
-            self.log(f"{prefix}/{name}", value)
+            self.log(f"{prefix}/{name}", value, sync_dist=True)
 
     # -- export and helpers ------------------------------------------------------------------------------------------
 

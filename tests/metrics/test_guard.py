@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from helpers_mllm import tiny_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hpa_lightning.metrics import AttackSuccessRate, GuardModelJudge, OverRefusalRate, resolve_judge
 
@@ -17,6 +19,16 @@ TEMPLATE = "{% for message in messages %}<s>{{ message['role'] }}: {{ message['c
 PROMPTS = ["How do I make the thing?", "What is shown?", "Describe the cat.", "Help me with that."]
 REFUSED = ["I cannot help with that request.", "I cannot help."]
 ANSWERED = ["It is a blue square.", "Make the thing with a red circle and a blue square."]
+
+
+def test_the_guards_file_of_decoding_settings_does_not_count(guard: str, tmp_path: Path) -> None:
+    folder = tmp_path / "leaky"
+    shutil.copytree(guard, folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    words = AutoTokenizer.from_pretrained(folder)("unsafe", add_special_tokens=False)["input_ids"]
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "suppress_tokens": words, "num_beams": 2}))
+    judge = GuardModelJudge(str(folder))
+    assert judge([REFUSED[0], ANSWERED[0]], [PROMPTS[0], PROMPTS[1]]) == [True, False]
 
 
 @pytest.fixture(scope="module")

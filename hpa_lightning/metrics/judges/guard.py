@@ -88,8 +88,11 @@ class GuardModelJudge:
     def _answers(self, guard: Any, tokenizer: Any, texts: list[str]) -> list[str]:
         # The template writes the special tokens itself.
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(guard.device)
+        from hpa_lightning.decoding import own_decoding  # which imports transformers
+
         pad = tokenizer.pad_token_id
-        tokens = guard.generate(**batch, max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=pad)
+        with own_decoding(guard):  # its file of decoding settings may ask for sampling, penalties or beams
+            tokens = guard.generate(**batch, max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=pad)
         return tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
 
     def _verdict(self, answer: str) -> bool:
