@@ -29,7 +29,7 @@ from hpa_lightning.modules.sharding import is_sharded
 from hpa_lightning.predictions import FOLDER as PREDICTIONS
 from hpa_lightning.predictions import prediction_file, write_rows
 from hpa_lightning.result_file import RESULT_FILE
-from hpa_lightning.results import RunResults, run_origin
+from hpa_lightning.results import COUNTED, RunResults, run_origin
 
 # Pixels of the longer side of the images that are kept beside the answers.
 _IMAGE_SIDE = 160
@@ -167,7 +167,7 @@ class TaskEvaluation(TaskCallback):
             for event in self._events
             if event["event"] == "score" and event["step"] == step
         }
-        values |= {f"evaluation/{name}_answers": summary[name] for name in ("empty", "cut")}
+        values |= {f"evaluation/{name}_answers": summary[name] for name in COUNTED}
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         if step >= 0:
             self._to_log = finite
@@ -175,7 +175,7 @@ class TaskEvaluation(TaskCallback):
             trainer.logger.log_metrics(finite, step=trainer.global_step)
         shown = ", ".join(f"{key} {100 * summary[key]:.1f} %" for key in names if math.isfinite(summary[key]))
         shown += "".join(
-            f", {name} answers {100 * summary[name]:.1f} %" for name in ("empty", "cut") if summary[name] > 0
+            f", {name.replace('_', ' ')} answers {100 * summary[name]:.1f} %" for name in COUNTED if summary[name] > 0
         )
         rank_zero_info(f"{'Aligned model' if after is None else f'After {after}'}: {shown}")
         self._warn_about_empty(step, after)

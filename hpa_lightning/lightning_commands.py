@@ -14,9 +14,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from hpa_lightning.loggers import RunCSVLogger
 from hpa_lightning.modules.evaluating import ScoredSet, means, united
 from hpa_lightning.predictions import prediction_file, write_rows
-from hpa_lightning.report.tables import Table
+from hpa_lightning.report.tables import ANSWER_COLUMNS, Table
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter
-from hpa_lightning.results import run_origin
+from hpa_lightning.results import COUNTED, run_origin
 
 ANSWERS = "answers.jsonl"
 
@@ -176,9 +176,9 @@ def score_text(scored: Sequence[ScoredSet]) -> str:
     """Every score once, in percent of its range, and the means over the sets."""
     rows: list[list[Any]] = []
     for fields, _ in scored:
-        shares = [f"{100 * fields[key] / fields['n']:.1f}" if key in fields else "–" for key in ("empty", "cut")]
+        shares = [f"{100 * fields[key] / fields['n']:.1f}" if key in fields else "–" for key in COUNTED]
         rows.append([fields["set"], fields["kind"], fields["metric"], 100 * fields["score"], fields["n"], *shares])
-    table = Table(["Set", "Kind", "Metric", "%", "n", "Empty %", "Cut %"], rows).text()
+    table = Table(["Set", "Kind", "Metric", "%", "n", *(heading for _, heading, _ in ANSWER_COLUMNS)], rows).text()
     titles = {"average_performance": "AP", "mean_attack_success_rate": "MASR", "over_refusal": "over-refusal"}
     figures = ", ".join(f"{titles[name]} {100 * value:.2f} %" for name, value in means(scored).items())
     return f"{table}\n{figures}"

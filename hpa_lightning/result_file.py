@@ -166,7 +166,7 @@ _HELD: dict[str, dict[str, type | UnionType]] = {
         "kind": str,
         "metric": str,
         "score": _NUMBER | None,
-        **dict.fromkeys(("n", "empty", "cut"), int | None),
+        **dict.fromkeys(("n", "empty", "cut", "no_option"), int | None),
     },
     "time": {"step": int, "seconds": _NUMBER | None},
     "retention": {

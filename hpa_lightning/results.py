@@ -28,7 +28,7 @@ from hpa_lightning.values import shown
 KINDS = ("task", "safety", "over_refusal")
 
 #: What is counted of a set's answers beside their score.
-COUNTED = ("empty", "cut")
+COUNTED = ("empty", "cut", "no_option")
 
 
 def source_commit(folder: str | PathLike[str] | None = None) -> str | None:
@@ -207,7 +207,7 @@ class RunResults:
         """How many answers of each set there were at a step, and how many were empty or cut by the limit.
 
         Returns:
-            Set name -> ``{"n", "empty", "cut"}`` and what else was counted; of what was not counted (older files,
+            Set name -> ``{"n", "empty", "cut", "no_option"}``; of what was not counted (older files,
             multiple choice, somebody else's module) there is no key.
         """
         return {
@@ -220,7 +220,7 @@ class RunResults:
         }
 
     def share_of_answers(self, what: str, step: int, kinds: Sequence[str] = KINDS) -> float:
-        """Share of the generated answers to all sets of some kinds that were ``"empty"`` or ``"cut"``, a fraction.
+        """Share of the generated answers to all sets of some kinds that were ``"empty"``, ``"cut"``, ..., a fraction.
 
         NaN = not counted.
         """
@@ -250,8 +250,8 @@ class RunResults:
                 was learnt); default the last step with a score.
 
         Returns:
-            ``{"AP", "BWT", "MASR", "DASR", "over_refusal", "minutes", "empty", "cut"}``; NaN = not measured. The last
-            two are shares of the answers to all sets.
+            ``{"AP", "BWT", "MASR", "DASR", "over_refusal", "minutes", "empty", "cut", "no_option"}``; NaN = not
+            measured. The last three are shares of the answers to all sets where they are counted.
         """
         last = step if step is not None else max(self.steps, default=-1)
         if last == -1:

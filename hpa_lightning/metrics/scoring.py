@@ -11,6 +11,7 @@ from hpa_lightning.metrics.judges import RefusalJudge, Verdict, judge_name, part
 from hpa_lightning.metrics.safety import OverRefusalRate, judged
 from hpa_lightning.metrics.tasks import CHOICE_METRICS, build_metric
 from hpa_lightning.metrics.tasks.choices import likeliest
+from hpa_lightning.metrics.tasks.options import OptionAccuracy, names_no_option
 from hpa_lightning.metrics.tasks.records import MeanScore, References
 
 
@@ -53,7 +54,7 @@ def score_answers(
 
     Returns:
         For every answer: where a judge decides, what `judged_rows` says of it; where the metric is a mean over
-        answers, ``"score"``; else nothing.
+        answers, ``"score"``, and for options ``"no_option"``, whether it named none; else nothing.
     """
     if isinstance(metric, OverRefusalRate):
         verdicts = judged(predictions, metric.judge, prompts)
@@ -62,6 +63,9 @@ def score_answers(
     if isinstance(metric, MeanScore):
         scores = metric.scores(predictions, references)
         metric.update(predictions, references, scores=scores)
+        if isinstance(metric, OptionAccuracy):
+            unread = [names_no_option(*pair) for pair in zip(predictions, references, strict=True)]
+            return [{"score": score, "no_option": none} for score, none in zip(scores, unread, strict=True)]
         return [{"score": score} for score in scores]
     metric.update(predictions, references)
     return [{} for _ in predictions]
@@ -119,18 +123,20 @@ def answer_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Count what a score alone does not tell of the answers to a set.
 
     Args:
-        rows: the answers, each with ``"response"`` and, where it is known, ``"cut"``: the limit ended it.
+        rows: the answers, each with ``"response"`` and, where it is known, ``"cut"``: the limit ended it, and
+            ``"no_option"``: it named none where an option was asked for.
 
     Returns:
         ``"empty"``: answers without a character but blanks, which a judge may take for refusals; ``"cut"``: answers
-        that the limit on new tokens ended. What is not known of all rows is left out; of multiple choice, where nothing
-        is generated, everything.
+        that the limit on new tokens ended; ``"no_option"``: answers that named none. What is not known of all rows is
+        left out; of multiple choice, where nothing is generated, everything.
     """
     if any("choices" in row for row in rows):
         return {}
     counts = {"empty": sum(not str(row["response"]).strip() for row in rows)}
-    if all(row.get("cut") is not None for row in rows):
-        counts["cut"] = sum(bool(row["cut"]) for row in rows)
+    for key in ("cut", "no_option"):
+        if rows and all(row.get(key) is not None for row in rows):
+            counts[key] = sum(bool(row[key]) for row in rows)
     return counts
 
 

@@ -109,7 +109,7 @@ def _answers(run: RunResults) -> list[str]:
     table = answers_table(run)
     if not table.rows:
         return []
-    caption = "Percent of the answers to every set that were empty, and that the limit on new tokens cut off"
+    caption = "Percent of the answers to every set that were empty, that the limit cut off, and that named no option"
     return ["<h3>Empty and cut answers</h3>", table_html(table, caption)]
 
 

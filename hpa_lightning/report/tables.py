@@ -28,7 +28,11 @@ SUMMARY_COLUMNS: tuple[tuple[str, str, float], ...] = (
 )
 
 #: Columns that follow where any run counted it.
-ANSWER_COLUMNS: tuple[tuple[str, str, float], ...] = (("empty", "Empty %", 100.0), ("cut", "Cut %", 100.0))
+ANSWER_COLUMNS: tuple[tuple[str, str, float], ...] = (
+    ("empty", "Empty %", 100.0),
+    ("cut", "Cut %", 100.0),
+    ("no_option", "No option %", 100.0),
+)
 
 
 class Estimate(NamedTuple):
@@ -241,7 +245,7 @@ def _counted(run: RunResults) -> list[tuple[str, str]]:
 
 
 def _shares(run: RunResults, step: int, *kinds: str) -> list[Cell]:
-    """Percent of the answers to the sets of some kinds that were empty, and cut, of what was counted."""
+    """Percent of the answers to the sets of some kinds that were empty, cut, or named no option, where counted."""
     return [100 * run.share_of_answers(key, step, kinds) for key, _ in _counted(run)]
 
 
@@ -281,7 +285,7 @@ def safety_table(run: RunResults) -> Table:
 
 
 def answers_table(run: RunResults) -> Table:
-    """For every set, at the aligned model and after every task, the percent of empty answers and of cut ones."""
+    """For every set and step, the percent of answers that were empty, that were cut, and that named no option."""
     rows: list[list[Cell]] = []
     for item in run.sets:
         for key, heading in _counted(run):

@@ -47,6 +47,16 @@ _WITHOUT_APOSTROPHE = [
 ]
 
 
+def without_thoughts(response: str) -> str:
+    """What follows the thoughts of a reasoning model; thoughts that never end stay.
+
+    Example:
+        >>> without_thoughts("<think>A? No, B.</think>B")
+        'B'
+    """
+    return _THOUGHTS.sub("", _CHANNEL.sub("", response)) if "<" in response else response
+
+
 def answer_of(response: str) -> str:
     """The answer in a response: what follows the thoughts, without special tokens, emojis and the speaker's name.
 
@@ -56,9 +66,9 @@ def answer_of(response: str) -> str:
         >>> answer_of("<think>Is that allowed?</think>ASSISTANT: No.")
         'No.'
     """
-    answer = response
+    answer = without_thoughts(response)
     if "<" in answer or "[" in answer:
-        answer = _TAG.sub(" ", _THOUGHTS.sub("", _CHANNEL.sub("", answer)))
+        answer = _TAG.sub(" ", answer)
     answer = _EMOJI.sub(" ", answer)
     for name in (_SPEAKER, _BRACKETED_SPEAKER, _SPEAKER):
         if (match := name.match(answer)) and re.search(r"\w", answer[match.end() :]):

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpa_lightning.metrics import option_accuracy
-from hpa_lightning.metrics.tasks.options import named_options
+from hpa_lightning.metrics.scoring import answer_counts, score_answers
+from hpa_lightning.metrics.tasks.options import OptionAccuracy, named_options, names_no_option
 
 cases = settings(deadline=None, derandomize=True, database=None, max_examples=200)
 RIGHT = [
@@ -52,8 +53,96 @@ RIGHT = [
     "A Banana.",
     "The answer is a banana.",
     "Answer: a banana",
+    # as reasoning and Chinese models write it
+    r"$\boxed{B}$",
+    r"\boxed{\text{B}}",
+    r"The answer is \boxed{\mathrm{(B)}}.",
+    r"We try A, then C. So \boxed{A} is wrong and the result is $\boxed{B}$.",
+    r"\(B\)",
+    "The answer is $B$.",
+    "<answer>B</answer>",
+    "<answer> (B) </answer>",
+    "<answer>B",
+    "<think>A or C?</think><answer>B</answer>",
+    "<|begin_of_box|>B<|end_of_box|>",
+    "It is yellow.\n#### B",
+    "<think>Maybe A. Or C?</think>\n\nB",
+    "<think>The answer is A.</think>The answer is B.",
+    "A is green.\n</think>\n**Answer:** B",
+    "B is the correct answer.",
+    "B is correct",
+    "(B) is the right choice",
+    "I think B is correct.",
+    "Option (B) is correct; option (A) is not.",
+    "B is the answer, because (A) is not yellow.",
+    "Thus, (B) is the best answer.",
+    "B - a banana",
+    "B \u2013 a banana",
+    "B because it is yellow",
+    "B!",
+    "- B",
+    "'B'",
+    "The answer is 'B'.",
+    "Ans: B",
+    "Ans. B",
+    "ANS: (B)",
+    "Answer - B",
+    "Answer -> B",
+    "Final answer: B",
+    "The best choice is B",
+    "option (B) because (A) is wrong",
+    "The answer is (B), since (A) and (C) are incorrect.",
+    "Not A. The answer is B.",
+    "The answer is definitely B.",
+    "The correct answer to the question is B.",
+    "I choose B.",
+    "I would go with B",
+    "I'd pick option B.",
+    "It is B.",
+    "A. an apple\nB. a banana\nC. a cat\n\nThe answer is B.",
+    "\uff22",
+    "\u7b54\u6848\u662fB",
+    "\u7b54\u6848\uff1aB\u3002",
+    "\u6b63\u786e\u7b54\u6848\u4e3a\uff08B\uff09",
+    "\u9009B",
+    "\u6545\u9009B\u3002",
+    "\u9009\u62e9B",
+    "\u9009\u9879B",
+    "B\u9009\u9879\u6b63\u786e",
+    "\u3010B\u3011",
+    "B\u3001\u4e00\u6839\u9999\u8549",
+]
+#: Name no option, though a capital or a word of the forms above is in them.
+NO_OPTION = [
+    "A banana split",
+    "I think it is a big dog",
+    "Neither A nor B",
+    "Neither (A) nor (B)",
+    "None of the options",
+    "<think>The answer is B",
+    "A banana is B-shaped",
+    "Vitamin B is the right thing to eat",
+    "Plan B is the best option",
+    "B is not correct.",
+    "B is not the correct answer",
+    "B is wrong",
+    "(B) is wrong",
+    "B is a letter of the alphabet",
+    "A is for apple",
+    "Grade B meat",
+    "The picture shows a letter B on a wall",
+    "Select a dog",
+    "I choose A good book",
+    "It is A dog.",
+    "<answer>none</answer> B",
+    r"\boxed{42}",
+    "\u7b54\u6848\u4e0d\u662fB",
 ]
 WRONG = [
+    *NO_OPTION,
+    "A - B",
+    "<answer>A</answer> but B is also correct",
+    "<think>The answer is B.</think>A",
     # another option
     "A",
     "(C)",
@@ -172,3 +261,18 @@ def test_a_list_of_letters_is_never_right(letters: list[str], joint: str) -> Non
 @given(st.text(max_size=30))
 def test_any_text_is_read(text: str) -> None:
     assert all(len(letter) == 1 and "A" <= letter <= "Z" for letter in named_options(text))
+
+
+@pytest.mark.parametrize("prediction", NO_OPTION)
+def test_no_option_is_named(prediction: str) -> None:
+    assert named_options(prediction) == set() and names_no_option(prediction, ("B", "a banana"))
+
+
+def test_answers_that_name_no_option_are_counted() -> None:
+    predictions = ["B", "(C)", "A banana", "I don't know.", "", "a banana"]
+    rows = score_answers(OptionAccuracy(), predictions, [("B", "a banana")] * 6, predictions)
+    assert [row["score"] for row in rows] == [1.0, 0.0, 1.0, 0.0, 0.0, 1.0]
+    assert [row["no_option"] for row in rows] == [False, False, False, True, True, False]
+    stored = [{"response": said, **row} for said, row in zip(predictions, rows, strict=True)]
+    assert answer_counts(stored) == {"empty": 1, "no_option": 2}
+    assert answer_counts([{"response": "a"}]) == {"empty": 0}

@@ -1,0 +1,153 @@
+"""Which options, named by letters, a text names as its answer; the rule stands in `option_accuracy`."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from hpa_lightning.metrics.judges.reading import without_thoughts
+
+_BRACKETED = r"[(\[\u3010]\s*([A-Za-z])\s*[)\]\u3011]"
+_CAPITAL = r"(?<![A-Za-z0-9_'-])([A-Z])(?![A-Za-z0-9_']|-\w)"  # one that is no part of a word; Chinese has no spaces
+_AND = r"\s*(?:,\s*(?:and|or)\b|[,;/&\u3001]|\b(?:and|or)\b|[\u548c\u6216\u4e0e])\s*(?:(?:option|choice)\s+)?"
+_SURELY = (
+    r"(?:(?:most likely|likely|probably|clearly|definitely|certainly|obviously|actually|indeed|simply|therefore|thus"
+    r"|hence|surely),?\s+)?"
+)
+_OF_WHAT = r"(?:\s+(?:to|for|of|in|among|from|based on|according to)\b[^.:;\n]{0,60}?)?"
+_IS = (
+    rf"\b(?:(?:answer|option|choice|guess)s?{_OF_WHAT}\s*"
+    r"(?:(?:is|are|(?:should|would|must|will) be|seems to be)\b\s*:?|:|\s[-\u2013\u2014=]|->|=>|\u2192)"
+    r"|ans\s*[.:=-])\s*"
+    rf"{_SURELY}"
+)
+# "the answer is B" and "choose B" in Chinese: 答案(是|为|:), 选(择|项|:), 应选, 故选.
+_IS_CHINESE = (
+    r"(?:\u7b54\u6848|\u9009\u9879|\u9009\u62e9|\u9009)\s*(?:\u5e94\u8be5|\u5e94)?(?:\u662f|\u4e3a|\u9009)?\s*:?\s*"
+)
+_CHOOSE = (
+    r"\b(?:choose|chose|select|pick|opt for|go with|going with|vote for)\s+"
+    r"(?:(?:the\s+)?(?:option|choice|letter|answer)\s+)?"
+)
+_CORRECT = (
+    r"\s+(?:is|seems|looks|would be|must be|should be)\s+(?:indeed\s+|clearly\s+|definitely\s+|the\s+|most\s+|my\s+)*"
+    r"(?:correct|right|true|answer|choice|best (?:answer|choice|option|match)|accurate|only (?:correct|right|valid)"
+    r"|final answer|appropriate)\b"
+)
+# Options that a text says are wrong: "not (A)", "neither A nor B", "(A) and (C) are wrong", "rather than (A)".
+_LETTER = rf"(?:{_BRACKETED}|{_CAPITAL})".replace("([A-Za-z])", "[A-Za-z]").replace("([A-Z])", "[A-Z]")
+_LETTERS = rf"(?:(?:option|choice|answer)s?\s+)?{_LETTER}(?:(?:{_AND}|\s+nor\s+){_LETTER})*"
+_DENIED = re.compile(
+    r"(?i:\b(?:not|neither|nor|none of|rather than|instead of|unlike|except|exclude|excluding|rule out|eliminate)\s+"
+    r"(?:the\s+)?)"
+    rf"{_LETTERS}"
+    rf"|{_LETTERS}\s+(?i:(?:is|are|was|were|can(?:not| be)|could(?: not)? be|seems?|must be|isn't|aren't)\s+"
+    r"(?:all\s+|both\s+|clearly\s+|simply\s+|be\s+)*(?:not|wrong|incorrect|false|ruled out|eliminated|excluded|untrue"
+    r"|irrelevant|too|an? (?:wrong|incorrect))\b"
+    rf"|(?:isn't|aren't|cannot be)\b)"
+    rf"|{_LETTER}\s*(?:\u4e0d\u6b63\u786e|\u9519\u8bef|\u4e0d\u5bf9)"
+)
+
+ALONE = re.compile(r"[(\[\u3010]?\s*([A-Za-z])\s*[)\]\u3011]?\s*[.:!]?")
+AT_THE_START = re.compile(
+    rf"(?:{_BRACKETED}[.:]?(?:\s+[-\u2013\u2014])?|([A-Za-z])(?:[):]|\.(?=\s))|([A-Z])\u3001(?![A-Z]\b))\s*(?=\S)"
+    r"|(?!I\b)([A-Z])\s+[-\u2013\u2014|]\s+(?=\S)"
+)
+_BECAUSE = re.compile(r"(?!I\b)([A-Z]),?\s+(?:because|since|due to)\b")
+_LATER_IN_LINE = re.compile(rf"(\b(?:and|or)\b|[,;/&])?\s*(?:{_BRACKETED}|(?<![\w'-])([A-Z])(?:[):]|\.(?=\s+\S)))")
+_STATED = re.compile(
+    rf"(?i:{_IS}(?:(?:the\s+)?(?:option|choice|letter)\s+)?)(?:{_BRACKETED}|{_CAPITAL}|([a-z])(?=\s*(?:[.;:]|$)))"
+    rf"|{_IS_CHINESE}(?:{_BRACKETED}|{_CAPITAL})|{_CAPITAL}\s*\u9009?\u9879?(?:\u662f)?(?:\u6b63\u786e|\u5bf9\u7684)"
+    rf"|(?i:{_CHOOSE})(?:{_BRACKETED}|{_CAPITAL}(?!\s+[a-z]))"
+    rf"|(?:^|(?<=[.!?:;,]\s)|(?i:\b(?:so|thus|hence|therefore|that|think|believe|say|option|choice|answer|letter)\s+))"
+    rf"(?:{_BRACKETED}|{_CAPITAL})(?={_CORRECT})"
+    rf"|(?i:\b(?:it is|it's|it must be|it should be)\s+(?:option\s+)?){_CAPITAL}(?=\s*[.!]?$)",
+    re.MULTILINE,
+)
+_MENTIONED = re.compile(rf"(?i:\b(?:answer|option|choice)\s+){_CAPITAL}|{_BRACKETED}|{_CAPITAL}\s*\u9009\u9879")
+_CONTINUED = re.compile(rf"{_AND}(?:{_BRACKETED}|{_CAPITAL})")
+LEAD_IN = re.compile(
+    rf"(?i:(?:(?:so|thus|therefore),?\s+)?(?:the\s+)?(?:(?:correct|right|best|final)\s+)*{_IS})|{_IS_CHINESE}"
+)
+
+# Marks around a final answer; the last one counts alone.
+_MARKED = re.compile(
+    r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+    r"|<(?:final_)?answer>\s*(.*?)\s*(?:</(?:final_)?answer>|$)"
+    r"|<\|begin_of_box\|>\s*(.*?)\s*(?:<\|end_of_box\|>|$)"
+    r"|^\s*####\s*(\S.*?)\s*$",
+    re.DOTALL | re.IGNORECASE | re.MULTILINE,
+)
+_LATEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf|bf|rm)\s*\{([^{}]*)\}")
+
+
+def final_answer(text: str) -> str:
+    """What a text gives as its answer: behind the thoughts, in the last mark if there is one, without LaTeX."""
+    text = without_thoughts(text)
+    if re.match(r"\s*<think(?:ing)?>", text, re.IGNORECASE):
+        return ""  # thoughts that never ended
+    marks = [next(group for group in match.groups() if group is not None) for match in _MARKED.finditer(text)]
+    text = marks[-1] if marks else text
+    while (plain := _LATEX.sub(r"\1", text)) != text:
+        text = plain
+    return re.sub(r"\\[()\[\],;! ]|\$", " ", text)
+
+
+def letter_of(groups: Sequence[str | None]) -> str:
+    """The letter that a match found, upper case."""
+    return next(group for group in groups if group).upper()
+
+
+def _with_list(text: str, match: re.Match[str]) -> set[str]:
+    """The letter of a match and those that continue it in a list: `B or C`, `(B), (C)`."""
+    letters, end = {letter_of(match.groups())}, match.end()
+    while (following := _CONTINUED.match(text, end)) is not None:
+        letters.add(letter_of(following.groups()))
+        end = following.end()
+    return letters
+
+
+def _at_the_start(line: str) -> set[str]:
+    if (alone := ALONE.fullmatch(line)) is not None:
+        return {letter_of(alone.groups())}
+    if (match := _BECAUSE.match(line)) is not None:
+        return {letter_of(match.groups())}
+    if (match := AT_THE_START.match(line)) is None:
+        return set()
+    rest = ALONE.fullmatch(line, match.end())  # "A - B" is a list, not an option and its text
+    letters, last = _with_list(line, match) | ({letter_of(rest.groups())} if rest else set()), letter_of(match.groups())
+    for later in _LATER_IN_LINE.finditer(line, match.end()):
+        joined, *groups = later.groups()
+        letter = letter_of(groups)
+        if joined or ord(letter) == ord(last) + 1:
+            letters.add(letter)
+            last = letter
+    return letters
+
+
+def named_options(text: str) -> set[str]:
+    """The letters, upper case, of the options that a text names; see `option_accuracy` for the rule.
+
+    Example:
+        >>> named_options("The answer is B."), sorted(named_options("(a) or (c)")), named_options("A banana")
+        ({'B'}, ['A', 'C'], set())
+        >>> named_options("(B), because (A) is wrong"), named_options("Neither A nor B")
+        ({'B'}, set())
+    """
+    text = unicodedata.normalize("NFKC", final_answer(text)).replace("\u3002", ". ")
+    text = re.sub(r"[*`\"\u201c\u201d]|__", "", text)
+    text = re.sub(r"(?<!\w)['\u2018]([A-Za-z])['\u2019](?!\w)", r"\1", text)
+    lines = [
+        re.sub(r"^(?:->|=>|[-\u2013\u2022>\u2192])\s*(?=\S)", "", " ".join(line.split())) for line in text.splitlines()
+    ]
+    lines = [line for line in lines if line]
+    text = _DENIED.sub(" ", "\n".join(lines))
+    begun = [_at_the_start(line) for line in text.split("\n")]
+    stated = set().union(*(_with_list(text, match) for match in _STATED.finditer(text)))
+    named = set().union(*begun)
+    # The options of the question, told again before the answer.
+    if len(named) > 1 and stated and named == set(map(chr, range(ord("A"), ord("A") + len(named)))):
+        named = set()
+    named |= stated
+    return named or named.union(*(_with_list(text, match) for match in _MENTIONED.finditer(text)))
