@@ -10,6 +10,7 @@ import torch
 from helpers_mllm import tiny_llava
 from packaging.version import Version
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from hpa_lightning.fuse.adapted import AdaptedCheckpoint
@@ -63,7 +64,10 @@ def test_initialisations_that_change_the_base_or_are_new_are_refused(initialised
         {"init_lora_weights": False},
         {"init_lora_weights": "gaussian"},
         {"init_lora_weights": "orthogonal"},
-        {"init_lora_weights": "mica"},
+        pytest.param(
+            {"init_lora_weights": "mica"},
+            marks=pytest.mark.skipif(not hasattr(LoraLayer, "mica_init"), reason="this peft has no MiCA"),
+        ),
         {"rank_pattern": {"layers.0.self_attn.q_proj": 2}, "use_rslora": True},
         {"layers_to_transform": [1], "layers_pattern": "layers"},
         {"exclude_modules": ["v_proj"], "lora_dropout": 0.5},
