@@ -12,11 +12,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from tqdm.auto import tqdm
 
+from hpa_lightning.callbacks.ending import unfinished
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, gathered, in_step, own_share, to_device
 from hpa_lightning.callbacks.sequential import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.data.records import Record, open_image
 from hpa_lightning.decoding import decoding_of
+from hpa_lightning.files import whole_file
 from hpa_lightning.metrics.scoring import (
     answer_rows,
     is_multiple_choice,
@@ -126,10 +128,13 @@ class TaskEvaluation(TaskCallback):
 
     def on_tasks_done(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         directory = results_directory(trainer)
+        if unfinished(trainer) is None:
+            stream: Any = trainer.datamodule
+            self.record(trainer, "end", finished_tasks=self._finished_tasks, tasks=len(stream.tasks))
         if self.report and trainer.is_global_zero and (directory / RESULT_FILE).exists():
             from hpa_lightning.report import write_report  # matplotlib, which training does not need
 
-            page = write_report([directory], directory / "report")["html"]
+            page = write_report([directory], directory / "report", unfinished=True)["html"]
             rank_zero_info(f"Report: {page}")
 
     def _evaluate(
@@ -209,8 +214,8 @@ class TaskEvaluation(TaskCallback):
                     small = open_image(image, record.where, max_pixels=None)
                     small = small.copy() if small is image else small
                     small.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    small.save(folder / name, quality=85)
+                    with whole_file(folder / name) as beside:
+                        small.save(beside, "JPEG", quality=85)
 
     def _keep_answers(
         self,
@@ -240,6 +245,7 @@ class TaskEvaluation(TaskCallback):
             tasks=[task.name for task in datamodule.tasks],
             sets=[{"name": item.name, "kind": item.kind} for item in datamodule.evaluation_sets()],
             data=datamodule.provenance() if hasattr(datamodule, "provenance") else {},
+            ends=True,
             **run_origin(),
         )
 

@@ -111,10 +111,11 @@ def _report(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="hpa-lightning report", description="Tables, plots and one HTML page.")
     parser.add_argument("runs", type=Path, nargs="+", help="folders that hold a results.jsonl")
     parser.add_argument("--output", type=Path, default=Path("report"), help="folder (default: %(default)s)")
+    parser.add_argument("--unfinished", action="store_true", help="take runs that are not finished, as far as they are")
     options = parser.parse_args(arguments)
     try:
-        written = write_report(options.runs, options.output)
-    except (ValueError, FileNotFoundError) as error:
+        written = write_report(options.runs, options.output, unfinished=options.unfinished)
+    except (ValueError, OSError) as error:
         raise SystemExit(f"hpa-lightning report: {error}") from error
     for what, path in written.items():
         print(f"{what}: {path}")

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
+from hpa_lightning.completeness import require_finished
+from hpa_lightning.files import path_inside, whole_folder
 from hpa_lightning.metrics import CHOICE_METRICS
 from hpa_lightning.metrics.judges import RefusalJudge, judge_name, partial_refusals, resolve_judge
 from hpa_lightning.metrics.safety import judged
 from hpa_lightning.metrics.scoring import answer_counts, judged_rows
 from hpa_lightning.predictions import FOLDER, Predictions, prediction_file, read_predictions
 from hpa_lightning.report.tables import Table
-from hpa_lightning.result_file import RESULT_FILE, ResultWriter, result_file
+from hpa_lightning.result_file import RESULT_FILE, result_file, result_line
 from hpa_lightning.results import RunResults
 
 _DESCRIPTION = """\
@@ -35,9 +37,12 @@ def judge_command(arguments: Sequence[str]) -> None:
     parser.add_argument("run", type=Path, help="folder of a run: results.jsonl and predictions/")
     parser.add_argument("--judges", nargs="+", default=["default"], help="default: %(default)s")
     parser.add_argument("--sets", nargs="+", help="evaluation sets (default: the safety and over-refusal sets)")
+    parser.add_argument("--unfinished", action="store_true", help="judge a run that is not finished, as far as it is")
     parser.add_argument("--output", type=Path, help="write the run with the first judge's scores to this folder")
     options = parser.parse_args(arguments)
     try:
+        if not options.unfinished:
+            require_finished([RunResults.from_file(options.run)])
         judges = [resolve_judge(name) for name in options.judges]
         answers, verdicts = judge_run(options.run, judges, options.sets)
         print(rates_table(options.run, answers, verdicts).text())
@@ -147,15 +152,15 @@ def write_judged(
 ) -> None:
     """Write a run's results and answers with the scores and verdicts of another judge; the run stays as it is.
 
+    The output is there as a whole or not at all.
+
     What the judge cannot judge keeps its score: tasks, multiple choice, and over-refusal if it tells safe from unsafe.
 
     Raises:
-        ValueError: the output holds results already, or answers are missing, so that two judges would stand in one
-            mean.
+        ValueError: the output exists and is not empty, a link leads out of the answers' folder, or answers are
+            missing, so that two judges would stand in one mean.
     """
     run, output, name = Path(run), Path(output), judge_name(judge)
-    if (output / RESULT_FILE).exists():
-        raise ValueError(f"{output} holds results already; choose another output.")
     results = RunResults.from_file(run)
     kinds = {item["name"]: item["kind"] for item in results.run["sets"]}
     judged_again = {(item.step, item.set) for item in answers}
@@ -167,19 +172,34 @@ def write_judged(
                 f"there are no answers to {event['set']} of step {event['step']} to judge again, and its score by the "
                 "earlier judge would stand beside the new ones; judge all sets, of a run that kept all its answers."
             )
-    shutil.copytree(run / FOLDER, output / FOLDER, dirs_exist_ok=True)
     rates: dict[tuple[int, str], float] = {}
-    for item, verdict in zip(answers, verdicts[name], strict=True):
-        refused = float(np.mean(verdict))
-        rates[item.step, item.set] = refused if kinds[item.set] == "over_refusal" else 1 - refused
-        new = judged_rows(judge, [row["response"] for row in item.rows], verdict)
-        old = ({key: value for key, value in row.items() if key != "refusal"} for row in item.rows)
-        rows = ({**row, **more} for row, more in zip(old, new, strict=True))
-        path = prediction_file(output, item.step, item.set)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    writer = ResultWriter(output / RESULT_FILE)
-    for record in results.records:
-        rate = rates.get((record.get("step", -2), record.get("set", ""))) if record["event"] == "score" else None
-        if record["event"] == "run":
-            record = {**record, "judge": name, "judged_again": str(result_file(run))}
-        writer.write(record if rate is None else {**record, "score": rate, "judge": name})
+    with whole_folder(output) as folder:
+        _copy_answers(run / FOLDER, folder / FOLDER)
+        for item, verdict in zip(answers, verdicts[name], strict=True):
+            refused = float(np.mean(verdict))
+            rates[item.step, item.set] = refused if kinds[item.set] == "over_refusal" else 1 - refused
+            new = judged_rows(judge, [row["response"] for row in item.rows], verdict)
+            old = ({key: value for key, value in row.items() if key != "refusal"} for row in item.rows)
+            rows = ({**row, **more} for row, more in zip(old, new, strict=True))
+            path = prediction_file(folder, item.step, item.set)
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        records = []
+        for record in results.records:
+            rate = rates.get((record.get("step", -2), record.get("set", ""))) if record["event"] == "score" else None
+            if record["event"] == "run":
+                record = {**record, "judge": name, "judged_again": str(result_file(run))}
+            records.append(record if rate is None else {**record, "score": rate, "judge": name})
+        (folder / RESULT_FILE).write_bytes(b"".join(map(result_line, records)))
+
+
+def _copy_answers(source: Path, target: Path) -> None:
+    """Copy the answers and their images; what a link leads to outside the folder is not this run's.
+
+    Raises:
+        ValueError: such a link.
+    """
+    for file in sorted(source.rglob("*")):
+        name = file.relative_to(source).as_posix()
+        if path_inside(source, name, f"the folder {source}").is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target / name)

@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from hpa_lightning.files import plain_name, write_text
 from hpa_lightning.parsing import parse_json, read_text
 
 FOLDER = "predictions"
@@ -39,16 +40,16 @@ def prediction_file(run: str | PathLike[str], step: int, set_name: str) -> Path:
 
     >>> prediction_file("run", -1, "figstep").as_posix()
     'run/predictions/step_00_figstep.jsonl'
+
+    Raises:
+        ValueError: a set's name that leads to another folder.
     """
-    return Path(run) / FOLDER / f"step_{step + 1:02d}_{set_name}.jsonl"
+    return Path(run) / FOLDER / f"step_{step + 1:02d}_{plain_name(set_name, 'the name of a set')}.jsonl"
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines beside their place and then into it, so that no half file is ever seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    """Write JSON lines, all or none."""
+    write_text(path, "".join(json.dumps(row, default=str) + "\n" for row in rows))
 
 
 def read_predictions(run: str | PathLike[str], sets: set[str] | None = None) -> Iterator[Predictions]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+from hpa_lightning.files import told
 from hpa_lightning.parsing import parse_json
 from hpa_lightning.values import shown
 
@@ -75,14 +76,9 @@ class ResultWriter:
         Raises:
             ValueError: if ``"event"`` is missing or a value has no JSON form.
         """
-        if not isinstance(record.get("event"), str):
-            raise ValueError(f'A result needs the key "event" with the name of the event, got {dict(record)!r}.')
-        try:
-            line = json.dumps(_finite(record), allow_nan=False, ensure_ascii=False)
-        except TypeError as error:
-            raise ValueError(f"The {record['event']!r} event has a value without a JSON form: {error}.") from error
-        with _WRITING:
-            self._append(f"{line}\n".encode())
+        line = result_line(record)
+        with _WRITING, told(self.path, "the line was not written, those before it are unchanged"):
+            self._append(line)
 
     def _append(self, data: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,11 +87,30 @@ class ResultWriter:
             self._repaired = True
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            while data:
-                data = data[os.write(descriptor, data) :]
-            os.fsync(descriptor)
+            before = os.fstat(descriptor).st_size
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+                os.fsync(descriptor)
+            except OSError:  # a full disk takes a part of the line
+                os.ftruncate(descriptor, before)
+                raise
         finally:
             os.close(descriptor)
+
+
+def result_line(record: Mapping[str, Any]) -> bytes:
+    """One event as a line of the file, its end included.
+
+    Raises:
+        ValueError: if ``"event"`` is missing or a value has no JSON form.
+    """
+    if not isinstance(record.get("event"), str):
+        raise ValueError(f'A result needs the key "event" with the name of the event, got {dict(record)!r}.')
+    try:
+        return (json.dumps(_finite(record), allow_nan=False, ensure_ascii=False) + "\n").encode()
+    except TypeError as error:
+        raise ValueError(f"The {record['event']!r} event has a value without a JSON form: {error}.") from error
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -277,5 +277,5 @@ def _check_place(place: ImagePlace | None) -> None:
 
 
 def _check_name(name: str, what: str) -> None:
-    if not name or any(character in name for character in "/\\\n") or name.strip() != name:
+    if not name or name in (".", "..") or any(character in name for character in "/\\\n") or name.strip() != name:
         raise ValueError(f"{what} name {name!r}; expected a name without slashes and outer blanks, for files and logs.")

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hpa_lightning.files import flush, whole_file, write_text
 from hpa_lightning.fuse.checkpoint import INDEX_FILE, Checkpoint
 from hpa_lightning.fuse.folder import file_inside
 from hpa_lightning.fuse.tensor_files import StoredTensor, require_finite
@@ -125,14 +126,13 @@ class PartialOutput:
             before.check_finite()
             after.check_finite()
         for file in missing:
-            unfinished = self.progress / "unfinished"
-            shutil.copyfile(after.folder / file, unfinished)
-            for name, place in places.items():
-                if place.file == file:
-                    tensor = after.tensor(name).to(place.dtype)
-                    require_finite(name, tensor, self.folder)
-                    _overwrite(unfinished, place, tensor)
-            _finish(unfinished, self.folder / file)
+            with whole_file(self.folder / file) as unfinished:
+                shutil.copyfile(after.folder / file, unfinished)
+                for name, place in places.items():
+                    if place.file == file:
+                        tensor = after.tensor(name).to(place.dtype)
+                        require_finite(name, tensor, self.folder)
+                        _overwrite(unfinished, place, tensor)
 
     def has_block(self, block: int) -> bool:
         """Whether the block's fused layers are written."""
@@ -145,7 +145,7 @@ class PartialOutput:
             _overwrite(self.folder / place.file, place, weight)
             files.add(place.file)
         for file in files:
-            _flush(self.folder / file)
+            flush(self.folder / file)
         _write_json(self._block(block), audit)
 
     def audit(self, blocks: int) -> list[dict]:
@@ -186,15 +186,12 @@ class PartialOutput:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file that exists whole or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, unfinished, metadata)
-    _finish(unfinished, path)
+    with whole_file(path) as unfinished:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, unfinished, metadata)
 
 
 def _write_json(path: Path, content: Any) -> None:
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    _finish(unfinished, path)
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def _overwrite(path: Path, place: StoredTensor, tensor: Tensor) -> None:
@@ -203,13 +200,3 @@ def _overwrite(path: Path, place: StoredTensor, tensor: Tensor) -> None:
     with path.open("r+b") as file:
         file.seek(place.start)
         file.write(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-
-
-def _flush(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-
-
-def _finish(unfinished: Path, path: Path) -> None:
-    _flush(unfinished)
-    os.replace(unfinished, path)

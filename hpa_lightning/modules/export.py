@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hpa_lightning import functional as F
+from hpa_lightning.files import whole_folder
 from hpa_lightning.modules.adapters import lora_layers
 from hpa_lightning.modules.sharding import is_sharded, whole
 
@@ -38,13 +39,13 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def export_model(model: Any, processor: Any, folder: str | Path, write: bool = True) -> None:
-    """Write the model's configuration, its merged weights and the processor into ``folder``.
+    """Write the model's configuration, its merged weights and the processor into ``folder``, as a whole or not at all.
 
     ``write=False`` is for the processes that only help to gather a sharded model.
 
     Raises:
         ValueError: the model cannot be saved as a Hugging Face folder, or has mixtures of LoRA experts, which cannot be
-            merged; nothing is written then.
+            merged, or the folder is there and not empty; nothing is written then.
     """
     if not hasattr(model, "save_pretrained"):
         raise ValueError(f"{type(model).__name__} has no save_pretrained; expected a Hugging Face model.")
@@ -52,9 +53,9 @@ def export_model(model: Any, processor: Any, folder: str | Path, write: bool = T
         merged = merged_state_dict(model)
         if not write:
             return
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(folder, state_dict=merged)
-    processor.save_pretrained(folder)
+        with whole_folder(folder) as partial:
+            model.save_pretrained(partial, state_dict=merged)
+            processor.save_pretrained(partial)
 
 
 def _owners(name: str, layers: dict[str, Any]) -> list[str]:

@@ -353,12 +353,12 @@ class MLLMModule(TokenWeightedModule):
         With several processes all have to call it, and the first one writes.
 
         Args:
-            folder: it is made if need be.
+            folder: it is made as a whole or not at all; there may be none of that name, or an empty one.
             unfinished: write weights from before a task's end, which a method has not fused yet, as they are.
 
         Raises:
-            ValueError: the model cannot be saved so, has mixtures of LoRA experts, which cannot be merged, or is from
-                before a task's end.
+            ValueError: the folder is not empty, the model cannot be saved so, has mixtures of LoRA experts, which
+                cannot be merged, or is from before a task's end.
         """
         reason = unfinished_weights(state_of_trainer(self._trainer) or self._loaded_state)
         if reason and not unfinished:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from hpa_lightning.data.records import open_image
+from hpa_lightning.files import write_text
 
 PROCESSOR_FILE = "timm_processor.json"
 
@@ -84,7 +85,7 @@ class TimmProcessor:
             "image_token": self.image_token,
             "chat_template": self.chat_template,
         }
-        (Path(folder) / PROCESSOR_FILE).write_text(json.dumps(settings, indent=2))
+        write_text(Path(folder) / PROCESSOR_FILE, json.dumps(settings, indent=2))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> TimmProcessor:

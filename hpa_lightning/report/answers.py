@@ -10,6 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from hpa_lightning.completeness import require_finished
+from hpa_lightning.files import path_inside, write_text
 from hpa_lightning.predictions import FOLDER, read_predictions
 from hpa_lightning.report.html import page_html
 from hpa_lightning.report.tables import step_name
@@ -105,11 +107,18 @@ def answers_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--after", type=int, help="step after (default: the last one)")
     parser.add_argument("--sets", nargs="+", help="evaluation sets (default: all)")
     parser.add_argument("--limit", type=int, default=200, help="samples of each set, 0 for all (default: %(default)s)")
+    parser.add_argument("--unfinished", action="store_true", help="show a run that is not finished, as far as it is")
     parser.add_argument("--output", type=Path, help="the file (default: answers.html in the run's folder)")
     options = parser.parse_args(arguments)
     try:
         path = write_answers(
-            options.run, options.output, options.before, options.after, options.sets, options.limit or None
+            options.run,
+            options.output,
+            options.before,
+            options.after,
+            options.sets,
+            options.limit or None,
+            options.unfinished,
         )
     except (ValueError, OSError) as error:
         raise SystemExit(f"hpa-lightning answers: {error}") from error
@@ -123,6 +132,7 @@ def write_answers(
     after: int | None = None,
     sets: Sequence[str] | None = None,
     limit: int | None = 200,
+    unfinished: bool = False,
 ) -> Path:
     """Write one self-contained page of a run's answers.
 
@@ -132,14 +142,18 @@ def write_answers(
         before, after: the steps that are compared; the aligned model (-1) and the last one.
         sets: names of the evaluation sets; all when ``None``.
         limit: most samples of a set; all when ``None``.
+        unfinished: show a run that is not finished, as far as it is.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: no such step or set, or no stored answers.
+        ValueError: no such step or set, no stored answers, an image outside the run's folder, or a run that is not
+            finished, unless asked for.
     """
     results = RunResults.from_file(run)
+    if not unfinished:
+        require_finished([results])
     kinds = {item["name"]: item["kind"] for item in results.run["sets"]}
     unknown = sorted(set(sets or ()) - kinds.keys())
     if unknown:
@@ -154,8 +168,7 @@ def write_answers(
     answers = list(_pairs(by_step[before], by_step[after], kinds, limit))
     names = ["Aligned model" if step < 0 else f"After {step_name(results, step)}" for step in (before, after)]
     output = Path(output) if output is not None else Path(run) / "answers.html"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(_page(results, answers, names, Path(run), limit), encoding="utf-8")
+    write_text(output, _page(results, answers, names, Path(run), limit))
     return output
 
 
@@ -236,7 +249,7 @@ def _verdict(row: dict[str, Any], kind: str) -> str:
 
 
 def _picture(path: str, run: Path) -> str:
-    file = run / FOLDER / path
+    file = path_inside(run / FOLDER, path, f"an answer of {run}")
     if not file.is_file():
         return f'<p class="soft">{escape(path)} is gone</p>'
     data = base64.b64encode(file.read_bytes()).decode()

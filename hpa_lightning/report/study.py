@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from hpa_lightning.files import staged
 from hpa_lightning.report.html import Image
 from hpa_lightning.report.plots import plot_scores, plot_steps
 from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, study_html, study_markdown
@@ -124,19 +125,20 @@ def write_study_report(
         raise ValueError(
             f"got the groups {[group.name for group in groups]}; expected at least one, of distinct names."
         )
-    figures = Path(folder) / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    blocks: list[Block] = []
-    for group in groups:
-        blocks += _section(group, figures)
-    paths = {block.path.stem: block.path for block in blocks if isinstance(block, Image)}
-    for key, name, content in (
-        ("markdown", "results.md", study_markdown(title, text, blocks, Path(folder))),
-        ("html", "results.html", study_html(title, text, blocks)),
-    ):
-        paths[key] = Path(folder) / name
-        paths[key].write_text(content, encoding="utf-8")
-    return paths
+    with staged(folder, last=["results.md", "results.html"]) as inside:
+        figures = inside / "figures"
+        figures.mkdir()
+        blocks: list[Block] = []
+        for group in groups:
+            blocks += _section(group, figures)
+        paths = {block.path.stem: block.path for block in blocks if isinstance(block, Image)}
+        for key, name, content in (
+            ("markdown", "results.md", study_markdown(title, text, blocks, inside)),
+            ("html", "results.html", study_html(title, text, blocks)),
+        ):
+            paths[key] = inside / name
+            paths[key].write_text(content, encoding="utf-8")
+    return {key: Path(folder) / path.relative_to(inside) for key, path in paths.items()}
 
 
 def _section(group: StudyGroup, figures: Path) -> list[Block]:

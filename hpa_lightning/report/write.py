@@ -9,6 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from hpa_lightning.completeness import require_finished
+from hpa_lightning.files import staged
 from hpa_lightning.report.html import Image, render_page
 from hpa_lightning.report.plots import (
     plot_comparison,
@@ -81,14 +83,18 @@ def _overview(runs: Sequence[RunResults], folder: Path) -> list[Image]:
 
 
 def write_report(
-    run_dirs: Sequence[str | PathLike[str]], output: str | PathLike[str], title: str | None = None
+    run_dirs: Sequence[str | PathLike[str]],
+    output: str | PathLike[str],
+    title: str | None = None,
+    unfinished: bool = False,
 ) -> dict[str, Path]:
     """Writes tables, plots and one self-contained HTML page about one run or several.
 
     Args:
         run_dirs: folders that hold a ``results.jsonl``, or such files.
-        output: the folder to write to; it is made if need be, files of the same name are replaced.
+        output: the folder to write to; it is made if need be, files of the same name are replaced, the page last.
         title: the page's title.
+        unfinished: take runs that are not finished too, as far as they are.
 
     Returns:
         What was written: ``"html"`` (report.html), ``"summary_csv"`` and ``"summary_md"`` (one row per
@@ -96,7 +102,8 @@ def write_report(
         run), and every plot under its file name without ``.png``. All scores are in percent.
 
     Raises:
-        ValueError: if there is no run, or a result file is broken or holds no score.
+        ValueError: if there is no run, or a result file is broken or holds no score, or a run is not finished and
+            such runs were not asked for.
         FileNotFoundError: if a result file is missing.
     """
     if isinstance(run_dirs, (str, PathLike)):
@@ -107,9 +114,15 @@ def write_report(
     for run in runs:
         if not run.steps:
             raise ValueError(f"{run.path} holds no score yet, so there is nothing to report; evaluate the run first.")
+    if not unfinished:
+        require_finished(runs)
+    with staged(output, last=["report.html"]) as folder:
+        paths = _write(runs, folder, title)
+    return {key: Path(output) / path.relative_to(folder) for key, path in paths.items()}
+
+
+def _write(runs: Sequence[RunResults], folder: Path, title: str | None) -> dict[str, Path]:
     labels = run_labels(runs)
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     methods = method_table(runs)
     summary = {"unit": "percent", "methods": methods.records(), "runs": run_table(runs).records()}
     texts = {

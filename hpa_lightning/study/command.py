@@ -52,7 +52,7 @@ def study_command(arguments: Sequence[str]) -> None:
 
             written = report_study(study, store, options.study, options.groups, options.output)
             print(f"{written['markdown']}\n{written['html']}")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"hpa-lightning study: {error}") from error
     except Interrupted:
         raise SystemExit(130) from None

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import yaml
 
+from hpa_lightning.files import write_text
 from hpa_lightning.result_file import RESULT_FILE
 from hpa_lightning.study.grid import Cell
 from hpa_lightning.study.store import Store
@@ -124,7 +125,7 @@ def _start(cell: Cell, store: Store, threads: int, gpu: str | None, slot: int) -
         return f"{cell.key}: another process has finished it."
     folder = store.start(cell)
     config = folder / "config.in.yaml"
-    config.write_text(yaml.safe_dump(cell.config_for(folder), sort_keys=False))
+    write_text(config, yaml.safe_dump(cell.config_for(folder), sort_keys=False))
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import IO, Any
 
+from hpa_lightning.files import write_text
 from hpa_lightning.parsing import json_object, parse_json, read_text
 from hpa_lightning.result_file import RESULT_FILE, check_event, read_results
 from hpa_lightning.results import RunResults
@@ -155,10 +156,7 @@ class Store:
                 events = mark.get("events") or read_results(self.root / mark["key"])
                 short = [self._portable(event) for event in events if event["event"] not in _LONG_EVENTS]
                 held[mark["key"]] = {**mark, "events": short}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(held[key]) + "\n" for key in sorted(held)))
-        partial.replace(path)
+        write_text(path, "".join(json.dumps(held[key]) + "\n" for key in sorted(held)))
         return len(held)
 
     def _portable(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -198,10 +196,7 @@ def _read_note(path: Path, keys: Mapping[str, type | UnionType]) -> dict[str, An
 
 
 def _write_note(path: Path, note: Mapping[str, Any]) -> None:
-    """Write beside and rename, so that there is no half file."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(note) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(note) + "\n")
 
 
 def _check_keys(found: Mapping[str, Any], keys: Mapping[str, type | UnionType], where: str) -> None:

@@ -27,6 +27,7 @@ from hpa_lightning.data.nano.construction import build_model, build_processor, n
 from hpa_lightning.data.nano.conversations import conversations
 from hpa_lightning.data.nano.measuring import measure
 from hpa_lightning.data.nano.vision import pretrain_vision
+from hpa_lightning.files import whole_file, write_text
 
 CHUNK = 3200
 """Training conversations drawn at a time."""
@@ -100,7 +101,8 @@ def train_stage(
             log(json.dumps(measure(model, processor, 100)))
             model.train()
             state = {"stage": stage, "step": done, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(state, state_file)
+            with whole_file(state_file) as beside:
+                torch.save(state, beside)
 
 
 def pretrain(
@@ -138,7 +140,8 @@ def pretrain(
         model.load_state_dict(torch.load(vision_file, weights_only=True))
     else:
         pretrain_vision(model, processor.tokenizer.get_vocab(), vision_steps, 2e-3, 128, seed, log)
-        torch.save(model.state_dict(), vision_file)
+        with whole_file(vision_file) as beside:
+            torch.save(model.state_dict(), beside)
     # An untrained language model's gradients would spoil the pictures' features.
     model.model.vision_tower.requires_grad_(False)
     model.model.multi_modal_projector.requires_grad_(False)
@@ -152,7 +155,7 @@ def pretrain(
     model.eval().to(torch.bfloat16).save_pretrained(out)
     model.float()
     measured = measure(model, processor, 400)
-    (out / "measured.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    write_text(out / "measured.json", json.dumps(measured, indent=1) + "\n")
     log(json.dumps(measured))
     return model
 
