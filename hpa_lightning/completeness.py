@@ -12,7 +12,8 @@ def unfinished_run(run: RunResults) -> str | None:
 
     A run is whole when every set was scored after every task, and where the aligned model was scored, every set by it.
     Newer runs say in their ``run`` event that they write an ``end`` event: that has to be there too. It also tells of a
-    stream that was ended between two tasks because a callback was asked to; the tasks after that are not missed.
+    stream that was ended between two tasks because a callback was asked to, and of a model that was tested alone: the
+    tasks after that are not missed.
     """
     ends = run.events("end")
     last = len(run.tasks)

@@ -161,6 +161,7 @@ class CommandResults(L.Callback):
             "tested": checkpoint,
             "tasks": [item["name"] for item in sets if item["kind"] == "task"],
             "sets": sets,
+            "ends": True,
             **run_origin(),
         }
         writer.write(run)
@@ -168,6 +169,7 @@ class CommandResults(L.Callback):
             writer.write({"event": "score", "step": -1, "after": None, **fields})
             decoding = {"decoding": fields["decoding"]} if "decoding" in fields else {}
             write_rows(prediction_file(self.folder, -1, fields["set"]), ({**row, **decoding} for row in rows))
+        writer.write({"event": "end", "finished_tasks": 0, "tasks": len(run["tasks"])})
         print(score_text(scored))
         print(f"Scores and answers: {self.folder}")
 

@@ -38,6 +38,7 @@ END = {"event": "end", "finished_tasks": 2, "tasks": 2}
         (events([0, 1]), None),  # the aligned model was not asked for
         ([*events([-1, 0, 1], ends=True), END], None),
         ([*events([-1, 0], ends=True), {**END, "finished_tasks": 1}], None),  # a gate ended the stream
+        ([*events([-1], ends=True), {**END, "finished_tasks": 0}], None),  # `hpa-lightning test`
         (events([-1, 0, 1], ends=True), "cut off before its end"),
         (events([-1, 0]), r"on a, b, s after task 1 \('b'\)"),
         (events([-1, 0, 1])[:-1], r"on s after task 1 \('b'\)"),

@@ -76,7 +76,7 @@ def test_judged_again_without_generating(run: Path, tmp_path: Path, capsys: pyte
     page = write_answers(tmp_path / "judged").read_text()
     assert page.count('<img src="data:image/jpeg') == 12 and "is gone" not in page
     main(["report", str(tmp_path / "judged"), "--output", str(tmp_path / "page")])
-    with pytest.raises(SystemExit, match="holds results already"):
+    with pytest.raises(SystemExit, match="exists already and is not an empty folder"):
         main(["judge", str(run), "--output", str(tmp_path / "judged")])
 
 
