@@ -19,6 +19,7 @@ from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_dire
 from hpa_lightning.data.records import Record, open_image
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.files import whole_file
+from hpa_lightning.masking import masked_values
 from hpa_lightning.metrics.scoring import (
     answer_rows,
     is_multiple_choice,
@@ -244,7 +245,7 @@ class TaskEvaluation(TaskCallback):
             seed=int(os.environ.get("PL_GLOBAL_SEED", "-1")),
             tasks=[task.name for task in datamodule.tasks],
             sets=[{"name": item.name, "kind": item.kind} for item in datamodule.evaluation_sets()],
-            data=datamodule.provenance() if hasattr(datamodule, "provenance") else {},
+            data=masked_values(datamodule.provenance()) if hasattr(datamodule, "provenance") else {},
             ends=True,
             **run_origin(),
         )

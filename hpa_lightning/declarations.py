@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -11,6 +11,9 @@ from jsonargparse import ArgumentParser
 
 from hpa_lightning.values import cut, names, shown
 
+#: Far above any real file.
+MOST_NODES = 1_000_000
+_NAMED_BY_THEMSELVES = ("callbacks", "logger", "profiler", "plugins", "strategy", "optimizer", "lr_scheduler")
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
@@ -18,14 +21,67 @@ def load_yaml(text: str, where: str) -> Any:
     """Parse YAML.
 
     Raises:
-        ValueError: named by ``where``: broken YAML.
+        ValueError: named by ``where``: broken YAML, or one that holds itself or more than `MOST_NODES` values once its
+            aliases are filled in (a few lines can stand for more than any memory holds).
     """
     try:
-        return yaml.safe_load(text)
+        content = yaml.safe_load(text)
+        _check_size(content)
+        return content
     except RecursionError:
         raise ValueError(f"{where} is no YAML that can be read: it is nested too deeply.") from None
     except Exception as error:  # YAML's own, and those of the types that it makes: dates, numbers, keys
         raise ValueError(f"{where} is no YAML: {cut(error, 500)}") from error
+
+
+def _check_size(content: Any) -> None:
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if not isinstance(node, dict | list):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = -1
+            sizes[id(node)] = 1 + sum(map(size, node.values() if isinstance(node, dict) else node))
+        if sizes[id(node)] < 0:
+            raise ValueError("an alias stands within its own anchor")
+        return sizes[id(node)]
+
+    if size(content) > MOST_NODES:
+        raise ValueError(f"with its aliases filled in it holds more than {MOST_NODES} values")
+
+
+def check_classes(node: Any, packages: Collection[str], where: str) -> None:
+    """Refuse classes of other packages, before any of them is imported: importing a module runs it.
+
+    Args:
+        node: what was read; classes are named by ``class_path``, and in lists of callbacks and the like by themselves.
+        packages: names of the packages whose classes may be named.
+        where: named in messages.
+
+    Raises:
+        ValueError: a class of another package.
+    """
+    for name in _class_names(node):
+        root = name.partition(".")[0]
+        if "." in name and root not in packages:
+            raise ValueError(
+                f"{where} names the class {shown(name)}, and to import the package {shown(root)} would run its code; "
+                f"expected classes of {', '.join(sorted(packages))}. If you trust it, allow the package with imports "
+                f"(on the command line: --imports {cut(root, 60)})."
+            )
+
+
+def _class_names(node: Any) -> Iterator[str]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _class_names(item)
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            named = value if isinstance(value, list) else [value]
+            if key == "class_path" or key in _NAMED_BY_THEMSELVES:
+                yield from (name for name in named if isinstance(name, str))
+            yield from _class_names(value)
 
 
 def fill(node: Any, values: Mapping[str, Any]) -> Any:

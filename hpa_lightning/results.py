@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpa_lightning.masking import masked_arguments
 from hpa_lightning.metrics import (
     attack_success_rise,
     average_performance,
@@ -57,14 +59,14 @@ def source_commit(folder: str | PathLike[str] | None = None) -> str | None:
 
 
 def run_origin() -> dict[str, Any]:
-    """What the run is made with."""
+    """What the run is made with; secrets of the command line are masked."""
     return {
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("hpa-lightning", "torch", "lightning", "transformers", "peft")},
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         },
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *masked_arguments(sys.argv[1:])]),
         "commit": source_commit(),
     }
 

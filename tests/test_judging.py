@@ -253,3 +253,34 @@ def test_filters_in_a_browser(run: Path, tmp_path: Path) -> None:
         ["0 of 12 shown"],
         ["1 of 12 shown", "harmful"],
     ]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../secret", "images/link"])
+def test_the_page_holds_no_file_of_elsewhere(run: Path, name: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("SECRET")
+    (run / "predictions" / "images" / "link").symlink_to(tmp_path / "secret")
+    path = run / "predictions" / "step_02_harmful.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "images": [name]}) + "\n" for row in rows))
+    with pytest.raises(SystemExit, match=r"answers: .*expected a path within"):
+        main(["answers", str(run)])
+    assert not (run / "answers.html").exists()
+    if name == "images/link":
+        with pytest.raises(SystemExit, match=r"judge: .*images/link', a link to .*secret"):
+            main(["judge", str(run), "--output", str(tmp_path / "judged")])
+        assert not (tmp_path / "judged").exists() and not (tmp_path / "judged.partial").exists()
+
+
+def test_a_killed_judge_leaves_no_output(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hpa_lightning.judging as judging
+
+    def killed(record: object) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(judging, "result_line", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(["judge", str(run), "--output", str(tmp_path / "judged")])
+    assert not (tmp_path / "judged").exists()
+    main(["judge", str(run), "--output", str(tmp_path / "judged")])
+    assert (tmp_path / "judged" / "results.jsonl").exists()

@@ -158,6 +158,7 @@ def check_command(arguments: Sequence[str]) -> None:
     what.add_argument("--config", type=Path, help="YAML of `hpa-lightning fit`; `data` and `model` are read")
     what.add_argument("--benchmark", help=f"{', '.join(BENCHMARKS)}, or a description of your own; with --folder")
     parser.add_argument("--folder", help="the benchmark's folder")
+    parser.add_argument("--imports", nargs="+", help="packages whose classes a description may name; their code runs")
     parser.add_argument("--processor", help="name or folder; that of `data` or `model` by default")
     parser.add_argument(
         "--tokens", type=int, default=200, help="records of each set whose tokens are counted, 0 for all"
@@ -170,7 +171,7 @@ def check_command(arguments: Sequence[str]) -> None:
         parser.error("--benchmark and --folder belong together")
     try:
         if options.benchmark is not None:
-            stream: CVITDataModule = BenchmarkDataModule(options.benchmark, options.folder)
+            stream: CVITDataModule = BenchmarkDataModule(options.benchmark, options.folder, imports=options.imports)
             processor = options.processor
         else:
             stream, processor = _from_config(options.config, options.processor)

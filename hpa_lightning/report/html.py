@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from hpa_lightning.masking import masked_command
 from hpa_lightning.report.page import CSS, MEANINGS
 from hpa_lightning.report.tables import (
     Table,
@@ -74,7 +75,7 @@ def _origin(run: RunResults) -> str:
     versions = run.run.get("versions") or {}
     calibration = run.events("safety_calibration")
     pairs = [
-        ("Command", f"<code>{escape(str(run.run.get('command') or 'not recorded'))}</code>"),
+        ("Command", f"<code>{escape(masked_command(str(run.run.get('command') or 'not recorded')))}</code>"),
         ("Seed", escape(seed_label(run.seed))),
         ("Commit", ", then ".join(f"<code>{escape(commit)}</code>" for commit in run.commits)),
         (

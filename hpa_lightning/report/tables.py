@@ -159,7 +159,7 @@ class Table:
         records = self.records()
         output = io.StringIO()
         writer = csv.writer(output, lineterminator="\n")
-        writer.writerow(list(records[0]) if records else self.columns)
+        writer.writerow([_csv_cell(name) for name in (records[0] if records else self.columns)])
         for record in records:
             writer.writerow([_csv_cell(value) for value in record.values()])
         return output.getvalue()
@@ -170,6 +170,9 @@ class Table:
 
 
 def _csv_cell(value: Any) -> Any:
+    """Numbers rounded; a text that a spreadsheet would take for a formula begins with an apostrophe, which it hides."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
     if isinstance(value, PValue):
         return f"{float(value):.4g}"
     return f"{value:.2f}" if isinstance(value, float) else "" if value is None else value

@@ -6,9 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpa_lightning.declarations import check_classes
 from hpa_lightning.study.grid import read_study
 from hpa_lightning.study.runner import Interrupted, run_cells
 from hpa_lightning.study.store import Store
+
+#: Whose classes a study may name without being asked.
+PACKAGES = ("hpa_lightning", "lightning", "pytorch_lightning", "torch", "torchmetrics", "transformers", "peft", "timm")
 
 _DESCRIPTION = """\
 run      runs the cells that are not finished; interrupt it at any moment, the same command goes on
@@ -30,6 +34,12 @@ def study_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--store", type=Path, help="folder of the runs (default: runs/ and the study file's name)")
     parser.add_argument("--archive", type=Path, nargs="+", default=[], help="files of finished cells that count too")
     parser.add_argument("--jobs", type=int, help="run: processes at a time (default: one for each GPU or core)")
+    parser.add_argument(
+        "--imports",
+        nargs="+",
+        default=[],
+        help="run: packages of your own whose classes the study names; their code runs",
+    )
     parser.add_argument("--output", type=Path, help="report: a folder; archive: a file")
     options = parser.parse_args(arguments)
     if options.action in ("report", "archive") and options.output is None:
@@ -39,6 +49,8 @@ def study_command(arguments: Sequence[str]) -> None:
         store = Store(options.store or Path("runs") / options.study.stem, options.archive)
         cells = study.cells(options.groups)
         if options.action == "run":
+            for cell in cells:
+                check_classes(cell.config, {*PACKAGES, *options.imports}, f"{options.study}, {cell.key}")
             failed = run_cells(cells, store, options.jobs)
             if failed:
                 raise SystemExit(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import IO, Any
 
-from hpa_lightning.files import write_text
+from hpa_lightning.files import path_inside, write_text
 from hpa_lightning.parsing import json_object, parse_json, read_text
 from hpa_lightning.result_file import RESULT_FILE, check_event, read_results
 from hpa_lightning.results import RunResults
@@ -73,7 +73,7 @@ class Store:
 
     def folder(self, cell: Cell) -> Path:
         """The folder of a cell's run."""
-        return self.root / cell.key
+        return path_inside(self.root, cell.key, "the study")
 
     def finished(self, cell: Cell) -> Finished | None:
         """The cell's results, or ``None`` if it has not been run to its end.
@@ -84,7 +84,7 @@ class Store:
         mark = self._found(cell)
         if mark is None:
             return None
-        folder = self.root / mark["key"]
+        folder = self._of(mark)
         records = mark.get("events") or read_results(folder)
         return Finished(RunResults(records, folder / RESULT_FILE), mark["seconds"], mark.get("threads"))
 
@@ -153,7 +153,7 @@ class Store:
         for cell in cells:
             mark = self._found(cell)
             if mark is not None:
-                events = mark.get("events") or read_results(self.root / mark["key"])
+                events = mark.get("events") or read_results(self._of(mark))
                 short = [self._portable(event) for event in events if event["event"] not in _LONG_EVENTS]
                 held[mark["key"]] = {**mark, "events": short}
         write_text(path, "".join(json.dumps(held[key]) + "\n" for key in sorted(held)))
@@ -176,9 +176,14 @@ class Store:
             )
         return mark
 
+    def _of(self, mark: Mapping[str, Any]) -> Path:
+        return path_inside(self.root, mark["key"], f"a file of the store {self.root}")
+
     def _mark(self, key: str) -> dict[str, Any] | None:
-        path = self.root / key / _MARK
-        if key and path.is_file():
+        if not key:
+            return None
+        path = path_inside(self.root, f"{key}/{_MARK}", f"a file of the store {self.root}")
+        if path.is_file():
             return _read_note(path, _MARK_KEYS)
         return self._archived.get(key)
 

@@ -86,3 +86,10 @@ def test_long_form_holds_every_score(write_run) -> None:
     for row, event in zip(rows, run.events("score"), strict=True):
         assert (int(row["step"]), row["kind"], row["set"]) == (event["step"], event["kind"], event["set"])
         assert float(row["score_percent"]) == pytest.approx(100 * event["score"], abs=0.005)
+
+
+@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1+cmd", "-2+3", "@SUM(A1)", "\tx"])
+def test_no_cell_of_a_csv_is_a_formula(text: str) -> None:
+    table = Table(["Method", text], [[text, -1.5]])
+    rows = list(csv.reader(io.StringIO(table.csv())))
+    assert rows == [["Method", f"'{text}"], [f"'{text}", "-1.50"]]

@@ -295,3 +295,28 @@ def test_one_real_cell_with_a_resume(tmp_path: Path) -> None:
     assert run_cells([cell], store, jobs=1, say=lambda line: None) == []
     again = store.finished(cell)
     assert again is not None and again.run.summary()["AP"] == finished.run.summary()["AP"]
+
+
+def test_a_study_runs_no_package_that_was_not_allowed(
+    stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = study_file(tmp_path, {"one": "finish"}, [1])
+    content = yaml.safe_load(path.read_text())
+    content["base"]["trainer"] = {"callbacks": [{"class_path": "downloaded.Callback"}]}
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(SystemExit, match=r"names the class 'downloaded.Callback'.*--imports downloaded"):
+        main(["study", "run", str(path)])
+    assert not list((tmp_path / "runs").rglob("log.txt"))
+    main(["study", "run", str(path), "--imports", "downloaded"])
+    assert list((tmp_path / "runs").rglob("log.txt"))
+
+
+def test_a_store_s_files_lead_nowhere_else(stand_in: None, tmp_path: Path) -> None:
+    (cell,) = cells_of(tmp_path, {"one": "finish"}, [1])
+    store = Store(tmp_path / "store")
+    run_cells([cell], store, 1, lambda line: None)
+    mark = store.folder(cell) / "cell.json"
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "key": "../../elsewhere"}))
+    with pytest.raises(ValueError, match=r"'../../elsewhere'; expected a path within"):
+        Store(tmp_path / "store").finished(cell)

@@ -20,6 +20,7 @@ class BenchmarkDataModule(CVITDataModule):
             description of your own.
         folder: the benchmark's folder.
         safety_sets: evaluation sets of kind ``"safety"`` or ``"over_refusal"``.
+        imports: packages beside this one whose classes a description of your own may name; importing one runs its code.
         **options: of :class:`CVITDataModule`, all but ``tasks``.
 
     Raises:
@@ -27,6 +28,11 @@ class BenchmarkDataModule(CVITDataModule):
     """
 
     def __init__(
-        self, benchmark: str, folder: str, safety_sets: list[EvaluationSet] | None = None, **options: Any
+        self,
+        benchmark: str,
+        folder: str,
+        safety_sets: list[EvaluationSet] | None = None,
+        imports: list[str] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(tasks=read_benchmark(benchmark, folder), safety_sets=safety_sets, **options)
+        super().__init__(tasks=read_benchmark(benchmark, folder, imports or ()), safety_sets=safety_sets, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from hpa_lightning.data.images import is_file
 from hpa_lightning.data.tasks import Task
-from hpa_lightning.declarations import fill, instantiate, load_yaml
+from hpa_lightning.declarations import check_classes, fill, instantiate, load_yaml
 from hpa_lightning.parsing import read_text
 from hpa_lightning.values import names, shown
 
@@ -22,7 +22,7 @@ _KEYS = {"title", "source", "notes", "tasks"}
 _PART = {"benchmark", "folder", "task"}
 
 
-def read_benchmark(benchmark: str, folder: str | Path) -> list[Task]:
+def read_benchmark(benchmark: str, folder: str | Path, imports: Sequence[str] = ()) -> list[Task]:
     """Return the tasks of a benchmark, in the order of its description; no data file is read.
 
     A description has ``tasks``, a list of what :class:`Task` takes (a :class:`RecordSet` with ``class_path`` and
@@ -33,17 +33,19 @@ def read_benchmark(benchmark: str, folder: str | Path) -> list[Task]:
     Args:
         benchmark: one of :data:`BENCHMARKS`, or the path of a description of your own.
         folder: the benchmark's folder.
+        imports: packages beside this one whose classes the description may name; importing one runs its code.
 
     Raises:
-        ValueError: no such benchmark, description or folder; a description that is broken, with what is wrong.
+        ValueError: no such benchmark, description or folder; a description that is broken, with what is wrong; a class
+            of another package, which is not imported.
 
     >>> [task.name for task in read_benchmark("mllm-dcl", ".")]
     ['RS', 'Med', 'AD', 'Sci', 'Fin']
     """
-    return _read(benchmark, folder, ())
+    return _read(benchmark, folder, (), {"hpa_lightning", *imports})
 
 
-def _read(benchmark: str, folder: str | Path, reading: tuple[str, ...]) -> list[Task]:
+def _read(benchmark: str, folder: str | Path, reading: tuple[str, ...], packages: Collection[str]) -> list[Task]:
     """The tasks of a benchmark; ``reading``: the descriptions that take tasks of it."""
     if not os.path.isdir(folder):
         raise ValueError(
@@ -58,21 +60,24 @@ def _read(benchmark: str, folder: str | Path, reading: tuple[str, ...]) -> list[
         entries = fill(content["tasks"], {"folder": str(folder)})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return [_task(entry, where, (*reading, benchmark)) for entry in entries]
+    return [_task(entry, where, (*reading, benchmark), packages) for entry in entries]
 
 
-def _task(entry: Any, where: str, reading: tuple[str, ...]) -> Task:
+def _task(entry: Any, where: str, reading: tuple[str, ...], packages: Collection[str]) -> Task:
     if isinstance(entry, Mapping) and set(entry) == _PART:
         if not all(isinstance(value, str) for value in entry.values()):
             raise ValueError(f"{where}: {shown(dict(entry))}; expected texts.")
         if entry["benchmark"] in reading:
             raise ValueError(f"{where} takes a task of {shown(entry['benchmark'])}, which takes one of it in turn.")
-        tasks = {task.name: task for task in _read(entry["benchmark"], entry["folder"], reading)}
+        tasks = {task.name: task for task in _read(entry["benchmark"], entry["folder"], reading, packages)}
         if entry["task"] not in tasks:
             raise ValueError(
                 f"{where}: {entry['benchmark']!r} has no task {shown(entry['task'])}; it has {list(tasks)}."
             )
         return tasks[entry["task"]]
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{where} has the task {shown(entry)}; expected a mapping.")
+    check_classes(entry, packages, where)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("task", type=Task)
     return instantiate(parser, {"task": entry}, where).task

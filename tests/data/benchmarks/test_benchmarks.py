@@ -114,3 +114,45 @@ def test_unknown_names_and_folders_are_told(tmp_path: Path) -> None:
         read_benchmark("UCIT", tmp_path)
     with pytest.raises(ValueError, match="there is no folder"):
         read_benchmark("ucit", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"train": {"class_path": "downloaded_module.Set"}},
+        {"train": [{"class_path": "downloaded_module.Set"}]},
+        {"class_path": "downloaded_module.Set"},
+        {
+            "train": {
+                "class_path": "hpa_lightning.data.TextVQA",
+                "init_args": {"questions": {"class_path": "downloaded_module.X"}},
+            }
+        },
+    ],
+)
+def test_a_description_imports_no_other_package(
+    task: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "downloaded_module.py").write_text(
+        "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
+        "from dataclasses import dataclass\nfrom hpa_lightning.data import RecordSet\n"
+        "@dataclass\nclass Set(RecordSet):\n    def read(self):\n        return []\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"tasks": [{"name": "a", "train": "a.json", "test": "b.json", **task}]}))
+    with pytest.raises(ValueError, match=r"downloaded_module.*would run its code.*allow the package with imports"):
+        read_benchmark(str(path), tmp_path)
+    assert not (tmp_path / "ran").exists()
+    if task == {"train": {"class_path": "downloaded_module.Set"}}:
+        (read,) = read_benchmark(str(path), tmp_path, imports=["downloaded_module"])
+        assert type(read.train).__name__ == "Set"
+
+
+def test_yaml_that_grows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
+    for text, message in (("\n".join(lines), "more than 1000000 values"), ("a: &a [*a]", "within its own anchor")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"mine.yaml.*{message}"):
+            read_benchmark(str(path), tmp_path)
