@@ -163,3 +163,11 @@ def test_every_batch_belongs_to_one_process(kind: str) -> None:
     ]
     assert sorted(batch for share in shares for batch in share) == sorted(str(batch) for batch in loader)
     assert shares[0][0] == str(next(iter(loader))) and min(map(len, shares)) >= 2
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_late_end_and_a_diverged_process(strategy: str, tmp_path: Path) -> None:
+    """A task that ends in `on_fit_end` does so on both; a loss that is not finite on one of them stops both."""
+    run("boundaries_script.py", str(tmp_path), strategy)
+    told = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
+    assert all("step 1 (epoch 0, batch 1): the loss is not finite" in message for message in told)

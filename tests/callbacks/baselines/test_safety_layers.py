@@ -135,6 +135,7 @@ def test_misuse_is_refused(tmp_path: Path) -> None:
 
     class Fake:
         strategy = DDPStrategy()
+        callbacks = ()
 
     with pytest.raises(MisconfigurationException, match="DDP"):
         SafetyLayerFreezing().setup(Fake(), foreign_module(optimizer, True), "fit")  # type: ignore[arg-type]
