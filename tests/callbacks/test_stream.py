@@ -242,7 +242,7 @@ def test_a_resume_tells_what_it_goes_on_with(
     save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=5, save_top_k=-1)
     options = {"enable_checkpointing": True, "max_steps": 5}
     for commit, resumed in (("first", None), ("second", tmp_path / "step=5.ckpt")):
-        monkeypatch.setattr("hpa_lightning.callbacks.evaluation.source_commit", lambda commit=commit: commit)
+        monkeypatch.setattr("hpa_lightning.results.source_commit", lambda commit=commit: commit)
         callbacks = [SequentialTuning(), TaskEvaluation(initial=False, report=False), *([save] if not resumed else [])]
         fit = trainer(tmp_path, callbacks, **(options if not resumed else {}))
         fit.fit(module(), stream(evaluated=True), ckpt_path=resumed)
