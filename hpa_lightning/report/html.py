@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 
 from hpa_lightning.masking import masked_command
+from hpa_lightning.report.judges import judges_of
 from hpa_lightning.report.page import CSS, MEANINGS
 from hpa_lightning.report.tables import (
     Table,
@@ -94,7 +95,17 @@ def _origin(run: RunResults) -> str:
         pairs.append(
             ("Harmful injection", escape(f"{100 * injection['ratio']:g} % from {injection['source']}: {text}"))
         )
-    return definitions_html(pairs + (_decoding(run) if run.decodings() else []))
+    return definitions_html(pairs + _judges(run) + (_decoding(run) if run.decodings() else []))
+
+
+def _judges(run: RunResults) -> list[tuple[str, str]]:
+    """Who told refusals from answers: the sets that share a judge together."""
+    alike: dict[str, list[str]] = {}
+    for name, judges in judges_of(run).items():
+        alike.setdefault(", then ".join(judges), []).append(name)
+    if not alike:
+        return []
+    return [("Judge", "<br>".join(f"{escape(', '.join(of))}: {escape(judge)}" for judge, of in alike.items()))]
 
 
 def _decoding(run: RunResults) -> list[tuple[str, str]]:

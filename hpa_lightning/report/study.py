@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from hpa_lightning.files import staged
 from hpa_lightning.report.html import Image
+from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import plot_scores, plot_steps
 from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, study_html, study_markdown
 from hpa_lightning.report.study_plots import common_title, final_estimate, plot_against_performance, plot_sweep
@@ -130,6 +131,7 @@ def write_study_report(
         figures.mkdir()
         blocks: list[Block] = []
         for group in groups:
+            warn_of_mixed_judges(cell.run for cell in group.cells)
             blocks += _section(group, figures)
         paths = {block.path.stem: block.path for block in blocks if isinstance(block, Image)}
         for key, name, content in (

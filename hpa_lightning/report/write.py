@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from hpa_lightning.completeness import require_finished
 from hpa_lightning.files import staged
 from hpa_lightning.report.html import Image, render_page
+from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import (
     plot_comparison,
     plot_curves,
@@ -116,6 +117,7 @@ def write_report(
             raise ValueError(f"{run.path} holds no score yet, so there is nothing to report; evaluate the run first.")
     if not unfinished:
         require_finished(runs)
+    warn_of_mixed_judges(runs)
     with staged(output, last=["report.html"]) as folder:
         paths = _write(runs, folder, title)
     return {key: Path(output) / path.relative_to(folder) for key, path in paths.items()}
