@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--safety-samples", type=int, default=8)
     parser.add_argument("--task-samples", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--once", action="store_true", help="no run from the saved diagonals")
     parser.add_argument("--phases", action="store_true", help="a further run that says where the time goes")
     options = parser.parse_args()
     root = options.folder / "fuse_benchmark"
@@ -160,10 +161,9 @@ def measure(root: Path, options: argparse.Namespace) -> None:
     print(f"\n{device_name(torch.device(options.device))}, commit {commit()}\n{command()}\n")
     print("| weights | run | seconds | copies of the files | peak memory of the host |\n|---|---|---|---|---|")
     print(f"| {size / 1e9:.1f} GB | copy | {copy:.1f} | 1 | |", flush=True)
-    for name, given in (
-        ("fuse", [*data, "--save-diagonals", str(diagonals)]),
-        ("fuse, from saved diagonals", ["--diagonals", str(diagonals)]),
-    ):
+    runs = [("fuse", [*data, "--save-diagonals", str(diagonals)])]
+    runs += [] if options.once else [("fuse, from saved diagonals", ["--diagonals", str(diagonals)])]
+    for name, given in runs:
         peaks: list[int] = []
         command_line = [*arguments, *given, "--output", str(root / "fused")]
         seconds = timed(lambda line=command_line, peaks=peaks: peaks.append(run(line)))

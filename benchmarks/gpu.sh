@@ -92,8 +92,8 @@ if [ -n "$small" ]; then
   step sums 400 "$python" benchmarks/sums.py --columns 128 --rows 2048
   step steps 400 "$python" benchmarks/steps.py --methods in_training null_space regression --tuning lora full \
     --hidden 128 --inner 256 --rank 4 --samples 2 --tokens 16 --pairs 2
-  step fuse 400 "$python" benchmarks/fuse.py --folder "$fast" --phases --blocks 2 --hidden 256 --inner 688 --rank 4 \
-    --tower-blocks 2 --safety-samples 1 --task-samples 1
+  step fuse 400 "$python" benchmarks/fuse.py --folder "$fast" --once --phases --blocks 2 --hidden 256 --inner 688 \
+    --rank 4 --tower-blocks 2 --safety-samples 1 --task-samples 1
   tests tests/callbacks/test_processes.py -k one_device
   step fsdp 400 "${pytest[@]}"
   step nano 400 "$python" benchmarks/nano.py --device cpu --small

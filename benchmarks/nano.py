@@ -5,7 +5,7 @@
 
 Training on a device rounds elsewhere, so that scores differ; the spread of the archived seeds tells how much that may
 be. The aligned model's scores are no matter of training: they have to be equal up to near-ties of its logits.
-`--small` runs two tasks of two steps, and the same on a CPU to compare with.
+`--small` runs one task of two steps, and the same on a CPU to compare with.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hpa_lightning.study.grid import Cell, read_study
 from hpa_lightning.study.store import Store
 
 ROOT = Path(__file__).parent.parent
-SMALL = {"task_order": ["driving", "digits"], "steps": 2, "train_size": 16, "test_size": 4, "calibration_size": 8}
+SMALL = {"task_order": ["driving"], "steps": 2, "train_size": 16, "test_size": 4, "calibration_size": 8}
 FIGURES = ("AP", "BWT", "MASR", "over_refusal")
 
 

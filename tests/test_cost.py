@@ -114,6 +114,7 @@ def test_growth(script) -> None:
     assert math.isnan(growth.exponent([{"value": 1, "bytes": 0.0}, {"value": 2, "bytes": 1.0}], "bytes"))
 
 
+@pytest.mark.timeout(3000)  # a minute and a half where nothing else runs
 def test_the_gpu_command_runs_small(tmp_path: Path) -> None:
     done = subprocess.run(
         [str(FOLDER / "gpu.sh"), "--small", "--output", str(tmp_path)],
@@ -132,7 +133,7 @@ def test_the_gpu_command_runs_small(tmp_path: Path) -> None:
 
 def test_a_step_that_fails_fails_the_gpu_command(tmp_path: Path) -> None:
     broken = tmp_path / "python"
-    broken.write_text(f'#!/bin/sh\ncase "$*" in *benchmarks*|*pytest*) exit 3;; esac\nexec {sys.executable} "$@"\n')
+    broken.write_text('#!/bin/sh\ncase "$*" in *benchmarks*|*pytest*) exit 3;; esac\n')
     broken.chmod(0o755)
     done = subprocess.run(
         [str(FOLDER / "gpu.sh"), "--small", "--output", str(tmp_path)],
