@@ -87,7 +87,7 @@ def test_steps_alternate_between_plain_and_trio(
     )
     turns, phases = steps.run("in_training", tuning, options, str(tmp_path))
     found = turns.steps
-    assert set(phases) == {"calibrate"}
+    assert phases["calibrate"] > 0.0
     assert calls == 4 * ["on_before_optimizer_step", "after_step"], "two steps to warm up, two of the four after them"
     assert [on for on, _, _ in found] == [True, False, False, True]
     for on, seconds, inside in found:
