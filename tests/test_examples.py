@@ -59,7 +59,7 @@ def test_nano_configurations(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", OTHERS)
 def test_nano_configurations_of_other_methods(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One task, and no report: what these methods do in a stream is tested on smaller models."""
-    monkeypatch.setattr("hpa_lightning.report.write_report", lambda folders, output: {"html": output})
+    monkeypatch.setattr("hpa_lightning.report.write_report", lambda folders, output, **options: {"html": output})
     results = run_small(name, tmp_path, ["digits"])
     assert results.method != "Sequential tuning"
 
