@@ -13,11 +13,13 @@ from hpa_lightning.callbacks.null_space import NullSpaceProjection
 from hpa_lightning.callbacks.partition import FocusPartition
 from hpa_lightning.callbacks.projection import OrthogonalProjection
 from hpa_lightning.callbacks.regression import RegressionFusion
+from hpa_lightning.callbacks.resumed import AllowChanges
 from hpa_lightning.callbacks.selecting import RetentionSettings
 from hpa_lightning.callbacks.sequential import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 
 __all__ = [
+    "AllowChanges",
     "CalibrationSettings",
     "CurrentTask",
     "FocusPartition",

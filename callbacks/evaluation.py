@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from tqdm.auto import tqdm
 
 from hpa_lightning.callbacks.ending import unfinished
+from hpa_lightning.callbacks.resumed import AllowChanges
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, gathered, in_step, own_share, to_device
 from hpa_lightning.callbacks.sequential import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
@@ -60,6 +61,7 @@ class TaskEvaluation(TaskCallback):
 
     start_order: ClassVar[int] = 10
     end_order: ClassVar[int] = 90
+    shapes_training: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -91,7 +93,8 @@ class TaskEvaluation(TaskCallback):
     def on_restored(self, trainer: L.Trainer) -> None:
         super().on_restored(trainer)
         step = self._finished_tasks if self._open_task is None else self._open_task
-        self.record(trainer, "resume", step=step, **run_origin())
+        allowed = [name for item in trainer.callbacks if isinstance(item, AllowChanges) for name in item.allowed]
+        self.record(trainer, "resume", step=step, **({"changes": allowed} if allowed else {}), **run_origin())
 
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.index > 0:

@@ -19,6 +19,13 @@ from hpa_lightning.callbacks.divergence import DivergenceWatch
 from hpa_lightning.callbacks.ending import save_after_end, unfinished
 from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
 from hpa_lightning.callbacks.refusals import check_strategy, check_weight_writers
+from hpa_lightning.callbacks.resumed import (
+    FIT,
+    check_optimizers,
+    check_settings,
+    fit_settings,
+    optimizer_settings,
+)
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.sharding import whole
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
@@ -74,6 +81,10 @@ class TaskCallback(L.Callback):
     """The model that counts is the one after the task's end: a checkpoint from before is unfinished."""
     ended_the_stream: bool = False
     """The callback stopped the fit between two tasks because it was asked to: the fit is not cut short."""
+    shapes_training: ClassVar[bool] = True
+    """What is trained depends on the callback, so that a fit is resumed with the same settings of it."""
+    free_settings: ClassVar[frozenset[str]] = frozenset({"batch_size"})
+    """Settings, also within dataclasses, that may differ on a resume: they say how something is computed, not what."""
 
     def __init__(self) -> None:
         self._open_task: int | None = None
@@ -90,6 +101,8 @@ class TaskCallback(L.Callback):
         self._ended_at: float | None = None  # when the last task of this fit ended
         self._kept: Digest | None = None  # of the weights then, until the next task starts
         self._divergence = DivergenceWatch()
+        self._settings: dict[str, Any] | None = None  # of the whole fit, where this is the first task callback
+        self._saved_optimizers: list[dict[str, Any]] | None = None
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
 
@@ -144,6 +157,8 @@ class TaskCallback(L.Callback):
             self._divergence = DivergenceWatch()
             check_strategy(trainer.strategy, self)
             check_weight_writers(trainer, self)
+            if self._is_leader(trainer):
+                self._settings, self._saved_optimizers = fit_settings(trainer, task_callbacks(trainer)), None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._is_leader(trainer):
@@ -239,10 +254,18 @@ class TaskCallback(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._is_leader(trainer):
             checkpoint[TASK_STATE] = self.task_state(trainer)
+            checkpoint[FIT] = {"settings": self._settings, "optimizers": optimizer_settings(trainer)}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn == "fit" or isinstance(pl_module, MLLMModule) or not self._is_leader(trainer):
-            return  # an MLLMModule says it itself
+        if not self._is_leader(trainer):
+            return
+        if trainer.state.fn == "fit":
+            saved = checkpoint.get(FIT) or {}
+            check_settings(trainer, saved.get("settings"), self._settings or {})
+            self._saved_optimizers = saved.get("optimizers")
+            return
+        if isinstance(pl_module, MLLMModule):
+            return  # it says it itself
         if reason := unfinished_weights(checkpoint.get(TASK_STATE)):
             rank_zero_warn(f"{trainer.state.fn and trainer.state.fn.value}: {reason}.")
 
@@ -305,6 +328,7 @@ class TaskCallback(L.Callback):
         """Start a fit where the checkpoint was written, if one was loaded."""
         callbacks = task_callbacks(trainer)
         restored = [callback for callback in callbacks if callback._restored]
+        check_optimizers(trainer, self._saved_optimizers)
         for callback in callbacks:
             callback._ending, callback._torn = False, None
             if not restored:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from hpa_lightning.data.bad_records import report_skipped
+from hpa_lightning.data.digests import records_digest
 from hpa_lightning.data.formats import as_records, examine_records
 from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.loading import named_generator
@@ -66,6 +67,7 @@ class RecordSource:
         self._read: dict[str, list[Record]] = {}
         self._own: dict[str, list[Record]] = {}
         self._train: dict[str, list[Record]] = {}
+        self._digests: dict[int, str] = {}  # by the identity of lists that are kept above
         self.check_text: Callable[[Record], None] | None = None
         self.injected: dict[str, list[int]] = {}
         self.replayed: dict[str, list[int]] = {}
@@ -123,6 +125,12 @@ class RecordSource:
             return str(error)
         missing = missing_images([record]) if self._check_images else []
         return f"{record.where}: image file {missing[0][1]!r} does not exist" if missing else None
+
+    def digest(self, records: list[Record]) -> str:
+        """Return the digest of a list that this source has given out; it is computed once."""
+        if id(records) not in self._digests:
+            self._digests[id(records)] = records_digest(records)
+        return self._digests[id(records)]
 
     def evaluation(self, item: EvaluationSet) -> list[Record]:
         """Return the records of an evaluation set."""

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from hpa_lightning.data.bad_records import SKIP, STOP, SkippingCollate, report_skipped, without_bad_records
@@ -35,6 +36,7 @@ from hpa_lightning.data.tasks import (
     source_of,
 )
 from hpa_lightning.metrics.scoring import metric_of
+from hpa_lightning.resuming import described, differences, refuse_changes
 
 
 class CVITDataModule(L.LightningDataModule):
@@ -392,11 +394,48 @@ class CVITDataModule(L.LightningDataModule):
         records = self._source.read(self.predict_data, None, "predict_data")
         return [self._loader(records, self.collator.generate)]
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Say what is trained on, calibrated with and scored, and how.
+
+        Two streams with the same fingerprint train and score alike. What makes no difference is left out: workers,
+        batch sizes of evaluation, where the files lie.
+
+        Returns:
+            Settings, and for every set of records their number and a digest of their content
+            (:func:`~hpa_lightning.data.digests.records_digest`); a task's ``"train"`` is what it trains on, injected
+            and replayed samples included.
+        """
+        digest, source = self._source.digest, self._source
+        tasks: dict[str, dict[str, Any]] = {}
+        for task in self.tasks:
+            tasks[task.name] = {"epochs": task.epochs, "steps": task.steps, "train": digest(source.training(task))}
+            if task.calibration is not None:
+                tasks[task.name]["calibration"] = digest(source.calibration(task))
+        sets = {
+            item.name: {name: described(getattr(item, name)) for name in ("kind", "metric", "judge", "max_new_tokens")}
+            | {"data": digest(source.evaluation(item))}
+            for item in self.evaluation_sets()
+        }
+        found: dict[str, Any] = {
+            "train_batch_size": self.train_batch_size,
+            "max_length": self.max_length,
+            "tasks": tasks,
+            "sets": sets,
+        }
+        if self._processor() is not None:
+            found["chat_template"] = self.collator.template.described
+        if self.harmful_calibration is not None:
+            records = source.read(self.harmful_calibration, self.harmful_image_folder, "harmful_calibration")
+            found["harmful_calibration"] = digest(records)
+            found["harmful_calibration_answers"] = self.harmful_calibration_answers
+        return found
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what must be the same on a resume: the order of tasks, the seed, injected and replayed samples."""
+        """Return what must be the same on a resume: order of tasks, seed, injected and replayed samples, all data."""
         return {
             "tasks": [task.name for task in self.tasks],
             "seed": self.seed,
+            "data": self.fingerprint(),
             "injected": self.injected,
             "replayed": self.replayed,
             "safety_replayed": self.safety_replayed,
@@ -407,19 +446,19 @@ class CVITDataModule(L.LightningDataModule):
         """Compare a checkpoint's stream with this one; what an older checkpoint does not name was not replayed.
 
         Raises:
-            ValueError: a fit is resumed with another stream.
+            ValueError: a fit is resumed with another stream, and no :class:`AllowChanges` callback allows it.
         """
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return
+        now = self.state_dict()
+        if "data" not in state_dict:
+            rank_zero_warn(
+                "The checkpoint is of an older version and holds no digests of its data; whether the files are the "
+                "same is not checked."
+            )
+            del now["data"]
         before = {"replayed": {}, "safety_replayed": [], "replay_counts": {}, **state_dict}
-        changed = {key: (before[key], now) for key, now in self.state_dict().items() if before[key] != now}
-        if changed:
-            listed = "; ".join(
-                f"{key}: {before} in the checkpoint, {now} now" for key, (before, now) in changed.items()
-            )
-            raise ValueError(
-                f"the checkpoint belongs to another stream ({listed}); resume with the same data settings."
-            )
+        refuse_changes(self.trainer, differences(before, now), "stream")
 
     def _loaders(self, sets: Sequence[EvaluationSet]) -> list[DataLoader]:
         found = [self._source.evaluation(item) for item in sets]

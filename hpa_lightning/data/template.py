@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,6 +49,7 @@ class ChatTemplate:
 
     Attributes:
         end_of_turn: the token (as text) that follows every answer.
+        described: length and digest of the template.
 
     Raises:
         ValueError: neither the processor nor ``template`` has a template, or no token can end a turn.
@@ -71,6 +74,9 @@ class ChatTemplate:
             )
         self._template = template
         self._as_string = reads_text_alone(processor) and self._takes_strings()
+        source = template or getattr(processor, "chat_template", None) or self._tokenizer.chat_template
+        text = source if isinstance(source, str) else json.dumps(source, sort_keys=True)
+        self.described = f"{len(text)} characters, {hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
         special = {str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special}
         special |= set(self._tokenizer.all_special_tokens)
         self._special = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))

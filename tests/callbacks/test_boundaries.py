@@ -33,6 +33,8 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20
 class RunsOutOfMemory(TaskCallback):
     """Stands for an error in another task callback, before or after those of the method."""
 
+    shapes_training = False
+
     def __init__(self, end_order: int, task: int = 0) -> None:
         super().__init__()
         self.end_order = end_order  # type: ignore[misc]

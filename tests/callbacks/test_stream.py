@@ -95,6 +95,7 @@ def trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trai
 class Log(TaskCallback):
     """Notes the boundaries, and what the model looks like at each."""
 
+    shapes_training = False
     start_order = 5
     end_order = 15
 

@@ -1,0 +1,243 @@
+"""A fit goes on with the data and the settings that it was started with, or says what differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from helpers_mllm import tiny_llava, training_records, write_llava_json
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from hpa_lightning.callbacks import (
+    AllowChanges,
+    CalibrationSettings,
+    HarmoniousFusion,
+    RetentionSettings,
+    SequentialTuning,
+    TaskEvaluation,
+)
+from hpa_lightning.data import CVITDataModule, EvaluationSet, Record, Task
+from hpa_lightning.data.digests import file_digest, records_digest
+from hpa_lightning.data.records import assistant_turn, user_turn
+from hpa_lightning.metrics.judges import GuardModelJudge
+from hpa_lightning.modules import LoraSettings, MLLMModule
+from hpa_lightning.result_file import read_results
+from hpa_lightning.resuming import described, differences
+
+SETTINGS: dict[str, Any] = {
+    "calibration": CalibrationSettings(safety_samples=2, task_samples=2, batch_size=2),
+    "retention": RetentionSettings(p_min=10.0, p_max=10.0),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two tasks, a safety set and calibration data as files."""
+    for seed, name in enumerate(("first", "second", "first_test", "second_test", "harmful", "calibration")):
+        write_llava_json(tmp_path / f"{name}.json", training_records(6, seed, f"{name}-"), tmp_path / "images")
+    return tmp_path
+
+
+def rewrite(path: Path, change: Callable[[list[Any]], list[Any]]) -> None:
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def new_answer(rows: list[Any]) -> list[Any]:
+    rows[3]["conversations"][-1]["value"] = "no"
+    return rows
+
+
+def data(folder: Path, **options: Any) -> CVITDataModule:
+    def task(name: str) -> Task:
+        train, test = (str(folder / f"{name}{part}.json") for part in ("", "_test"))
+        return Task(name, train, test, epochs=1, max_new_tokens=2, image_folder=str(folder / "images"))
+
+    safety = [EvaluationSet("harmful", "safety", str(folder / "harmful.json"), None, 2, str(folder / "images"))]
+    options = {"safety_sets": safety, "harmful_calibration": str(folder / "calibration.json"), **options}
+    return CVITDataModule(
+        [task("first"), task("second")],
+        processor=tiny_llava()[1],
+        train_batch_size=3,
+        allow_overlap=True,
+        harmful_image_folder=str(folder / "images"),
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "name"),
+    [
+        ("first.json", lambda rows: rows[::-1], "data.tasks.first.train"),
+        ("second.json", new_answer, "data.tasks.second.train"),
+        ("first.json", lambda rows: rows[:3], "data.tasks.first.train"),
+        ("second_test.json", new_answer, "data.sets.second.data"),
+        ("harmful.json", lambda rows: rows[1:], "data.sets.harmful.data"),
+        ("calibration.json", new_answer, "data.harmful_calibration"),
+    ],
+)
+def test_a_changed_file_is_noticed(folder: Path, file: str, change: Any, name: str) -> None:
+    state = data(folder).state_dict()
+    data(folder).load_state_dict(state)
+    rewrite(folder / file, change)
+    with pytest.raises(
+        ValueError, match=rf"another stream \(.*{name}: \d records, \w+ in the checkpoint, \d records, "
+    ):
+        data(folder).load_state_dict(state)
+
+
+def test_changed_settings_of_the_data_are_noticed_and_those_that_do_not_matter_are_not(folder: Path) -> None:
+    state = data(folder).state_dict()
+    for options, name in (
+        ({"safety_sets": None}, r"data\.sets\.harmful: .* in the checkpoint, nothing now"),
+        ({"harmful_calibration": None}, r"data\.harmful_calibration: .* in the checkpoint, nothing now"),
+        ({"chat_template": "plain"}, r"data\.chat_template: "),
+        ({"max_length": 90}, r"data\.max_length: None in the checkpoint, 90 now"),
+        ({"seed": 1}, "seed: 0 in the checkpoint, 1 now"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            data(folder, **options).load_state_dict(state)
+    data(folder, num_workers=2, eval_batch_size=1, validate_during_fit=True).load_state_dict(state)
+    rewrite(folder / "first.json", lambda rows: [{**row, "id": f"new {row['id']}"} for row in rows])
+    data(folder).load_state_dict(state)
+    moved = folder.with_name("moved")
+    shutil.move(folder, moved)
+    data(moved).load_state_dict(state)
+
+
+def test_pictures_count_by_path_size_and_content(tmp_path: Path) -> None:
+    def digest(*images: Any) -> str:
+        return records_digest([Record("a", user_turn("?", len(images)) + assistant_turn("b"), images)])
+
+    for name, size in (("one", 10), ("two", 11)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"x" * size)
+        (tmp_path / name / "b.png").write_bytes(b"x" * 10)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert digest(one / "b.png", one / "b.png") == digest(two / "b.png", two / "b.png")
+    assert digest(one / "a.png") != digest(two / "a.png") and digest(one / "a.png") != digest(one / "b.png")
+    assert digest(one / "a.png", one / "b.png") != digest(one / "b.png", one / "a.png")
+    picture = np.zeros((4, 4, 3), np.uint8)
+    assert digest(picture) == digest(picture.copy()) != digest(picture + 1)
+
+
+def test_a_digest_of_many_records_is_cheap() -> None:
+    """Three hundred megabytes of text take seconds, and one letter in the middle is noticed."""
+    import time
+
+    text = "x" * 10_000
+    records = [Record(str(i), user_turn(text) + assistant_turn("b")) for i in range(3_000)]
+    start = time.perf_counter()
+    digest = records_digest(records)
+    assert time.perf_counter() - start < 3.0  # 30 MB; a few tenths
+    records[1_500] = replace(records[1_500], messages=user_turn(text) + assistant_turn("c"))
+    assert records_digest(records) != digest
+
+
+def test_settings_in_words(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("a")
+    before = described({"judge": str(rules), "batch": [torch.ones(2)], "retention": RetentionSettings()})
+    assert before["judge"] == file_digest(rules) and before["retention"]["p_min"] == 5.0
+    assert (
+        differences(
+            before, described({"judge": str(rules), "batch": [torch.ones(2)], "retention": RetentionSettings()})
+        )
+        == {}
+    )
+    rules.write_text("b")
+    after = described({"judge": str(rules), "batch": [torch.zeros(2)], "retention": RetentionSettings(p_min=4.0)})
+    assert sorted(differences(before, after)) == ["batch", "judge", "retention.p_min"]
+    guards = [GuardModelJudge("guard", batch_size=size, safe=word) for size, word in ((1, "safe"), (2, "ok"))]
+    assert differences(*map(described, guards)) == {"safe": ("safe", "ok")}
+
+
+def fit(folder: Path, callbacks: list[L.Callback], datamodule: Any, checkpoint: Any = None, **options: Any) -> Any:
+    model, processor = tiny_llava(layers=2)
+    rate = options.pop("rate", 1e-3)
+    module = MLLMModule.from_objects(
+        model,
+        processor,
+        lora=LoraSettings(rank=2),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=rate),
+    )
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=callbacks,
+        default_root_dir=folder,
+        reload_dataloaders_every_n_epochs=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
+    return trainer
+
+
+def plain(folder: Path) -> CVITDataModule:
+    """Without the model's own refusals, which a random model does not give."""
+    return data(folder, harmful_calibration=None)
+
+
+def method(processor: Any, **settings: Any) -> HarmoniousFusion:
+    from hpa_lightning.data import MLLMCollator
+
+    batch = MLLMCollator(processor).train(training_records(2, seed=70))
+    return HarmoniousFusion(safety_data=[batch], **{**SETTINGS, **settings})
+
+
+def test_changed_callbacks_and_optimizers_are_noticed(folder: Path) -> None:
+    processor = tiny_llava()[1]
+    saver = ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_top_k=-1)
+    fit(folder / "run", [SequentialTuning(), method(processor), TaskEvaluation(report=False), saver], plain(folder))
+    checkpoint = folder / "checkpoints" / "epoch=0.ckpt"
+
+    def resume(callbacks: list[L.Callback], where: str = "other", **options: Any) -> None:
+        extra = [TaskEvaluation(report=False, method="other"), ModelCheckpoint(folder / where)]
+        fit(folder / where, [*callbacks, *extra], plain(folder), checkpoint, **options)
+
+    own = SequentialTuning()
+    for callbacks, match in (
+        (
+            [own, method(processor, retention=RetentionSettings(40.0, 40.0))],
+            r"retention\.p_min: 10\.0 in .*, 40\.0 now",
+        ),
+        (
+            [own, method(processor, orthogonal=False)],
+            r"HarmoniousFusion\.orthogonal: True in the checkpoint, False now",
+        ),
+        ([own], r"callbacks\.HarmoniousFusion: .* in the checkpoint, nothing now"),
+        ([SequentialTuning(seed=1), method(processor)], r"SequentialTuning\.seed: 0 in the checkpoint, 1 now"),
+        ([own, AllowChanges(["trainer"]), method(processor, orthogonal=False)], r"orthogonal"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            resume(callbacks)
+    with pytest.raises(ValueError, match=r"trainer\.accumulate_grad_batches: 1 in the checkpoint, 2 now"):
+        resume([own, method(processor)], accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match=r"optimizers\.0\.lr: 0\.001 in the checkpoint, 0\.1 now"):
+        resume([own, method(processor)], rate=0.1)
+    calibration = replace(SETTINGS["calibration"], batch_size=1)  # how it is computed, not what
+    resume([own, method(processor, calibration=calibration)], "same")
+    with pytest.warns(UserWarning, match=r"AllowChanges: the fit goes on with another fit \(.*orthogonal: True in"):
+        resume([own, AllowChanges(), method(processor, orthogonal=False)], "changed")
+    events = [event for event in read_results(folder / "changed") if event["event"] == "resume"]
+    assert events[-1]["changes"] == ["callbacks.HarmoniousFusion.orthogonal"]
+
+
+def test_another_datamodule_is_noticed(folder: Path) -> None:
+    class Other(CVITDataModule):
+        """Lightning looks for the state under the class's name, and would find none."""
+
+    saver = ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_top_k=-1)
+    fit(folder / "run", [SequentialTuning(), saver], plain(folder))
+    other = Other(plain(folder).tasks, processor=tiny_llava()[1], allow_overlap=True)
+    with pytest.raises(ValueError, match=r"datamodule: CVITDataModule in the checkpoint, .*Other now"):
+        fit(folder / "other", [SequentialTuning()], other, folder / "checkpoints" / "epoch=0.ckpt")
