@@ -36,7 +36,7 @@ if config["act"] == "half":
     sys.exit(0)
 score = {"event": "score", "step": 0, "after": "a", "set": "a", "kind": "task", "metric": "exact_match"}
 writer.write({**score, "score": config["seed"] / 10, "n": 5})
-writer.write({"event": "retention", "step": 0, "layer": 1, "module": "m", "retained": 1})
+writer.write({"event": "retention", "step": 0, "layer": 1, "module": "m", "columns": 2, "retained": 1})
 """
 
 
