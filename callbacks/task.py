@@ -18,6 +18,8 @@ from torch.optim import Optimizer
 from hpa_lightning.callbacks.divergence import DivergenceWatch
 from hpa_lightning.callbacks.ending import save_after_end, unfinished
 from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
+from hpa_lightning.callbacks.leaving import leave_in_order_at_exit
+from hpa_lightning.callbacks.processes import loader_facts, model_facts, require_agreement, settings_facts
 from hpa_lightning.callbacks.refusals import check_strategy, check_weight_writers
 from hpa_lightning.callbacks.resumed import (
     FIT,
@@ -157,16 +159,22 @@ class TaskCallback(L.Callback):
             self._divergence = DivergenceWatch()
             check_strategy(trainer.strategy, self)
             check_weight_writers(trainer, self)
+            leave_in_order_at_exit(trainer)
             if self._is_leader(trainer):
                 self._settings, self._saved_optimizers = fit_settings(trainer, task_callbacks(trainer)), None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._is_leader(trainer):
+            if trainer.world_size > 1:
+                stream: Any = task_stream(trainer)
+                data = stream.state_dict() if hasattr(stream, "fingerprint") else {}
+                require_agreement(trainer, settings_facts({**(self._settings or {}), **data}))
             self._begin(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._is_leader(trainer):
             return
+        require_agreement(trainer, loader_facts(trainer))
         current = self._current_task(trainer)
         if self._open_task == current.index:
             return
@@ -181,6 +189,7 @@ class TaskCallback(L.Callback):
             callback._trained = callback._ended = False
         self._dispatch(trainer, pl_module, "on_task_open", current)
         self._dispatch(trainer, pl_module, "on_task_start", current)
+        self._require_one_model(trainer, pl_module)
         self._started_at = time.monotonic()
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
@@ -342,6 +351,7 @@ class TaskCallback(L.Callback):
             callback.on_restored(trainer)
         if self._open_task is not None:
             self._dispatch(trainer, pl_module, "on_task_resume", self._task_by_index(trainer, self._open_task))
+            self._require_one_model(trainer, pl_module)
             self._started_at = time.monotonic()
 
     def _end_late(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -372,6 +382,7 @@ class TaskCallback(L.Callback):
 
     def _end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self._divergence.see_weights(trainer, pl_module)
+        self._require_one_model(trainer, pl_module)
         if self._started_at is not None:
             self._train_seconds += time.monotonic() - self._started_at
             self._started_at = None
@@ -384,6 +395,11 @@ class TaskCallback(L.Callback):
             callback._trained = callback._ending = callback._ended = False
             callback._finished_tasks = task.index + 1
         self._ended_at, self._kept = time.time(), digest(pl_module)
+
+    def _require_one_model(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A mask or weights that differ between processes would never be noticed: each keeps to its own."""
+        if trainer.world_size > 1:
+            require_agreement(trainer, model_facts(pl_module, task_callbacks(trainer)))
 
     def _dispatch(self, trainer: L.Trainer, pl_module: L.LightningModule, hook: str, task: CurrentTask) -> None:
         """Call a hook of every task callback that is not through the task's end, in the hook's order."""

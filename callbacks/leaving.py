@@ -1,0 +1,63 @@
+"""How the processes of one fit end: in order, and with exit codes that tell the truth."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+#: How long a process waits at its end for the others to come to theirs.
+LEAVE = timedelta(seconds=60)
+_children: list[subprocess.Popen[Any]] = []
+
+
+def leave_in_order_at_exit(trainer: Any) -> None:
+    """See to it that this process ends as it should when the program is over; see :func:`leave_in_order`."""
+    if trainer.world_size == 1 or not dist.is_available():
+        return
+    _children[:] = getattr(trainer.strategy.launcher, "procs", None) or []
+    atexit.unregister(leave_in_order)  # what is registered last runs first
+    atexit.register(leave_in_order)
+
+
+def leave_in_order() -> None:
+    """End the process groups, and wait for the processes that this one has started.
+
+    Lightning destroys groups of NCCL and leaves those of gloo. Their threads then run into the end of the interpreter:
+    one that still sends, and gives up a tensor there, ends the process with SIGABRT ("terminate called without an
+    active exception") after all its work is done. So every process first waits until nobody has anything to send.
+
+    After an error there is nothing to wait for: the others may be gone. A process whose child ends with another status
+    than 0 ends with status 1.
+    """
+    failed = getattr(sys, "last_value", None) is not None
+    if not failed and dist.is_initialized() and "gloo" in dist.get_backend():
+        try:
+            for group in _groups():
+                dist.barrier(group, async_op=True).wait(LEAVE)
+        except RuntimeError as error:
+            print(f"The other processes did not come to their end within {LEAVE}: {error}", file=sys.stderr)
+            return
+        dist.destroy_process_group()
+    if failed or not _children:
+        return
+    try:
+        ended = [child.wait(timeout=LEAVE.total_seconds()) for child in _children]
+    except subprocess.TimeoutExpired:
+        ended = [1]
+    if any(ended):
+        print(f"The processes that this one started ended with the statuses {ended}.", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _groups() -> list[Any]:
+    """All process groups of this process, those of a device mesh too, in the order in which they were made."""
+    known = getattr(getattr(dist.distributed_c10d, "_world", None), "pg_map", {})
+    return [group for group in known if isinstance(group, dist.ProcessGroup)] or [None]

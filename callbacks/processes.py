@@ -1,0 +1,85 @@
+"""Several processes in one fit: they hold the same model, masks and data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch.distributed as dist
+
+from hpa_lightning.callbacks.kept_weights import digest
+from hpa_lightning.modules.sharding import is_sharded
+from hpa_lightning.values import shown
+
+if TYPE_CHECKING:
+    from hpa_lightning.callbacks.task import TaskCallback
+
+
+class ProcessesDifferError(RuntimeError):
+    """The processes of one fit hold different data, masks or weights; raised on all of them."""
+
+
+def require_agreement(trainer: L.Trainer, facts: Mapping[str, str]) -> None:
+    """Compare facts between all processes, all of which have to call it with the same names.
+
+    Args:
+        trainer: of the fit.
+        facts: name -> a short text; where it differs between processes they cannot train one model.
+
+    Raises:
+        ProcessesDifferError: on every process, naming the first fact that differs and each process's.
+    """
+    if trainer.world_size == 1:
+        return
+    everyone: list[Any] = [None] * trainer.world_size
+    dist.all_gather_object(everyone, dict(facts))
+    for name in dict.fromkeys(name for one in everyone for name in one):
+        told = [one.get(name, "nothing") for one in everyone]
+        if len(set(told)) > 1:
+            each = ", ".join(f"rank {rank}: {text}" for rank, text in list(enumerate(told))[:8])
+            raise ProcessesDifferError(
+                f"the processes differ in {name} ({each}), so that they would wait for each other for ever or train "
+                "different models. Give every process the same files, settings, seed and checkpoint."
+            )
+
+
+def loader_facts(trainer: L.Trainer) -> dict[str, str]:
+    """How much every process is about to train on in this epoch."""
+    facts = {"the number of batches in an epoch": str(trainer.num_training_batches)}
+    dataset: Any = getattr(trainer.train_dataloader, "dataset", None)
+    if hasattr(dataset, "__len__"):
+        facts["the number of training records"] = str(len(dataset))
+    return facts
+
+
+def settings_facts(settings: Mapping[str, Any], path: str = "") -> dict[str, str]:
+    """Nested settings and digests, as checkpoints hold them, by dotted name.
+
+    >>> settings_facts({"trainer": {"precision": "32-true"}, "seed": 0})
+    {'trainer.precision': '32-true', 'seed': '0'}
+    """
+    facts: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            facts |= settings_facts(value, f"{path}{key}.")
+        else:
+            facts[f"{path}{key}"] = shown(value) if not isinstance(value, str) else value
+    return facts
+
+
+def model_facts(pl_module: L.LightningModule, callbacks: Sequence[TaskCallback]) -> dict[str, str]:
+    """What a mask or a weight looks like; sharded parameters, of which every process holds others, are left out."""
+    facts = {}
+    for callback in callbacks:
+        masks = getattr(callback, "retained", None)
+        if isinstance(masks, Mapping):
+            content = hashlib.sha256()
+            for name in sorted(masks):
+                content.update(name.encode() + masks[name].cpu().numpy().tobytes())
+            facts[f"the mask of {type(callback).__name__}"] = content.hexdigest()[:12]
+    if not is_sharded(pl_module):
+        weights = hashlib.sha256(repr(sorted(digest(pl_module).items(), key=lambda item: item[0])).encode())
+        facts["the weights"] = weights.hexdigest()[:12]
+    return facts
