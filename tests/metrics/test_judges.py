@@ -213,6 +213,12 @@ def test_no_answer_is_a_refusal(answer: str) -> None:
     assert StringRefusalJudge().verdicts([answer]) == [Verdict.FULL_REFUSAL]
 
 
+@pytest.mark.parametrize("unit", [" ", "\n", "*", "<think>", "[", "i cannot ", "not ", ": ", "\U0001f6ab", "a"])
+def test_long_and_odd_answers_take_no_time(unit: str) -> None:
+    text = unit * (40000 // len(unit))
+    assert len(StringRefusalJudge().verdicts([text])) == len(StringRefusalJudge("rules-v2")([text + "b"])) == 1
+
+
 def test_a_position_always_has_a_word_that_announces_it() -> None:
     sentences = [part for text in [*REFUSALS, *ANSWERS, *MISSED_BY_V1, *TAKEN_BY_V1] for part in opening(text)]
     for sentence in sentences:

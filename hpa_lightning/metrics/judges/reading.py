@@ -22,12 +22,13 @@ _EMOJI = re.compile(
 )
 # "ASSISTANT:", "**Answer:**", "[CLASSIC]", "BasedGPT:", "### Response:"; "Warning:" and its like belong to the text.
 _SPEAKER = re.compile(
-    r"\s*[\[(<#*_\s]*(?:final |the |my |short |model |ai )*"
+    r"[\[(<#*_\s]*(?:final |the |my |short |model |ai )*"
     r"(?:assistant|answer|response|reply|output|ai|bot|model|chatbot|llava|vicuna|llama|[a-z]*gpt|a)"
     r"[\])>*_\s]*:[*_\s]*",
     re.IGNORECASE,
 )
-_BRACKETED_SPEAKER = re.compile(r"\s*\[[^\]\n]{1,16}\]:?\s+(?=\S)")
+_LONGEST_NAME = 60  # characters in which a speaker's name ends
+_BRACKETED_SPEAKER = re.compile(r"\[[^\]\n]{1,16}\]:?\s+(?=\S)")
 _MARKS = re.compile(r"^[\s\-\u2013\u2014\u2022.:;,|~=]+")
 
 # After `normalise`: contractions that are written without their apostrophe ("ill" and "its" are words too).
@@ -71,7 +72,8 @@ def answer_of(response: str) -> str:
         answer = _TAG.sub(" ", answer)
     answer = _EMOJI.sub(" ", answer)
     for name in (_SPEAKER, _BRACKETED_SPEAKER, _SPEAKER):
-        if (match := name.match(answer)) and re.search(r"\w", answer[match.end() :]):
+        answer = answer.lstrip()
+        if (match := name.match(answer[:_LONGEST_NAME])) and re.search(r"\w", answer[match.end() :]):
             answer = answer[match.end() :]
     return _MARKS.sub("", answer).rstrip()
 

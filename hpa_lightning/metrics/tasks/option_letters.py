@@ -76,7 +76,7 @@ _MARKED = re.compile(
     r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
     r"|<(?:final_)?answer>\s*(.*?)\s*(?:</(?:final_)?answer>|$)"
     r"|<\|begin_of_box\|>\s*(.*?)\s*(?:<\|end_of_box\|>|$)"
-    r"|^\s*####\s*(\S.*?)\s*$",
+    r"|^[ \t]*####[ \t]*(\S[^\n]*)$",
     re.DOTALL | re.IGNORECASE | re.MULTILINE,
 )
 _LATEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf|bf|rm)\s*\{([^{}]*)\}")

@@ -276,3 +276,8 @@ def test_answers_that_name_no_option_are_counted() -> None:
     stored = [{"response": said, **row} for said, row in zip(predictions, rows, strict=True)]
     assert answer_counts(stored) == {"empty": 1, "no_option": 2}
     assert answer_counts([{"response": "a"}]) == {"empty": 0}
+
+
+@pytest.mark.parametrize("unit", [" ", "\n", "$", "<answer>", r"\boxed{", "A, ", "(A) or ", "not A ", "answer of "])
+def test_long_and_odd_answers_take_no_time(unit: str) -> None:
+    assert float(option_accuracy([unit * (20000 // len(unit))], [("B",)])) == 0.0
