@@ -37,7 +37,7 @@ _CORRECT = (
 )
 # Options that a text says are wrong: "not (A)", "neither A nor B", "(A) and (C) are wrong", "rather than (A)".
 _LETTER = rf"(?:{_BRACKETED}|{_CAPITAL})".replace("([A-Za-z])", "[A-Za-z]").replace("([A-Z])", "[A-Z]")
-_LETTERS = rf"(?:(?:option|choice|answer)s?\s+)?{_LETTER}(?:(?:{_AND}|\s+nor\s+){_LETTER})*"
+_LETTERS = rf"(?:(?:option|choice|answer)s?\s+)?{_LETTER}(?:(?:{_AND}|\s+nor\s+){_LETTER}){{0,9}}"
 _DENIED = re.compile(
     r"(?i:\b(?:not|neither|nor|none of|rather than|instead of|unlike|except|exclude|excluding|rule out|eliminate)\s+"
     r"(?:the\s+)?)"
@@ -71,6 +71,8 @@ LEAD_IN = re.compile(
     rf"(?i:(?:(?:so|thus|therefore),?\s+)?(?:the\s+)?(?:(?:correct|right|best|final)\s+)*{_IS})|{_IS_CHINESE}"
 )
 
+_ALPHABET = 26  # options at most in one list
+
 # Marks around a final answer; the last one counts alone.
 _MARKED = re.compile(
     r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
@@ -101,11 +103,11 @@ def letter_of(groups: Sequence[str | None]) -> str:
 
 def _with_list(text: str, match: re.Match[str]) -> set[str]:
     """The letter of a match and those that continue it in a list: `B or C`, `(B), (C)`."""
-    letters, end = {letter_of(match.groups())}, match.end()
-    while (following := _CONTINUED.match(text, end)) is not None:
-        letters.add(letter_of(following.groups()))
+    letters, end = [letter_of(match.groups())], match.end()
+    while len(letters) < _ALPHABET and (following := _CONTINUED.match(text, end)) is not None:
+        letters.append(letter_of(following.groups()))
         end = following.end()
-    return letters
+    return set(letters)
 
 
 def _at_the_start(line: str) -> set[str]:
