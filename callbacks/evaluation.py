@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
@@ -34,6 +34,7 @@ from hpa_lightning.predictions import FOLDER as PREDICTIONS
 from hpa_lightning.predictions import prediction_file, write_rows
 from hpa_lightning.result_file import RESULT_FILE
 from hpa_lightning.results import COUNTED, RunResults, run_origin
+from hpa_lightning.run_folder import claim_folder, new_identity, unlock_folder
 
 # Pixels of the longer side of the images that are kept beside the answers.
 _IMAGE_SIDE = 160
@@ -42,6 +43,9 @@ _NEEDED = ("evaluation_sets", "evaluation_dataloader", "tasks")
 
 class TaskEvaluation(TaskCallback):
     """Scores all tasks, the safety sets and over-refusal after every task and fills the matrix R.
+
+    A folder holds one run: a fit that would write into the folder of a finished one, or of one that another process
+    makes, is refused (:mod:`hpa_lightning.run_folder`).
 
     The aligned model is scored before the first task (step -1). Every score goes to ``results.jsonl`` in the logger's
     folder, to the logger, and into the checkpoint; raw answers are kept as JSON lines (prompt, decoding settings,
@@ -76,6 +80,8 @@ class TaskEvaluation(TaskCallback):
         self.keep_predictions = keep_predictions
         self.report = report
         self._to_log: dict[str, float] = {}
+        self._run = new_identity()
+        self._claimed: Path | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -90,6 +96,37 @@ class TaskEvaluation(TaskCallback):
                 f"TaskEvaluation calls generate(batch) -> list[str], which {type(pl_module).__name__} does not have."
             )
 
+    def on_fit_begins(self, trainer: L.Trainer, resumed: bool) -> None:
+        """Take the folder of the results for this run; every process hears if that is not possible."""
+        folder, error = results_directory(trainer), None
+        if trainer.fast_dev_run:
+            return
+        self._claimed = folder
+        if not resumed:
+            self._run = new_identity()
+        if trainer.is_global_zero:
+            changed = any(isinstance(item, AllowChanges) and item.allowed for item in trainer.callbacks)
+            try:
+                claim_folder(folder, self._run, resumed, changed)
+            except ValueError as refused:
+                error = str(refused)
+        self._run = trainer.strategy.broadcast(self._run)
+        if (error := trainer.strategy.broadcast(error)) is not None:
+            raise MisconfigurationException(error)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        if stage == "fit" and self._claimed is not None and trainer.is_global_zero:
+            unlock_folder(self._claimed)
+            self._claimed = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"run": self._run}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._run = state_dict.get("run") or new_identity()
+
     def on_restored(self, trainer: L.Trainer) -> None:
         super().on_restored(trainer)
         step = self._finished_tasks if self._open_task is None else self._open_task
@@ -99,14 +136,6 @@ class TaskEvaluation(TaskCallback):
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.index > 0:
             return
-        path = results_directory(trainer) / RESULT_FILE
-        if trainer.is_global_zero and path.exists():
-            # A new run into an old folder: its lines and answers would be taken for this run's.
-            path.replace(path.with_name("results.previous.jsonl"))
-            answers, previous = path.with_name(PREDICTIONS), path.with_name(f"{PREDICTIONS}.previous")
-            if answers.is_dir():
-                shutil.rmtree(previous, ignore_errors=True)
-                answers.replace(previous)
         self._record_run(trainer)
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
@@ -161,7 +190,7 @@ class TaskEvaluation(TaskCallback):
             for evaluation_set in sets:
                 score, answers = score_set(trainer, pl_module, evaluation_set)
                 decoding = decoding_of(evaluation_set, pl_module)
-                if self.keep_predictions:
+                if self.keep_predictions and not trainer.fast_dev_run:
                     self._keep_images(trainer, answers, evaluation_set)
                     self._keep_answers(trainer, answers, evaluation_set, step, decoding)
                 fields = score_fields(evaluation_set, score, answers, decoding)

@@ -108,6 +108,9 @@ class TaskCallback(L.Callback):
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
 
+    def on_fit_begins(self, trainer: L.Trainer, resumed: bool) -> None:
+        """Called on all callbacks before anything is recorded; ``resumed``: a checkpoint was loaded."""
+
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         """Called on all callbacks before ``on_task_start``: what may fail comes before what takes long."""
 
@@ -347,6 +350,8 @@ class TaskCallback(L.Callback):
                     setattr(callback, name, getattr(restored[0], name))
                 callback._finished_tasks = restored[0]._finished_tasks
             callback._restored = False
+        for callback in callbacks:
+            callback.on_fit_begins(trainer, bool(restored))
         for callback in restored:
             callback.on_restored(trainer)
         if self._open_task is not None:
@@ -412,7 +417,7 @@ class TaskCallback(L.Callback):
 
     def _write(self, trainer: L.Trainer, events: list[dict[str, Any]]) -> None:
         directory = results_directory(trainer)
-        if trainer.is_global_zero and events:
+        if trainer.is_global_zero and events and not trainer.fast_dev_run:
             writer = ResultWriter(directory / RESULT_FILE)
             for entry in events:
                 writer.write(entry)

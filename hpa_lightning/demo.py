@@ -27,6 +27,7 @@ from hpa_lightning.data.nano import NanoDataModule
 from hpa_lightning.modules import NanoModule
 from hpa_lightning.report import method_table, write_report
 from hpa_lightning.results import RunResults
+from hpa_lightning.run_folder import check_new_run
 
 # Chosen on development seeds 0 to 2, see docs/nano.md.
 NANO_CALIBRATION = CalibrationSettings(safety_samples=128)
@@ -75,6 +76,11 @@ def run_demo(output: Path, seeds: Sequence[int], methods: Sequence[str]) -> str:
     print(_INTRODUCTION, flush=True)
     _show_progress_only()
     folders: list[Path] = []
+    try:
+        for folder in (output / method / f"seed_{seed}" for method in methods for seed in seeds):
+            check_new_run(folder, logs=True)
+    except ValueError as error:
+        raise SystemExit(f"hpa-lightning demo: {error}") from error
     for method in methods:
         for seed in seeds:
             folder = output / method / f"seed_{seed}"

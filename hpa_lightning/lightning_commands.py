@@ -9,14 +9,17 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from hpa_lightning.callbacks import TaskEvaluation
+from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
 from hpa_lightning.loggers import RunCSVLogger
 from hpa_lightning.modules.evaluating import ScoredSet, means, united
 from hpa_lightning.predictions import prediction_file, write_rows
 from hpa_lightning.report.tables import ANSWER_COLUMNS, Table
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter
 from hpa_lightning.results import COUNTED, run_origin
+from hpa_lightning.run_folder import check_new_run, lock_folder
 
 ANSWERS = "answers.jsonl"
 
@@ -27,6 +30,15 @@ class TuningCLI(LightningCLI):
     Each of them writes ``config.yaml``, its logs and its results into a new folder, ``<the run's folder>/test`` (then
     ``test_2``, ...). ``fit`` goes on with a run's ``metrics.csv`` after a resume.
     """
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """A checkpoint that is of no use is told before anything is built."""
+        super().parse_arguments(parser, args)
+        path = Path(self.config[self.config.subcommand].get("ckpt_path") or "")
+        if path.is_file() and (fault := checkpoint_fault(path)):
+            other, _ = newest_checkpoint([path.parent])
+            instead = f"the newest one to go on from is {other}" if other else "there is no other one beside it"
+            raise SystemExit(f"hpa-lightning {self.config.subcommand}: {path} is of no use: {fault}; {instead}.")
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand in ("validate", "test"):
@@ -45,6 +57,37 @@ class TuningCLI(LightningCLI):
                 callback.folder = folder
         trainer.callbacks.append(CommandResults(self.subcommand, folder))
         return trainer
+
+    def fit(self, **arguments: Any) -> None:
+        """Called for the subcommand `fit`: see that the run may write into its folder before anything is written.
+
+        ``--ckpt_path last`` goes on from the newest whole checkpoint of the run, whatever its name, and starts the run
+        where there is none yet.
+        """
+        trainer: Any = self.trainer
+        rank: Any = rank_zero_only
+        folder, checkpoint = _log_folder(trainer), arguments.get("ckpt_path")
+        saved = [item.dirpath for item in trainer.checkpoint_callbacks if getattr(item, "dirpath", None)]
+        folders = [folder, *map(Path, saved)]
+        try:
+            if checkpoint == "last":
+                checkpoint, torn = newest_checkpoint(folders)
+                for line in torn:
+                    rank_zero_warn(line)
+                arguments["ckpt_path"] = None if checkpoint is None else str(checkpoint)
+                rank_zero_info(
+                    f"--ckpt_path last: {folder} holds no checkpoint yet, the run starts."
+                    if checkpoint is None
+                    else f"--ckpt_path last: {checkpoint}."
+                )
+            keeps = any(isinstance(item, TaskEvaluation) for item in trainer.callbacks)
+            if keeps and rank.rank == 0 and not trainer.fast_dev_run:
+                lock_folder(folder)
+                if arguments.get("ckpt_path") is None:
+                    check_new_run(folder, logs=True)
+        except ValueError as error:
+            raise SystemExit(f"hpa-lightning fit: {error}") from error
+        trainer.fit(**arguments)
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -132,15 +132,6 @@ def test_judges_that_need_prompts_get_the_question_alone(tmp_path: Path) -> None
     assert RunResults.from_file(tmp_path / "judged").safety(1) == {"harmful": 0.0}
 
 
-def test_a_new_run_puts_the_answers_of_the_old_one_away(tmp_path: Path) -> None:
-    for tasks in (["first", "second"], ["second"]):
-        data = stream(evaluated=True)
-        data.tasks = [task for task in data.tasks if task.name in tasks]
-        trainer(tmp_path, [SequentialTuning(), TaskEvaluation(report=False)]).fit(module(), data)
-    assert {item.step for item in read_predictions(tmp_path)} == {-1, 0}
-    assert (tmp_path / "predictions.previous" / "step_02_first.jsonl").is_file()
-
-
 def test_pictures_of_records_with_the_same_id(tmp_path: Path) -> None:
     data = stream(evaluated=True)
     data.safety_sets[0].data = [replace(record, id="None") for record in evaluation_records(3, seed=90)]

@@ -16,10 +16,11 @@ from typing import IO, Any
 
 import yaml
 
+from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.files import write_text
 from hpa_lightning.result_file import RESULT_FILE
 from hpa_lightning.study.grid import Cell
-from hpa_lightning.study.store import Store
+from hpa_lightning.study.store import CONFIG, Store
 
 _LOG = "log.txt"
 _POLL_SECONDS = 0.5
@@ -86,7 +87,9 @@ def run_cells(
             while waiting or running:
                 while waiting and len(running) < jobs:
                     slot = min(set(range(jobs)) - {job.slot for job in running})
-                    started = _start(waiting.popleft(), store, threads, gpus[slot % len(gpus)] if gpus else None, slot)
+                    started = _start(
+                        waiting.popleft(), store, threads, gpus[slot % len(gpus)] if gpus else None, slot, say
+                    )
                     if isinstance(started, str):
                         say(started)
                     else:
@@ -115,7 +118,9 @@ def run_cells(
     return failed
 
 
-def _start(cell: Cell, store: Store, threads: int, gpu: str | None, slot: int) -> _Process | str:
+def _start(
+    cell: Cell, store: Store, threads: int, gpu: str | None, slot: int, say: Callable[[str], None]
+) -> _Process | str:
     """Start a cell's process, or say why not."""
     lock = store.lock(cell)
     if lock is None:
@@ -124,14 +129,21 @@ def _start(cell: Cell, store: Store, threads: int, gpu: str | None, slot: int) -
         lock.close()
         return f"{cell.key}: another process has finished it."
     folder = store.start(cell)
-    config = folder / "config.in.yaml"
+    checkpoint, torn = newest_checkpoint([folder])
+    for line in torn:
+        say(f"{cell.key}: {line}")
+    if checkpoint is None and store.has_finished_run(cell):
+        store.finish(cell, store.spend(cell, 0.0), None if gpu else threads)  # killed before it was noted
+        lock.close()
+        return f"{cell.key}: had been finished."
+    config = folder / CONFIG
     write_text(config, yaml.safe_dump(cell.config_for(folder), sort_keys=False))
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     with (folder / _LOG).open("a") as log:
         process = subprocess.Popen(
-            _command(config, newest_checkpoint(folder)),
+            _command(config, checkpoint),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -172,12 +184,6 @@ def _stop(job: _Process, store: Store) -> None:
         job.process.wait()
     store.spend(job.cell, time.monotonic() - job.started)
     job.lock.close()
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint anywhere in a cell's folder."""
-    found = [path for path in folder.rglob("*.ckpt") if path.is_file()]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 class _Progress:

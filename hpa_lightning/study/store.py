@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from pathlib import Path
 from types import UnionType
 from typing import IO, Any
 
+import yaml
+
+from hpa_lightning.completeness import unfinished_run
 from hpa_lightning.files import path_inside, write_text
 from hpa_lightning.parsing import json_object, parse_json, read_text
 from hpa_lightning.result_file import RESULT_FILE, check_event, read_results
@@ -22,6 +26,7 @@ from hpa_lightning.values import shown
 
 _MARK = "cell.json"
 _STARTED = "started.json"
+CONFIG = "config.in.yaml"
 _LOCK = "lock"
 _STARTED_KEYS: dict[str, type | UnionType] = {"digest": str, "seconds": int | float}
 _MARK_KEYS: dict[str, type | UnionType] = {"key": str, **_STARTED_KEYS}
@@ -96,7 +101,7 @@ class Store:
         """
         folder = self.folder(cell)
         note = folder / _STARTED
-        if note.is_file() and _read_note(note, _STARTED_KEYS)["digest"] != cell.digest:
+        if note.is_file() and self._started(cell) is None:
             aside = next(
                 path for number in count(1) if not (path := folder.with_name(f"{folder.name}.other{number}")).exists()
             )
@@ -111,9 +116,33 @@ class Store:
     def spend(self, cell: Cell, seconds: float) -> float:
         """Add to the time that a cell has taken, cut-off parts included, and return the sum."""
         note = self.folder(cell) / _STARTED
-        spent = _read_note(note, _STARTED_KEYS)["seconds"] + seconds
+        spent = (self._started(cell) or 0.0) + seconds
         _write_note(note, {"digest": cell.digest, "seconds": spent})
         return spent
+
+    def _started(self, cell: Cell) -> float | None:
+        """The seconds that a cell has taken before; ``None`` if what stands in its folder is of another configuration.
+
+        A torn note is told; the configuration that the run was given tells then whose the folder is.
+        """
+        folder = self.folder(cell)
+        try:
+            note = _read_note(folder / _STARTED, _STARTED_KEYS)
+        except ValueError as error:
+            warnings.warn(f"{error} The seconds that the cell has taken so far are lost.", stacklevel=2)
+            same = _configuration(folder / CONFIG) == cell.config_for(folder)
+            (folder / _STARTED).unlink()
+            if same:
+                _write_note(folder / _STARTED, {"digest": cell.digest, "seconds": 0.0})
+            return 0.0 if same else None
+        return note["seconds"] if note["digest"] == cell.digest else None
+
+    def has_finished_run(self, cell: Cell) -> bool:
+        """Whether the run in the cell's folder came to its end, and only the note of it is missing."""
+        try:
+            return unfinished_run(RunResults.from_file(self.folder(cell))) is None
+        except (ValueError, FileNotFoundError):
+            return False
 
     def finish(self, cell: Cell, seconds: float, threads: int | None) -> None:
         """Mark a cell as finished.
@@ -186,6 +215,14 @@ class Store:
         if path.is_file():
             return _read_note(path, _MARK_KEYS)
         return self._archived.get(key)
+
+
+def _configuration(path: Path) -> Any:
+    """What stands in a configuration, ``None`` if nothing that can be read does."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
 
 
 def _read_note(path: Path, keys: Mapping[str, type | UnionType]) -> dict[str, Any]:

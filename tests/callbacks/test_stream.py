@@ -155,15 +155,6 @@ def test_the_order_of_the_callbacks_does_not_matter(tmp_path: Path) -> None:
     assert (states[0][1] == states[1][1]).all()
 
 
-def test_a_new_run_does_not_read_the_old_run_in_its_folder(tmp_path: Path) -> None:
-    for method in ("old", "new"):
-        callbacks = [SequentialTuning(), TaskEvaluation(method=method, initial=method == "old", report=False)]
-        trainer(tmp_path, callbacks).fit(module(), stream(evaluated=True))
-    assert RunResults.from_file(tmp_path).method == "new"
-    assert RunResults.from_file(tmp_path).steps == [0, 1]
-    assert (tmp_path / "results.previous.jsonl").is_file()
-
-
 @pytest.mark.parametrize(
     ("architecture", "name"),
     [("llava", "in_training"), ("qwen2_5_vl", "post_training"), ("idefics3", "in_training"), ("timm", "post_training")],

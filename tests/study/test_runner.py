@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.cli import main
 from hpa_lightning.study import Cell, Store, read_study, run_cells, runner
 
@@ -112,7 +112,7 @@ def test_what_another_configuration_left_is_put_aside(stand_in: None, tmp_path: 
     (store.folder(failing) / "last.ckpt").write_text("weights")
     (changed,) = cells_of(tmp_path, {"good": "run"}, [1])
     assert changed.key == failing.key and run_cells([changed], store, say=lambda line: None) == []
-    assert starts(store, changed) == 1 and runner.newest_checkpoint(store.folder(changed)) is None
+    assert starts(store, changed) == 1 and newest_checkpoint([store.folder(changed)]) == (None, [])
     aside = store.folder(changed).with_name("seed_1.other1")
     assert (aside / "last.ckpt").read_text() == "weights" and len((aside / "starts").read_text()) == 2
     assert [path.name for path in store.root.glob("*/*/*/cell.json")] == ["cell.json"]
@@ -239,14 +239,28 @@ def test_a_broken_archive_is_named(tmp_path: Path) -> None:
         Store(tmp_path, [tmp_path / "a.jsonl"])
 
 
-def test_newest_checkpoint(tmp_path: Path) -> None:
-    assert runner.newest_checkpoint(tmp_path) is None
-    for age, name in ((5, "old"), (1, "new"), (3, "middle")):
-        path = tmp_path / "checkpoints" / f"{name}.ckpt"
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-        os.utime(path, (time.time() - age, time.time() - age))
-    assert runner.newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "new.ckpt"
+def test_a_torn_note_of_a_start_is_told_and_the_cell_goes_on(stand_in: None, tmp_path: Path) -> None:
+    (cell,), store = cells_of(tmp_path, {"good": "fail"}, [1]), Store(tmp_path / "store")
+    run_cells([cell], store, say=lambda line: None)
+    (store.folder(cell) / "started.json").write_text("")
+    with pytest.warns(UserWarning, match=r"seed_1/started\.json.*seconds that the cell has taken so far are lost"):
+        run_cells([cell], store, say=lambda line: None)
+    assert starts(store, cell) == 2, "its configuration is the one that stands beside the note"
+    (store.folder(cell) / "started.json").write_text("{")
+    (changed,) = cells_of(tmp_path, {"good": "run"}, [1])
+    with pytest.warns(UserWarning, match=r"started\.json"):
+        run_cells([changed], store, say=lambda line: None)
+    assert starts(store, changed) == 1 and (store.root / "default/good/seed_1.other1/starts").read_text() == "xx"
+
+
+def test_a_run_that_was_killed_before_its_end_was_noted(stand_in: None, tmp_path: Path) -> None:
+    (cell,), store = cells_of(tmp_path, {"good": "run"}, [1]), Store(tmp_path / "store")
+    run_cells([cell], store, say=lambda line: None)
+    (store.folder(cell) / "cell.json").unlink()
+    lines: list[str] = []
+    assert run_cells([cell], Store(tmp_path / "store"), say=lines.append) == []
+    assert starts(store, cell) == 1 and any("had been finished" in line for line in lines)
+    assert Store(tmp_path / "store").finished(cell) is not None
 
 
 def test_one_real_cell_with_a_resume(tmp_path: Path) -> None:
@@ -291,8 +305,13 @@ def test_one_real_cell_with_a_resume(tmp_path: Path) -> None:
     assert finished.run.method == "Plain"
 
     (store.folder(cell) / "cell.json").unlink()
-    assert runner.newest_checkpoint(store.folder(cell)) is not None
-    assert run_cells([cell], store, jobs=1, say=lambda line: None) == []
+    checkpoint, _ = newest_checkpoint([store.folder(cell)])
+    assert checkpoint is not None
+    half = checkpoint.with_name("later.ckpt")  # as a full disk or a lost machine leaves it
+    half.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+    lines: list[str] = []
+    assert run_cells([cell], store, jobs=1, say=lines.append) == []
+    assert any("later.ckpt is left out: it is cut off" in line for line in lines)
     again = store.finished(cell)
     assert again is not None and again.run.summary()["AP"] == finished.run.summary()["AP"]
 
