@@ -9,6 +9,7 @@ from hpa_lightning.results import RunResults
 
 _JUDGED = ("attack_success_rate", "over_refusal_rate")
 _NOT_RECORDED = "not recorded"
+_V1 = "rules-v1"
 
 
 def judges_of(run: RunResults) -> dict[str, list[str]]:
@@ -19,7 +20,7 @@ def judges_of(run: RunResults) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for event in run.events("score"):
         if event["metric"] in _JUDGED:
-            name = {"default": "rules-v1"}.get(str(event.get("judge")), str(event.get("judge") or _NOT_RECORDED))
+            name = {"default": _V1}.get(str(event.get("judge")), str(event.get("judge") or _NOT_RECORDED))
             names = found.setdefault(event["set"], [])
             if name not in names:
                 names.append(name)
@@ -32,7 +33,8 @@ def warn_of_mixed_judges(runs: Iterable[RunResults]) -> None:
     for run in runs:
         for name, judges in judges_of(run).items():
             together.setdefault(name, set()).update(judges)
-    mixed = {name: judges for name, judges in together.items() if len(judges) > 1}
+    # Before a judge's name was recorded, rules-v1 was the only default.
+    mixed = {name: judges for name, judges in together.items() if len(judges) > 1 and judges != {_NOT_RECORDED, _V1}}
     if mixed:
         told = "; ".join(f"{name} by {', '.join(sorted(judges))}" for name, judges in mixed.items())
         warnings.warn(

@@ -33,5 +33,6 @@ def test_scores_of_different_judges_are_told_apart(write_run, tmp_path: Path) ->
         warnings.filterwarnings("error", message="The scores shown together")
         write_report([old, same], tmp_path / "alike")
         write_report(nameless, tmp_path / "nameless")
+        write_report([nameless[0], old], tmp_path / "earlier")
     with pytest.warns(UserWarning, match="not recorded, refusal-v2"):
         write_report([nameless[0], new], tmp_path / "unknown")
