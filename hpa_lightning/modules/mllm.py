@@ -197,10 +197,10 @@ class MLLMModule(TokenWeightedModule):
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = build_scheduler(self.make_lr_scheduler, optimizer, self._trainer, self.lr_scheduler_interval)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_scheduler_interval},
-        }
+        schedule = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
+        if (monitor := getattr(scheduler, "monitor", None)) is not None:  # Lightning's ReduceLROnPlateau
+            schedule["monitor"] = monitor
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     # -- answering ---------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR, SequentialLR
@@ -25,6 +26,10 @@ _NAMES = (
     "constant",
     "constant_with_warmup",
 )
+
+
+class UnknownLengthError(ValueError):
+    """How long a task or a fit will be is not known."""
 
 
 @dataclass
@@ -90,9 +95,12 @@ def build_scheduler(make: Callable[..., Any], optimizer: Optimizer, trainer: Any
             raise ValueError("the schedule asks for the task's steps, which are known inside a fit; attach a trainer.")
         return make(optimizer, **{_STEPS: task_length(trainer, interval)[1]})
     scheduler = make(optimizer)
-    if trainer is not None and _own_length(scheduler) is not None:
-        name, length = task_length(trainer, interval)
-        counted = _own_length(scheduler)
+    counted = _own_length(scheduler)
+    if trainer is not None and counted is not None:
+        try:
+            name, length = task_length(trainer, interval)
+        except (UnknownLengthError, MisconfigurationException):  # Lightning's, of accumulation that changes
+            return scheduler  # its length was not asked for, and there is nothing to compare it with
         if counted != length:
             rank_zero_warn(
                 f"lr_scheduler: {type(scheduler).__name__} is made for {counted} {interval}s, and {name} has {length}. "
@@ -113,19 +121,19 @@ def task_length(trainer: Any, interval: str = "step") -> tuple[str, int]:
             ``"epoch"``: the trainer's epochs.
 
     Raises:
-        ValueError: the length is not known: endless data or epochs, or a stream that does not tell it.
+        UnknownLengthError: the length is not known: endless data or epochs, or a stream that does not tell it.
     """
     stream: Any = getattr(trainer, "datamodule", None)
     if not hasattr(stream, "task_at_epoch"):
         length = trainer.max_epochs if interval == "epoch" else trainer.estimated_stepping_batches
         if length in (None, -1, math.inf):
-            raise ValueError(
+            raise UnknownLengthError(
                 f"the schedule asks for the fit's {interval}s, which are not known; give Trainer(max_epochs=...) and "
                 "data with a length, or Trainer(max_steps=...)."
             )
         return "the fit", int(length)
     if interval == "step" and not hasattr(stream, "task_steps"):
-        raise ValueError(
+        raise UnknownLengthError(
             f"the schedule asks for the task's optimizer steps; {type(stream).__name__} has to tell them by "
             "task_steps(index) -> int, as CVITDataModule does."
         )

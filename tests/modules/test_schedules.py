@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ import torch
 from helpers_foreign import quiet_trainer
 from helpers_mllm import evaluation_records, tiny_llava, training_records
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningCLI, ReduceLROnPlateau
+from torch.utils.data import IterableDataset
 from transformers import get_cosine_schedule_with_warmup
 
 from hpa_lightning.callbacks import SequentialTuning
-from hpa_lightning.data import CVITDataModule, Task
+from hpa_lightning.data import CVITDataModule, MLLMCollator, Record, Task
 from hpa_lightning.modules import LoraSettings, MLLMModule, TaskSchedule, task_length
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -145,6 +146,36 @@ def test_without_a_stream_the_fit_is_the_task(tmp_path: Path) -> None:
     trainer.fit(module, loader)
     assert [rate for _, rate in rates.rates] == pytest.approx([PEAK * (1 - step / 6) for step in range(6)])
     assert task_length(trainer) == ("the fit", 6)
+
+
+class Endless(IterableDataset):
+    """Data that do not tell their length."""
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(training_records(2))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_a_schedule_that_asks_for_no_length_needs_none(schedule: str, tmp_path: Path) -> None:
+    made: dict[str, Callable[..., Any]] = {
+        "cosine": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2),
+        "plateau": lambda optimizer: ReduceLROnPlateau(optimizer, monitor="train/loss", patience=0, mode="max"),
+    }
+    module = MLLMModule.from_objects(
+        *tiny_llava(),
+        lora=LoraSettings(rank=2),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=PEAK),
+        lr_scheduler=made[schedule],
+    )
+    rates = Rates()
+    collate = MLLMCollator(module.processor).train
+    trainer = quiet_trainer(tmp_path, [rates, GradientAccumulationScheduler({0: 1})], max_epochs=2)
+    trainer.fit(module, torch.utils.data.DataLoader(Endless(), batch_size=1, collate_fn=collate))
+    followed = [rate for _, rate in rates.rates]
+    if schedule == "cosine":
+        assert followed == pytest.approx([PEAK, PEAK / 2, 0.0, PEAK / 2])
+    else:
+        assert followed[0] == PEAK and followed[-1] < PEAK  # a loss that falls is no better one in this mode
 
 
 def test_impossible_schedules_are_refused(tmp_path: Path) -> None:
