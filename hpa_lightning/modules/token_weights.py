@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -42,8 +43,9 @@ class TokenWeightedModule(L.LightningModule):
 
     A training step has to return the mean loss over a batch's tokens and to tell their number by
     :meth:`count_answer_tokens`; terms that it adds (router losses, say) are weighted like the batch. A step that tells
-    none is Lightning's mean of means. It needs automatic optimization. DeepSpeed runs the backward pass itself, so
-    under it the mean of means stays, with a warning.
+    none is Lightning's mean of means, and so is manual optimization, which says itself what a window is. DeepSpeed runs
+    the backward pass itself, so under it the mean of means stays, with a warning. A subclass that overrides
+    ``optimizer_step`` has to call ``super()``'s when gradients are accumulated.
 
     Source: ``num_items_in_batch`` of Hugging Face's Trainer has the same aim.
     """
@@ -53,6 +55,7 @@ class TokenWeightedModule(L.LightningModule):
         self._tokens: Tensor | None = None  # of the batch whose backward pass is next
         self._first_tokens: Tensor | None = None  # of the window's first batch, over all ranks
         self._window_tokens: Tensor | None = None  # of the window's batches so far, over all ranks
+        self._window_step = 0  # the optimizer step that the window is for
         # Lightning tells so where `optimizer_step` is overridden; once for each step is what is wanted here.
         warnings.filterwarnings("ignore", message="When using `Trainer.accumulate_grad_batches != 1.` and overriding")
 
@@ -104,13 +107,25 @@ class TokenWeightedModule(L.LightningModule):
 
         A batch of ``n`` tokens out of the first batches' ``N`` on ``world_size`` ranks counts
         ``world_size n / N``; averaging over ranks divides by ``world_size``.
+
+        Raises:
+            MisconfigurationException: an optimizer step was taken without :meth:`finish_gradients_`.
         """
         own, self._tokens = self._tokens, None
-        if own is None:
+        if own is None or not self.automatic_optimization:
             return loss
         accumulate, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
         if accumulate == 1 and ranks == 1:
             return loss
+        if accumulate == 1:
+            self._first_tokens = self._window_tokens = None  # each batch is a window
+        elif self._first_tokens is not None and self._window_step != self.trainer.global_step:
+            raise MisconfigurationException(
+                f"{type(self).__name__}.optimizer_step took a step whose gradients were not divided by its answer "
+                "tokens. Call super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure) in it, not "
+                "optimizer.step(closure=optimizer_closure)."
+            )
+        self._window_step = self.trainer.global_step
         together = self.trainer.strategy.reduce(own.clone(), reduce_op="sum")  # which is in place
         if self._first_tokens is None or self._window_tokens is None:
             self._first_tokens = self._window_tokens = together

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -15,6 +16,7 @@ from helpers_foreign import quiet_trainer
 from helpers_mllm import tiny_llava
 from helpers_token_weights import LENGTHS, Gradients, fit, records
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -106,6 +108,35 @@ def test_one_batch_on_one_device_is_left_alone(tmp_path: Path) -> None:
 
     for ours, plain in zip(gradients(MLLMModule), gradients(Plain), strict=True):
         assert all(torch.equal(ours[name], plain[name]) for name in plain)
+
+
+class OwnStep(MLLMModule):
+    """Overrides ``optimizer_step`` as Lightning's page on warm-ups shows it."""
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        optimizer.step(closure=optimizer_closure)
+
+
+def test_a_step_of_ones_own_that_leaves_the_division_out_is_told(tmp_path: Path) -> None:
+    def tuned() -> OwnStep:
+        return OwnStep.from_objects(*tiny_llava(), optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+
+    with pytest.raises(MisconfigurationException, match=r"OwnStep\.optimizer_step .* Call super\(\)\.optimizer_step"):
+        fit(tmp_path, LENGTHS, module=tuned(), accumulate_grad_batches=2)
+    alone, plain = fit(tmp_path, (3, 33), module=tuned()).steps, fit(tmp_path, (3, 33)).steps
+    for step, expected in zip(alone, plain, strict=True):  # without accumulation there is nothing to divide
+        assert_same(step, expected)
+
+
+def test_manual_optimization_is_left_alone() -> None:
+    """It has no window: its batches would all be weighed by the first one's tokens."""
+    module = MLLMModule.from_objects(*tiny_llava())
+    module.automatic_optimization = False
+    two = SimpleNamespace(accumulate_grad_batches=1, world_size=2, strategy=SimpleNamespace(reduce=lambda t, **_: t))
+    module._trainer = two  # type: ignore[assignment]
+    for tokens in (3, 33):
+        module.count_answer_tokens(torch.ones(1, tokens + 1, dtype=torch.long))
+        assert float(module._weighted(torch.tensor(2.0))) == 2.0
 
 
 def lora_module() -> MLLMModule:
