@@ -12,6 +12,7 @@ result. A warning says so.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -34,6 +35,12 @@ class Uncounted:
     """A batch that is run and not counted: it keeps a process in step with others that have more batches."""
 
     batch: Any
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Inside, compiled models (``torch.compile``, ``Module.compile``) run as written: compiled code skips new hooks."""
+    dynamo_is_used = "torch._dynamo" in sys.modules  # to import it takes seconds
+    return torch.compiler.set_stance("force_eager") if dynamo_is_used else nullcontext()
 
 
 class _StopForward(BaseException):
@@ -158,7 +165,7 @@ def visit_hessians(
     for name, module in linears.items():
         by_block[inside[id(module)]][name] = module
 
-    with torch.no_grad(), context():
+    with torch.no_grad(), context(), uncompiled():
         counted = [not isinstance(batch, Uncounted) for batch in batches]
         batches = [batch.batch if isinstance(batch, Uncounted) else batch for batch in batches]
         masks = [valid_positions(batch) for batch in batches]

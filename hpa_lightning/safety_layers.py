@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
+from hpa_lightning.calibration import uncompiled
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.mllm import eval_mode
 
@@ -197,7 +198,7 @@ def _prompt_states(
         return keep
 
     states = []
-    with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack, torch.no_grad(), uncompiled():
         stack.enter_context(eval_mode(pl_module))
         for index, block in enumerate(blocks):
             stack.callback(block.register_forward_hook(hook(index)).remove)

@@ -125,6 +125,30 @@ def test_equals_dense_hessians_from_whole_forward_passes(kind: type[LanguageMode
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.parametrize("compiled", ["blocks", "model"])
+def test_compiled_models_are_calibrated_as_written(compiled: str) -> None:
+    """Code that was compiled before, in training, does not know of the hooks."""
+    torch.manual_seed(1)
+    model = LanguageModel().eval()
+    batches = list(token_loader(3))
+    names = linear_names(model)
+    expected = reference(model, batches, names, 0.01)
+    modules = dict(model.named_modules())
+    runs = torch.compile(model, backend="eager") if compiled == "model" else model
+    for block in model.layers if compiled == "blocks" else ():
+        block.compile(backend="eager")
+    runs(batches[0]["input_ids"])
+    found = inverse_hessian_diagonals(
+        lambda batch: runs(batch["input_ids"]),
+        batches,
+        list(model.layers),
+        {name: modules[name] for name in names},
+        valid_positions=valid,
+    )
+    for name in names:
+        np.testing.assert_allclose(found[name].double().numpy(), expected[name], rtol=2e-5)
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_inference_mode_changes_nothing(whole: bool) -> None:
     torch.manual_seed(1)
