@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
@@ -124,6 +125,11 @@ class FocusPartition(SelectingCallback):
 
     def _probe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:
         (optimizer,) = trainer.optimizers
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise MisconfigurationException(
+                "FocusPartition's probe takes ordinary optimizer steps, one gradient each; LBFGS computes several. Use "
+                "another optimizer, or HarmoniousFusion, which needs no probe."
+            )
         for group in optimizer.param_groups:
             # A warm-up schedule starts at rate 0; the probe steps at the rate the schedule was built from.
             group["lr"] = group.get("initial_lr", group["lr"])

@@ -124,6 +124,12 @@ def test_manual_optimization_is_refused_where_calibration_would_step(tmp_path: P
     fit(tmp_path, *METHODS["linear_merging"](calibration_data()), tuned=tuned())  # it calibrates with nothing
 
 
+def test_an_optimizer_that_the_probe_cannot_step_is_refused(tmp_path: Path) -> None:
+    tuned = ForeignModule(LanguageModel(), lambda p: torch.optim.LBFGS(p, lr=0.01))
+    with pytest.raises(MisconfigurationException, match="LBFGS computes several"):
+        fit(tmp_path, *METHODS["in_training"](calibration_data()), tuned=tuned)
+
+
 def test_half_precision_without_scaling_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match="HarmoniousFusion does not support precision='16-true'"):
         fit(tmp_path, HarmoniousFusion(**calibration_data()), precision="16-true")

@@ -189,6 +189,24 @@ def test_what_cannot_be_read_twice_is_told_before_training(tmp_path: Path) -> No
     assert all(torch.equal(weight, before[layer]) for layer, weight in dense(tuned).items())
 
 
+def test_data_that_hand_out_one_iterator_are_told_before_training(tmp_path: Path) -> None:
+    """A trial batch would be lost for training, and nothing be left for the task's end."""
+
+    class OneShot(IterableDataset):
+        def __init__(self) -> None:
+            self.rows = iter([Tokens(1, 20)[index] for index in range(20)])
+
+        def __iter__(self) -> Iterator[Any]:
+            return self.rows
+
+    data = OneShot()
+    tuned = AnyBatch(LanguageModel(), lambda p: torch.optim.SGD(p, lr=0.01))
+    runner = trainer(tmp_path, METHODS["post_training"](calibration_data()), max_epochs=1, enable_checkpointing=False)
+    with pytest.raises(ValueError, match=r"a OneShot whose __iter__ returns the same iterator each time"):
+        runner.fit(tuned, DataLoader(data, batch_size=4))
+    assert runner.global_step == 0
+
+
 def test_a_step_that_calibration_cannot_run_fails_before_training(tmp_path: Path) -> None:
     class NeedsState(ForeignModule):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
