@@ -16,8 +16,14 @@ def check_fit(trainer: Any, tasks: int, total_epochs: int) -> None:
     """Check the trainer's settings and set ``max_epochs`` where the user has not.
 
     Raises:
-        MisconfigurationException: the loaders would not follow the tasks, or ``max_epochs`` contradicts the stream.
+        MisconfigurationException: the loaders would not follow the tasks, ``max_epochs`` contradicts the stream, or
+            ``overfit_batches``, which asks for another order.
     """
+    if trainer.overfit_batches:
+        raise MisconfigurationException(
+            f"Trainer(overfit_batches={trainer.overfit_batches}) takes the batches in the order of the records; a "
+            "stream draws the order of each epoch. Use limit_train_batches, or a Task with few records and more epochs."
+        )
     if tasks > 1 and trainer.reload_dataloaders_every_n_epochs != 1:
         raise MisconfigurationException(
             f"{tasks} tasks are streamed inside one fit; pass Trainer(reload_dataloaders_every_n_epochs=1). With "

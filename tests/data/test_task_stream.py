@@ -196,6 +196,8 @@ def test_trainer_settings_are_checked_early() -> None:
     with pytest.raises(MisconfigurationException, match="reload_dataloaders_every_n_epochs=1"):
         check_fit(trainer(reload_dataloaders_every_n_epochs=0), 3, 4)
     check_fit(trainer(fast_dev_run=True), 3, 4)
+    with pytest.raises(MisconfigurationException, match=r"overfit_batches=1\).*limit_train_batches"):
+        check_fit(trainer(overfit_batches=1), 3, 4)
 
 
 def test_constructor_checks() -> None:
