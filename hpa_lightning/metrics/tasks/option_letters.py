@@ -51,7 +51,7 @@ _DENIED = re.compile(
 
 ALONE = re.compile(r"[(\[\u3010]?\s*([A-Za-z])\s*[)\]\u3011]?\s*[.:!]?")
 AT_THE_START = re.compile(
-    rf"(?:{_BRACKETED}[.:]?(?:\s+[-\u2013\u2014])?|([A-Za-z])(?:[):]|\.(?=\s))|([A-Z])\u3001(?![A-Z]\b))\s*(?=\S)"
+    rf"(?:{_BRACKETED}[.:]?(?:\s+[-\u2013\u2014])?|([A-Za-z])(?:[):]|\.(?=[\s\u4e00-\u9fff]))|([A-Z])\u3001(?![A-Z]\b))\s*(?=\S)"
     r"|(?!I\b)([A-Z])\s+[-\u2013\u2014|]\s+(?=\S)"
 )
 _BECAUSE = re.compile(r"(?!I\b)([A-Z]),?\s+(?:because|since|due to)\b")

@@ -111,6 +111,8 @@ RIGHT = [
     "B\u9009\u9879\u6b63\u786e",
     "\u3010B\u3011",
     "B\u3001\u4e00\u6839\u9999\u8549",
+    "B.\u4e00\u6839\u9999\u8549",
+    "\uff22\uff0e\u4e00\u6839\u9999\u8549",
 ]
 #: Name no option, though a capital or a word of the forms above is in them.
 NO_OPTION = [
