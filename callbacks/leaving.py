@@ -6,7 +6,9 @@ import atexit
 import os
 import subprocess
 import sys
+import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -40,6 +42,7 @@ def leave_in_order() -> None:
         try:
             for group in _groups():
                 dist.barrier(group, async_op=True).wait(LEAVE)
+            _wait_for_idle_threads()
         except RuntimeError as error:
             print(f"The other processes did not come to their end within {LEAVE}: {error}", file=sys.stderr)
             return
@@ -55,6 +58,39 @@ def leave_in_order() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+
+
+def _wait_for_idle_threads() -> None:
+    """Wait until the threads of gloo have given up what their last work held.
+
+    They do so after the work counts as done, and need Python's lock for it. This thread lets go of the lock while it
+    sleeps: a thread that has not run in the meantime, and does not want to, wants nothing.
+    """
+    until = time.monotonic() + LEAVE.total_seconds()
+    before: dict[str, str] | None = None
+    while time.monotonic() < until:
+        time.sleep(0.05)
+        now = _gloo_threads()
+        if now is None:  # no Linux
+            time.sleep(0.2)
+            return
+        if now == before and not any("State:\tR" in status for status in now.values()):
+            return
+        before = now
+
+
+def _gloo_threads() -> dict[str, str] | None:
+    """Thread -> what the kernel tells of it, how often it has run among that; ``None`` where no kernel tells."""
+    found = {}
+    try:
+        for thread in Path("/proc/self/task").iterdir():
+            status = (thread / "status").read_text()
+            if "gloo_runloop" in status.partition("\n")[0]:
+                kept = [line for line in status.splitlines() if line.startswith("State") or "_switches" in line]
+                found[thread.name] = "\n".join(kept)
+    except OSError:
+        return None
+    return found
 
 
 def _groups() -> list[Any]:

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
+from hpa_lightning.callbacks.checkpoint_files import write_whole_checkpoints
 from hpa_lightning.callbacks.divergence import DivergenceWatch
 from hpa_lightning.callbacks.ending import save_after_end, unfinished
 from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
@@ -163,6 +164,7 @@ class TaskCallback(L.Callback):
             check_strategy(trainer.strategy, self)
             check_weight_writers(trainer, self)
             leave_in_order_at_exit(trainer)
+            write_whole_checkpoints(trainer)
             if self._is_leader(trainer):
                 self._settings, self._saved_optimizers = fit_settings(trainer, task_callbacks(trainer)), None
 

@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 _UNFINISHED = ".unfinished"
 _MARK = ".being-written"
@@ -148,6 +149,13 @@ def told(path: Path, what: str = "it was not written, what was there is unchange
     """Errors of the system say which file they are about: writing to an open one says only what went wrong."""
     try:
         yield
+    except SafetensorError as error:  # it puts the system's error into words
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        again = OSError(int(number[1]), f"{os.strerror(int(number[1]))}; {what}", str(path))
+        again.told = True  # type: ignore[attr-defined]
+        raise again from error
     except OSError as error:
         name = os.fspath(error.filename) if isinstance(error.filename, str | PathLike) else None
         other = name is not None and not name.startswith(str(path)) and Path(name) != path.parent

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 from hpa_lightning.callbacks import TaskEvaluation
 from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
+from hpa_lightning.files import whole_file
 from hpa_lightning.loggers import RunCSVLogger
 from hpa_lightning.modules.evaluating import ScoredSet, means, united
 from hpa_lightning.predictions import prediction_file, write_rows
@@ -125,8 +126,8 @@ class SaveRunConfig(SaveConfigCallback):
         self._save(path)
 
     def _save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
+        with whole_file(path) as beside:
+            self.parser.save(self.config, beside, skip_none=False, overwrite=True, multifile=self.multifile)
         self.already_saved = True
 
 

@@ -120,7 +120,7 @@ class PartialOutput:
         needed = sum((after.folder / file).stat().st_size for file in missing)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
-            raise ValueError(f"{self.folder} needs {needed / 1e9:.1f} GB; the disk has {free / 1e9:.1f} GB left.")
+            raise ValueError(f"{self.folder} needs {needed / 1e6:.0f} MB; the disk has {free / 1e6:.0f} MB left.")
         places = {name: after.stored(name) for name in merged}
         if len(missing) == len(after.tensors.files):
             before.check_finite()

@@ -1,0 +1,42 @@
+"""Checkpoints that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import lightning as L
+import torch
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from hpa_lightning.files import whole_file
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Lightning's way to write a checkpoint, safe on local disks.
+
+    Lightning writes to the system's temporary folder and moves the file. Where that is another disk, the move
+    overwrites the last checkpoint in place, and a kill or a full disk leaves half of it; where the file may not be
+    written, fsspec says nothing and the old one stays. Here it is written beside its place, flushed and renamed.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint; remote paths as Lightning does.
+
+        Raises:
+            OSError: it could not be written; what was there is unchanged.
+        """
+        system, local = url_to_fs(os.fspath(path))
+        if not isinstance(system, LocalFileSystem) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        with whole_file(local) as beside, beside.open("wb") as file:
+            torch.save(checkpoint, file)
+
+
+def write_whole_checkpoints(trainer: L.Trainer) -> None:
+    """Put :class:`WholeCheckpointIO` in the place of Lightning's own; another plugin stays."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
