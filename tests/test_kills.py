@@ -15,10 +15,10 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "reliability" / "kills.py"
 @pytest.mark.skipif(
     not Path("/proc/self").exists() or not hasattr(os, "fork"), reason="forks, and finds children in /proc"
 )
-def test_three_kills() -> None:
-    jobs = ["fit:post_training-lora", "fuse", "report"]
+def test_two_kills() -> None:
+    jobs = ["fit:post_training-lora", "report"]
     run = subprocess.run(
-        [sys.executable, str(SCRIPT), "--kills", "3", "--seed", "5", "--jobs", *jobs],
+        [sys.executable, str(SCRIPT), "--kills", "2", "--seed", "5", "--jobs", *jobs],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -120,7 +120,9 @@ def study(folder: Path) -> None:
     path = folder / "study.yaml"
     if not path.exists():
         files.write_text(path, yaml.safe_dump({"base": base, "methods": {"hpa": {"title": "HPA"}}, "groups": groups}))
-    command(["study", "run", str(path), "--store", str(folder / "store"), "--jobs", "2"])
+    while len(list((folder / "store").glob("*/*/*/cell.json"))) < 2:  # one that outlived its runner is left alone
+        command(["study", "run", str(path), "--store", str(folder / "store"), "--jobs", "2"])
+        time.sleep(1)
 
 
 BOUNDARIES: dict[str, list[tuple[Any, str]]] = {
@@ -183,9 +185,10 @@ def run(
 
 def _kill(pid: int) -> None:
     """The process and those that it has started: a machine that loses power spares none."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    for child in children.read_text().split() if children.exists() else []:
-        _kill(int(child))
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                _kill(int(status.parent.name))
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
