@@ -128,15 +128,10 @@ def test_pictures_count_by_path_size_and_content(tmp_path: Path) -> None:
     assert digest(picture) == digest(picture.copy()) != digest(picture + 1)
 
 
-def test_a_digest_of_many_records_is_cheap() -> None:
-    """Three hundred megabytes of text take seconds, and one letter in the middle is noticed."""
-    import time
-
+def test_one_letter_in_the_middle_of_much_text_is_noticed() -> None:
     text = "x" * 10_000
     records = [Record(str(i), user_turn(text) + assistant_turn("b")) for i in range(3_000)]
-    start = time.perf_counter()
     digest = records_digest(records)
-    assert time.perf_counter() - start < 3.0  # 30 MB; a few tenths
     records[1_500] = replace(records[1_500], messages=user_turn(text) + assistant_turn("c"))
     assert records_digest(records) != digest
 

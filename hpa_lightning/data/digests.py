@@ -55,7 +55,7 @@ def records_digest(records: Iterable[Record]) -> str:
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """Say how many bytes a file has, with a digest of them; about a second for a gigabyte."""
+    """Say how many bytes a file has, with a digest of them."""
     digest, size = hashlib.blake2b(digest_size=8), 0
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
