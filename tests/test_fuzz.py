@@ -115,7 +115,7 @@ def test_torn_notes_of_a_store_are_named(tmp_path: Path) -> None:
     folder = store.folder(cell)
     folder.mkdir(parents=True)
     (folder / "started.json").write_text("")
-    with pytest.raises(ValueError, match=r"started\.json: broken JSON.*remove the file to run the cell again"):
+    with pytest.warns(UserWarning, match=r"started\.json"):
         store.start(cell)
     (folder / "cell.json").write_text('{"key": ')
     with pytest.raises(ValueError, match=r"cell\.json: broken JSON"):

@@ -246,7 +246,7 @@ def test_the_command_fails_when_the_stream_is_not_complete(tmp_path: Path, monke
             self.trainer = stream_trainer(tmp_path, [SequentialTuning()], max_steps=4)
             self.trainer.fit(module(), stream())
 
-    monkeypatch.setattr("lightning.pytorch.cli.LightningCLI", Cli)
+    monkeypatch.setattr("hpa_lightning.lightning_commands.TuningCLI", Cli)
     with pytest.raises(SystemExit, match=r"fit: The fit stopped in the middle of task 1 \('second'\)"):
         main(["fit"])
 

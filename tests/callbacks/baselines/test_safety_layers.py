@@ -110,7 +110,7 @@ def test_found_layers_survive_a_resume(lora: bool, step: int, tmp_path: Path) ->
         assert torch.equal(expected, actual), key
 
     other = trainer(tmp_path / "third", [SafetyLayerFreezing((2, 2)), SequentialTuning()])
-    with pytest.raises(ValueError, match="same layers"):
+    with pytest.raises(ValueError, match=r"another fit .*SafetyLayerFreezing\.layers"):
         other.fit(module(lora), harmful_stream(), ckpt_path=tmp_path / f"cut-step={step}.ckpt")
 
 
@@ -133,12 +133,15 @@ def test_misuse_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match="needs a datamodule"):
         fit(foreign_module(optimizer, True), [SafetyLayerFreezing()], tmp_path)
 
+    freezing = SafetyLayerFreezing()
+
     class Fake:
         strategy = DDPStrategy()
-        callbacks = ()
+        callbacks = (freezing,)
+        world_size = 1
 
     with pytest.raises(MisconfigurationException, match="DDP"):
-        SafetyLayerFreezing().setup(Fake(), foreign_module(optimizer, True), "fit")  # type: ignore[arg-type]
+        freezing.setup(Fake(), foreign_module(optimizer, True), "fit")  # type: ignore[arg-type]
 
 
 def test_frozen_full_layers_are_not_merged(tmp_path: Path) -> None:
