@@ -161,8 +161,8 @@ def sums_in_float32(damping: float) -> bool:
 def factors_in_float32(device: torch.device, damping: float) -> bool:
     """Whether a damped Hessian is factorised in float32: on cards whose float64 is slow, if the damping allows it.
 
-    The relative error of `[H^-1]_jj` is then of the size that the float32 sums have: together they stay below 2e-6 of the
-    column's variance inflation (tests hold it, on CPUs, nearly collinear columns and columns of other sizes among them).
+    The relative error of `[H^-1]_jj` is then of the size that the float32 sums have: together they stay below 2e-6 of
+    the column's variance inflation (tests hold it, on CPUs, with nearly collinear columns and columns of other sizes).
     """
     return sums_in_float32(damping) and not float64_is_fast(device) and float32_products_are_exact(device)
 
