@@ -19,12 +19,14 @@ _OF_WHAT = r"(?:\s+(?:to|for|of|in|among|from|based on|according to)\b[^.:;\n]{0
 _IS = (
     rf"\b(?:(?:answer|option|choice|guess)s?{_OF_WHAT}\s*"
     r"(?:(?:is|are|(?:should|would|must|will) be|seems to be)\b\s*:?|:|\s[-\u2013\u2014=]|->|=>|\u2192)"
-    r"|ans\s*[.:=-])\s*"
+    r"|ans\s*[.:=-]|(?:antwort|respuesta|resposta|risposta|r[e\u00e9]ponse)\s*(?::|(?:ist|es|est|[\u00e9\u00e8])\b)"
+    r"|(?:\u7b54\u3048|\u6b63\u89e3)\s*(?::|\u306f)|\uc815?\ub2f5\s*(?::|\uc740))\s*"
     rf"{_SURELY}"
 )
 # "the answer is B" and "choose B" in Chinese: 答案(是|为|:), 选(择|项|:), 应选, 故选.
 _IS_CHINESE = (
-    r"(?:\u7b54\u6848|\u9009\u9879|\u9009\u62e9|\u9009)\s*(?:\u5e94\u8be5|\u5e94)?(?:\u662f|\u4e3a|\u9009)?\s*:?\s*"
+    r"(?:\u7b54\u6848|\u56de\u7b54(?=\s*:)|\u9009\u9879|\u9009\u62e9|\u9009)\s*(?:\u5e94\u8be5|\u5e94)?"
+    r"(?:\u662f|\u4e3a|\u9009)?\s*:?\s*"
 )
 _CHOOSE = (
     r"\b(?:choose|chose|select|pick|opt for|go with|going with|vote for)\s+"
@@ -34,6 +36,11 @@ _CORRECT = (
     r"\s+(?:is|seems|looks|would be|must be|should be)\s+(?:indeed\s+|clearly\s+|definitely\s+|the\s+|most\s+|my\s+)*"
     r"(?:correct|right|true|answer|choice|best (?:answer|choice|option|match)|accurate|only (?:correct|right|valid)"
     r"|final answer|appropriate)\b"
+)
+# "B.a banana", "B.No", "B.12 cm" without a space: behind an initial ("E.coli", "J.Smith") none of these stands.
+_OPTION_TEXT = (
+    r"(?:(?i:an?|the|it|they|he|she|yes|no|true|false|both|neither|none|all|because|to|in|on|at|by|from|with)\s"
+    r"|(?i:yes|no|true|false|both|neither|none|all)\W*$|[-+$]?\d+(?:[.,/]\d+)?\s*[^\s.]{0,8}\.?$)"
 )
 # Options that a text says are wrong: "not (A)", "neither A nor B", "(A) and (C) are wrong", "rather than (A)".
 _LETTER = rf"(?:{_BRACKETED}|{_CAPITAL})".replace("([A-Za-z])", "[A-Za-z]").replace("([A-Z])", "[A-Z]")
@@ -47,11 +54,13 @@ _DENIED = re.compile(
     r"|irrelevant|too|an? (?:wrong|incorrect))\b"
     rf"|(?:isn't|aren't|cannot be)\b)"
     rf"|{_LETTER}\s*(?:\u4e0d\u6b63\u786e|\u9519\u8bef|\u4e0d\u5bf9)"
+    rf"|(?:\u4e0d(?:\u5e94\u8be5?|\u8981|\u80fd)?(?:\u662f|\u9009\u62e9?)|\u6392\u9664|\u5e76\u975e)\s*{_LETTER}"
 )
 
 ALONE = re.compile(r"[(\[\u3010]?\s*([A-Za-z])\s*[)\]\u3011]?\s*[.:!]?")
 AT_THE_START = re.compile(
-    rf"(?:{_BRACKETED}[.:]?(?:\s+[-\u2013\u2014])?|([A-Za-z])(?:[):]|\.(?=[\s\u4e00-\u9fff]))|([A-Z])\u3001(?![A-Z]\b))\s*(?=\S)"
+    rf"(?:{_BRACKETED}[.:]?(?:\s+[-\u2013\u2014])?|([A-Za-z])(?:[):]|\.(?=[\s\u4e00-\u9fff]))"
+    rf"|([A-Z])\.(?={_OPTION_TEXT})|([A-Z])\u3001(?![A-Z]\b))\s*(?=\S)"
     r"|(?!I\b)([A-Z])\s+[-\u2013\u2014|]\s+(?=\S)"
 )
 _BECAUSE = re.compile(r"(?!I\b)([A-Z]),?\s+(?:because|since|due to)\b")
@@ -65,11 +74,17 @@ _STATED = re.compile(
     rf"|(?i:\b(?:it is|it's|it must be|it should be)\s+(?:option\s+)?){_CAPITAL}(?=\s*[.!]?$)",
     re.MULTILINE,
 )
-_MENTIONED = re.compile(rf"(?i:\b(?:answer|option|choice)\s+){_CAPITAL}|{_BRACKETED}|{_CAPITAL}\s*\u9009\u9879")
+_MENTIONED = re.compile(
+    rf"(?i:\b(?:answer|option|choice)\s+){_CAPITAL}|{_BRACKETED}|{_CAPITAL}\s*\u9009?\u9879(?!\u76ee)"
+    r"|(?i:\b(?:option|choice)\s+([a-z])(?=\s*\.?$))|^(?:So|Thus|Hence|Therefore),?\s+([A-Z])\.?$",
+    re.MULTILINE,
+)
 _CONTINUED = re.compile(rf"{_AND}(?:{_BRACKETED}|{_CAPITAL})")
 LEAD_IN = re.compile(
     rf"(?i:(?:(?:so|thus|therefore),?\s+)?(?:the\s+)?(?:(?:correct|right|best|final)\s+)*{_IS})|{_IS_CHINESE}"
 )
+
+_LETTER_FIRST = re.compile(r"[\W_]*([A-Za-z])(?![A-Za-z0-9])")
 
 _ALPHABET = 26  # options at most in one list
 
@@ -99,6 +114,17 @@ def final_answer(text: str) -> str:
 def letter_of(groups: Sequence[str | None]) -> str:
     """The letter that a match found, upper case."""
     return next(group for group in groups if group).upper()
+
+
+def parted(text: str) -> tuple[str, str] | None:
+    """The single letter that a text begins with, upper case, and what follows it; whether it is an option is open.
+
+    Example:
+        >>> parted("(B) a banana"), parted("A banana"), parted("Bananas")
+        (('B', 'a banana'), ('A', 'banana'), None)
+    """
+    match = _LETTER_FIRST.match(text)
+    return None if match is None else (match[1].upper(), re.sub(r"^[\W_]+", "", text[match.end() :]))
 
 
 def _with_list(text: str, match: re.Match[str]) -> set[str]:
@@ -138,7 +164,7 @@ def named_options(text: str) -> set[str]:
         ({'B'}, set())
     """
     text = unicodedata.normalize("NFKC", final_answer(text)).replace("\u3002", ". ")
-    text = re.sub(r"[*`\"\u201c\u201d]|__", "", text)
+    text = re.sub(r"[*`\"\u201c\u201d\u300c\u300d]|__", "", text)
     text = re.sub(r"(?<!\w)['\u2018]([A-Za-z])['\u2019](?!\w)", r"\1", text)
     lines = [
         re.sub(r"^(?:->|=>|[-\u2013\u2022>\u2192])\s*(?=\S)", "", " ".join(line.split())) for line in text.splitlines()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -13,6 +15,7 @@ from hpa_lightning.metrics.tasks.option_letters import (
     final_answer,
     letter_of,
     named_options,
+    parted,
 )
 from hpa_lightning.metrics.tasks.records import MeanScore, References, mean_score
 from hpa_lightning.metrics.tasks.text import normalise_answer
@@ -27,6 +30,10 @@ def _without_letter(text: str) -> str:
     return text[match.end() :] if match else text
 
 
+def _bare(text: str) -> str:
+    return normalise_answer(re.sub(r"^[\W_]+", "", text))
+
+
 def _option(prediction: str, accepted: Sequence[str]) -> float:
     prediction = final_answer(prediction)
     stripped = [reference.strip() for reference in accepted]
@@ -37,6 +44,9 @@ def _option(prediction: str, accepted: Sequence[str]) -> float:
     answer = _without_lead_in(prediction)
     given = {normalise_answer(prediction), normalise_answer(answer)} - {""}
     if given & {normalise_answer(text) for text in texts}:
+        return 1.0
+    letter, rest = parted(unicodedata.normalize("NFKC", answer)) or ("", "")
+    if letter in letters and normalise_answer(rest) in {_bare(_without_letter(text)) for text in texts} - {""}:
         return 1.0
     named = named_options(prediction)
     if named and letters:
@@ -62,25 +72,27 @@ def option_accuracy(predictions: Sequence[str], references: References) -> Tenso
     or as one ("B. a banana"). The other options are not known, so their texts name nothing. The rule, in this order:
 
     1. A prediction equal to a text reference is correct, up to case, spaces and trailing punctuation, and with or
-       without "The (correct) answer is" or "Answer:" before it.
+       without "The (correct) answer is" or "Answer:" before it. So is the right letter with the right text right
+       behind it, whatever stands between them, if anything ("B banana", "B.banana").
     2. Otherwise it names the letters that stand (a) alone on a line, in brackets or not, or at the start of a line as
-       `(B)`, `B)`, `B:`, `B.`, `B -` and then text, or as `B because`; (b) after "answer", "option", "choice",
-       "guess", "Ans" and a colon, a dash or is, are, would be, should be, must be; after choose, select, pick, go
-       with; after "It is" at the end of a line; before "is the correct answer", "is right" and the like at the start
-       of a clause. In (a), later letters of the same line in these forms count if they continue a list: the next
-       letter of the alphabet, or after and, or, a comma, a semicolon, a slash. Options told again from A on do not
-       count where (b) names one. Where neither names any, (c) letters in brackets anywhere and letters right after
-       "option", "choice" or "answer" count. After each of these a list goes on ("B or C", "(A), (B)"). Small letters
-       count in (a), in brackets, and in (b) at the end of a line or sentence, so that an article is no option.
-       Letters that a text denies count nowhere: "not (A)", "neither A nor B", "(A) is wrong".
+       `(B)`, `B)`, `B:`, `B.`, `B -` and then text, or as `B because` (`B.` without a space only before Chinese, a
+       number, or a word such as "a", "the", "no": "E.coli" and "J.Smith" name nothing); (b) after "answer", "option",
+       "choice", "guess", "Ans" and a colon, a dash or is, are, would be, should be, must be; after choose, select,
+       pick, go with; after "It is" at the end of a line; before "is the correct answer", "is right" and the like at
+       the start of a clause. In (a), later letters of the same line in these forms count if they continue a list: the
+       next letter of the alphabet, or after and, or, a comma, a semicolon, a slash. Options told again from A on do
+       not count where (b) names one. Where neither names any, (c) letters in brackets anywhere and letters right
+       after "option", "choice" or "answer" count. After each of these a list goes on ("B or C", "(A), (B)"). Small
+       letters count in (a), in brackets, and in (b) at the end of a line or sentence, so that an article is no
+       option. Letters that a text denies count nowhere: "not (A)", "neither A nor B", "(A) is wrong".
     3. Where it names letters and the right one is known, it is correct if it names that one and no other.
     4. Otherwise the rest of the prediction, without "The answer is" and "B.", must equal a text reference.
 
     First of all only the final answer is taken: what follows ``</think>``; the content of the last ``\\boxed{}``,
     ``<answer>``, ``<|begin_of_box|>`` or line after ``####`` if there is one; and of LaTeX the plain text. Full-width
-    letters and the Chinese forms of (b) are read as well. So a prediction that names no option, or several, is wrong,
-    and what is not written in one of these forms names no option ("I think B"). An empty prediction is wrong, and so
-    are thoughts that never end.
+    letters, the Chinese forms of (b), and "the answer is" and "answer:" in some other languages are read as well. So
+    a prediction that names no option, or several, is wrong, and what is not written in one of these forms names no
+    option ("I think B"). An empty prediction is wrong, and so are thoughts that never end.
 
     Source: Lu et al., "Learn to Explain" (ScienceQA), 2022 (arXiv 2209.09513). Accuracy is the field's, the rule is
     this package's: LLaVA's scorer reads a letter alone, "B. " at the start, and exactly one "The answer is B.";

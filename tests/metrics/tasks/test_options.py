@@ -113,6 +113,34 @@ RIGHT = [
     "B\u3001\u4e00\u6839\u9999\u8549",
     "B.\u4e00\u6839\u9999\u8549",
     "\uff22\uff0e\u4e00\u6839\u9999\u8549",
+    # without a space
+    "B.a banana",
+    "B.The banana",
+    "B.No",
+    "B.12",
+    "B.3.5 cm",
+    "B-a banana",
+    "B a banana",
+    "B, a banana",
+    "\u300cB\u300d",
+    "B\u9879",
+    "option b",
+    "So B.",
+    "\u56de\u7b54\uff1aB",
+    "\u6b63\u89e3\u306fB",
+    "\uc815\ub2f5\uc740 B",
+    "Antwort: B",
+    "La r\u00e9ponse est B",
+    "\u9009B\uff0c\u4e0d\u9009A\u3002",
+]
+#: Without a space: right where the text is known, since the letter alone could begin a sentence or a name.
+LETTER_AND_TEXT = [
+    ("B \u9999\u8549", "\u9999\u8549"),
+    ("B\u9999\u8549", "\u9999\u8549"),
+    ("B\uff0c\u9999\u8549", "\u9999\u8549"),
+    ("B.banana", "Banana."),
+    ("B.Smith", "Smith"),
+    ("B -5", "-5"),
 ]
 #: Name no option, though a capital or a word of the forms above is in them.
 NO_OPTION = [
@@ -139,6 +167,17 @@ NO_OPTION = [
     "<answer>none</answer> B",
     r"\boxed{42}",
     "\u7b54\u6848\u4e0d\u662fB",
+    "\u4e0d\u9009B",
+    "\u6392\u9664B",
+    "E.coli is a bacterium",
+    "B.subtilis",
+    "J.Smith",
+    "B.C. was long ago",
+    "B.1.1.7",
+    "B\u8d85\u68c0\u67e5",  # "ultrasound", with a space too:
+    "B \u8d85\u68c0\u67e5",
+    "B\u9879\u76ee\u5f88\u597d",  # "project B is good"
+    "So I think",
 ]
 WRONG = [
     *NO_OPTION,
@@ -202,6 +241,13 @@ WRONG = [
 def test_right(prediction: str) -> None:
     for references in [("B", "a banana"), ("a banana", "(B)"), ("B. a banana",), ("(b) a banana",)]:
         assert float(option_accuracy([prediction], [references])) == 1.0, references
+
+
+@pytest.mark.parametrize(("prediction", "text"), LETTER_AND_TEXT)
+def test_the_right_letter_and_the_right_text(prediction: str, text: str) -> None:
+    for references, score in (("B", text), 1.0), ((f"B. {text}",), 1.0), (("C", text), 0.0), (("B", "a pear"), 0.0):
+        assert float(option_accuracy([prediction], [references])) == score, references
+        assert not names_no_option(prediction, references) or not score
 
 
 @pytest.mark.parametrize("prediction", WRONG)
