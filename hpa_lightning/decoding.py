@@ -29,7 +29,17 @@ _NOT_DECODING = (
     ),
     *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
 )
-_ONE_ANSWER = ("num_return_sequences", "return_dict_in_generate", "max_length", "generation_config")
+_REFUSED = {
+    "max_length": "max_new_tokens",
+    "max_time": "nothing: answers would depend on the machine's speed",
+    **dict.fromkeys(
+        ("num_return_sequences", "return_dict_in_generate", "generation_config", "output_scores", "output_logits"),
+        "nothing: every prompt gets one answer",
+    ),
+}
+_POSITIVE = ("temperature", "repetition_penalty", "top_p", "typical_p")
+_COUNTS = ("max_new_tokens", "min_new_tokens", "num_beams", "no_repeat_ngram_size", "top_k")
+_AT_LEAST_ONE = ("max_new_tokens", "num_beams")
 
 
 class Answers(list[str]):
@@ -46,23 +56,48 @@ class Answers(list[str]):
 
 
 def check_generation(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a user's arguments of ``model.generate``.
+    """Check a user's arguments of ``model.generate``; those that are ``None`` or an empty list are left out.
 
     Raises:
-        ValueError: one that ``GenerationConfig`` does not have, or that would change what ``generate`` returns.
+        ValueError: one that ``GenerationConfig`` does not have, that would change what ``generate`` returns, that has a
+            value of the wrong kind, or that ``generate`` would ignore (``temperature`` without ``do_sample``).
     """
     known = vars(GenerationConfig())
-    unknown = sorted(key for key in settings if key not in known and key not in _ONE_ANSWER)
+    unknown = sorted(key for key in settings if key not in known and key not in _REFUSED)
     if unknown:
         raise ValueError(f"generation has the unknown {unknown}; expected arguments of transformers' GenerationConfig.")
-    for key in _ONE_ANSWER:
-        if key in settings:
-            instead = "max_new_tokens" if key == "max_length" else "nothing: every prompt gets one answer"
-            raise ValueError(f"generation has {key}={settings[key]!r}; expected {instead}.")
-    limit = settings.get("max_new_tokens")
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"generation has max_new_tokens={limit!r}; expected at least 1.")
+    # `eos_token_id: null` asks for answers that go on to the limit.
+    settings = {key: value for key, value in settings.items() if value not in (None, []) or key == "eos_token_id"}
+    for key, value in settings.items():
+        if expected := _REFUSED.get(key) or _other_kind(key, value):
+            raise ValueError(f"generation has {key}={value!r}; expected {expected}.")
+    config = GenerationConfig()
+    for key, value in settings.items():
+        setattr(config, key, value)  # the constructor logs what is raised here
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        reason = next((line for line in str(error).splitlines() if line.startswith("- ")), str(error))
+        ignored = f"generation has what generate would ignore: {reason.removeprefix('- ').strip()}"
+        raise ValueError(f"{ignored} Answers are greedy unless `generation` says otherwise.") from error
     return dict(settings)
+
+
+def _other_kind(key: str, value: Any) -> str | None:
+    """What was expected, where a setting's value is of another kind."""
+    if key == "do_sample" and not isinstance(value, bool):
+        return "true or false"
+    if key in _COUNTS:
+        least = int(key in _AT_LEAST_ONE)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            return f"a whole number of at least {least}"
+    if key in _POSITIVE and (isinstance(value, bool | str) or not value > 0):
+        return "a number above 0" + ("; greedy decoding has none" if key == "temperature" else "")
+    if key == "stop_strings":
+        strings = [value] if isinstance(value, str) else value
+        if not isinstance(strings, list) or not all(isinstance(string, str) and string for string in strings):
+            return "a text or a list of texts, none of them empty"
+    return None
 
 
 def resolve(settings: Mapping[str, Any], max_new_tokens: int, stops: Sequence[int], pad: int | None) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 from hpa_lightning.callbacks import TaskEvaluation
 from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
+from hpa_lightning.decoding import decoding_of
 from hpa_lightning.files import whole_file
 from hpa_lightning.loggers import RunCSVLogger
-from hpa_lightning.modules.evaluating import ScoredSet, means, united
+from hpa_lightning.modules.evaluating import ScoredSet, means, predicted_sets, united
 from hpa_lightning.predictions import prediction_file, write_rows
 from hpa_lightning.report.tables import ANSWER_COLUMNS, Table
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter
@@ -168,11 +169,9 @@ class CommandResults(L.Callback):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         datamodule: Any = getattr(trainer, "datamodule", None)
-        names = [item.name for item in datamodule.evaluation_sets()] if hasattr(datamodule, "evaluation_sets") else []
-        if getattr(datamodule, "predict_data", None) is not None:
-            names = ["predict_data"]
+        sets = predicted_sets(datamodule)
+        own_data = getattr(datamodule, "predict_data", None) is not None
         tell: Any = getattr(pl_module, "decoding", None)
-        decoding = tell() if callable(tell) else None
         rows = []
         loaders: Any = trainer.num_predict_batches
         for index in range(len(loaders)):  # on every process, also on one that had no sample of a small set
@@ -183,11 +182,15 @@ class CommandResults(L.Callback):
                     "written; use a BasePredictionWriter of your own."
                 )
                 return
-            of = {"set": names[index]} if index < len(names) else {}
-            rows += [{**of, **row, **({} if decoding is None else {"decoding": decoding})} for row in found]
+            of = {"set": "predict_data"} if own_data else {"set": sets[index].name} if index < len(sets) else {}
+            decoding = {}
+            if callable(tell):
+                decoding = {"decoding": decoding_of(sets[index], pl_module) if index < len(sets) else tell()}
+            rows += [{**of, **row, **decoding} for row in found]
         if trainer.is_global_zero:
             write_rows(self.folder / ANSWERS, rows)
-            print(f"{len(rows)} answers: {self.folder / ANSWERS}")
+            cut = sum(row.get("cut") is True for row in rows)
+            print(f"{len(rows)} answers, {cut} of them cut by the limit on new tokens: {self.folder / ANSWERS}")
 
     def _scores(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         scored: list[ScoredSet] = getattr(pl_module, "scored", [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import GenerationConfig
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
 from hpa_lightning.decoding import decoding_of, ended
+from hpa_lightning.lightning_commands import CommandResults
 from hpa_lightning.metrics.scoring import answer_counts
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.predictions import read_predictions
@@ -122,11 +124,48 @@ def test_the_longest_answer_is_the_sets_then_the_modules_then_the_kinds() -> Non
         ({"max_length": 3}, "max_length=3; expected max_new_tokens"),
         ({"num_return_sequences": 2}, "one answer"),
         ({"max_new_tokens": 0}, "at least 1"),
+        ({"max_new_tokens": 12.0}, r"max_new_tokens=12.0; expected a whole number"),
+        ({"max_new_tokens": True}, r"max_new_tokens=True; expected a whole number"),
+        ({"num_beams": 0}, "num_beams=0; expected a whole number of at least 1"),
+        ({"do_sample": "false"}, "do_sample='false'; expected true or false"),
+        ({"temperature": 0}, "temperature=0; expected a number above 0; greedy decoding has none"),
+        ({"temperature": 0.7}, "generate would ignore: `temperature`: `do_sample` is not set"),  # it would be recorded
+        ({"length_penalty": 2.0}, "generate would ignore: `length_penalty`: `num_beams` is set to None"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty=-1.0; expected a number above 0"),
+        ({"stop_strings": [""]}, "a text or a list of texts, none of them empty"),
+        ({"stop_strings": [3]}, "a text or a list of texts"),
+        ({"max_time": 5.0}, "depend on the machine's speed"),
+        ({"output_scores": True}, "one answer"),
     ],
 )
 def test_settings_that_generate_would_swallow_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MLLMModule.from_objects(*tiny_llava(), generation=settings)
+
+
+def test_settings_that_say_nothing_are_left_out() -> None:
+    module = MLLMModule.from_objects(*tiny_llava(), generation={"stop_strings": [], "top_k": None, "num_beams": 2})
+    assert module.generation == {"num_beams": 2}
+    assert MLLMModule.from_objects(*tiny_llava(), generation={"eos_token_id": None}).decoding(3)["eos_token_id"] is None
+
+
+def test_predict_answers_a_set_as_test_does(tmp_path: Path) -> None:
+    """With the set's own limit, which the answers say, and whether it cut them."""
+    module = MLLMModule.from_objects(*tiny_llava())
+    harm = EvaluationSet("harm", "safety", evaluation_records(2, seed=5), max_new_tokens=3)
+    data = CVITDataModule([Task("a", training_records(1), evaluation_records(2), max_new_tokens=2)], [harm])
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    results = CommandResults("predict", tmp_path)
+    trainer: Any = L.Trainer(**quiet, callbacks=[results], default_root_dir=tmp_path)  # type: ignore[arg-type]
+    trainer.predict(module, data)
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [(row["set"], row["decoding"]) for row in rows] == [("a", module.decoding(2))] * 2 + [
+        ("harm", module.decoding(3))
+    ] * 2
+    for row, item in zip(rows[::2], data.evaluation_sets(), strict=True):
+        batch = next(iter(data.evaluation_dataloader(item)))
+        expected = module.generate(batch, max_new_tokens=item.max_new_tokens)
+        assert (row["response"], row["cut"]) == (expected[0], expected.cut[0])
 
 
 class Silent(MLLMModule):

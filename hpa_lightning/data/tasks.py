@@ -106,7 +106,7 @@ class EvaluationSet:
         max_new_tokens: longest answer; when ``None`` that of the module's ``generation``, or 64 (a task's: 16).
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
         judge: of a safety or over-refusal set: the name of string rules, a file of rules, or a judge such as
-            :class:`GuardModelJudge`; the corrected default rules when ``None``.
+            :class:`GuardModelJudge`; the default judge (`refusal-v2`) when ``None``.
         image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; the
             datamodule's when ``None``.
 

@@ -21,6 +21,13 @@ from hpa_lightning.metrics.scoring import (
 from hpa_lightning.modules.sharding import is_sharded
 
 
+def predicted_sets(datamodule: Any) -> list[Any]:
+    """The evaluation sets that ``predict`` answers, one for each of its loaders; none where it has other data."""
+    if getattr(datamodule, "predict_data", None) is not None or not hasattr(datamodule, "evaluation_sets"):
+        return []
+    return list(datamodule.evaluation_sets())
+
+
 class ScoredSet(NamedTuple):
     """A set's score event (without a step) and its answers in the order of the set."""
 

@@ -22,6 +22,7 @@ from hpa_lightning.data.template import ChatTemplate, tokenizer_of
 from hpa_lightning.decoding import (
     Answers,
     check_generation,
+    decoding_of,
     ended,
     own_decoding,
     resolve,
@@ -29,7 +30,7 @@ from hpa_lightning.decoding import (
 )
 from hpa_lightning.modules.adapters import LoraSettings, add_lora
 from hpa_lightning.modules.blocks import find_decoder_blocks
-from hpa_lightning.modules.evaluating import ScoredSet, SetScoring, means
+from hpa_lightning.modules.evaluating import ScoredSet, SetScoring, means, predicted_sets
 from hpa_lightning.modules.export import export_model
 from hpa_lightning.modules.likelihood import answer_log_likelihoods
 from hpa_lightning.modules.loading import build_model, load_processor, select_trainable
@@ -297,10 +298,18 @@ class MLLMModule(TokenWeightedModule):
             first += len(record.choices)
         return result
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, str]]:
-        """Return ``{"id", "prompt", "response"}`` of every record of a ``generate`` batch."""
-        answers = zip(batch["ids"], batch["prompts"], self.generate(batch), strict=True)
-        return [{"id": identity, "prompt": prompt, "response": response} for identity, prompt, response in answers]
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Return ``{"id", "prompt", "response", "cut"}`` of every record of a ``generate`` batch.
+
+        An evaluation set is answered as ``test`` answers it, with its own limit on new tokens.
+        """
+        sets = predicted_sets(getattr(self.trainer, "datamodule", None))
+        limit = decoding_of(sets[dataloader_idx], self)["max_new_tokens"] if dataloader_idx < len(sets) else None
+        answers = self.generate(batch, max_new_tokens=limit)
+        found = zip(batch["ids"], batch["prompts"], answers, answers.cut, strict=True)
+        return [
+            {"id": identity, "prompt": prompt, "response": said, "cut": cut} for identity, prompt, said, cut in found
+        ]
 
     # -- validation and test -----------------------------------------------------------------------------------------
 

@@ -59,6 +59,11 @@ MEANINGS: tuple[tuple[str, str], ...] = (
         "not safe but broken.",
     ),
     ("Cut", "Share of the answers that had not ended when the limit on new tokens was reached."),
+    (
+        "No option",
+        "Of tasks scored by option accuracy: share of the answers that name no option by its letter and are not the "
+        "right one's text.",
+    ),
     ("Minutes", "Time recorded for training, calibration, fusion and evaluation."),
     (
         "Retained columns",
