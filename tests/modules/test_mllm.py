@@ -272,7 +272,8 @@ def test_validate_test_and_predict_score_each_set_by_its_metric() -> None:
     ]
     data.predict_data = harm
     (batch, *rest) = trainer.predict(module, datamodule=data)
-    assert batch == [{"id": "h0", "prompt": "USER: harm 0 ASSISTANT:", "response": "I cannot"}] and len(rest) == 2
+    said = {"id": "h0", "prompt": "USER: harm 0 ASSISTANT:", "response": "I cannot", "cut": False}
+    assert batch == [said] and len(rest) == 2
 
 
 def test_checkpoints_load_with_weights_only(tmp_path: Path) -> None:
