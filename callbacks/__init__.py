@@ -4,19 +4,19 @@ In-training HPA is the trio :class:`FocusPartition`, :class:`MaskedFreezing`, :c
 post-training HPA is :class:`HarmoniousFusion`. :class:`SequentialTuning` belongs to every run over a task stream.
 """
 
-from hpa_lightning.callbacks.calibrated import CalibrationSettings
-from hpa_lightning.callbacks.evaluation import TaskEvaluation
-from hpa_lightning.callbacks.freezing import MaskedFreezing
-from hpa_lightning.callbacks.fusion import HarmoniousFusion
-from hpa_lightning.callbacks.gate import SafetyGate
-from hpa_lightning.callbacks.null_space import NullSpaceProjection
-from hpa_lightning.callbacks.partition import FocusPartition
-from hpa_lightning.callbacks.projection import OrthogonalProjection
-from hpa_lightning.callbacks.regression import RegressionFusion
+from hpa_lightning.callbacks.calibrator import CalibrationSettings
+from hpa_lightning.callbacks.focus_partition import FocusPartition
+from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
+from hpa_lightning.callbacks.masked_freezing import MaskedFreezing
+from hpa_lightning.callbacks.null_space_projection import NullSpaceProjection
+from hpa_lightning.callbacks.orthogonal_projection import OrthogonalProjection
+from hpa_lightning.callbacks.regression_fusion import RegressionFusion
 from hpa_lightning.callbacks.resumed import AllowChanges
+from hpa_lightning.callbacks.safety_gate import SafetyGate
 from hpa_lightning.callbacks.selecting import RetentionSettings
-from hpa_lightning.callbacks.sequential import SequentialTuning
+from hpa_lightning.callbacks.sequential_tuning import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.task_evaluation import TaskEvaluation
 
 __all__ = [
     "AllowChanges",

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.calibrated import CalibratedCallback, CalibrationSettings
+from hpa_lightning.callbacks.calibrator import CalibratedCallback, CalibrationSettings
 from hpa_lightning.callbacks.safety_data import settings_of
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.data.loading import named_generator

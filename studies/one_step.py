@@ -24,9 +24,9 @@ from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks import CalibrationSettings
-from hpa_lightning.callbacks.calibrated import CalibratedCallback
-from hpa_lightning.callbacks.evaluation import score_set
+from hpa_lightning.callbacks.calibrator import CalibratedCallback
 from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.task_evaluation import score_set
 from hpa_lightning.data.nano.lexicon import TASK_NAMES
 from hpa_lightning.demo import fit_nano
 from hpa_lightning.modules.linears import LoraLinear

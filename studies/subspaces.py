@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks import CalibrationSettings
-from hpa_lightning.callbacks.calibrated import CalibratedCallback
+from hpa_lightning.callbacks.calibrator import CalibratedCallback
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.demo import fit_nano
 

@@ -76,4 +76,4 @@ def test_wheel_imports(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = "import hpa_lightning.callbacks as c; print(c.__file__); print(c.FocusPartition.__module__)"
     where, module = run(code, tmp_path, PYTHONPATH=str(tmp_path / "site")).splitlines()
-    assert Path(where).is_relative_to(tmp_path / "site") and module == "hpa_lightning.callbacks.partition"
+    assert Path(where).is_relative_to(tmp_path / "site") and module == "hpa_lightning.callbacks.focus_partition"

@@ -6,7 +6,7 @@ from hpa_lightning.callbacks.baselines.model_tailor import ModelTailor
 from hpa_lightning.callbacks.baselines.olora import OrthogonalLoRA
 from hpa_lightning.callbacks.baselines.reglora import RegLoRA
 from hpa_lightning.callbacks.baselines.safe_delta import SafeDelta
-from hpa_lightning.callbacks.baselines.safety_layers import SafetyLayerFreezing
+from hpa_lightning.callbacks.baselines.safety_layer_freezing import SafetyLayerFreezing
 from hpa_lightning.callbacks.baselines.task_vectors import TaskVectorMerging
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Literal
 import lightning as L
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.baselines.aligned import AlignedFusion
+from hpa_lightning.callbacks.reference_weights import AlignedFusion
 from hpa_lightning.callbacks.task import CurrentTask
 
 

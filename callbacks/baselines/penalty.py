@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from hpa_lightning.callbacks.refusals import require_automatic_optimization
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
-from hpa_lightning.callbacks.tuning import LinearsCallback
+from hpa_lightning.callbacks.tuned_layers import LinearsCallback
 from hpa_lightning.modules.adapters import LoraFactors
 from hpa_lightning.modules.linears import LoraLinear
 

@@ -9,8 +9,8 @@ import lightning as L
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.baselines.surgeon import SurgeonFusion
-from hpa_lightning.callbacks.calibrated import CalibrationSettings
+from hpa_lightning.callbacks.baselines.surgeon_fusion import SurgeonFusion
+from hpa_lightning.callbacks.calibrator import CalibrationSettings
 from hpa_lightning.callbacks.task import CurrentTask
 
 

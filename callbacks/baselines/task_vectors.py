@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.baselines.aligned import AlignedFusion
+from hpa_lightning.callbacks.reference_weights import AlignedFusion
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.modules.linears import LoraLinear, TunedLinear
 from hpa_lightning.modules.merging import MajoritySign, MergingMethod, Rescale, check_merging, merge_task_vectors

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpa_lightning.callbacks.calibrated import CalibrationSettings
+from hpa_lightning.callbacks.calibrator import CalibrationSettings
 from hpa_lightning.callbacks.selecting import SALIENCIES, UNITS, RetentionSettings
 from hpa_lightning.fuse.fusing import fuse_checkpoints
 

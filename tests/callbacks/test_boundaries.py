@@ -13,9 +13,9 @@ from helpers_foreign import ForeignModule, token_loader
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 from registry import METHODS, TUNING_IDS, TUNINGS
 from test_foreign import ResumableLoader, build, trainer
-from test_gate import callbacks as gated
-from test_gate import cautious, gates, ungated  # noqa: F401
 from test_guarantees import calibration_data
+from test_safety_gate import callbacks as gated
+from test_safety_gate import cautious, gates, ungated  # noqa: F401
 from test_stream import method, module, stream
 from test_stream import trainer as stream_trainer
 

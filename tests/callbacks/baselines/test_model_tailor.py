@@ -10,8 +10,8 @@ import pytest
 import torch
 from helpers_foreign import foreign_module, token_loader
 from helpers_surgeon import damped, factor_diagonal, patch, surgery
-from test_fusion import inputs_of
 from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
+from test_harmonious_fusion import inputs_of
 
 from hpa_lightning.callbacks.baselines import ModelTailor
 from hpa_lightning.modules.adapters import lora_layers

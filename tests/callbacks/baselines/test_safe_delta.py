@@ -12,8 +12,8 @@ import torch
 from helpers_foreign import foreign_module, token_loader
 from helpers_surgeon import accept, damped, factor_diagonal, surgery
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from test_fusion import inputs_of
 from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
+from test_harmonious_fusion import inputs_of
 
 from hpa_lightning.callbacks.baselines import SafeDelta
 from hpa_lightning.modules.adapters import lora_layers

@@ -11,11 +11,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from hpa_lightning.callbacks.evaluation import TaskEvaluation, score_set
-from hpa_lightning.callbacks.fusion import HarmoniousFusion
+from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
 from hpa_lightning.callbacks.selecting import RetentionSettings
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
-from hpa_lightning.callbacks.tuning import LinearsCallback
+from hpa_lightning.callbacks.task_evaluation import TaskEvaluation, score_set
+from hpa_lightning.callbacks.tuned_layers import LinearsCallback
 from hpa_lightning.metrics import mean_attack_success_rate
 
 Action = Literal["stop", "rollback", "raise_retention"]

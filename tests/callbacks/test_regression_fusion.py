@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_foreign import ForeignModule, foreign_module, token_loader
-from test_fusion import inputs_of
 from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
+from test_harmonious_fusion import inputs_of
 
 from hpa_lightning.callbacks import RegressionFusion
 

@@ -33,7 +33,7 @@ from hpa_lightning.callbacks.safety_data import (
     settings_of,
 )
 from hpa_lightning.callbacks.task import CurrentTask, task_stream
-from hpa_lightning.callbacks.tuning import LinearsCallback
+from hpa_lightning.callbacks.tuned_layers import LinearsCallback
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration, given_safety_calibration
 from hpa_lightning.functional import HessianAccumulator

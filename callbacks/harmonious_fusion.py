@@ -10,10 +10,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from hpa_lightning.callbacks.calibrated import CalibrationSettings
-from hpa_lightning.callbacks.fusing import TaskEndFusion
+from hpa_lightning.callbacks.calibrator import CalibrationSettings
 from hpa_lightning.callbacks.selecting import RetentionSettings, SelectingCallback
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
+from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from hpa_lightning.callbacks.fusing import TaskEndFusion
 from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
 
 class AlignedFusion(TaskEndFusion):

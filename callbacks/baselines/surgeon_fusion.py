@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.calibrated import CalibratedCallback
-from hpa_lightning.callbacks.fusing import TaskEndFusion
+from hpa_lightning.callbacks.calibrator import CalibratedCallback
 from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
 
 class SurgeonFusion(TaskEndFusion, CalibratedCallback):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hpa_lightning.callbacks.divergence import check_finite
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
-from hpa_lightning.callbacks.tuning import LinearsCallback
+from hpa_lightning.callbacks.tuned_layers import LinearsCallback
 from hpa_lightning.modules.sharding import is_sharded
 
 

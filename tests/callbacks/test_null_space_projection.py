@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from helpers_foreign import foreign_module, token_loader
-from test_fusion import inputs_of
 from test_guarantees import OPTIMIZERS, TRAINERS, calibration_data, dense, fit
+from test_harmonious_fusion import inputs_of
 
 from hpa_lightning.callbacks import NullSpaceProjection
 

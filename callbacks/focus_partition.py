@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from hpa_lightning.callbacks.batches import run_training_step, training_batches
-from hpa_lightning.callbacks.calibrated import CalibrationSettings
+from hpa_lightning.callbacks.calibrator import CalibrationSettings
 from hpa_lightning.callbacks.running import muted_logging, to_device_as_trained
 from hpa_lightning.callbacks.selecting import RetentionSettings, SelectingCallback
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state, task_stream

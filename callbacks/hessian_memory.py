@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hpa_lightning.callbacks.calibrated import CalibratedCallback, CalibrationSettings
+from hpa_lightning.callbacks.calibrator import CalibratedCallback, CalibrationSettings
 from hpa_lightning.callbacks.task import cpu_state
 
 

@@ -11,9 +11,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.calibrated import CalibrationSettings
-from hpa_lightning.callbacks.remembering import RememberingCallback
-from hpa_lightning.callbacks.steps import StepCallback
+from hpa_lightning.callbacks.calibrator import CalibrationSettings
+from hpa_lightning.callbacks.hessian_memory import RememberingCallback
+from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 
 

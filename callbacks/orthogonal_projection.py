@@ -8,9 +8,9 @@ from typing import ClassVar
 import lightning as L
 import torch
 
-from hpa_lightning.callbacks.freezing import MaskedFreezing
-from hpa_lightning.callbacks.partition import FocusPartition
-from hpa_lightning.callbacks.steps import StepCallback
+from hpa_lightning.callbacks.focus_partition import FocusPartition
+from hpa_lightning.callbacks.masked_freezing import MaskedFreezing
+from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
 from hpa_lightning.modules.linears import TunedLinear
 

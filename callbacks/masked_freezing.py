@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
+from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.kept_weights import bit_sum
-from hpa_lightning.callbacks.partition import FocusPartition
-from hpa_lightning.callbacks.steps import StepCallback
+from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
 
 

@@ -14,7 +14,7 @@ from test_guarantees import dense
 from test_stream import method, module, stream, trainer
 
 from hpa_lightning.callbacks import HarmoniousFusion, SafetyGate, SequentialTuning, TaskEvaluation
-from hpa_lightning.callbacks.gate import raised
+from hpa_lightning.callbacks.safety_gate import raised
 from hpa_lightning.modules import MLLMModule
 from hpa_lightning.result_file import read_results
 from hpa_lightning.results import RunResults

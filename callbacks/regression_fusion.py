@@ -7,9 +7,9 @@ from contextlib import ExitStack
 import lightning as L
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.fusing import TaskEndFusion
-from hpa_lightning.callbacks.remembering import RememberingCallback
+from hpa_lightning.callbacks.hessian_memory import RememberingCallback
 from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
 
 class RegressionFusion(TaskEndFusion, RememberingCallback):

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from hpa_lightning.callbacks.ending import unfinished
 from hpa_lightning.callbacks.resumed import AllowChanges
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, gathered, in_step, own_share, to_device
-from hpa_lightning.callbacks.sequential import SequentialTuning
+from hpa_lightning.callbacks.sequential_tuning import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.data.records import Record, open_image
 from hpa_lightning.decoding import decoding_of
