@@ -112,10 +112,25 @@ def check_rows_sharded(name: str, tensor: Tensor) -> None:
 
 
 def shard_model_(model: nn.Module, blocks: Sequence[nn.Module], mesh: Any) -> None:
-    """Spread the parameters over the processes of ``mesh``: each block by itself, the rest as one (FSDP2)."""
-    for block in blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    """Spread the parameters over the processes of ``mesh``: each block by itself, the rest as one (FSDP2).
+
+    Gradients are means over the processes, also where torch's own are sums (2.7 over gloo).
+    """
+    sums = _sums_for_means(mesh)
+    for module in (*blocks, model):
+        fully_shard(module, mesh=mesh)
+        if sums and isinstance(module, FSDPModule):
+            module.set_all_reduce_hook(lambda gradient: gradient.div_(mesh.size()))
+
+
+def _sums_for_means(mesh: Any) -> bool:
+    """Whether the processes' sum comes where FSDP2 asks for their mean: torch 2.7's reduce_scatter over gloo."""
+    group = mesh.get_group()
+    if torch.distributed.get_backend(group) != "gloo":
+        return False
+    found = torch.zeros(1)
+    torch.distributed.reduce_scatter_tensor(found, torch.ones(mesh.size()), torch.distributed.ReduceOp.AVG, group)
+    return mesh.size() > 1 and float(found) == mesh.size()
 
 
 def is_sharded(module: nn.Module) -> bool:
