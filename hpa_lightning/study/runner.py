@@ -52,7 +52,9 @@ def run_cells(
     ``log.txt``. The processor's cores are divided among the jobs (one OpenMP thread each if there are as many jobs as
     cores; more threads than cores make every step wait); with GPUs each job sees one of them. A cell that was cut off
     goes on from its newest checkpoint, if its configuration writes any and has not changed, and otherwise starts again.
-    Several of these may work on one store at once. A cell that fails is reported, and the others go on.
+    Several of these may work on one store at once; each ends when all cells are finished or have failed: a cell that
+    another process is running is waited for, and taken over if that process ends without finishing it. A cell that
+    fails is reported, and the others go on.
 
     Args:
         cells: in the order in which they are started.
@@ -74,6 +76,7 @@ def run_cells(
         raise ValueError(f"jobs is {jobs}; expected at least 1.")
     threads = max(1, cores // jobs)
     waiting = deque(cell for cell in cells if store.finished(cell) is None)
+    elsewhere: deque[Cell] = deque()  # run by other processes
     say(
         f"{len(cells)} cells, {len(cells) - len(waiting)} finished; {len(waiting)} to run, {jobs} at a time with "
         + (f"{len(gpus)} GPUs." if gpus else f"{threads} threads each.")
@@ -84,13 +87,18 @@ def run_cells(
     last_status = time.monotonic()
     with _termination_as_interrupt():
         try:
-            while waiting or running:
+            while waiting or running or elsewhere:
+                for _ in range(len(elsewhere)):
+                    cell = elsewhere.popleft()
+                    (elsewhere if store.is_locked(cell) else waiting).append(cell)
                 while waiting and len(running) < jobs:
                     slot = min(set(range(jobs)) - {job.slot for job in running})
-                    started = _start(
-                        waiting.popleft(), store, threads, gpus[slot % len(gpus)] if gpus else None, slot, say
-                    )
-                    if isinstance(started, str):
+                    cell = waiting.popleft()
+                    started = _start(cell, store, threads, gpus[slot % len(gpus)] if gpus else None, slot, say)
+                    if started is None:
+                        say(f"{cell.key}: another process is running it; it is waited for.")
+                        elsewhere.append(cell)
+                    elif isinstance(started, str):
                         say(started)
                     else:
                         running.append(started)
@@ -120,11 +128,11 @@ def run_cells(
 
 def _start(
     cell: Cell, store: Store, threads: int, gpu: str | None, slot: int, say: Callable[[str], None]
-) -> _Process | str:
-    """Start a cell's process, or say why not."""
+) -> _Process | str | None:
+    """Start a cell's process, or say why it needs none; ``None`` if another process is running it."""
     lock = store.lock(cell)
     if lock is None:
-        return f"{cell.key}: another process is running it; left alone."
+        return None
     if store.finished(cell) is not None:
         lock.close()
         return f"{cell.key}: another process has finished it."

@@ -169,6 +169,13 @@ class Store:
         file.close()
         return None
 
+    def is_locked(self, cell: Cell) -> bool:
+        """Whether a process is running the cell."""
+        lock = self.lock(cell)
+        if lock is not None:
+            lock.close()
+        return lock is None
+
     def archive(self, cells: Iterable[Cell], path: str | PathLike[str]) -> int:
         """Write the finished cells into one file of JSON lines, beside what it already holds.
 

@@ -151,11 +151,16 @@ def test_two_runners_do_not_share_a_cell(stand_in: None, tmp_path: Path) -> None
     held = store.lock(cell)
     assert held is not None and store.lock(cell) is None
     lines: list[str] = []
-    assert run_cells([cell], store, jobs=1, say=lines.append) == []
-    assert starts(store, cell) == 0 and "another process is running it" in lines[-1]
-    held.close()
-    run_cells([cell], store, jobs=1, say=lines.append)
-    assert starts(store, cell) == 1
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "another process is running it; it is waited for" in line:
+            assert starts(store, cell) == 0
+            held.close()  # that process ends without having finished the cell
+
+    assert run_cells([cell], store, jobs=1, say=say) == []
+    assert starts(store, cell) == 1 and store.finished(cell) is not None
+    assert sum("waited for" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
