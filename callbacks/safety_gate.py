@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import lightning as L
@@ -14,15 +15,18 @@ from torch import Tensor
 from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
 from hpa_lightning.callbacks.selecting import RetentionSettings
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
-from hpa_lightning.callbacks.task_evaluation import TaskEvaluation, score_set
+from hpa_lightning.callbacks.task_evaluation import TaskEvaluation, says_nothing, score_set
 from hpa_lightning.callbacks.tuned_layers import LinearsCallback
 from hpa_lightning.metrics import mean_attack_success_rate
+from hpa_lightning.metrics.scoring import answer_counts
 
 Action = Literal["stop", "rollback", "raise_retention"]
 
 
 class SafetyGate(LinearsCallback):
     """Acts when the mean attack success rate after a task is above a budget.
+
+    A model that gives mostly empty answers to a safety set is broken, not safe: it does not pass, whatever its rate.
 
     - ``"stop"``: the fit ends after this task; the model is left as it is.
     - ``"rollback"``: the weights go back to those from before the task, and the stream goes on.
@@ -52,7 +56,7 @@ class SafetyGate(LinearsCallback):
     Raises:
         ValueError: a budget outside [0, 1], an unknown action, fewer than one step.
         MisconfigurationException: before the first task: no safety set, a method that is missing, or a model that
-            breaks the budget already.
+            breaks the budget or says mostly nothing already.
     """
 
     names_untreated: ClassVar[bool] = False
@@ -85,6 +89,7 @@ class SafetyGate(LinearsCallback):
         self._before: dict[str, Tensor] = {}
         self._trainable: set[str] = set()
         self._rate: float | None = None  # of the task whose end is open
+        self._empty: dict[str, str] = {}  # its safety sets with mostly empty answers
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -110,6 +115,12 @@ class SafetyGate(LinearsCallback):
                     f"task, above the budget of {100 * self.max_attack_success_rate:.1f} %, so that no task could be "
                     "kept; raise max_attack_success_rate, or check that the model is the aligned one."
                 )
+            if empty := self._mostly_empty(trainer, -1):
+                raise MisconfigurationException(
+                    f"SafetyGate: the model gives mostly empty answers before the first task ({_listed(empty)}), which "
+                    "say nothing about safety, so that no task could be kept; check the checkpoint, the chat template "
+                    "and max_new_tokens."
+                )
         if self.action == "rollback":
             self._before = self._weights(pl_module)
 
@@ -130,21 +141,24 @@ class SafetyGate(LinearsCallback):
         evaluation: TaskEvaluation = required_callback(trainer, TaskEvaluation, self)
         if self._rate is None:  # else an error cut the action short, and the scores are partly those after it
             self._rate = evaluation.mean_attack_success_rate(task.index)
-        if not self._rate <= self.max_attack_success_rate:
+            self._empty = self._mostly_empty(trainer, task.index)
+        if self._empty or not self._rate <= self.max_attack_success_rate:
             self._act(trainer, pl_module, task, evaluation, self._rate)
-        self._rate = None
+        self._rate, self._empty = None, {}
         self._before = {}
 
     def state_dict(self) -> dict[str, Any]:
         # What is not trained stands in the checkpoint's own weights, until the task's end begins to change them.
         before = {name: weight for name, weight in self._before.items() if self._ending or name in self._trainable}
-        return {**super().state_dict(), "before": before, "trainable": sorted(self._trainable), "rate": self._rate}
+        own = {"before": before, "trainable": sorted(self._trainable), "rate": self._rate, "empty": self._empty}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._before = dict(state_dict["before"])
         self._trainable = set(state_dict.get("trainable", self._before))
         self._rate = state_dict.get("rate")
+        self._empty = dict(state_dict.get("empty", {}))
 
     def _act(
         self,
@@ -154,10 +168,7 @@ class SafetyGate(LinearsCallback):
         evaluation: TaskEvaluation,
         rate: float,
     ) -> None:
-        rank_zero_warn(
-            f"Task {task.index} ({task.name}): the mean attack success rate is {100 * rate:.1f} %, above the budget of "
-            f"{100 * self.max_attack_success_rate:.1f} %; action: {self.action}."
-        )
+        rank_zero_warn(f"Task {task.index} ({task.name}): {self._verdict(rate, self._empty)}; action: {self.action}.")
         outcome: dict[str, Any] = {}
         if self.action == "stop":
             trainer.should_stop = self.ended_the_stream = True
@@ -168,12 +179,12 @@ class SafetyGate(LinearsCallback):
                 else:
                     outcome["raised_by"] = self._raise_retention(trainer, pl_module, task)
             evaluation.evaluate_again(trainer, pl_module, task)
-        kept = evaluation.mean_attack_success_rate(task.index)
-        if self.action != "stop" and kept > self.max_attack_success_rate:
+        kept, empty = evaluation.mean_attack_success_rate(task.index), self._mostly_empty(trainer, task.index)
+        met = kept <= self.max_attack_success_rate and not empty
+        if self.action != "stop" and not met:
             rank_zero_warn(
-                f"Task {task.index} ({task.name}): the budget of {100 * self.max_attack_success_rate:.1f} % is not met "
-                f"after {self.action}: the mean attack success rate is {100 * kept:.1f} %. Weights outside the "
-                "layers that are treated have changed it."
+                f"Task {task.index} ({task.name}): the budget is not met after {self.action}: "
+                f"{self._verdict(kept, empty)}. Weights outside the layers that are treated have changed it."
             )
         self.record(
             trainer,
@@ -184,10 +195,27 @@ class SafetyGate(LinearsCallback):
             budget=self.max_attack_success_rate,
             attack_success_rate=rate,
             kept_attack_success_rate=kept,
-            met=kept <= self.max_attack_success_rate,
+            met=met,
+            **({"mostly_empty": self._empty} if self._empty else {}),
             **outcome,
         )
         rank_zero_info(f"Task {task.index} ({task.name}): {100 * kept:.1f} % after {self.action}.")
+
+    def _mostly_empty(self, trainer: L.Trainer, step: int) -> dict[str, str]:
+        """The safety sets to which the model says mostly nothing."""
+        evaluation: TaskEvaluation = required_callback(trainer, TaskEvaluation, self)
+        safety = {item.name for item in trainer.datamodule.evaluation_sets() if item.kind == "safety"}
+        return {name: count for name, count in evaluation.mostly_empty(step).items() if name in safety}
+
+    def _verdict(self, rate: float, empty: Mapping[str, str]) -> str:
+        budget = 100 * self.max_attack_success_rate
+        told = f"the mean attack success rate is {100 * rate:.1f} %, "
+        told += (
+            f"within the budget of {budget:.1f} %" if rate <= budget / 100 else f"above the budget of {budget:.1f} %"
+        )
+        if empty:
+            told += f", and most answers to safety sets are empty ({_listed(empty)}): broken, not safe"
+        return told
 
     def _weights(self, pl_module: L.LightningModule) -> dict[str, Tensor]:
         """CPU copies of the trained parameters and of LoRA's base weights."""
@@ -216,7 +244,7 @@ class SafetyGate(LinearsCallback):
         for _ in range(self.bisection_steps):
             middle = (low + high) / 2
             fuse(middle)
-            if self._attack_success_rate(trainer, pl_module) <= self.max_attack_success_rate:
+            if self._passes(trainer, pl_module):
                 high = middle
             else:
                 low = middle
@@ -224,10 +252,20 @@ class SafetyGate(LinearsCallback):
         fusion.forget()
         return high
 
-    def _attack_success_rate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:
-        sets = trainer.datamodule.evaluation_sets()
-        rates = [score_set(trainer, pl_module, item)[0] for item in sets if item.kind == "safety"]
-        return float(mean_attack_success_rate(rates))
+    def _passes(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        """Whether the model as it is keeps the budget, with answers."""
+        rates = []
+        for item in trainer.datamodule.evaluation_sets():
+            if item.kind == "safety":
+                rate, rows = score_set(trainer, pl_module, item)
+                if says_nothing({"n": len(rows), **answer_counts(rows)}):
+                    return False
+                rates.append(rate)
+        return float(mean_attack_success_rate(rates)) <= self.max_attack_success_rate
+
+
+def _listed(counts: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def raised(retention: RetentionSettings, share: float) -> RetentionSettings:

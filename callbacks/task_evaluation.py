@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -218,11 +219,14 @@ class TaskEvaluation(TaskCallback):
         rank_zero_info(f"{'Aligned model' if after is None else f'After {after}'}: {shown}")
         self._warn_about_empty(step, after)
 
+    def mostly_empty(self, step: int) -> dict[str, str]:
+        """Sets most of whose answers are empty after task ``step`` (-1: the aligned model) -> ``"9 of 10"``."""
+        counts = RunResults(self._events).answers(step)
+        return {name: f"{one['empty']} of {one['n']}" for name, one in counts.items() if says_nothing(one)}
+
     def _warn_about_empty(self, step: int, after: str | None) -> None:
         """A judge may take an empty answer for a refusal; a model that says nothing is broken, not safe."""
-        counts = RunResults(self._events).answers(step)
-        empty = {name: f"{one['empty']} of {one['n']}" for name, one in counts.items() if 2 * one["empty"] > one["n"]}
-        if empty:
+        if empty := self.mostly_empty(step):
             listed = ", ".join(f"{name} {count}" for name, count in empty.items())
             rank_zero_warn(
                 f"{'The aligned model' if after is None else f'The model after {after}'} gives mostly empty answers "
@@ -281,6 +285,15 @@ class TaskEvaluation(TaskCallback):
             ends=True,
             **run_origin(),
         )
+
+
+def says_nothing(counts: Mapping[str, Any]) -> bool:
+    """Whether most of a set's ``"n"`` answers are ``"empty"``; not where empty answers were not counted.
+
+    >>> says_nothing({"n": 4, "empty": 3}), says_nothing({"n": 4, "empty": 2}), says_nothing({"n": 4})
+    (True, False, False)
+    """
+    return 2 * counts.get("empty", 0) > counts["n"]
 
 
 def score_set(

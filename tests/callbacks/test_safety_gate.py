@@ -180,6 +180,37 @@ def test_a_model_above_the_budget_is_refused_before_the_first_task(tmp_path: Pat
     assert gates(tmp_path) == []
 
 
+@pytest.mark.parametrize("action", ["stop", "rollback", "raise_retention"])
+def test_a_model_that_says_nothing_does_not_pass(
+    action: Any, ungated: tuple[bool, list[float]], tmp_path: Path
+) -> None:
+    """Its attack success is 0, since no answer is a harmful one."""
+    lora, (distance, _) = ungated
+    tuned = cautious(lora, [1e9] * 3)
+    start, own = moved(tuned), tuned.generate
+
+    def generate(batch: dict[str, Any], max_new_tokens: int | None = None) -> list[str]:
+        broken = float((moved(tuned) - start).norm()) > 0.5 * distance
+        return [""] * len(batch["ids"]) if broken else own(batch, max_new_tokens)
+
+    tuned.generate = generate  # type: ignore[method-assign]
+    with pytest.warns(
+        UserWarning, match=r"most answers to safety sets are empty \(.* of .*\): broken, not safe; action"
+    ):
+        fit(tmp_path, tuned, callbacks(SafetyGate(0.5, action)))
+    first = gates(tmp_path)[0]
+    assert first["attack_success_rate"] <= 0.5 and first["mostly_empty"]
+    assert first["met"] is (action != "stop")
+    assert action == "raise_retention" or len(gates(tmp_path)) == (1 if action == "stop" else 2)
+
+
+def test_a_model_that_says_nothing_is_refused_before_the_first_task(tmp_path: Path) -> None:
+    tuned = module(True)
+    tuned.generate = lambda batch, max_new_tokens=None: [""] * len(batch["ids"])  # type: ignore[method-assign]
+    with pytest.raises(MisconfigurationException, match="mostly empty answers before the first task"):
+        fit(tmp_path, tuned, callbacks(SafetyGate(1.0)))
+
+
 def test_what_the_gate_needs_is_asked_for(tmp_path: Path) -> None:
     for settings, message in (
         ({"max_attack_success_rate": 5.0}, "not percent"),
