@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning as L
 import torch
@@ -33,7 +33,33 @@ class WholeCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         with whole_file(local) as beside, beside.open("wb") as file:
-            torch.save(checkpoint, file)
+            watched: Any = _Watched(file)
+            try:
+                torch.save(checkpoint, watched)
+            except RuntimeError as error:  # "unexpected pos 64 vs 0": torch hides what the system said
+                raise (watched.error or error) from error
+
+
+class _Watched:
+    """A file that remembers the first error of a write.
+
+    Attributes:
+        error: it, if there was one.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def write_whole_checkpoints(trainer: L.Trainer) -> None:

@@ -6,6 +6,7 @@ that is full, leaves what stood there before.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -153,7 +154,9 @@ def told(path: Path, what: str = "it was not written, what was there is unchange
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
-        again = OSError(int(number[1]), f"{os.strerror(int(number[1]))}; {what}", str(path))
+        again = OSError(
+            int(number[1]), f"{os.strerror(int(number[1]))}; {what}{_free(path, int(number[1]))}", str(path)
+        )
         again.told = True  # type: ignore[attr-defined]
         raise again from error
     except OSError as error:
@@ -161,9 +164,17 @@ def told(path: Path, what: str = "it was not written, what was there is unchange
         other = name is not None and not name.startswith(str(path)) and Path(name) != path.parent
         if error.errno is None or getattr(error, "told", False) or other:
             raise
-        again = OSError(error.errno, f"{os.strerror(error.errno)}; {what}", str(path))
+        again = OSError(error.errno, f"{os.strerror(error.errno)}; {what}{_free(path, error.errno)}", str(path))
         again.told = True  # type: ignore[attr-defined]
         raise again from error
+
+
+def _free(path: Path, number: int) -> str:
+    """How much room is left where a full disk, or quota, is the error."""
+    if number not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    folder = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
+    return "" if folder is None else f"; {shutil.disk_usage(folder).free / 1e6:.1f} MB are free in {folder}"
 
 
 def path_inside(folder: str | PathLike[str], name: object, named_by: str, also: Collection[Path] = ()) -> Path:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 from typing import Any
 
+from fsspec.implementations.local import LocalFileSystem
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
+
+from hpa_lightning.files import whole_file
 
 
 class RunCSVLogger(CSVLogger):
@@ -60,9 +63,26 @@ class _KeepingWriter(ExperimentWriter):
             reader = csv.DictReader(file)
             rows = [row for row in reader if int(row["step"]) < self._logger.resumed_at]
             self.metrics_keys = list(reader.fieldnames or [])
-        partial = f"{path}.partial"
-        with self._fs.open(partial, "w", newline="") as file:
+        self._replace(rows)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Lightning's own writes over the file in place, where a kill or a full disk leaves a part of the rows."""
+        with self._fs.open(self.metrics_file_path, "r", newline="") as file:
+            rows = list(csv.DictReader(file))
+        self._replace(rows)
+
+    def _replace(self, rows: list[dict[str, str]]) -> None:
+        """Put a file with these rows, under all keys, in the place of the one that is there, in one step."""
+        if isinstance(self._fs, LocalFileSystem):
+            with whole_file(self.metrics_file_path) as beside:
+                self._write(str(beside), rows)
+        else:
+            partial = f"{self.metrics_file_path}.partial"
+            self._write(partial, rows)
+            self._fs.mv(partial, self.metrics_file_path)
+
+    def _write(self, path: str, rows: list[dict[str, str]]) -> None:
+        with self._fs.open(path, "w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
-        self._fs.mv(partial, path)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import resource
 from pathlib import Path
 
 import pytest
+import torch
 
-from hpa_lightning.files import path_inside, plain_name, staged, whole_file, whole_folder, write_text
+from hpa_lightning.callbacks.checkpoint_files import WholeCheckpointIO
+from hpa_lightning.files import path_inside, plain_name, staged, told, whole_file, whole_folder, write_text
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
@@ -99,3 +103,23 @@ def test_a_name_from_data_is_one_part_of_a_path(name: object) -> None:
     with pytest.raises(ValueError, match="expected a name"):
         plain_name(name, "the condition")
     assert plain_name("clean, 5 %", "the condition") == "clean, 5 %"
+
+
+def test_a_full_disk_tells_the_free_space(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "a.txt"
+    with pytest.raises(OSError, match=rf"No space left.*MB are free in {re.escape(str(tmp_path))}.*a\.txt"), told(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_checkpoint_that_does_not_fit_names_the_reason_and_the_file(tmp_path: Path) -> None:
+    """With a limit on the size of files, as the disk's own is; torch's error is "unexpected pos ..."."""
+    path = tmp_path / "last.ckpt"
+    path.write_text("the last one")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large; it was not written.*last\.ckpt"):
+            WholeCheckpointIO().save_checkpoint({"state_dict": {"a": torch.randn(100, 1000)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "the last one" and os.listdir(tmp_path) == ["last.ckpt"]

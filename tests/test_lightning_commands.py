@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,23 @@ def test_rows_with_new_columns_join_those_of_the_earlier_run(tmp_path: Path) -> 
     again.save()
     found = [(row["step"], row["loss"], row["new"]) for row in rows(tmp_path / "metrics.csv")]
     assert found == [("0", "1.0", ""), ("1", "2.0", ""), ("2", "9.0", "1.0")]
+
+
+def test_a_new_column_that_cannot_be_written_leaves_the_rows_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = RunCSVLogger(tmp_path, "", "")
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.save()
+    before = (tmp_path / "metrics.csv").read_bytes()
+    logger.log_metrics({"loss": 2.0, "new": 1.0}, 1)
+
+    def full(self: Any, rows: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(csv.DictWriter, "writerows", full)
+        with pytest.raises(OSError, match=r"No space left.*metrics\.csv"):
+            logger.save()
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if "metrics" in path.name] == ["metrics.csv"]

@@ -117,10 +117,14 @@ def shard_model_(model: nn.Module, blocks: Sequence[nn.Module], mesh: Any) -> No
     Gradients are means over the processes, also where torch's own are sums (2.7 over gloo).
     """
     sums = _sums_for_means(mesh)
+
+    def divide(gradient: Tensor) -> None:
+        gradient.div_(mesh.size())
+
     for module in (*blocks, model):
         fully_shard(module, mesh=mesh)
         if sums and isinstance(module, FSDPModule):
-            module.set_all_reduce_hook(lambda gradient: gradient.div_(mesh.size()))
+            module.set_all_reduce_hook(divide)
 
 
 def _sums_for_means(mesh: Any) -> bool:

@@ -199,7 +199,7 @@ def fit(folder: Path, resume: Path | None = None) -> tuple[dict[str, torch.Tenso
         replay=Replay(5, share=0.5),
         safety_replay=SafetyReplay(training_records(3, 91, "s"), samples=2),
     )
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+    trainer.fit(module, datamodule=data, ckpt_path=resume)
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}, trace
 
 

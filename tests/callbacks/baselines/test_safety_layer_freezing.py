@@ -68,7 +68,7 @@ def effective(tuned: L.LightningModule) -> dict[str, torch.Tensor]:
 
 def harmful_stream() -> CVITDataModule:
     data = stream()
-    data.harmful_calibration = training_records(6, seed=40)
+    data.harmful_calibration = training_records(6, seed=43)  # block 1 tells them apart with all supported versions
     return data
 
 
