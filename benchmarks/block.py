@@ -28,8 +28,7 @@ from transformers.models.llama.modeling_llama import LlamaModel
 
 from hpa_lightning.calibration import inverse_hessian_diagonals
 from hpa_lightning.callbacks import RetentionSettings
-from hpa_lightning.callbacks.selecting import select_columns
-from hpa_lightning.functional import column_focus, lora_column_energy, lora_fuse_
+from hpa_lightning.functional import LoraUpdate, harmonious_fusion
 
 HIDDEN, INNER, HEADS = 4096, 11008, 32
 RANK, SCALING, PERCENT, ALPHA = 128, 2.0, 10.0, 0.6
@@ -88,11 +87,9 @@ def ours(block: Block) -> Diagonals:
         for what, batches in block.batches.items()
     }
     for name, linear in block.linears.items():
-        a, b = block.factors[name]
-        energy = lora_column_energy(a, b, SCALING)
-        focus = [column_focus(energy, diagonals[what][name]) for what in ("safety", "task")]
-        mask, _ = select_columns(SETTINGS, *focus, layer=1, layers=1)
-        lora_fuse_(linear.weight, a, b, SCALING, mask)
+        adapter = LoraUpdate(*block.factors[name], SCALING)
+        safety, task = (diagonals[what][name] for what in ("safety", "task"))
+        harmonious_fusion(linear.weight, adapter, safety, task, 1, 1, SETTINGS, in_place=True)
     return diagonals
 
 

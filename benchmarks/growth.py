@@ -26,7 +26,6 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from hpa_lightning import functional as F
 from hpa_lightning.calibration import inverse_hessian_diagonals
 from hpa_lightning.callbacks import RetentionSettings
-from hpa_lightning.callbacks.selecting import select_columns
 from hpa_lightning.modules.adapters import LoraSettings, add_lora
 from hpa_lightning.modules.linears import find_tuned_linears
 
@@ -84,9 +83,10 @@ def measure(sizes: dict[str, int], device: torch.device) -> dict[str, float]:
         def fuse() -> None:
             settings = RetentionSettings()
             for linear in linears:
-                focus = F.column_focus(linear.column_energy(None), diagonals[linear.name])  # type: ignore[index]
-                mask, _ = select_columns(settings, focus, focus, linear.layer, len(blocks))
-                linear.fuse_(None, mask, orthogonal=True)
+                both = (diagonals[linear.name],) * 2  # type: ignore[index]
+                before, place = linear.weight_before(None), (linear.layer, len(blocks), settings)
+                fused, _ = F.harmonious_fusion(before, linear.after(), *both, *place, in_place=True)
+                linear.write_(fused)
 
         fusion, _ = timed(fuse)
     return {"calibration": calibration - passes, "fusion": fusion, "bytes": memory_peak(device) - before}

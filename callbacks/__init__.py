@@ -13,10 +13,10 @@ from hpa_lightning.callbacks.orthogonal_projection import OrthogonalProjection
 from hpa_lightning.callbacks.regression_fusion import RegressionFusion
 from hpa_lightning.callbacks.resumed import AllowChanges
 from hpa_lightning.callbacks.safety_gate import SafetyGate
-from hpa_lightning.callbacks.selecting import RetentionSettings
 from hpa_lightning.callbacks.sequential_tuning import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.callbacks.task_evaluation import TaskEvaluation
+from hpa_lightning.functional import RetentionSettings
 
 __all__ = [
     "AllowChanges",

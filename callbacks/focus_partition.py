@@ -14,16 +14,19 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from hpa_lightning import functional as F
 from hpa_lightning.callbacks.batches import run_training_step, training_batches
-from hpa_lightning.callbacks.calibrator import CalibrationSettings
+from hpa_lightning.callbacks.calibrator import CalibratedCallback, CalibrationSettings
+from hpa_lightning.callbacks.processes import rank_zero_mask
+from hpa_lightning.callbacks.retention_audit import audit_of, random_columns, record_audit
 from hpa_lightning.callbacks.running import muted_logging, to_device_as_trained
-from hpa_lightning.callbacks.selecting import RetentionSettings, SelectingCallback
+from hpa_lightning.callbacks.safety_data import settings_of
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state, task_stream
 from hpa_lightning.modules.sharding import is_sharded
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 
 
-class FocusPartition(SelectingCallback):
+class FocusPartition(CalibratedCallback):
     """Partitions the columns of every tuned linear layer at a task's start and selects those to retain.
 
     Safety and task Hessians come from the model at the task's start. The update does not exist yet then; it is probed:
@@ -53,11 +56,12 @@ class FocusPartition(SelectingCallback):
         safety_data: Iterable[Any] | None = None,
         task_data: Iterable[Any] | None = None,
         calibration: CalibrationSettings | None = None,
-        retention: RetentionSettings | None = None,
+        retention: F.RetentionSettings | None = None,
         blocks: str | None = None,
         target_modules: list[str] | None = None,
     ) -> None:
-        super().__init__(safety_data, task_data, calibration, retention, blocks, target_modules)
+        super().__init__(safety_data, task_data, calibration, blocks, target_modules)
+        self.retention = settings_of(F.RetentionSettings, retention, "retention")
         if self.retention.units != "columns":
             raise ValueError(
                 f"retention.units is {self.retention.units!r}; training freezes input columns alone. Use "
@@ -76,8 +80,8 @@ class FocusPartition(SelectingCallback):
             safety = self.inverse_diagonals(trainer, pl_module, self.safety_batches(trainer, pl_module), "safety")
             tasks = self.inverse_diagonals(trainer, pl_module, self.task_batches(trainer, task), "task")
             with self._probed(trainer, pl_module):
-                self.retained = self.select(trainer, task, safety, tasks, self.anchors)
-            self.record_audit(trainer, task, {})
+                audit = self._select(trainer, task, safety, tasks)
+            record_audit(self, trainer, task, audit)
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.find_linears(pl_module)
@@ -99,6 +103,27 @@ class FocusPartition(SelectingCallback):
         super().load_state_dict(state_dict)
         self.retained = dict(state_dict["retained"])
         self.anchors = dict(state_dict["anchors"])
+
+    def _select(
+        self, trainer: L.Trainer, task: CurrentTask, safety: Mapping[str, Tensor], tasks: Mapping[str, Tensor]
+    ) -> list[dict[str, Any]]:
+        """Select every layer's columns from the update that the probe has made; return the audit."""
+        self.retained, audit = {}, []
+        agree = rank_zero_mask(trainer) or (lambda mask: mask)
+        for linear in self.linears:
+            name = linear.name
+            mask, entry = F.focus_partition(
+                linear.update(self.anchors.get(name)),
+                safety[name],
+                tasks[name],
+                linear.layer,
+                len(self._blocks),
+                self.retention,
+                random_columns(self.retention, task, linear),
+            )
+            self.retained[name] = agree(mask)
+            audit.append(audit_of(task, linear, entry))
+        return audit
 
     @contextmanager
     def _probed(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[None]:

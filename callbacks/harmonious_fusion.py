@@ -10,8 +10,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from hpa_lightning.callbacks.calibrator import CalibrationSettings
-from hpa_lightning.callbacks.selecting import RetentionSettings, SelectingCallback
+from hpa_lightning import functional as F
+from hpa_lightning.callbacks.calibrator import CalibratedCallback, CalibrationSettings
+from hpa_lightning.callbacks.processes import rank_zero_mask
+from hpa_lightning.callbacks.retention_audit import audit_of, random_columns, record_audit
+from hpa_lightning.callbacks.safety_data import settings_of
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
@@ -26,7 +29,7 @@ class _Unfused:
     tasks: Mapping[str, Tensor]
 
 
-class HarmoniousFusion(TaskEndFusion, SelectingCallback):
+class HarmoniousFusion(TaskEndFusion, CalibratedCallback):
     """Fuses the weights before and after a task: post-training HPA.
 
     At the task's start the safety Hessians are taken from the model as it is then, since the safety knowledge is in
@@ -57,11 +60,12 @@ class HarmoniousFusion(TaskEndFusion, SelectingCallback):
         safety_data: Iterable[Any] | None = None,
         task_data: Iterable[Any] | None = None,
         calibration: CalibrationSettings | None = None,
-        retention: RetentionSettings | None = None,
+        retention: F.RetentionSettings | None = None,
         blocks: str | None = None,
         target_modules: list[str] | None = None,
     ) -> None:
-        super().__init__(safety_data, task_data, calibration, retention, blocks, target_modules)
+        super().__init__(safety_data, task_data, calibration, blocks, target_modules)
+        self.retention = settings_of(F.RetentionSettings, retention, "retention")
         self.orthogonal = orthogonal
         self.repeatable = False
         self._safety: dict[str, Tensor] = {}
@@ -88,7 +92,7 @@ class HarmoniousFusion(TaskEndFusion, SelectingCallback):
 
     @torch.no_grad()
     def fuse_again(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask, retention: RetentionSettings
+        self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask, retention: F.RetentionSettings
     ) -> None:
         """Fuse the task that has just ended once more, from the weights before and after it, with other shares.
 
@@ -124,15 +128,28 @@ class HarmoniousFusion(TaskEndFusion, SelectingCallback):
         safety: Mapping[str, Tensor],
         tasks: Mapping[str, Tensor],
         anchors: Mapping[str, Tensor],
-        retention: RetentionSettings,
+        retention: F.RetentionSettings,
     ) -> None:
-        retained = self.select(trainer, task, safety, tasks, anchors, retention)
         self.starts_writing("fusing")
-        scales = {
-            linear.name: linear.fuse_(anchors.get(linear.name), retained[linear.name], self.orthogonal, retention.units)
-            for linear in self.linears
-        }
-        self.record_audit(trainer, task, {name: float(scale) for name, scale in scales.items()})
+        audit = []
+        for linear in self.linears:
+            anchor = anchors.get(linear.name)
+            fused, entry = F.harmonious_fusion(
+                linear.weight_before(anchor),
+                linear.after(),
+                safety[linear.name],
+                tasks[linear.name],
+                linear.layer,
+                len(self._blocks),
+                retention,
+                orthogonal=self.orthogonal,
+                generator=random_columns(retention, task, linear),
+                agree=rank_zero_mask(trainer),
+                in_place=True,
+            )
+            linear.write_(fused)
+            audit.append(audit_of(task, linear, entry))
+        record_audit(self, trainer, task, audit)
 
     def state_dict(self) -> dict[str, Any]:
         state = {**super().state_dict(), "safety": cpu_state(self._safety)}

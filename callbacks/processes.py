@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from hpa_lightning.callbacks.kept_weights import digest
 from hpa_lightning.modules.sharding import is_sharded
@@ -43,6 +45,22 @@ def require_agreement(trainer: L.Trainer, facts: Mapping[str, str]) -> None:
                 f"the processes differ in {name} ({each}), so that they would wait for each other for ever or train "
                 "different models. Give every process the same files, settings, seed and checkpoint."
             )
+
+
+def rank_zero_mask(trainer: L.Trainer) -> Callable[[Tensor], Tensor] | None:
+    """What gives every process rank zero's boolean mask, in place of its own; ``None`` with one process.
+
+    Scores that each process computes by itself may differ in the last bit, and columns of nearly equal scores with it.
+    """
+    if trainer.world_size == 1:
+        return None
+
+    def broadcast(mask: Tensor) -> Tensor:
+        sent = mask.to(torch.uint8)
+        dist.broadcast(sent, src=0)
+        return sent.bool()
+
+    return broadcast
 
 
 def loader_facts(trainer: L.Trainer) -> dict[str, str]:

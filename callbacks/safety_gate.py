@@ -13,10 +13,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
-from hpa_lightning.callbacks.selecting import RetentionSettings
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
 from hpa_lightning.callbacks.task_evaluation import TaskEvaluation, says_nothing, score_set
 from hpa_lightning.callbacks.tuned_layers import LinearsCallback
+from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.metrics import mean_attack_success_rate
 from hpa_lightning.metrics.scoring import answer_counts
 

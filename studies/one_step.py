@@ -109,8 +109,9 @@ class UpdateVariants(CalibratedCallback):
             yield f"without {kind}", lambda linear, kind=kind: _scaled(linear, float(not linear.name.endswith(kind)))
 
         def focus(linear: LoraLinear, size: int) -> tuple[Tensor, Tensor]:
-            energy = linear.column_energy(None)
-            return tuple(F.column_focus(energy, one[linear.name]) for one in (self._safety[size], task_diagonals))
+            diagonals = [one[linear.name] for one in (self._safety[size], task_diagonals)]
+            epsilon, zeta = F.update_focus(linear.after(), diagonals, "columns")
+            return epsilon, zeta
 
         def hpa(linear: LoraLinear, percent: float | None, size: int) -> tuple[Tensor, Tensor]:
             share = F.retention_percent(linear.layer, len(self._blocks)) if percent is None else percent

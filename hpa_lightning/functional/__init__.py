@@ -7,10 +7,18 @@ draws a random number or touches global state; in-place functions end in `_`.
 """
 
 from hpa_lightning.functional.accepting import safe_delta
-from hpa_lightning.functional.focus import column_energy, column_focus, lora_column_energy, lora_row_focus, row_focus
+from hpa_lightning.functional.focus import (
+    column_energy,
+    column_focus,
+    lora_column_energy,
+    lora_row_focus,
+    row_focus,
+    update_focus,
+)
 from hpa_lightning.functional.fusion import Units, fuse, lora_fuse_, orthogonal_update, projection_scale
 from hpa_lightning.functional.hessian import HessianAccumulator, inverse_hessian_diagonal
-from hpa_lightning.functional.merging import lora_update, merge_linearly
+from hpa_lightning.functional.hpa import RetentionSettings, focus_partition, harmonious_fusion
+from hpa_lightning.functional.merging import LoraUpdate, dense_update, lora_update, merge_linearly
 from hpa_lightning.functional.projection import (
     LoraTensors,
     UpdateProjection,
@@ -23,6 +31,7 @@ from hpa_lightning.functional.projection import (
 from hpa_lightning.functional.regression import regression_map
 from hpa_lightning.functional.selection import (
     balance_coefficient,
+    columns_by_rule,
     partition_columns,
     retained_columns,
     retention_percent,
@@ -35,13 +44,19 @@ from hpa_lightning.functional.tailoring import model_tailor
 __all__ = [
     "HessianAccumulator",
     "LoraTensors",
+    "LoraUpdate",
+    "RetentionSettings",
     "Units",
     "UpdateProjection",
     "balance_coefficient",
     "column_energy",
     "column_focus",
+    "columns_by_rule",
+    "dense_update",
     "dominant_subspace",
+    "focus_partition",
     "fuse",
+    "harmonious_fusion",
     "inverse_hessian_diagonal",
     "leave_subspace_",
     "lora_column_energy",
@@ -64,5 +79,6 @@ __all__ = [
     "safe_delta",
     "surgeon_factor",
     "top_columns",
+    "update_focus",
     "zero_columns_",
 ]

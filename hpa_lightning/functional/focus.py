@@ -14,11 +14,14 @@ output unit, a row of a PyTorch weight: `focus_i = mean_j D_ij^2 / [H^-1]_jj`, :
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from hpa_lightning.functional._checks import blocks, check_finite, check_float, check_number
 from hpa_lightning.functional._sums import column_square_sums
+from hpa_lightning.functional.merging import LoraUpdate
 
 
 @torch.no_grad()
@@ -168,6 +171,32 @@ def lora_row_focus(lora_a: Tensor, lora_b: Tensor, scaling: float, inverse_diago
     triangular = torch.linalg.qr(weighed.T, mode="r").R
     squares = (lora_b.to(torch.float64) @ triangular.T).square_().sum(1)
     return (squares * (scaling**2 / lora_a.shape[1])).to(inverse_diagonal.dtype)
+
+
+def update_focus(update: Tensor | LoraUpdate, inverse_diagonals: Sequence[Tensor], units: str) -> list[Tensor]:
+    """Compute the focus of every column, or row, of an update on several sets of inputs.
+
+    Args:
+        update: dense `(out_features, in_features)`, or the adapter that stands for it.
+        inverse_diagonals: `diag(H^-1)` of each set, `(in_features,)`, positive.
+        units: `"columns"` or `"rows"`.
+
+    Returns:
+        For each set `(in_features,)`, or `(out_features,)` for rows; see `column_focus` and `row_focus`.
+
+    Raises:
+        ValueError: see there.
+    """
+    if isinstance(update, LoraUpdate):
+        a, b, g = update.lora_a, update.lora_b, update.scaling
+        if units == "rows":
+            return [lora_row_focus(a, b, g, diagonal) for diagonal in inverse_diagonals]
+        energy = lora_column_energy(a, b, g)
+    elif units == "rows":
+        return [row_focus(update, diagonal) for diagonal in inverse_diagonals]
+    else:
+        energy = column_energy(update)
+    return [column_focus(energy, diagonal) for diagonal in inverse_diagonals]
 
 
 def _check_factors(lora_a: Tensor, lora_b: Tensor, scaling: float) -> None:

@@ -17,6 +17,7 @@ from hpa_lightning.functional._checks import (
     check_float,
     check_mask,
     check_number,
+    check_same_dtype,
     result_dtype,
 )
 from hpa_lightning.functional._products import float32_products_are_exact, quick_direction
@@ -91,6 +92,7 @@ def fuse(
     orthogonal: bool = True,
     scale: Tensor | None = None,
     units: Units = "columns",
+    out: Tensor | None = None,
 ) -> Tensor:
     """Compute `W_hat = m * W_prev + (1 - m) * W_tilde`, the weight that is kept after the task.
 
@@ -101,6 +103,8 @@ def fuse(
         orthogonal: subtract `s W_prev` from the other columns; False takes `W_new` there (ablation).
         scale: `s` if it is known, `projection_scale(weight_prev, weight_new)`; None computes it.
         units: `"rows"` where the mask is over the output rows, `(out_features,)`.
+        out: where the result is written, in the dtype of `weight_prev`; may be one of the two weights. None: a new
+            tensor.
 
     Returns:
         `(out_features, in_features)` in the dtype of `weight_prev`.
@@ -125,7 +129,10 @@ def fuse(
         check_finite("weight_new", weight_new)
     elif scale is None:
         scale = _dense_scale(weight_prev, weight_new)
-    fused = torch.empty_like(weight_prev)
+    if out is not None:
+        check_float("out", out, tuple(weight_prev.shape), like=weight_prev)
+        check_same_dtype("out", out, "weight_prev", weight_prev)
+    fused = torch.empty_like(weight_prev) if out is None else out
     wide = working_dtype(weight_prev)
     factor = scale.to(wide)
     for lines in stretches(weight_prev):

@@ -1,11 +1,13 @@
-"""Merging of weights: linear merging of two, and the update that an adapter stands for."""
+"""Merging of weights: linear merging of two, and the update that a task or its adapter stands for."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import blocks, check_finite, check_float, check_number
+from hpa_lightning.functional._checks import blocks, check_finite, check_float, check_number, result_dtype
 from hpa_lightning.functional._products import float32_products_are_exact
 
 
@@ -79,3 +81,40 @@ def lora_update(lora_a: Tensor, lora_b: Tensor, scaling: float = 1.0) -> Tensor:
     wide = torch.float32 if float32_products_are_exact(lora_a.device) else torch.float64
     with torch.autocast(lora_a.device.type, enabled=False):
         return scaling * (lora_b.to(wide) @ lora_a.to(wide)).float()
+
+
+@dataclass(frozen=True)
+class LoraUpdate:
+    """A task's update as an adapter holds it: `D = scaling * B A`.
+
+    Args:
+        lora_a: `A`, `(rank, in_features)`, any floating dtype.
+        lora_b: `B`, `(out_features, rank)`, or some rows of it, any floating dtype.
+        scaling: LoRA's factor.
+    """
+
+    lora_a: Tensor
+    lora_b: Tensor
+    scaling: float
+
+
+@torch.no_grad()
+def dense_update(weight_prev: Tensor, weight_new: Tensor) -> Tensor:
+    """Compute `D = W_new - W_prev`, float32 (float64 where a weight is).
+
+    Args:
+        weight_prev: weight before the task, `(out_features, in_features)`, any floating dtype.
+        weight_new: weight after it, same shape, any floating dtype.
+
+    Raises:
+        ValueError: wrong shapes.
+
+    Example:
+        >>> import torch
+        >>> dense_update(torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16), torch.tensor([[1.5, 2.0]]))
+        tensor([[0.5000, 0.0000]])
+    """
+    check_float("weight_prev", weight_prev, ("r", "c"))
+    check_float("weight_new", weight_new, tuple(weight_prev.shape), like=weight_prev)
+    wide = result_dtype(weight_prev, weight_new)
+    return weight_new.to(wide) - weight_prev.to(wide)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from hpa_lightning.functional._checks import check_finite, check_float, check_number
 
+RULES = ("partition", "safety", "balance", "ratio", "random")
+
 
 def retention_percent(layer: int, num_layers: int, p_min: float = 5.0, p_max: float = 15.0) -> float:
     """Share of columns that a layer keeps: `p_max - (layer / num_layers) (p_max - p_min)`, in percent.
@@ -195,6 +197,48 @@ def top_columns(score: Tensor, percent: float) -> Tensor:
     check_number("percent", percent, 0.0, 100.0)
     everything = torch.ones_like(score, dtype=torch.bool)
     return _largest(score, everything, _column_count(percent, score.shape[0]))
+
+
+@torch.no_grad()
+def columns_by_rule(
+    rule: str,
+    safety_focus: Tensor,
+    task_focus: Tensor,
+    percent: float,
+    focus_percent: float,
+    alpha: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Choose the columns that are kept, by the paper's rule or by one of those that it is compared with.
+
+    Args:
+        rule: `"partition"` (`retained_columns`), or the columns of largest eps (`"safety"`), eps - alpha zeta
+            (`"balance"`), eps / zeta (`"ratio"`), or drawn by `generator` (`"random"`).
+        safety_focus, task_focus, percent, focus_percent, alpha: see `retained_columns`.
+        generator: on the CPU.
+
+    Returns:
+        Boolean `(c,)`; True keeps the old column.
+
+    Raises:
+        ValueError: an unknown rule, `"random"` without a generator, or see `retained_columns`.
+    """
+    if rule == "partition":
+        return retained_columns(safety_focus, task_focus, percent, focus_percent, alpha)
+    eps, task = safety_focus.double(), task_focus.double()
+    if rule == "safety":
+        score = eps
+    elif rule == "balance":
+        score = eps - alpha * task
+    elif rule == "ratio":
+        score = torch.where(task > 0, eps / task, 0.0)
+    elif rule == "random":
+        if generator is None:
+            raise ValueError("rule 'random' draws columns by a generator; got none.")
+        score = torch.rand(len(eps), generator=generator, dtype=torch.float64)
+    else:
+        raise ValueError(f"rule is {rule!r}; expected one of {RULES}.")
+    return top_columns(score.to(safety_focus.device), percent)
 
 
 def _column_count(percent: float, columns: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpa_lightning.callbacks.calibrator import CalibrationSettings
-from hpa_lightning.callbacks.selecting import SALIENCIES, UNITS, RetentionSettings
+from hpa_lightning.functional.hpa import SALIENCIES, UNITS, RetentionSettings
 from hpa_lightning.fuse.fusing import fuse_checkpoints
 
 _DESCRIPTION = """\

@@ -19,12 +19,12 @@ from hpa_lightning import functional as F
 from hpa_lightning.calibration import shared_inverse_diagonals, visit_hessians
 from hpa_lightning.callbacks.batches import valid_positions
 from hpa_lightning.callbacks.calibrator import CalibrationSettings
-from hpa_lightning.callbacks.selecting import RetentionSettings, select_columns
 from hpa_lightning.data.bad_records import naming_failure
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import as_records
+from hpa_lightning.data.loading import named_generator
 from hpa_lightning.data.records import Record, message_text
-from hpa_lightning.functional import HessianAccumulator
+from hpa_lightning.functional import HessianAccumulator, RetentionSettings
 from hpa_lightning.fuse.adapted import AdaptedCheckpoint, is_adapter
 from hpa_lightning.fuse.checkpoint import Checkpoint
 from hpa_lightning.fuse.output import PartialOutput, write_tensors
@@ -292,22 +292,22 @@ def _fuse_block(block: int, job: _Job, result: PartialOutput) -> None:
             if not _changed(old, new):
                 continue
             try:
-                divisors = [
-                    job.retention.divisor(diagonals[what][layer.name].to(job.device)) for what in (SAFETY, TASK)
-                ]
-                update = new.float() - old.float()
-                if job.retention.units == "rows":
-                    focus = [F.row_focus(update, divisor) for divisor in divisors]
-                else:
-                    energy = F.column_energy(update)
-                    focus = [F.column_focus(energy, divisor) for divisor in divisors]
-                retained, selection = select_columns(job.retention, *focus, layer.layer, job.blocks, layer.name)
-                scale = F.projection_scale(old, new) if job.orthogonal else torch.zeros(())
-                weight = F.fuse(old, new, retained, job.orthogonal, scale, job.retention.units)
+                safety, tasks = (diagonals[what][layer.name].to(job.device) for what in (SAFETY, TASK))
+                weight, fusion = F.harmonious_fusion(
+                    old,
+                    new,
+                    safety,
+                    tasks,
+                    layer.layer,
+                    job.blocks,
+                    job.retention,
+                    orthogonal=job.orthogonal,
+                    generator=named_generator(job.retention.seed, "random columns", layer.name),
+                )
                 require_finite(name, weight, result.folder)  # the cast to half precision may overflow
             except ValueError as error:
                 raise ValueError(f"{layer.name}: {error}") from error
-            entry.update(selection, projection_scale=float(scale))
+            entry.update(fusion)
             yield job.after.stored(name), weight
 
     result.write_block(block, fused(), audit)

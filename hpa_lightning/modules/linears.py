@@ -77,25 +77,26 @@ class TunedLinear(ABC):
         """The whole weight as trained so far, fp32, ``(out_features, in_features)``; not to be changed."""
 
     @abstractmethod
+    def after(self) -> Tensor | F.LoraUpdate:
+        """What training has made, whole: the weight in its own dtype, or the adapter on the weight before the task."""
+
+    def update(self, anchor: Tensor | None) -> Tensor | F.LoraUpdate:
+        """What training has added to the weight before the task, whole: dense, fp32, or the adapter."""
+        after = self.after()
+        return after if isinstance(after, F.LoraUpdate) else F.dense_update(self.weight_before(anchor), after)
+
+    @abstractmethod
     def write_(self, weight: Tensor) -> None:
         """Make the whole ``weight`` the layer's; with LoRA in the base, leaving an empty adapter (B = 0)."""
 
     @abstractmethod
     def changed_by_fusion(self) -> tuple[Tensor, ...]:
-        """This process's rows of the tensors that :meth:`write_` and :meth:`fuse_` change."""
+        """This process's rows of the tensors that :meth:`write_` changes."""
 
     @abstractmethod
     @contextmanager
     def put_back(self, anchor: Tensor | None) -> Iterator[None]:
         """Inside, the layer computes with the weight before the task; afterwards it is as it was."""
-
-    @abstractmethod
-    def column_energy(self, anchor: Tensor | None) -> Tensor:
-        """Mean squares ``(in_features,)`` of the columns of the update since ``anchor``."""
-
-    @abstractmethod
-    def row_focus(self, anchor: Tensor | None, divisor: Tensor) -> Tensor:
-        """Means ``(out_features,)`` over the inputs of the update's squares, each divided by its ``divisor``."""
 
     @abstractmethod
     def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
@@ -114,16 +115,6 @@ class TunedLinear(ABC):
 
         Returns:
             A function for after every optimizer step; it causes no host synchronisation.
-        """
-
-    @abstractmethod
-    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool, units: F.Units = "columns") -> Tensor:
-        """Write the fused weight; with LoRA into the base weight, leaving an empty adapter (B = 0).
-
-        ``retained`` is over the input columns, or over the output rows with ``units="rows"``.
-
-        Returns:
-            ``s = <D, W_prev> / ||W_prev||^2`` of the update before fusion, a 0-dim tensor (0 without ``orthogonal``).
         """
 
     @abstractmethod
@@ -168,6 +159,9 @@ class FullLinear(TunedLinear):
     def weight_after(self) -> Tensor:
         return whole(self.weight.detach()).float()
 
+    def after(self) -> Tensor:
+        return whole(self.weight.detach())
+
     @torch.no_grad()
     def write_(self, weight: Tensor) -> None:
         assign_(self.weight, weight)
@@ -185,12 +179,6 @@ class FullLinear(TunedLinear):
         finally:
             weight.copy_(trained)
 
-    def column_energy(self, anchor: Tensor | None) -> Tensor:
-        return F.column_energy(self.weight_after() - self.weight_before(anchor).float())
-
-    def row_focus(self, anchor: Tensor | None, divisor: Tensor) -> Tensor:
-        return F.row_focus(self.weight_after() - self.weight_before(anchor).float(), divisor)
-
     def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
         F.restore_columns_(own_rows(self.weight), own_rows(self._need(anchor)), retained)
 
@@ -201,12 +189,6 @@ class FullLinear(TunedLinear):
         before = [linear._need(anchor) for linear, anchor in zip(linears, anchors, strict=True)]
         project = F.UpdateProjection([own_rows(weight) for weight in before], retained, sum_over_rows(before))
         return lambda: project([own_rows(linear.weight) for linear in linears])
-
-    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool, units: F.Units = "columns") -> Tensor:
-        before, after = self.weight_before(anchor), whole(self.weight.detach())
-        scale = F.projection_scale(before, after) if orthogonal else torch.zeros((), device=after.device)
-        self.write_(F.fuse(before, after, retained, orthogonal, scale, units))
-        return scale
 
     @torch.no_grad()
     def leave_subspace_(self, anchor: Tensor | None, basis: Tensor) -> None:
@@ -256,6 +238,10 @@ class LoraLinear(TunedLinear):
         f = self.factors
         return whole(f.weight).float() + F.lora_update(whole(f.lora_a), whole(f.lora_b), f.scaling)
 
+    def after(self) -> F.LoraUpdate:
+        f = self.factors
+        return F.LoraUpdate(whole(f.lora_a.detach()), whole(f.lora_b.detach()), f.scaling)
+
     @torch.no_grad()
     def write_(self, weight: Tensor) -> None:
         f = self.factors
@@ -275,14 +261,6 @@ class LoraLinear(TunedLinear):
             yield
         finally:
             b.copy_(trained)
-
-    def column_energy(self, anchor: Tensor | None) -> Tensor:
-        f = self.factors
-        return F.lora_column_energy(whole(f.lora_a.detach()), whole(f.lora_b.detach()), f.scaling)
-
-    def row_focus(self, anchor: Tensor | None, divisor: Tensor) -> Tensor:
-        f = self.factors
-        return F.lora_row_focus(whole(f.lora_a.detach()), whole(f.lora_b.detach()), f.scaling, divisor)
 
     def restore_columns_(self, anchor: Tensor | None, retained: Tensor) -> None:
         F.zero_columns_(own_rows(self.factors.lora_a), retained)
@@ -305,16 +283,6 @@ class LoraLinear(TunedLinear):
             )
 
         return project
-
-    @torch.no_grad()
-    def fuse_(self, anchor: Tensor | None, retained: Tensor, orthogonal: bool, units: F.Units = "columns") -> Tensor:
-        f = self.factors
-        weight = whole(f.weight)
-        scale = F.lora_fuse_(weight, whole(f.lora_a), whole(f.lora_b), f.scaling, retained, orthogonal, units)
-        if weight is not f.weight:
-            assign_(f.weight, weight)
-        own_rows(f.lora_b).zero_()
-        return scale
 
     @torch.no_grad()
     def leave_subspace_(self, anchor: Tensor | None, basis: Tensor) -> None:

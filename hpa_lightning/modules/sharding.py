@@ -48,7 +48,9 @@ def assign_(tensor: Tensor, value: Tensor) -> None:
     if isinstance(tensor, DTensor):
         first, count = _own_range(tensor)
         value = value[first : first + count]
-    own_rows(tensor).copy_(value)
+    own = own_rows(tensor)
+    if own.data_ptr() != value.data_ptr() or own.dtype != value.dtype:  # else it was computed where it belongs
+        own.copy_(value)
 
 
 def sum_over_rows(tensors: Sequence[Tensor]) -> Callable[[Tensor], Tensor] | None:

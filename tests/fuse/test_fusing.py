@@ -346,15 +346,15 @@ def test_interrupted_and_continued_gives_the_same_files(
 
 def test_a_torn_write_is_repeated(pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fuse_checkpoints(*pair, tmp_path / "whole", SAFETY, TASK, **SETTINGS)
-    select, calls = fusing.select_columns, []
+    fuse, calls = F.harmonious_fusion, []
 
-    def failing(*arguments: Any) -> Any:
+    def failing(*arguments: Any, **settings: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 10:  # in the middle of the second block: two of its layers are written
             raise Interruption
-        return select(*arguments)
+        return fuse(*arguments, **settings)
 
-    monkeypatch.setattr(fusing, "select_columns", failing)
+    monkeypatch.setattr(F, "harmonious_fusion", failing)
     for _ in range(2):
         try:
             fuse_checkpoints(*pair, tmp_path / "broken", SAFETY, TASK, **SETTINGS)

@@ -1,0 +1,43 @@
+"""What both modes of HPA tell of the columns that they retain."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.data.loading import named_generator
+from hpa_lightning.functional import RetentionSettings
+from hpa_lightning.modules.linears import TunedLinear
+from hpa_lightning.results import retention_summary
+
+
+def random_columns(settings: RetentionSettings, task: CurrentTask, linear: TunedLinear) -> torch.Generator:
+    """What ``rule="random"`` draws a layer's columns by: seed, task and layer."""
+    return named_generator(settings.seed, "random columns", f"{task.index} {linear.name}")
+
+
+def audit_of(task: CurrentTask, linear: TunedLinear, audit: dict[str, Any]) -> dict[str, Any]:
+    """The audit of one layer (:func:`hpa_lightning.functional.focus_partition`) as the result file has it."""
+    identity = {"step": task.index, "task": task.name, "layer": linear.layer, "module": linear.name}
+    return {**identity, **audit, "projection_scale": audit.get("projection_scale")}
+
+
+def record_audit(callback: TaskCallback, trainer: L.Trainer, task: CurrentTask, audit: list[dict[str, Any]]) -> None:
+    """Write the audit of all layers to the result file, its means to the logger and its sum to the console."""
+    kept, columns = (sum(entry[key] for entry in audit) for key in ("retained", "columns"))
+    units = audit[0].get("units", "columns")
+    rank_zero_info(
+        f"Task {task.index} ({task.name}): {kept} of {columns} {units} retained in {len(audit)} linear layers."
+    )
+    for entry in audit:
+        callback.record(trainer, "retention", **entry)
+    if trainer.logger is not None:
+        means = retention_summary(audit).items()
+        trainer.logger.log_metrics(
+            {f"retention/{name}": value for name, value in means if math.isfinite(value)}, step=trainer.global_step
+        )
