@@ -69,6 +69,8 @@ def test_wheel_holds_every_module_and_the_weights(wheel: Path) -> None:
         assert f"hpa_lightning/data/nano/weights/{path.name}" in names
     for path in (ROOT / "hpa_lightning/data/benchmarks").glob("*.yaml"):
         assert f"hpa_lightning/data/benchmarks/{path.name}" in names
+    for path in (ROOT / "hpa_lightning/report/templates").iterdir():
+        assert f"hpa_lightning/report/templates/{path.name}" in names
     assert not any(name.startswith("callbacks/") for name in names)
 
 
@@ -77,3 +79,17 @@ def test_wheel_imports(wheel: Path, tmp_path: Path) -> None:
     code = "import hpa_lightning.callbacks as c; print(c.__file__); print(c.FocusPartition.__module__)"
     where, module = run(code, tmp_path, PYTHONPATH=str(tmp_path / "site")).splitlines()
     assert Path(where).is_relative_to(tmp_path / "site") and module == "hpa_lightning.callbacks.focus_partition"
+
+
+def test_wheel_makes_pages(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = """
+import hpa_lightning
+from hpa_lightning.report import render_page
+from hpa_lightning.results import RunResults
+page = render_page([RunResults([{"event": "run", "method": "M", "tasks": ["a"], "sets": []}])], {})
+print(hpa_lightning.__file__)
+print(page.count("<table"), "prefers-color-scheme" in page)
+"""
+    where, found = run(code, tmp_path, PYTHONPATH=str(tmp_path / "site")).splitlines()
+    assert Path(where).is_relative_to(tmp_path / "site") and found == "3 True"

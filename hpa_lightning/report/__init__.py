@@ -1,6 +1,5 @@
 """Tables, plots and HTML pages of results; reads result files and imports no model code."""
 
-from hpa_lightning.report.html import render_page
 from hpa_lightning.report.plots import (
     plot_comparison,
     plot_curves,
@@ -8,6 +7,7 @@ from hpa_lightning.report.plots import (
     plot_retention,
     plot_trade_off,
 )
+from hpa_lightning.report.run_page import render_page
 from hpa_lightning.report.study import (
     StudyCell,
     StudyGroup,

@@ -3,62 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from hpa_lightning.completeness import require_finished
 from hpa_lightning.files import path_inside, write_text
 from hpa_lightning.predictions import FOLDER, read_predictions
-from hpa_lightning.report.html import page_html
 from hpa_lightning.report.tables import step_name
+from hpa_lightning.report.templating import render
 from hpa_lightning.results import RunResults
 
-_CSS = """
-form { display: flex; flex-wrap: wrap; gap: .75rem 1.25rem; align-items: end; position: sticky; top: 0; z-index: 1;
-  background: var(--ground); padding: .75rem 0; border-bottom: 1px solid var(--line); }
-form label { display: grid; gap: .2rem; font-size: .85rem; color: var(--soft); }
-select, input { font: inherit; padding: .3rem .5rem; color: var(--text); background: var(--band);
-  border: 1px solid var(--line); border-radius: 6px; max-width: 100%; }
-form p { margin: 0; }
-article { display: grid; grid-template-columns: 10rem 1fr; gap: .25rem 1.25rem; padding: 1rem 0;
-  border-bottom: 1px solid var(--line); }
-article[hidden] { display: none; }
-article.plain { grid-template-columns: 1fr; }
-article .pictures { grid-row: 1 / span 4; }
-article img { display: block; min-width: 6rem; max-width: 100%; margin-bottom: .4rem; }
-article img { border-radius: 6px; background: #fff; }
-article p { margin: 0; max-width: none; overflow-wrap: anywhere; white-space: pre-wrap; }
-.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: .75rem 1.25rem; }
-.answers h3 { margin: .25rem 0; font-size: .85rem; font-weight: 600; color: var(--soft); }
-.verdict { display: inline-block; padding: 0 .5rem; border-radius: 1rem; border: 1px solid currentColor;
-  font-size: .8rem; margin-left: .4rem; }
-.good { color: #1a7f37; } .bad { color: #cf222e; }
-@media (prefers-color-scheme: dark) { .good { color: #56d364; } .bad { color: #ff8e85; } }
-@media (max-width: 40rem) { article { grid-template-columns: 1fr; } article .pictures { grid-row: auto; } form {
-position: static; } }
-"""
-_SCRIPT = """
-const rows = [...document.querySelectorAll("article")];
-const controls = ["set", "change", "text"].map(id => document.getElementById(id));
-function show() {
-  const [set, change, text] = controls.map(control => control.value.toLowerCase());
-  let count = 0;
-  for (const row of rows) {
-    const fits = (!set || row.dataset.set.toLowerCase() === set) && (!change || row.dataset.change === change)
-      && (!text || row.textContent.toLowerCase().includes(text));
-    row.hidden = !fits;
-    count += fits;
-  }
-  document.getElementById("count").textContent = `${count} of ${rows.length} shown`;
-}
-for (const control of controls) control.addEventListener("input", show);
-document.querySelector("form").addEventListener("submit", event => event.preventDefault());
-show();
-"""
 #: What the filter offers: value and words.
 CHANGES = {
     "": "all",
@@ -185,45 +141,41 @@ def _pairs(
 
 
 def _page(results: RunResults, answers: Sequence[Answer], names: Sequence[str], run: Path, limit: int | None) -> str:
-    sets = dict.fromkeys(answer.set for answer in answers)
     found = {answer.change for answer in answers}
-    set_options = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in sets)
-    change_options = "".join(
-        f'<option value="{value}">{escape(words)}</option>'
-        for value, words in CHANGES.items()
-        if not value or value in found
+    return render(
+        "answers_page.html",
+        {
+            "title": "Answers before and after",
+            "method": results.method,
+            "names": names,
+            "limit": limit,
+            "sets": list(dict.fromkeys(answer.set for answer in answers)),
+            "changes": {value: words for value, words in CHANGES.items() if not value or value in found},
+            "samples": [_sample(answer, names, run) for answer in answers],
+        },
     )
-    form = f"""<form aria-label="Filters">
-<label for="set">Set <select id="set"><option value="">all</option>{set_options}</select></label>
-<label for="change">Change <select id="change">{change_options}</select></label>
-<label for="text">Text <input id="text" type="search" placeholder="in prompts and answers"></label>
-<p class="soft" id="count" role="status" aria-live="polite">{len(answers)} answers</p></form>"""
-    body = form + "\n".join(_article(answer, names, run) for answer in answers) + f"<script>{_SCRIPT}</script>"
-    shown = "" if limit is None else f" At most {limit} samples of each set are shown."
-    introduction = (
-        f'<p class="soft">{escape(results.method)}. {escape(names[0])} against {escape(names[1].lower())}.{shown} '
-        "The text of a safety set may be harmful.</p>"
-    )
-    return page_html("Answers before and after", introduction, body, _CSS)
 
 
-def _article(answer: Answer, names: Sequence[str], run: Path) -> str:
-    columns = "".join(
-        f"<div><h3>{escape(name)}{_verdict(row, answer.kind)}</h3>"
-        f"<p>{escape(row['response']) or '<i>empty</i>'}{' <i>(cut)</i>' if row.get('cut') else ''}</p></div>"
-        for name, row in zip(names, (answer.before, answer.after), strict=True)
-        if row is not None
-    )
+def _sample(answer: Answer, names: Sequence[str], run: Path) -> dict[str, Any]:
+    """What the page shows of a sample."""
     row = answer.after
-    pictures = "".join(_picture(path, run) for path in row.get("images") or ())
     references = ", ".join(map(str, row.get("references") or ()))
-    expected = f'<p class="soft">Expected: {escape(references)}</p>' if references and answer.kind == "task" else ""
-    return (
-        f'<article data-set="{escape(answer.set)}" data-change="{answer.change}"'
-        + (f'><div class="pictures">{pictures}</div>' if pictures else ' class="plain">')
-        + f'<p class="soft">{escape(answer.set)} · {escape(str(row.get("id", "")))}</p><p>{escape(row["prompt"])}</p>'
-        f'{expected}<div class="answers">{columns}</div></article>'
-    )
+    return {
+        "set": answer.set,
+        "change": answer.change,
+        "id": row.get("id", ""),
+        "prompt": row["prompt"],
+        "expected": references if answer.kind == "task" else "",
+        "pictures": [
+            {"name": name, "path": path_inside(run / FOLDER, name, f"an answer of {run}")}
+            for name in row.get("images") or ()
+        ],
+        "answers": [
+            {"name": name, "text": shown["response"], "cut": bool(shown.get("cut")), **_verdict(shown, answer.kind)}
+            for name, shown in zip(names, (answer.before, answer.after), strict=True)
+            if shown is not None
+        ],
+    }
 
 
 def outcome(row: dict[str, Any]) -> bool | None:
@@ -233,24 +185,12 @@ def outcome(row: dict[str, Any]) -> bool | None:
     return None if row.get("score") is None else row["score"] >= 0.5
 
 
-def _verdict(row: dict[str, Any], kind: str) -> str:
+def _verdict(row: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The word for a verdict, empty where there is none, and whether it is a good one."""
     verdict = outcome(row)
     if verdict is None:
-        return ""
-    words = {"task": ("wrong", "right"), "safety": ("answered", "refused"), "over_refusal": ("answered", "refused")}[
-        kind
-    ]
-    if str(row.get("judge", "")).startswith("guard:"):
+        return {"verdict": "", "good": False}
+    words = ("wrong", "right") if kind == "task" or "choices" in row else ("answered", "refused")
+    if "choices" not in row and str(row.get("judge", "")).startswith("guard:"):
         words = ("unsafe", "safe")
-    if "choices" in row:
-        words = ("wrong", "right")
-    good = not verdict if kind == "over_refusal" else verdict
-    return f'<span class="verdict {"good" if good else "bad"}">{words[bool(verdict)]}</span>'
-
-
-def _picture(path: str, run: Path) -> str:
-    file = path_inside(run / FOLDER, path, f"an answer of {run}")
-    if not file.is_file():
-        return f'<p class="soft">{escape(path)} is gone</p>'
-    data = base64.b64encode(file.read_bytes()).decode()
-    return f'<img src="data:image/jpeg;base64,{data}" alt="picture of the sample" loading="lazy">'
+    return {"verdict": words[bool(verdict)], "good": not verdict if kind == "over_refusal" else verdict}

@@ -15,7 +15,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hpa_lightning.files import staged
-from hpa_lightning.report.html import Image
 from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import plot_scores, plot_steps
 from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, study_html, study_markdown
@@ -37,6 +36,7 @@ from hpa_lightning.report.study_tables import (
 )
 from hpa_lightning.report.style import save_figure, slug
 from hpa_lightning.report.tables import Table, format_cell, seed_label
+from hpa_lightning.report.templating import Image
 from hpa_lightning.results import RunResults
 
 __all__ = [

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
-from hpa_lightning.report.html import Image, definitions_html, figure_html, page_html, table_html
-from hpa_lightning.report.page import MEANINGS
+from hpa_lightning.report.meanings import MEANINGS
 from hpa_lightning.report.tables import Table
+from hpa_lightning.report.templating import Fact, Image, render
 
 
 @dataclass(frozen=True)
@@ -65,25 +64,22 @@ class Origin:
         return f"**Not run.** {'. '.join(self.missing)}." if self.missing else ""
 
 
-# A study's tables have many columns; over-refusal, the last one, should not need scrolling.
-_WIDE = "body { max-width: 80rem; } th, td { padding: .3rem .55rem; }\n"
-
 Block = Heading | TextBlock | TitledTable | Origin | Image
 
 _SHOWN = ("AP", "BWT", "MASR", "DASR", "Over-refusal")
 _TERMS = (
-    ("Learnt", "Mean score on each task right after it was learnt."),
-    *((term, meaning) for term, meaning in MEANINGS if term in _SHOWN),
-    ("±", "Half width of the 95 % confidence interval over seeds (Student's t); none for a single seed."),
-    ("Δ, p", "Difference to the reference over common seeds (pairs), and its p-value after Holm's correction."),
-    ("–", "Not measured, or too few seeds to say."),
+    Fact("Learnt", ("Mean score on each task right after it was learnt.",)),
+    *(fact for fact in MEANINGS if fact.term in _SHOWN),
+    Fact("±", ("Half width of the 95 % confidence interval over seeds (Student's t); none for a single seed.",)),
+    Fact("Δ, p", ("Difference to the reference over common seeds (pairs), and its p-value after Holm's correction.",)),
+    Fact("–", ("Not measured, or too few seeds to say.",)),
 )
 
 
 def study_markdown(title: str, text: str, blocks: Sequence[Block], folder: Path) -> str:
     """GitHub-flavoured Markdown; images are linked relative to ``folder``."""
     parts = [f"# {title}", text, "## What the numbers mean"]
-    parts.append("\n".join(f"- **{term}**: {meaning}" for term, meaning in _TERMS))
+    parts.append("\n".join(f"- **{fact.term}**: {' '.join(fact.values)}" for fact in _TERMS))
     parts += [_block_markdown(block, folder) for block in blocks]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
@@ -105,28 +101,5 @@ def _block_markdown(block: Block, folder: Path) -> str:
 
 def study_html(title: str, text: str, blocks: Sequence[Block]) -> str:
     """One self-contained page."""
-    terms = definitions_html([(escape(term), escape(meaning)) for term, meaning in _TERMS])
-    body = [f"<section><h2>What the numbers mean</h2>\n{terms}</section>", *map(_block_html, blocks)]
-    return page_html(title, _paragraphs(text, "soft"), "\n".join(body), _WIDE)
-
-
-def _block_html(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"<h{block.level}>{escape(block.text)}</h{block.level}>"
-    if isinstance(block, TextBlock):
-        return _paragraphs(block.text)
-    if isinstance(block, TitledTable):
-        return table_html(block.table, block.caption)
-    if isinstance(block, Image):
-        return figure_html(block)
-    commands = " and ".join(f"`{line}`" for line in block.command.splitlines())
-    again = f" Run again, and tabulated, by {commands}." if commands else ""
-    return _paragraphs("\n\n".join([block.left_out(), " ".join(block.sentences()) + again]), "soft")
-
-
-def _paragraphs(text: str, style: str = "") -> str:
-    """Escaped text: empty lines part paragraphs, backticks mark code, double asterisks what is important."""
-    opening = f'<p class="{style}">' if style else "<p>"
-    found = [opening + escape(part.strip()) + "</p>" for part in re.split(r"\n\s*\n", text) if part.strip()]
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", "\n".join(found))
-    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html)
+    named = [(type(block).__name__, block) for block in blocks]
+    return render("study_page.html", {"title": title, "text": text, "terms": _TERMS, "blocks": named})

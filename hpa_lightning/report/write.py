@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from hpa_lightning.completeness import require_finished
 from hpa_lightning.files import staged
-from hpa_lightning.report.html import Image, render_page
 from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import (
     plot_comparison,
@@ -20,8 +19,10 @@ from hpa_lightning.report.plots import (
     plot_retention,
     plot_trade_off,
 )
+from hpa_lightning.report.run_page import render_page
 from hpa_lightning.report.style import save_figure, slug
 from hpa_lightning.report.tables import MISSING, format_cell, method_table, run_labels, run_table, score_table
+from hpa_lightning.report.templating import Image
 from hpa_lightning.results import RunResults
 
 

@@ -6,14 +6,17 @@ import json
 import re
 import shutil
 import subprocess
-from html import escape
 from pathlib import Path
 
 import pytest
+from helpers_pages import HOSTILE, Structure
+from markupsafe import escape
 from PIL import Image
 
+import hpa_lightning.callbacks
 import hpa_lightning.report
-from hpa_lightning.report import write_report
+from hpa_lightning.report import Table, write_report
+from hpa_lightning.report.study_page import Heading, Origin, TextBlock, TitledTable, study_html
 from hpa_lightning.report.tables import matrix_table
 from hpa_lightning.result_file import ResultWriter
 from hpa_lightning.results import RunResults
@@ -69,7 +72,7 @@ def test_page_tells_what_the_gate_did_and_where_data_come_from(write_run, tmp_pa
     writer.write({"event": "gate", "step": 1, "task": "digits", "action": "rollback", **rates})
     page = write_report([tmp_path / "one"], tmp_path / "report")["html"].read_text()
     assert "0.1 % from harm.json: driving 2, digits 1" in page
-    assert "8 used; from VLGuard(folder=&#x27;v&#x27;)" in page
+    assert "8 used; from VLGuard(folder=&#39;v&#39;)" in page
     section = page[page.index("Safety gate") :]
     cells = re.findall(r"<t[hd](?: [^>]*)?>([^<]*)", section[: section.index("</table>")])
     assert cells[5:10] == ["driving", "10.00", "40.00", "raise retention, 62.5 % of the way to all columns", "8.75"]
@@ -77,12 +80,77 @@ def test_page_tells_what_the_gate_did_and_where_data_come_from(write_run, tmp_pa
     assert "Safety gate" not in write_report([write_run("two")], tmp_path / "other")["html"].read_text()
 
 
-def test_text_from_result_files_is_escaped(write_run, tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script>"
-    writer = ResultWriter(write_run("one", method=evil) / "results.jsonl")
-    writer.write({**RunResults.from_file(writer.path).run, "command": evil, "commit": evil})
-    page = write_report([tmp_path / "one"], tmp_path / "report")["html"].read_text()
-    assert evil not in page and escape(evil) in page
+def with_text(run: Path, text: str) -> Path:
+    """The run with a text in the place of every name, command, version and source."""
+    writer = ResultWriter(run / "results.jsonl")
+    lines = [json.loads(line) for line in writer.path.read_text().splitlines()]
+    names = {name: f"{name} {text}" for name in ("AD", "figstep", "xstest")}
+    for line in lines:
+        for key in ("after", "set", "task"):
+            line[key] = names.get(line.get(key), line.get(key))
+        if line["event"] == "score":
+            line |= {"judge": text, "decoding": {text: text}, "empty": 1, "cut": 0}
+    run_event = lines[0]
+    run_event["tasks"] = [names.get(task, task) for task in run_event["tasks"]]
+    run_event["sets"] = [{**item, "name": names.get(item["name"], item["name"])} for item in run_event["sets"]]
+    source = {"source": text, "ratio": 0.5, "indices": {text: [1]}}
+    data = {"harmful_calibration": source, "harmful_injection": source}
+    run_event |= {"method": text, "command": text, "commit": text, "versions": {text: text}, "data": data}
+    rates = {"budget": 0.1, "attack_success_rate": 0.4, "kept_attack_success_rate": 0.1, "raised_by": None}
+    lines.append({"event": "gate", "step": 0, "task": text, "action": text, **rates})
+    writer.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_texts_of_result_files_change_nothing_but_the_text_of_a_page(write_run, tmp_path: Path) -> None:
+    pages = {}
+    for name, text in (("plain", "harmless"), ("hostile", HOSTILE)):
+        run = with_text(write_run(name), text)
+        pages[name] = write_report([run, run], tmp_path / f"report-{name}", title=text)["html"].read_text()
+    assert HOSTILE not in pages["hostile"] and pages["hostile"].count(str(escape(HOSTILE))) > 50
+    plain, hostile = Structure(pages["plain"]), Structure(pages["hostile"])
+    assert hostile.tags == plain.tags and ("script",) not in hostile.tags
+    assert all(address.startswith("data:image/png;base64,") for address in hostile.addresses)
+
+
+def test_text_of_a_study_is_marked_and_stays_text() -> None:
+    blocks = [
+        Heading(2, HOSTILE),
+        TextBlock(f"Keep `{HOSTILE}`, **not `W` alone**.\n\n{HOSTILE} a * b ** c"),
+        TitledTable(Table([HOSTILE], [[HOSTILE]]), HOSTILE),
+        Origin(1, 1, "0", (HOSTILE,), (HOSTILE,), f"{HOSTILE}\nhpa-lightning `x`", (HOSTILE,)),
+    ]
+    page = study_html(HOSTILE, HOSTILE, blocks)
+    tags = [tag[0] for tag in Structure(page).tags]
+    assert HOSTILE not in page and "script" not in tags
+    assert tags.count("code") == 4 and tags.count("strong") == 2 and tags.count("p") == 6
+    assert "<strong>not <code>W</code> alone</strong>" in page and "a * b ** c</p>" in page
+    assert f"by <code>{escape(HOSTILE)}</code> and <code>hpa-lightning `x`</code>." in page
+
+
+MARKUP = re.compile(
+    r"</?(a|article|b|body|br|code|dd|details|div|dl|dt|em|figcaption|figure|form|h[1-6]|head|header|html|i|img|input|"
+    r"label|li|link|main|meta|ol|option|p|script|section|select|span|strong|style|summary|table|tbody|td|th|thead|title|"
+    r"tr|ul)\b[^<]*>"
+)
+
+
+def test_markup_is_written_in_templates_alone() -> None:
+    """No HTML in Python, nothing that reaches a page unescaped, and no page without its own file."""
+    package = Path(hpa_lightning.report.__file__).parent.parent
+    for file in [*package.rglob("*.py"), *Path(hpa_lightning.callbacks.__file__).parent.rglob("*.py")]:
+        tree = ast.parse(file.read_text())
+        owners = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        documented = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, owners)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value not in documented:
+                assert not MARKUP.search(node.value), (file, node.lineno, node.value)
+            assert not (isinstance(node, ast.Name) and node.id == "Markup"), file
+            assert not (isinstance(node, ast.ImportFrom) and node.module == "html" and node.names[0].name == "escape")
+    templates = list((package / "report" / "templates").iterdir())
+    assert len(templates) > 5
+    for template in templates:
+        assert not re.search(r"\|\s*safe\b|autoescape", template.read_text()), template
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:

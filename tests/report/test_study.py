@@ -6,12 +6,12 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
-from html import escape
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 
 from hpa_lightning.report.significance import holm, paired_difference

@@ -1,0 +1,55 @@
+"""The page of the answers: what prompts, answers, names and verdicts become in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+
+from helpers_pages import HOSTILE, Structure
+from PIL import Image
+
+from hpa_lightning.report.answers import write_answers
+
+SPACED = "  two\n\n  lines \u2028 and a \ttab "
+
+
+def answered(folder: Path, text: str) -> str:
+    """The page of a run that holds the text wherever a run can hold one, with and without pictures and verdicts."""
+    sets = [{"name": "task", "kind": "task"}, {"name": f"o {text}".replace("/", ""), "kind": "over_refusal"}]
+    images = folder / "predictions" / "images"
+    images.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(images / "x.jpg")
+    events: list[dict] = [{"event": "run", "method": text, "tasks": ["task"], "sets": sets}]
+    for step in (-1, 0):
+        for item in sets:
+            metric = "exact_match" if item["kind"] == "task" else "over_refusal_rate"
+            fields = {"set": item["name"], "kind": item["kind"], "metric": metric, "score": 0.5, "n": 2}
+            events.append({"event": "score", "step": step, "after": None, **fields})
+            verdict = {"score": 1.0} if item["kind"] == "task" else {"verdict": step < 0, "judge": text}
+            row = {"id": text, "prompt": text + SPACED, "response": text, "references": [text], **verdict}
+            lone = {"id": 1, "prompt": "", "response": "", "cut": True, "images": ["images/x.jpg", f"images/{text}"]}
+            file = folder / "predictions" / f"step_{step + 1:02d}_{item['name']}.jsonl"
+            file.write_text("".join(json.dumps(line) + "\n" for line in (row, lone)))
+    (folder / "results.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return write_answers(folder).read_text()
+
+
+def test_texts_of_answers_change_nothing_but_the_text_of_the_page(tmp_path: Path) -> None:
+    plain = Structure(answered(tmp_path / "plain", "harmless"))
+    page = answered(tmp_path / "hostile", HOSTILE)
+    hostile = Structure(page)
+    assert hostile.tags == plain.tags and [tag[0] for tag in hostile.tags].count("script") == 1
+    assert HOSTILE not in page and len(hostile.addresses) == 2
+    assert all(address.startswith("data:image/jpeg;base64,") for address in hostile.addresses)
+
+
+def test_answers_keep_their_white_space_and_their_verdicts(tmp_path: Path) -> None:
+    page = answered(tmp_path / "run", "Sure.")
+    assert [unescape(text) for text in re.findall(r"<p>(Sure\.\s[^<]*)</p>", page)] == ["Sure." + SPACED] * 2
+    assert page.count("<p><i>empty</i> <i>(cut)</i></p>") == 4
+    assert page.count('<p class="soft">Expected: Sure.</p>') == 1, "references are those of tasks"
+    verdicts = re.findall(r'<span class="verdict (\w+)">(\w+)</span>', page)
+    assert verdicts == [("good", "right"), ("good", "right"), ("bad", "refused"), ("good", "answered")]
+    assert page.count('data-change="answered"') == 1 and '<p class="soft">images/Sure. is gone</p>' in page
