@@ -101,13 +101,14 @@ else
   tests tests/functional tests/callbacks/test_guarantees.py tests/callbacks/test_foreign.py \
     -k "cuda or test_guarantees or test_foreign"
   step tests 130 "${pytest[@]}"
-  step block 50 "$python" benchmarks/block.py
+  step block 40 "$python" benchmarks/block.py
   step sums 15 "$python" benchmarks/sums.py
-  step steps 110 "$python" benchmarks/steps.py --methods in_training null_space regression --tuning lora full
-  step fuse 120 "$python" benchmarks/fuse.py --folder "$fast" --phases
+  step steps 100 "$python" benchmarks/steps.py --methods in_training null_space regression --tuning lora full
+  step fuse 110 "$python" benchmarks/fuse.py --folder "$fast" --once
+  workers=0
   tests tests/callbacks/test_processes.py -k one_device
-  step fsdp 45 "${pytest[@]}"
-  step nano 70 "$python" benchmarks/nano.py --limit 60
+  step fsdp 60 "${pytest[@]}"
+  step nano 90 "$python" benchmarks/nano.py --limit 80
 fi
 printf '\n## summary\n\n| step | seconds | ended |\n|---|---|---|\n%s' "$ends" | tee -a "$report"
 exit "$failed"

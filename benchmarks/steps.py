@@ -1,4 +1,4 @@
-"""What a method adds to a training step, at the geometry of one LLaVA-7B decoder block.
+"""What a method adds to a training step, at the geometry of LLaVA-7B's decoder blocks.
 
     python benchmarks/steps.py --tuning lora --samples 4
     python benchmarks/steps.py --tuning full --samples 4
@@ -61,8 +61,8 @@ class Hidden(Dataset):
         return {"hidden": torch.randn(self.shape, generator=generator).to(self.dtype)}
 
 
-class OneBlock(L.LightningModule):
-    """A decoder block that learns to keep its input."""
+class Blocks(L.LightningModule):
+    """Decoder blocks that learn to keep their input."""
 
     def __init__(self, options: argparse.Namespace, tuning: str) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class OneBlock(L.LightningModule):
             vocab_size=8,
             hidden_size=options.hidden,
             intermediate_size=options.inner,
-            num_hidden_layers=1,
+            num_hidden_layers=options.blocks,
             num_attention_heads=options.hidden // 128,
         )
         self.model = LlamaModel(config).to(getattr(torch, options.dtype))
@@ -200,19 +200,19 @@ def run(method: str, tuning: str, options: argparse.Namespace, folder: str) -> t
     data = Hidden(
         options.samples * (2 * options.pairs + 2), options.tokens, options.hidden, getattr(torch, options.dtype)
     )
-    trainer.fit(OneBlock(options, tuning), DataLoader(data, batch_size=options.samples))
+    trainer.fit(Blocks(options, tuning), DataLoader(data, batch_size=options.samples))
     events = [event for event in callbacks[0].state_dict()["events"] if event["event"] == "time"]
     return turns, {event["phase"]: event["seconds"] for event in events if event["phase"] != "train"}
 
 
 def floor(method: str, tuning: str, options: argparse.Namespace, rates: dict[str, float]) -> float:
     """Seconds of what one step of the method has to compute and move: the larger of the two."""
-    weights = 4 * options.hidden**2 + 3 * options.hidden * options.inner
+    weights = options.blocks * (4 * options.hidden**2 + 3 * options.hidden * options.inner)
     width = 2 if options.dtype == "bfloat16" else 4
     copy, product = rates["copy"], rates[options.dtype]
     if method == "null_space":
         # D U and its product with U^T, of A or of the update; U is held once for each of four inputs.
-        inputs = 3 * options.hidden + options.inner
+        inputs = options.blocks * (3 * options.hidden + options.inner)
         held = min(2 * options.tokens, options.hidden)
         rows = 7 * options.rank if tuning == "lora" else 0
         operations = 4 * held * (rows * inputs / 4 if tuning == "lora" else weights)
@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["in_training"])
     parser.add_argument("--tuning", nargs="+", choices=["lora", "full"], default=["lora"])
+    parser.add_argument("--blocks", type=int, help="1; on CUDA 4, since the launches are shared by all layers")
     parser.add_argument("--rank", type=int, default=128)
     parser.add_argument("--hidden", type=int, default=4096)
     parser.add_argument("--inner", type=int, default=11008)
@@ -241,14 +242,17 @@ def main() -> None:
     if options.pairs < 2:
         parser.error("--pairs: expected 2 or more, for the interval.")
     options.dtype = options.dtype or default_dtype(options.device)
+    options.blocks = options.blocks or (4 if options.device == "cuda" else 1)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     device = torch.device(options.device)
     rates = ceilings(device, min(2048, options.hidden))
     print(f"\n{device_name(device)}, {options.dtype}, commit {commit()}\n{command()}")
     print(f"Best rates: {options.dtype} {rates[options.dtype] / 1e9:.0f}, copy {rates['copy'] / 1e9:.0f} G/s.\n")
-    print("| method | tuning | tokens a step | plain step | the method adds | of pairs | within its hooks | floor |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| method | tuning | blocks | tokens a step | plain step | the method adds | of pairs | within its hooks | floor |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for method in options.methods:
         for tuning in options.tuning:
             with tempfile.TemporaryDirectory() as folder:
@@ -267,7 +271,7 @@ def line(
     """The table's line of one fit."""
     plain, with_hooks = ([seconds for on, seconds, _ in turns.steps if on is wanted] for wanted in (False, True))
     base = statistics.median(plain)
-    cells = [method, tuning, str(options.samples * options.tokens), f"{1000 * base:.1f} ms"]
+    cells = [method, tuning, str(options.blocks), str(options.samples * options.tokens), f"{1000 * base:.1f} ms"]
     if method == "regression":
         outside = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in phases.items())
         return f"| {' | '.join(cells)} | nothing in a step; once a task: {outside} | | | |"

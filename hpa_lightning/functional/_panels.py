@@ -17,10 +17,10 @@ from torch import Tensor
 
 from hpa_lightning.functional._products import float32_products_are_exact, float64_is_fast, product_of_rows
 
-# Columns of a panel: matrix products of this depth run at full speed, and the squares on the diagonal stay small. On a
-# CPU the products of a panel should stay in its caches, so that panels are narrower there.
+# Columns of a panel. On a CPU the products of a panel should stay in its caches; a GPU waits for the launches, and for
+# the factorisations and solves of the squares on the diagonal, if panels are narrow.
 _CPU_COLUMNS = 256
-_COLUMNS = 512
+_COLUMNS = 2048
 # Smallest damping at which products may be summed in float32; see `add_rows_`.
 _FLOAT32_DAMPING = 1e-2
 # Rows that are summed in float32 before the sum moves on in float64. Of fewer, the moving on shows (256 rows on a CPU:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from hpa_lightning.functional import _kernels
 from hpa_lightning.functional._checks import blocks
 
 # Entries from which on rounding errors of float32 products average out.
@@ -50,6 +51,8 @@ def square_sum(weight: Tensor, retained: Tensor | None = None) -> Tensor:
 
 def update_product(weight: Tensor, weight_prev: Tensor, retained: Tensor | None = None) -> Tensor:
     """`<W - W_prev, W_prev>` over the columns that are not retained, float64."""
+    if working_dtype(weight) == torch.float32 and _kernels.fits(weight, weight_prev):
+        return _kernels.update_product(weight, weight_prev, retained)
     total = torch.zeros((), dtype=torch.float64, device=weight.device)
     wide = working_dtype(weight)
     for lines in stretches(weight):

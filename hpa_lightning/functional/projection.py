@@ -11,12 +11,13 @@ all leave the subspace in which a gradient was put.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from hpa_lightning.functional import _kernels
 from hpa_lightning.functional._checks import (
     blocks,
     check_float,
@@ -33,7 +34,7 @@ from hpa_lightning.functional._sums import (
     update_product,
     working_dtype,
 )
-from hpa_lightning.functional.rounding import RoundingSlots, rounding_slots, settle_rounding_, slots_by_size
+from hpa_lightning.functional.rounding import RoundingSlots, rounding_slots, settle_rounding, slots_by_size
 
 # |<D, W_prev>| / (||D|| ||W_prev||) that `project_update_` lets stand; the promise is 1e-6.
 _COSINE_BOUND = 0.9e-6
@@ -43,6 +44,10 @@ _PARALLEL = 1e-13
 _PRODUCT_DUST = 1e-6
 # Rounding errors of that many float32 entries of B average out to well below the bound.
 _SELF_AVERAGING = 4096
+# Entries of B among which those that take the leftover of rounding are chosen, at every step.
+_CANDIDATES = 1 << 14
+# Entries of B that are corrected at once: 256 MiB in float64 on a GPU; few enough for a CPU's caches.
+_STACKED_ENTRIES, _CACHED_ENTRIES = 1 << 25, 1 << 17
 
 
 class UpdateProjection:
@@ -92,21 +97,21 @@ class UpdateProjection:
         self._retained = list(retained)
         self._reduce = reduce or (lambda sums: sums)
         self._is_whole = reduce is None
-        groups: dict[tuple[int, torch.dtype], list[int]] = {}
         free, full = [], []
         for index, (before, mask) in enumerate(zip(self._before, self._retained, strict=True)):
             check_float(f"weights_prev[{index}]", before, ("r", "c"), like=self._before[0])
             if mask is not None:
                 check_mask(f"retained[{index}]", mask, before.shape[1], before)
-            groups.setdefault((before.numel(), before.dtype), []).append(index)
             free.append(square_sum(before, mask))
             full.append(square_sum(before))
-        # One launch settles all weights that have equally many entries.
+        # One launch settles all weights of a dtype.
+        dtypes: dict[torch.dtype, list[int]] = {}
+        for index, before in enumerate(self._before):
+            dtypes.setdefault(before.dtype, []).append(index)
         self._groups = []
-        for members in groups.values():
+        for members in dtypes.values():
             slots = RoundingSlots.stacked([rounding_slots(self._before[i], self._retained[i]) for i in members])
-            places = torch.tensor(members, device=self._before[0].device)
-            self._groups.append((members, places, slots, slots.at([self._before[i] for i in members])))
+            self._groups.append((members, slots, slots.at([self._before[i] for i in members])))
         self._own_free, self._own_full = torch.stack(free), torch.stack(full)
         self._free, self._full = self._reduce(torch.stack([self._own_free, self._own_full]))
 
@@ -137,17 +142,23 @@ class UpdateProjection:
         leftover = residual - target
         broken = leftover.abs() > _COSINE_BOUND * (norm_square * self._own_full).sqrt()
         to_move = torch.where(broken, leftover, 0.0)
-        for members, places, slots, anchor in self._groups:
-            stuck, norms = settle_rounding_(
-                [weights[i] for i in members], slots, anchor, to_move[places], norm_square[places]
-            )
-            leftover = leftover.index_add(0, places, stuck - to_move[places])
-            norm_square = norm_square.index_copy(0, places, norms)
+        settled = list(torch.stack([leftover, norm_square, to_move]).unbind(1))
+        for members, slots, anchor in self._groups:
+            chosen = [weights[i] for i in members]
+            rest, norms, move = torch.stack([settled[i] for i in members], dim=1)
+            values, stuck, norms = settle_rounding(slots.at(chosen), chosen[0].dtype, slots, anchor, move, norms)
+            slots.put_(chosen, values)
+            for i, one in zip(members, torch.stack([rest + stuck - move, norms]).unbind(1), strict=True):
+                settled[i] = one
+        leftover, norm_square = torch.stack([one[:2] for one in settled], dim=1)
         total, norm_square = self._reduce(torch.stack([target + leftover, norm_square]))
         lost = (total.abs() > _COSINE_BOUND * (norm_square * self._full).sqrt()) & (
             broken if self._is_whole else torch.ones_like(broken)
         )
         for (weight, before, _), back in zip(layers, lost, strict=True):
+            if _kernels.fits(weight, before):
+                _kernels.copy_where_(weight, before, back)
+                continue
             for lines in stretches(weight):
                 weight[lines] = torch.where(back, before[lines], weight[lines])
         return share.to(result_dtype(*weights))
@@ -169,9 +180,11 @@ def project_update_(weight: Tensor, weight_prev: Tensor, retained: Tensor | None
 
 def _subtract_(weight: Tensor, weight_prev: Tensor, retained: Tensor | None, share: Tensor) -> tuple[Tensor, Tensor]:
     """Subtract `share * P` and return `<D, W_prev>` and `||D||^2` of what is stored then."""
+    wide = working_dtype(weight)
+    if wide == torch.float32 and _kernels.fits(weight, weight_prev):
+        return _kernels.subtract_(weight, weight_prev, retained, share)
     residual = torch.zeros((), dtype=torch.float64, device=weight.device)
     norm_square = residual
-    wide = working_dtype(weight)
     factor = share.to(wide)
     for lines in stretches(weight):
         old = weight_prev[lines].to(wide)
@@ -224,47 +237,97 @@ def project_lora_updates_(layers: Sequence[LoraTensors], reduce: Callable[[Tenso
     Raises:
         ValueError: wrong shapes, dtypes or devices.
     """
-    directions, sums = [], []
     for index, (lora_b, lora_a, weight_prev) in enumerate(layers):
         check_float(f"layer {index}, weight_prev", weight_prev, ("r", "c"), like=layers[0].weight_prev)
         check_float(f"layer {index}, lora_a", lora_a, ("q", weight_prev.shape[1]), like=weight_prev)
         check_float(f"layer {index}, lora_b", lora_b, (weight_prev.shape[0], lora_a.shape[0]), like=weight_prev)
-        direction, exact = quick_direction(weight_prev, lora_a), lora_b.to(torch.float64)
-        directions.append(direction)
-        sums.append(torch.stack([dot(exact, direction), dot(direction, direction), dot(exact, exact)]))
-    own = torch.stack(sums, dim=1)
-    product, square, before = own if reduce is None else reduce(own)
-    share = torch.where(square > 0, product / square, 0.0)
-    parallel = before * square - product.square() <= _PARALLEL * before * square
-    target = torch.zeros_like(share) if reduce is None else own[0] - share * own[1]
-    for index, layer in enumerate(layers):
-        vanishes = parallel[index] & (square[index] > 0)
-        _correct_lora_(layer, directions[index], share[index], vanishes, own[1, index], target[index])
-    return share.to(result_dtype(*(tensor for layer in layers for tensor in layer)))
+    parts = list(_alike(layers))
+    if reduce is None:
+        whole = (_LoraStack([layers[i] for i in members]) for members in parts)
+        shares = _by_layer(parts, (stack.correct_(stack.sums, None) for stack in whole))
+    else:
+        stacks = [_LoraStack([layers[i] for i in members]) for members in parts]
+        # By layer, since the processes cut their rows into different parts.
+        total = reduce(_by_layer(parts, (stack.sums for stack in stacks))).unbind(1)
+        totals = (torch.stack([total[i] for i in members], dim=1) for members in parts)
+        shares = _by_layer(parts, (stack.correct_(one, stack.sums) for stack, one in zip(stacks, totals, strict=True)))
+    return shares.to(result_dtype(*(tensor for layer in layers for tensor in layer)))
 
 
-def _correct_lora_(
-    layer: LoraTensors, direction: Tensor, share: Tensor, vanishes: Tensor, square: Tensor, target: Tensor
-) -> None:
-    """Write `B - share G`; `target` is what has to stay of `<B, G>` in these rows."""
-    lora_b, lora_a, _ = layer
-    exact = (lora_b.to(torch.float64) - share * direction).masked_fill(vanishes, 0.0)
-    stored = exact.to(lora_b.dtype).to(torch.float64)
-    wide_a = lora_a.to(torch.float64)
-    size_a = dot(wide_a, wide_a)
-    product = ((stored.T @ stored) * (wide_a @ wide_a.T)).sum().clamp_min(0.0)
-    residual = dot(stored, direction) - torch.where(vanishes, 0.0, target)
-    # ||W_prev|| >= ||G|| / ||A|| saves another pass over the weight.
-    broken = residual.square() * size_a > _COSINE_BOUND**2 * product * square
-    # With one row or one live column, say, orthogonal may mean B A = 0: rounding must not leave the opposite.
-    dust = product <= _PRODUCT_DUST**2 * dot(stored, stored) * size_a
-    stored = stored.masked_fill(broken & dust, 0.0)
-    lora_b.copy_(stored)
-    if lora_b.dtype in (torch.float16, torch.bfloat16) or lora_b.numel() < _SELF_AVERAGING:
-        # An ulp of B moves the inner product in proportion to |B G|, here not to G^2.
-        slots = slots_by_size(direction, (stored * direction).abs().sqrt())
-        leftover = torch.where(broken & ~dust, residual, 0.0)
-        settle_rounding_([lora_b], slots, None, leftover[None], dot(stored, stored)[None])
+def _by_layer(parts: Sequence[list[int]], values: Iterable[Tensor]) -> Tensor:
+    """Put values `(..., g)` of parts, whose members are given, into the order of the layers, `(..., layers)`."""
+    columns = {
+        i: one
+        for members, value in zip(parts, values, strict=True)
+        for i, one in zip(members, value.unbind(-1), strict=True)
+    }
+    return torch.stack([columns[i] for i in range(len(columns))], dim=-1)
+
+
+def _alike(layers: Sequence[LoraTensors]) -> Iterator[list[int]]:
+    """Cut the layers into parts of equal `B`s, which are corrected at once: a GPU waits for the launches otherwise."""
+    groups: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
+    for index, (lora_b, *_) in enumerate(layers):
+        groups.setdefault((lora_b.shape, lora_b.dtype), []).append(index)
+    for members in groups.values():
+        lora_b = layers[members[0]].lora_b
+        together = max(1, (_STACKED_ENTRIES if lora_b.is_cuda else _CACHED_ENTRIES) // lora_b.numel())
+        for start in range(0, len(members), together):
+            yield members[start : start + together]
+
+
+class _LoraStack:
+    """LoRA layers whose `B` have one shape `(r, q)` and dtype, g of them."""
+
+    def __init__(self, layers: Sequence[LoraTensors]) -> None:
+        self.factors = [layer.lora_b for layer in layers]
+        self.exact = torch.stack(self.factors).to(torch.float64)
+        self.direction = torch.stack([quick_direction(layer.weight_prev, layer.lora_a) for layer in layers])
+        wide = (layer.lora_a.to(torch.float64) for layer in layers)
+        self.gram = torch.stack([lora_a @ lora_a.T for lora_a in wide])
+        pairs = ((self.exact, self.direction), (self.direction, self.direction), (self.exact, self.exact))
+        self.sums = torch.stack([_dots(left, right) for left, right in pairs])
+        """`<B, G>`, `||G||^2` and `||B||^2` of these rows, `(3, g)`."""
+
+    def correct_(self, total: Tensor, own: Tensor | None) -> Tensor:
+        """Write `B - share G`; return the shares, `(g,)`.
+
+        Args:
+            total: the sums over all rows.
+            own: the sums of these rows; None: they are all.
+        """
+        product, square, before = total
+        share = torch.where(square > 0, product / square, 0.0)
+        vanishes = (before * square - product.square() <= _PARALLEL * before * square) & (square > 0)
+        # What has to stay of <B, G> in these rows.
+        target = torch.zeros_like(share) if own is None else own[0] - share * own[1]
+        own_square = total[1] if own is None else own[1]
+        dtype = self.factors[0].dtype
+        stored = (self.exact - share[:, None, None] * self.direction).masked_fill_(vanishes[:, None, None], 0.0)
+        stored = stored.to(dtype).to(torch.float64)
+        size_a = self.gram.diagonal(dim1=1, dim2=2).sum(1)
+        product = ((stored.mT @ stored) * self.gram).sum((1, 2)).clamp_min(0.0)
+        residual = _dots(stored, self.direction) - torch.where(vanishes, 0.0, target)
+        # ||W_prev|| >= ||G|| / ||A|| saves another pass over the weight.
+        broken = residual.square() * size_a > _COSINE_BOUND**2 * product * own_square
+        # With one row or one live column, say, orthogonal may mean B A = 0: rounding must not leave the opposite.
+        dust = product <= _PRODUCT_DUST**2 * _dots(stored, stored) * size_a
+        stored = stored.masked_fill_((broken & dust)[:, None, None], 0.0)
+        if dtype in (torch.float16, torch.bfloat16) or stored[0].numel() < _SELF_AVERAGING:
+            # An ulp of B moves the inner product in proportion to |B G|, here not to G^2.
+            slots = slots_by_size(self.direction, (stored * self.direction).abs_().sqrt_(), _CANDIDATES)
+            index = slots.rows * stored.shape[2] + slots.columns
+            leftover = torch.where(broken & ~dust, residual, 0.0)
+            flat = stored.flatten(1)
+            values, *_ = settle_rounding(flat.gather(1, index), dtype, slots, None, leftover, _dots(stored, stored))
+            flat.scatter_(1, index, values)
+        torch._foreach_copy_(self.factors, list(stored.to(dtype).unbind()))
+        return share
+
+
+def _dots(left: Tensor, right: Tensor) -> Tensor:
+    """The inner products of g pairs of float64 matrices, `(g,)`."""
+    return torch.linalg.vecdot(left.flatten(1), right.flatten(1))
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hpa_lightning.functional import _kernels
 from hpa_lightning.functional._checks import check_float, check_mask
 
 # Single entries at the end of the ladder and the ratio of their sizes. A coarser ladder would need moves
@@ -32,37 +33,68 @@ _RATIO = 2.0
 
 
 class RoundingSlots(NamedTuple):
-    """Entries that take the leftover of rounding, of `g` weights with equally many entries.
+    """Entries that take the leftover of rounding, of `g` weights.
+
+    A weight's slots are `n` coarse ones, the largest entries, and after them up to `_RUNGS` single ones. Where the
+    weights have different numbers of slots, the free places repeat the first slot; see `padding`.
 
     Attributes:
         rows: `(g, k)` int64.
         columns: `(g, k)` int64.
         direction: `(g, k)` float64, `W_prev` at these entries; 0 where the entry must not move.
-        stages: slices of the k entries, in the order in which they take the leftover.
-        gains: per stage of m entries, `(g, m)`: `direction / ||direction||^2` of them.
+        gains: per coarse stage of m entries, `(g, m)`: `direction / ||direction||^2` of them; stages come in the order
+            in which they take the leftover.
+        coarse: n; the slots after it take the leftover one by one.
+        padding: `(g, k)` boolean, True for the places that repeat the first slot; None: there is none.
     """
 
     rows: Tensor
     columns: Tensor
     direction: Tensor
-    stages: tuple[slice, ...]
     gains: tuple[Tensor, ...]
+    coarse: int
+    padding: Tensor | None = None
 
     @classmethod
     def stacked(cls, slots: Sequence[RoundingSlots]) -> RoundingSlots:
-        """Join slots of equal stages along the first dimension."""
+        """Join the slots of several weights along the first dimension."""
+        coarse = max(one.coarse for one in slots)
+        rungs = max(one.rows.shape[1] - one.coarse for one in slots)
+        stages = max(len(one.gains) for one in slots)
+        widths = [max((one.gains[i].shape[1] for one in slots if i < len(one.gains)), default=0) for i in range(stages)]
+
+        def spread(one: RoundingSlots, values: Tensor, fill: Tensor) -> Tensor:
+            free = [coarse - one.coarse, rungs - (values.shape[1] - one.coarse)]
+            before, after = (fill.expand(len(values), width) for width in free)
+            return torch.cat([values[:, : one.coarse], before, values[:, one.coarse :], after], dim=1)
+
+        def gain(one: RoundingSlots, stage: int) -> Tensor:
+            own = one.gains[stage] if stage < len(one.gains) else one.direction[:, :0]
+            return torch.nn.functional.pad(own, (0, widths[stage] - own.shape[1]))
+
+        equal = all(one.coarse == coarse and one.rows.shape[1] == coarse + rungs for one in slots)
+        padding = [
+            spread(one, torch.zeros_like(one.rows, dtype=torch.bool), one.rows.new_ones(1, 1, dtype=torch.bool))
+            for one in slots
+        ]
         return cls(
-            torch.cat([one.rows for one in slots]),
-            torch.cat([one.columns for one in slots]),
-            torch.cat([one.direction for one in slots]),
-            slots[0].stages,
-            tuple(torch.cat(gains) for gains in zip(*(one.gains for one in slots), strict=True)),
+            torch.cat([spread(one, one.rows, one.rows[:, :1]) for one in slots]),
+            torch.cat([spread(one, one.columns, one.columns[:, :1]) for one in slots]),
+            torch.cat([spread(one, one.direction, torch.zeros_like(one.direction[:, :1])) for one in slots]),
+            tuple(torch.cat([gain(one, stage) for one in slots]) for stage in range(stages)),
+            coarse,
+            None if equal else torch.cat(padding),
         )
 
     def at(self, weights: Sequence[Tensor]) -> Tensor:
         """The stored values of the g weights at the slots, `(g, k)` float64."""
         values = [weight[self.rows[i], self.columns[i]] for i, weight in enumerate(weights)]
         return torch.stack(values).to(torch.float64)
+
+    def put_(self, weights: Sequence[Tensor], values: Tensor) -> None:
+        """Write values, `(g, k)`, to the slots of the g weights."""
+        for i, (weight, one) in enumerate(zip(weights, values.to(weights[0].dtype), strict=True)):
+            weight[self.rows[i], self.columns[i]] = one
 
 
 @torch.no_grad()
@@ -89,73 +121,109 @@ def rounding_slots(weight_prev: Tensor, retained: Tensor | None = None) -> Round
     if retained is not None:
         check_mask("retained", retained, weight_prev.shape[1], weight_prev)
         size = size.masked_fill(retained, 0.0)
-    return slots_by_size(weight_prev, size)
+    return slots_by_size(weight_prev[None], size[None])
 
 
-def slots_by_size(direction: Tensor, size: Tensor) -> RoundingSlots:
-    """Choose slots for a direction `(r, c)`: the largest entries by `size`, then a ladder of smaller ones.
+def slots_by_size(direction: Tensor, size: Tensor, candidates: int | None = None) -> RoundingSlots:
+    """Choose slots of g weights for their directions: the largest entries by `size`, then a ladder of smaller ones.
 
-    `size` `(r, c)` is proportional to the root of the step that an ulp makes in the inner product; entries of
-    size 0 are not used.
+    Args:
+        direction: `(g, r, c)`.
+        size: `(g, r, c)`, proportional to the root of the step that an ulp makes in the inner product; entries of size
+            0 are not used.
+        candidates: sort the entries of about as few rows as hold so many, those with the largest entries; the largest
+            entries stay the same. None: sort all entries.
     """
-    total = size.numel()
-    coarse = max(1, math.isqrt(total) // 8)
+    _, rows, columns = size.shape
+    coarse = max(1, math.isqrt(rows * columns) // 8)
+    taken = rows if candidates is None else min(rows, max(coarse, -(-candidates // columns)))
+    # The n largest entries lie in the n rows with the largest entries.
+    places = torch.sort(size.amax(2), dim=1, descending=True, stable=True).indices[:, :taken] if taken < rows else None
+    if places is not None:
+        size = size.gather(1, places[:, :, None].expand(-1, -1, columns))
+    size = size.flatten(1)
+    total = size.shape[1]
     rungs = min(_RUNGS, total - coarse)
-    values, order = torch.sort(size.flatten(), descending=True, stable=True)
+    values, order = torch.sort(size, dim=1, descending=True, stable=True)
 
     # Rank of the first entry not above largest / ratio^i; kept distinct, and inside the non-zero entries.
     step = torch.arange(rungs, device=values.device)
-    targets = values[0].to(torch.float64) * _RATIO ** -(step + 1.0).to(torch.float64)
-    rank = total - torch.searchsorted(values.flip(0).to(torch.float64), targets, right=True)
+    targets = values[:, :1].to(torch.float64) * torch.exp2(-math.log2(_RATIO) * (step + 1.0).to(torch.float64))
+    rank = total - torch.searchsorted(values.flip(1).to(torch.float64), targets, right=True)
     if rungs:
-        rank = (rank - step).cummax(0).values + step
-        rank = torch.minimum(rank, (values > 0).sum() - rungs + step).maximum(coarse + step)
-    index = torch.cat([order[:coarse], order[rank]])
+        rank = (rank - step).cummax(1).values + step
+        last = (values > 0).sum(1, keepdim=True) - rungs + step
+        rank = torch.minimum(rank, last).maximum(coarse + step)
+    index = torch.cat([order[:, :coarse], order.gather(1, rank)], dim=1)
 
-    rows, columns = index // size.shape[1], index % size.shape[1]
-    chosen = direction[rows, columns].to(torch.float64).masked_fill(size[rows, columns] == 0, 0.0)
-    stages = []
+    row, column = index // columns, index % columns
+    row = row if places is None else places.gather(1, row)
+    chosen = direction.flatten(1).gather(1, row * columns + column).to(torch.float64)
+    chosen = chosen.masked_fill(size.gather(1, index) == 0, 0.0)
+    gains = []
     group = coarse
     while group >= 1:
-        stages.append(slice(0, group))
+        square = chosen[:, :group].square().sum(1, keepdim=True)
+        gains.append(torch.where(square > 0, chosen[:, :group] / square, 0.0))
         group //= 8
-    stages += [slice(coarse + i, coarse + i + 1) for i in range(rungs)]
-    gains = []
-    for stage in stages:
-        square = chosen[stage].square().sum()
-        gains.append(torch.where(square > 0, chosen[stage] / square, 0.0)[None])
-    return RoundingSlots(rows[None], columns[None], chosen[None], tuple(stages), tuple(gains))
+    return RoundingSlots(row, column, chosen, tuple(gains), coarse)
 
 
 @torch.no_grad()
-def settle_rounding_(
-    weights: Sequence[Tensor], slots: RoundingSlots, anchor: Tensor | None, residual: Tensor, norm_square: Tensor
-) -> tuple[Tensor, Tensor]:
+def settle_rounding(
+    values: Tensor,
+    dtype: torch.dtype,
+    slots: RoundingSlots,
+    anchor: Tensor | None,
+    residual: Tensor,
+    norm_square: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Move the slots of stored tensors until the inner products of their updates with the directions vanish.
 
-    In place on the g `weights`; no host synchronisation. An update of norm 0 stays exactly 0.
+    No host synchronisation. An update of norm 0 stays exactly 0.
 
     Args:
-        weights: g stored tensors, of one dtype.
+        values: `(g, k)` float64, what the g weights hold at the slots.
+        dtype: of the weights.
         slots: entries to move and the directions there.
         anchor: `(g, k)` float64, where the updates count from at the slots; None: from 0.
         residual: `(g,)` float64, `<weight - anchor, direction>` of the stored values.
         norm_square: `(g,)` float64, `||weight - anchor||^2`.
 
     Returns:
-        `(residual, norm_square)` after the moves.
+        `(values, residual, norm_square)` after the moves; the values are exact in `dtype`.
     """
-    dtype = weights[0].dtype
-    stored = slots.at(weights)
-    current = stored.clone()
-    limit = norm_square.sqrt()[:, None]
-    for stage, gain in zip(slots.stages, slots.gains, strict=True):
-        move = torch.minimum(torch.maximum(residual[:, None] * gain, -limit), limit)
-        moved = (current[:, stage] - move).to(dtype).to(torch.float64)
-        residual = residual + ((moved - current[:, stage]) * slots.direction[:, stage]).sum(1)
-        current[:, stage] = moved
-    for i, weight in enumerate(weights):
-        weight[slots.rows[i], slots.columns[i]] = current[i].to(dtype)
+    limit = norm_square.sqrt()
+    low, high = -limit[:, None], limit[:, None]
+    coarse = values[:, : slots.coarse]
+    for gain in slots.gains:
+        old = coarse[:, : gain.shape[1]]
+        new = (old - (residual[:, None] * gain).clamp(low, high)).to(dtype).to(torch.float64)
+        residual = residual + ((new - old) * slots.direction[:, : gain.shape[1]]).sum(1)
+        coarse = torch.cat([new, coarse[:, gain.shape[1] :]], dim=1)
+    if dtype != torch.float64 and _kernels.fits(values.new_empty(0, dtype=dtype)):
+        fine, residual = _kernels.settle_rungs(values, dtype, slots.direction, slots.coarse, residual, limit)
+    else:
+        fine, residual = _settle_rungs(values, dtype, slots, residual, limit)
+    current = torch.cat([coarse, fine], dim=1)
     start = 0.0 if anchor is None else anchor
-    change = ((current - start).square() - (stored - start).square()).sum(1)
-    return residual, (norm_square + change).clamp_min(0.0)
+    change = (current - start).square() - (values - start).square()
+    if slots.padding is not None:
+        current = torch.where(slots.padding, current[:, :1], current)
+        change = change.masked_fill(slots.padding, 0.0)
+    return current, residual, (norm_square + change.sum(1)).clamp_min(0.0)
+
+
+def _settle_rungs(
+    values: Tensor, dtype: torch.dtype, slots: RoundingSlots, residual: Tensor, limit: Tensor
+) -> tuple[Tensor, Tensor]:
+    directions = slots.direction[:, slots.coarse :]
+    gains = torch.where(directions != 0, 1.0 / directions, 0.0)
+    settled = [values[:, :0]]
+    for old, direction, gain in zip(
+        values[:, slots.coarse :].unbind(1), directions.unbind(1), gains.unbind(1), strict=True
+    ):
+        new = (old - (residual * gain).clamp(-limit, limit)).to(dtype).to(torch.float64)
+        residual = torch.addcmul(residual, new - old, direction)
+        settled.append(new[:, None])
+    return torch.cat(settled, dim=1), residual

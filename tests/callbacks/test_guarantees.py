@@ -131,8 +131,8 @@ def test_merged_lora_columns_are_the_old_ones_bit_for_bit(tmp_path: Path) -> Non
     fit(module, [partition, MaskedFreezing(), watcher], tmp_path)
     merge_lora_(module)
     for name, factors in lora_layers(module):
-        mask = watcher.masks[name]
-        assert torch.equal(factors.weight[:, mask], before[name][:, mask])
+        mask = watcher.masks[name].to(factors.weight.device)
+        assert torch.equal(factors.weight[:, mask], before[name].to(mask.device)[:, mask])
         assert not torch.equal(factors.weight[:, ~mask], before[name][:, ~mask])
 
 
