@@ -249,9 +249,8 @@ def main() -> None:
     rates = ceilings(device, min(2048, options.hidden))
     print(f"\n{device_name(device)}, {options.dtype}, commit {commit()}\n{command()}")
     print(f"Best rates: {options.dtype} {rates[options.dtype] / 1e9:.0f}, copy {rates['copy'] / 1e9:.0f} G/s.\n")
-    print(
-        "| method | tuning | blocks | tokens a step | plain step | the method adds | of pairs | within its hooks | floor |"
-    )
+    heads = ["method", "tuning", "blocks", "tokens a step", "plain step", "the method adds", "of pairs"]
+    print(f"| {' | '.join([*heads, 'within its hooks', 'floor'])} |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for method in options.methods:
         for tuning in options.tuning:

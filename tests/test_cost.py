@@ -83,7 +83,7 @@ def test_steps_alternate_between_plain_and_trio(
     ):
         monkeypatch.setattr(callback, hook, counted(getattr(callback, hook), calls))
     options = argparse.Namespace(
-        device="cpu", dtype="float32", rank=4, hidden=128, inner=256, samples=1, tokens=8, pairs=2
+        device="cpu", dtype="float32", rank=4, blocks=1, hidden=128, inner=256, samples=1, tokens=8, pairs=2
     )
     turns, phases = steps.run("in_training", tuning, options, str(tmp_path))
     found = turns.steps
