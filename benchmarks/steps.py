@@ -134,7 +134,7 @@ def waits_of(function: Callable[[], None]) -> int:
             function()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in told)
+    return sum("called a synchronizing" in str(warning.message) for warning in told)
 
 
 class Switched:

@@ -91,7 +91,8 @@ class Panels:
         most in float32 and from there in float64; products of half-precision inputs are exact then. The relative error
         of `[H^-1]_jj` is about 1e-6 of `H_jj [H^-1]_jj`, the variance inflation of column j, which is at most
         `H_jj / (damping * mean(diag H))` (measured on CPUs: at most 9e-7 of it, on correlated inputs, with outlier
-        columns and with outlier rows). On CUDA half-precision inputs go to the tensor cores as they are.
+        columns and with outlier rows). On CUDA half-precision inputs go to the tensor cores as they are; these cut off
+        where others round, and the error is up to 4e-6 there, with one sign (measured on an H200).
         """
         with torch.autocast(rows.device.type, enabled=False):  # it would round float32 products to half precision
             self._add_rows_(rows, _float32_products(rows, damping))
