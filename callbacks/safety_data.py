@@ -63,7 +63,7 @@ def check_safety_data(data: Any, asker: str) -> None:
         raise ValueError(f"{asker}: safety_data holds text ({first[:40]!r}, ...); {_EXPECTED}.")
 
 
-def safety_records(data: Any) -> list[Record] | None:
+def safety_records(data: Any) -> Sequence[Record] | None:
     """The records behind a path, a set or a sequence of records, each with its refusal; ``None`` for batches.
 
     Raises:

@@ -19,7 +19,12 @@ def read_text(path: str | PathLike[str]) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8 (byte {error.start}); expected text in UTF-8.") from error
+        raise not_utf8(path.name, error.start) from error
+
+
+def not_utf8(name: str, byte: int) -> ValueError:
+    """Say that the file ``name`` holds something else than UTF-8 at a byte."""
+    return ValueError(f"{name} is not UTF-8 (byte {byte}); expected text in UTF-8.")
 
 
 def parse_json(text: str | bytes, where: str, expected: str = "") -> Any:
@@ -39,13 +44,18 @@ def parse_json(text: str | bytes, where: str, expected: str = "") -> Any:
     """
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (RecursionError, ValueError) as error:
+        raise broken_json(error, where, expected) from error
+
+
+def broken_json(error: Exception, where: str, expected: str = "") -> ValueError:
+    """Say what ``error``, which the JSON decoder raised, found broken; arguments as those of :func:`parse_json`."""
+    if isinstance(error, json.JSONDecodeError):
         place = "" if "(line" in where or ", line" in where else f" at line {error.lineno}"
-        raise ValueError(f"{where}: broken JSON{place}: {error.msg}{expected}.") from error
-    except RecursionError:
-        raise ValueError(f"{where}: broken JSON: it is nested too deeply to be read{expected}.") from None
-    except ValueError as error:  # a number of more than 4300 digits, bytes that are not UTF-8
-        raise ValueError(f"{where}: broken JSON: {str(error)[:100]}{expected}.") from error
+        return ValueError(f"{where}: broken JSON{place}: {error.msg}{expected}.")
+    if isinstance(error, RecursionError):
+        return ValueError(f"{where}: broken JSON: it is nested too deeply to be read{expected}.")
+    return ValueError(f"{where}: broken JSON: {str(error)[:100]}{expected}.")  # bytes, or a number of 5000 digits
 
 
 def json_object(path: str | PathLike[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from hpa_lightning.data.benchmarks import BenchmarkDataModule, CaptionedImages, ScienceQA, TextVQA
 from hpa_lightning.data.collate import MLLMCollator
-from hpa_lightning.data.formats import DataWarning, read_records
+from hpa_lightning.data.formats import DataWarning, open_records, read_records
 from hpa_lightning.data.hub import HubDataset
 from hpa_lightning.data.images import EncodedImage
 from hpa_lightning.data.record_set import RecordSet
@@ -50,5 +50,6 @@ __all__ = [
     "VLGuard",
     "XSTest",
     "build_safety_calibration",
+    "open_records",
     "read_records",
 ]

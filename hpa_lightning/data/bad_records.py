@@ -103,8 +103,8 @@ class SkippingCollate:
         from hpa_lightning.data.loading import named_generator
 
         generator = named_generator("substitute", *(record.id for record in records))
-        for index in torch.randperm(len(self._records), generator=generator).tolist():
-            record = self._records[index]
+        for index in torch.randperm(len(self._records), generator=generator):
+            record = self._records[int(index)]
             if problem_of(self._collate, record) is None:
                 return record
         raise ValueError(f"none of {len(self._records)} records can be used; the first: {records[0].where}.")
@@ -124,17 +124,17 @@ def without_bad_records(
             good.append(record)
         else:
             bad[record.where] = problem
-    report_skipped(bad, what)
+    report_skipped(list(bad.values()), what)
     return good
 
 
-def report_skipped(bad: dict[str, str], what: str) -> None:
+def report_skipped(problems: Sequence[str], what: str) -> None:
     """Warn of the records that were left out, if there are any."""
-    if bad:
-        listed = "".join(f"\n  - {problem}" for problem in list(bad.values())[:_EXAMPLES])
-        more = f"\n  - and {len(bad) - _EXAMPLES} more" if len(bad) > _EXAMPLES else ""
+    if problems:
+        listed = "".join(f"\n  - {problem}" for problem in problems[:_EXAMPLES])
+        more = f"\n  - and {len(problems) - _EXAMPLES} more" if len(problems) > _EXAMPLES else ""
         warnings.warn(
-            f"{what}: {len(bad)} records were skipped, since they cannot be used:{listed}{more}", stacklevel=3
+            f"{what}: {len(problems)} records were skipped, since they cannot be used:{listed}{more}", stacklevel=3
         )
 
 

@@ -5,15 +5,83 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
 from hpa_lightning.data.images import EncodedImage, to_rgb
 from hpa_lightning.data.records import Record
+
+_REMEMBERED = 1 << 14
+"""Image files whose sizes are remembered; several records may show one."""
+
+
+class RecordsDigest:
+    """A digest of records that are told one after the other; it holds none of them, and little else.
+
+    See :func:`records_digest`. Paths of images wait for the folder that all share, in a temporary file from 1 MB on.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.blake2b(digest_size=8)
+        self._count = 0
+        self._unparsed = 0
+        self._shared: str | None = None
+        self._paths: list[IO[bytes]] = []
+        self._sizes = lru_cache(_REMEMBERED)(_size)
+
+    def add(self, record: Record) -> None:
+        """Tell the next record."""
+        turns = [[message["role"], message["content"], message.get("loss", True)] for message in record.messages]
+        self._digest.update(json.dumps([turns, record.answers, record.choices], default=str, sort_keys=True).encode())
+        for image in record.images:
+            if isinstance(image, str | Path):
+                self._add_path(os.path.abspath(image))
+            else:
+                self._digest.update(_image_digest(image))
+        self._digest.update(b"\n%d" % len(record.images))
+        self._count += 1
+
+    def add_bytes(self, row: bytes) -> None:
+        """Tell a record as it stands in its file, unparsed."""
+        self._digest.update(b"\n%d bytes\n" % len(row))
+        self._digest.update(row)
+        self._unparsed += 1
+
+    def extended(self, records: Iterable[Record]) -> str:
+        """Return the text for these records and ``records`` behind them, with the same folder of images."""
+        longer = RecordsDigest()
+        longer._digest, longer._count, longer._unparsed = self._digest.copy(), self._count, self._unparsed
+        longer._shared, longer._paths = self._shared, [*self._paths, _spool()]
+        for record in records:
+            longer.add(record)
+        return longer.text()
+
+    def text(self) -> str:
+        """Return the digest in words."""
+        digest, start = self._digest.copy(), len(self._shared or "")
+        for file in self._paths:
+            file.seek(0)
+            for line in file:
+                path, size = json.loads(line)
+                digest.update(f"{path[start:]}\0{size}\n".encode("utf-8", "surrogatepass"))
+        said = f"{self._count + self._unparsed} records, {digest.hexdigest()}"
+        return said + (f", {self._unparsed} of them by their bytes" if self._unparsed else "")
+
+    def _add_path(self, path: str) -> None:
+        folder = os.path.dirname(path)
+        if self._shared is None:
+            self._shared = folder
+        elif folder != self._shared and not folder.startswith(self._shared.rstrip(os.sep) + os.sep):
+            self._shared = os.path.commonpath([self._shared, folder])
+        if not self._paths:
+            self._paths.append(_spool())
+        self._paths[-1].write(json.dumps([path, self._sizes(path)]).encode() + b"\n")
 
 
 def records_digest(records: Iterable[Record]) -> str:
@@ -29,29 +97,7 @@ def records_digest(records: Iterable[Record]) -> str:
     Returns:
         For example ``"12 records, 3f9a01c2b4d5e6f7"``.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    known: dict[str, str] = {}
-    shared: str | None = None
-    paths: list[str] = []
-    count = 0
-    for record in records:
-        turns = [[message["role"], message["content"], message.get("loss", True)] for message in record.messages]
-        digest.update(json.dumps([turns, record.answers, record.choices], default=str, sort_keys=True).encode())
-        for image in record.images:
-            if isinstance(image, str | Path):
-                path = os.path.abspath(image)
-                if path not in known:
-                    known[path] = _size(path)
-                    folder = os.path.dirname(path)
-                    shared = folder if shared is None else os.path.commonpath([shared, folder])
-                paths.append(path)
-            else:
-                digest.update(_image_digest(image))
-        digest.update(b"\n%d" % len(record.images))
-        count += 1
-    for path in paths:
-        digest.update(f"{path[len(shared or '') :]}\0{known[path]}\n".encode())
-    return f"{count} records, {digest.hexdigest()}"
+    return RecordsDigest().extended(records)
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -74,10 +120,14 @@ def array_digest(array: np.ndarray) -> str:
     return f"{array.dtype} {'x'.join(map(str, array.shape))}, {values.hexdigest()}"
 
 
+def _spool() -> IO[bytes]:
+    return tempfile.SpooledTemporaryFile(max_size=1 << 20)
+
+
 def _size(path: str) -> str:
     try:
         return str(os.stat(path).st_size)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path that no file can have
         return "missing"
 
 

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hpa_lightning.data.formats.reader import parse_rows, valid
 from hpa_lightning.data.formats.reading import Reading
+from hpa_lightning.data.formats.rows import parse_rows, valid
 from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record

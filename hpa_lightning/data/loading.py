@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from hpa_lightning.data.records import Record
+
+_AT_ONCE = 4096
+"""Indices that are made into Python's integers together."""
 
 
 def named_generator(*parts: object) -> torch.Generator:
@@ -73,17 +78,33 @@ class TaskBatchSampler(Sampler[list[int]]):
             yield together[self.rank :: self.world_size]
 
     def _indices(self) -> Iterator[int]:
-        passed = 0
+        passed, epoch = 0, self.epoch - self.first_epoch
         while self.batches is not None or passed == 0:
-            order = self._order(passed)
-            yield from order
+            order = self._order(epoch, passed)
+            for some in order.split(_AT_ONCE):
+                yield from some.tolist()
             passed += 1
         missing = -self.size % self.world_size
-        yield from (order[index % self.size] for index in range(missing))
+        yield from (int(order[index % self.size]) for index in range(missing))
 
-    def _order(self, passed: int) -> list[int]:
-        generator = named_generator(self.seed, "order", self.task, self.epoch - self.first_epoch, passed)
-        return torch.randperm(self.size, generator=generator).tolist()
+    def _order(self, epoch: int, passed: int) -> Tensor:
+        """One pass's permutation, int64; as Python's integers it would take five times the memory."""
+        generator = named_generator(self.seed, "order", self.task, epoch, passed)
+        return torch.randperm(self.size, generator=generator)
+
+
+class _Remaining(Sampler[list[int]]):
+    """The batches of a sampler from a position on."""
+
+    def __init__(self, sampler: TaskBatchSampler, start: int) -> None:
+        self._sampler = sampler
+        self._start = start
+
+    def __len__(self) -> int:
+        return max(len(self._sampler) - self._start, 0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return islice(iter(self._sampler), self._start, None)
 
 
 class TaskLoader:
@@ -99,7 +120,7 @@ class TaskLoader:
         num_workers: worker processes.
         batches_seen: returns the number of this epoch's batches that were trained on (those that a worker has
             prefetched do not count).
-        skipped: takes the records of an epoch that were left out, name -> problem, when its last batch is handed over.
+        skipped: takes the problems of the records of an epoch that were left out, when its last batch is handed over.
     """
 
     def __init__(
@@ -109,7 +130,7 @@ class TaskLoader:
         collate: Callable[[list[Record]], Any],
         num_workers: int = 0,
         batches_seen: Callable[[], int] = lambda: 0,
-        skipped: Callable[[dict[str, str]], None] | None = None,
+        skipped: Callable[[list[str]], None] | None = None,
     ) -> None:
         self.dataset = records
         self.sampler = sampler
@@ -128,8 +149,8 @@ class TaskLoader:
         skipped = 0
         if self._resume is not None and self._resume[0] == self.sampler.epoch:
             skipped = self._resume[1]
-        remaining = list(self.sampler)[skipped:]
-        if not remaining:
+        remaining = _Remaining(self.sampler, skipped)
+        if not len(remaining):
             return
         loader: DataLoader = DataLoader(
             self.dataset,  # type: ignore[arg-type]
@@ -145,13 +166,13 @@ class TaskLoader:
         for number, (batch, bad) in enumerate(loader, start=1):
             left_out |= bad
             if number == len(remaining):
-                self._skipped(left_out)
+                self._skipped(list(left_out.values()))
             yield batch
 
     def names(self, batch: int) -> list[str]:
         """The names of the records of a batch of this epoch."""
-        batches = list(self.sampler)
-        return [self.dataset[index].where for index in batches[batch]] if batch < len(batches) else []
+        indices = next(islice(self.sampler, batch, None), [])
+        return [self.dataset[index].where for index in indices]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: epoch, batches trained on, and what it was counted in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,42 @@ def record_key(record: Record) -> str:
     return digest.hexdigest()
 
 
-def refuse_overlap(held_out: Mapping[str, Sequence[Record]], used: Sequence[Record], used_name: str) -> None:
+def short_key(record: Record) -> int:
+    """Return the first 64 bits of :func:`record_key`: a million records and a million others share one by chance
+    in one of 20 million data sets."""
+    return int(record_key(record)[:16], 16)
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """Records, and the :func:`short_key` of each, of the first ones where there are fewer keys."""
+
+    records: Sequence[Record]
+    keys: Sequence[int]
+
+
+def refuse_overlap(held_out: Mapping[str, Keyed], used: Keyed, used_name: str) -> None:
     """Refuse records of ``used`` that stand in data that are held out, by the name of each.
 
     Raises:
         ValueError: with counts and examples, for the first of ``held_out`` that shares any.
     """
-    keys = [record_key(record) for record in used]
-    for name, records in held_out.items():
-        known = {record_key(record): record for record in records}
-        shared = [(record, known[key]) for record, key in zip(used, keys, strict=True) if key in known]
-        if shared:
-            examples = ", ".join(f"{record.where} = {other.where}" for record, other in shared[:3])
+    keys = _array(used.keys)
+    for name, held in held_out.items():
+        held_keys = _array(held.keys)
+        shared = np.flatnonzero(np.isin(keys, held_keys))
+        if len(shared):
+            pairs = [(int(place), int(np.flatnonzero(held_keys == keys[place])[-1])) for place in shared[:3]]
+            examples = ", ".join(f"{used.records[a].where} = {held.records[b].where}" for a, b in pairs)
             raise ValueError(
-                f"{len(shared)} of {len(used)} records of {used_name} stand in {name} ({len(records)} records) "
-                f"as well, with the same image and prompt: {examples}. Scores on seen records mean nothing; remove "
-                "them, or pass allow_overlap=True."
+                f"{len(shared)} of {len(used.records)} records of {used_name} stand in {name} ({len(held.records)} "
+                f"records) as well, with the same image and prompt: {examples}. Scores on seen records mean nothing; "
+                "remove them, or pass allow_overlap=True."
             )
+
+
+def _array(keys: Sequence[int]) -> np.ndarray:
+    return np.asarray(keys, np.uint64)
 
 
 def _image_key(image: Any) -> bytes:

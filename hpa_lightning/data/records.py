@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,18 +114,35 @@ def check_record(record: Record, *, needs_answer: bool = False, needs_reference:
     if record.ends_with_answer and not message_text(record.messages[-1]).strip():
         raise ValueError(f"{record.where}: the last assistant turn is empty; expected an answer.")
     if needs_answer:
-        if not record.ends_with_answer:
-            raise ValueError(
-                f"{record.where}: a training record must end with an assistant turn; it ends with the user's."
-            )
-        if not any(is_learnt(message) for message in record.messages):
-            raise ValueError(f"{record.where}: every answer has loss: false; nothing of the record can be learnt.")
-    if needs_reference and not record.prompt_and_references()[1]:
+        check_answer(record)
+    if needs_reference:
+        check_reference(record)
+    if record.choices:
+        _check_choices(record)
+
+
+def check_answer(record: Record) -> None:
+    """Check that a record can be trained on.
+
+    Raises:
+        ValueError: named by the record's source: no final assistant turn, or none that is learnt.
+    """
+    if not record.ends_with_answer:
+        raise ValueError(f"{record.where}: a training record must end with an assistant turn; it ends with the user's.")
+    if not any(is_learnt(message) for message in record.messages):
+        raise ValueError(f"{record.where}: every answer has loss: false; nothing of the record can be learnt.")
+
+
+def check_reference(record: Record) -> None:
+    """Check that there is an answer to score against.
+
+    Raises:
+        ValueError: named by the record's source.
+    """
+    if not record.prompt_and_references()[1]:
         raise ValueError(
             f"{record.where}: no reference answer; expected `answers` or a final assistant turn to score against."
         )
-    if record.choices:
-        _check_choices(record)
 
 
 def is_learnt(message: Mapping[str, Any]) -> bool:
@@ -223,16 +240,16 @@ def open_image(image: Any, where: str, max_pixels: int | None = MAX_PIXELS) -> I
     raise ValueError(f"{where}: image of type {type(image).__name__}; expected a path, a PIL image or a uint8 array.")
 
 
-def missing_images(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Return (record, path) of every image path that is not a file."""
-    known: dict[str, bool] = {}
+def missing_images(records: Iterable[Record], is_there: Callable[[str], bool] = is_file) -> list[tuple[str, str]]:
+    """Return (record, path) of every image path that is not a file.
+
+    Args:
+        records: with their images.
+        is_there: asked for every path; may remember what it was asked.
+    """
     missing = []
     for record in records:
         for image in record.images:
-            if isinstance(image, str | Path):
-                path = str(image)
-                if path not in known:
-                    known[path] = is_file(path)
-                if not known[path]:
-                    missing.append((record.where, path))
+            if isinstance(image, str | Path) and not is_there(str(image)):
+                missing.append((record.where, str(image)))
     return missing

@@ -1,23 +1,30 @@
-"""The records behind a stream: read once, checked, with samples injected or replayed and test data kept apart."""
+"""The records behind a stream: checked in one pass, with samples injected or replayed and test data kept apart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import cycle, islice, zip_longest
-from pathlib import Path
+from functools import partial
+from itertools import accumulate, zip_longest
 
 import torch
 
-from hpa_lightning.data.bad_records import report_skipped
-from hpa_lightning.data.digests import records_digest
-from hpa_lightning.data.formats import as_records, examine_records
+from hpa_lightning.data.first_pass import FirstPass, ReadRecords
 from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.loading import named_generator
-from hpa_lightning.data.overlap import refuse_overlap
-from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record, check_record, missing_images
-from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, replay_counts
-from hpa_lightning.values import shown
+from hpa_lightning.data.overlap import Keyed, refuse_overlap, short_key
+from hpa_lightning.data.records import Record, check_record, check_reference
+from hpa_lightning.data.sequences import ChosenRecords, JoinedRecords
+from hpa_lightning.data.tasks import (
+    Data,
+    EvaluationSet,
+    HarmfulInjection,
+    Replay,
+    SafetyReplay,
+    Task,
+    check_evaluable,
+    replay_counts,
+)
+from hpa_lightning.metrics.scoring import metric_of
 
 
 class RecordSource:
@@ -33,6 +40,7 @@ class RecordSource:
         safety_replay: refused harmful inputs mixed into the training data.
         image_place: of images in files that name no place of their own, see :func:`read_records`.
         skip: leave broken training and calibration records out, with one warning for each data set.
+        ahead: how many records of each training file are checked before training, see :class:`FirstPass`.
 
     Attributes:
         check_text: called with every record that is read.
@@ -54,9 +62,11 @@ class RecordSource:
         safety_replay: SafetyReplay | None = None,
         image_place: ImagePlace = "front",
         skip: bool = False,
+        ahead: int | None = None,
     ) -> None:
         self._seed = seed
         self._skip = skip
+        self._ahead = ahead
         self._injection = injection
         self._check_images = check_images
         self._allow_overlap = allow_overlap
@@ -64,10 +74,10 @@ class RecordSource:
         self._replay = replay
         self._safety_replay = safety_replay
         self.image_place: ImagePlace = image_place
-        self._read: dict[str, list[Record]] = {}
-        self._own: dict[str, list[Record]] = {}
-        self._train: dict[str, list[Record]] = {}
-        self._digests: dict[int, str] = {}  # by the identity of lists that are kept above
+        self._read: dict[str, ReadRecords] = {}
+        self._own: dict[str, Sequence[Record]] = {}
+        self._train: dict[str, Sequence[Record]] = {}
+        self._digests: dict[str, str] = {}
         self.check_text: Callable[[Record], None] | None = None
         self.injected: dict[str, list[int]] = {}
         self.replayed: dict[str, list[int]] = {}
@@ -75,75 +85,81 @@ class RecordSource:
         self.replay_counts: dict[str, list[int]] = {}
 
     def read(
-        self, data: Data, image_folder: str | None, what: str, image_place: ImagePlace | None = None
-    ) -> list[Record]:
+        self,
+        data: Data,
+        image_folder: str | None,
+        what: str,
+        image_place: ImagePlace | None = None,
+        learnt: bool = False,
+        checks: Sequence[Callable[[Record], None]] = (),
+    ) -> ReadRecords:
         """Return the records of ``data``; ``what`` names it in messages and is read once.
+
+        Args:
+            data: a file, a set or records.
+            image_folder: that relative image paths start from.
+            what: the data set, for messages.
+            image_place: see :func:`read_records`; the stream's when ``None``.
+            learnt: whether it is training or calibration data: every record needs an answer, and may be skipped.
+            checks: called with every record.
 
         Raises:
             ValueError: broken records or missing image files.
         """
         if what not in self._read:
-            records = as_records(data, image_folder, what, image_place or self.image_place)
-            check = self.check_text
-            if check is not None:
-                for record in records:
-                    check(record)
-            missing = missing_images(records) if self._check_images else []
-            if missing:
-                where, path = missing[0]
-                raise ValueError(
-                    f"{what}: {len(missing)} image files are missing, the first in {where}: {shown(path)}; check "
-                    "`image_folder`, or pass check_images=False to find out later."
-                )
-            self._read[what] = records
+            self._read[what] = FirstPass(
+                what,
+                checks if self.check_text is None else [*checks, self.check_text],
+                self._check_images,
+                needs_answer=learnt,
+                keyed=not self._allow_overlap,
+                skip=learnt and self._skip,
+                ahead=self._ahead if learnt else None,
+            ).read(data, image_folder, image_place or self.image_place)
         return self._read[what]
 
-    def _read_learnt(self, data: Data, task: Task, what: str) -> list[Record]:
-        """Return the records of training or calibration data; without the broken ones where those are skipped."""
-        if not self._skip:
-            return self.read(data, task.image_folder, what, task.image_place)
-        if what not in self._read:
-            place = task.image_place or self.image_place
-            if isinstance(data, str | Path):
-                records, broken = examine_records(data, task.image_folder, what, place)
-            else:
-                records, broken = list(data.read() if isinstance(data, RecordSet) else data), []
-            bad = {f"{what}, {number}": problem for number, problem in enumerate(broken)}
-            bad |= {record.where: problem for record in records if (problem := self._problem_of(record)) is not None}
-            report_skipped(bad, what)
-            self._read[what] = [record for record in records if record.where not in bad]
-            if not self._read[what]:
-                raise ValueError(f"{what} holds no record that can be used.")
-        return self._read[what]
+    def _read_training(self, task: Task) -> ReadRecords:
+        what = f"the training data of task {task.name!r}"
+        return self.read(task.train, task.image_folder, what, task.image_place, learnt=True)
 
-    def _problem_of(self, record: Record) -> str | None:
-        try:
-            check_record(record, needs_answer=True)
-            if self.check_text is not None:
-                self.check_text(record)
-        except ValueError as error:
-            return str(error)
-        missing = missing_images([record]) if self._check_images else []
-        return f"{record.where}: image file {missing[0][1]!r} does not exist" if missing else None
-
-    def digest(self, records: list[Record]) -> str:
-        """Return the digest of a list that this source has given out; it is computed once."""
-        if id(records) not in self._digests:
-            self._digests[id(records)] = records_digest(records)
-        return self._digests[id(records)]
-
-    def evaluation(self, item: EvaluationSet) -> list[Record]:
-        """Return the records of an evaluation set."""
-        return self.read(item.data, item.image_folder, f"the evaluation set {item.name!r}", item.image_place)
-
-    def calibration(self, task: Task) -> list[Record]:
-        """Return the task's calibration data; without any, what it trains on but for replayed samples."""
-        if task.calibration is None:
-            return self._own_training(task)
+    def _read_calibration(self, task: Task) -> ReadRecords:
+        assert task.calibration is not None
         what = f"the calibration data of task {task.name!r}"
-        return self._read_learnt(task.calibration, task, what)
+        return self.read(task.calibration, task.image_folder, what, task.image_place, learnt=True)
 
-    def training(self, task: Task) -> list[Record]:
+    def _read_evaluation(self, item: EvaluationSet) -> ReadRecords:
+        scorable = partial(check_evaluable, metric=metric_of(item))
+        checks: list[Callable[[Record], None]] = [check_reference, scorable] if item.kind == "task" else [scorable]
+        what = f"the evaluation set {item.name!r}"
+        return self.read(item.data, item.image_folder, what, item.image_place, checks=checks)
+
+    def evaluation(self, item: EvaluationSet) -> Sequence[Record]:
+        """Return the records of an evaluation set.
+
+        Raises:
+            ValueError: broken records, or references that the metric cannot read.
+        """
+        return self._read_evaluation(item).records
+
+    def calibration(self, task: Task) -> Sequence[Record]:
+        """Return the task's calibration data; without any, what it trains on but for replayed samples."""
+        return self._own_training(task) if task.calibration is None else self._read_calibration(task).records
+
+    def evaluation_digest(self, item: EvaluationSet) -> str:
+        """Return the digest of :meth:`evaluation`."""
+        return self._read_evaluation(item).digest()
+
+    def calibration_digest(self, task: Task) -> str:
+        """Return the digest of the task's own calibration data."""
+        return self._read_calibration(task).digest()
+
+    def training_digest(self, task: Task) -> str:
+        """Return the digest of :meth:`training`."""
+        if task.name not in self._digests:
+            self._digests[task.name] = self._read_training(task).digest(self._mixed_in(task))
+        return self._digests[task.name]
+
+    def training(self, task: Task) -> Sequence[Record]:
         """Return the task's training data: its own, injected samples, replayed ones of earlier tasks and of safety.
 
         Raises:
@@ -155,9 +171,16 @@ class RecordSource:
             counts = replay_counts(len(own), [(len(earlier), shares[0]), (len(safety), shares[1])])
             if any(counts):
                 self.replay_counts[task.name] = counts
-            replayed = [islice(cycle(memory), count) for memory, count in zip((earlier, safety), counts, strict=True)]
-            self._train[task.name] = [*own, *replayed[0], *replayed[1]]
+            replayed = [
+                ChosenRecords(memory, [index % len(memory) for index in range(count)])
+                for memory, count in zip((earlier, safety), counts, strict=True)
+            ]
+            self._train[task.name] = JoinedRecords([own, *replayed])
         return self._train[task.name]
+
+    def _mixed_in(self, task: Task) -> Sequence[Record]:
+        """What of the task's training data is not its own: injected and replayed."""
+        return self.training(task)[len(self._read_training(task).records) :]
 
     def check_task(self, task: Task, test: EvaluationSet, safety_sets: Sequence[EvaluationSet]) -> None:
         """Check the task's training and calibration data and keep its test data, and the safety sets, out of them.
@@ -166,61 +189,75 @@ class RecordSource:
             ValueError: a record without an answer, or records of the test data or of a safety set in the training or
                 calibration data.
         """
-        used = {f"the training data of task {task.name!r}": self.training(task)}
+        own, mixed_in = self._read_training(task), self._mixed_in(task)
+        for record in mixed_in:
+            check_record(record, needs_answer=True)
+        self._keep_apart(own, [test, *safety_sets], f"the training data of task {task.name!r}", mixed_in)
         if task.calibration is not None:
-            used[f"the calibration data of task {task.name!r}"] = self.calibration(task)
-        for what, records in used.items():
-            for record in records:
-                check_record(record, needs_answer=True)
-            self.keep_apart(records, [test, *safety_sets], what)
+            what = f"the calibration data of task {task.name!r}"
+            self._keep_apart(self._read_calibration(task), [test, *safety_sets], what)
 
     def check_mixed_in(self, safety_sets: Sequence[EvaluationSet]) -> None:
         """Keep the safety sets out of what is mixed into the training data."""
         if self._injection is not None and self._injection.ratio > 0:
-            self.keep_apart(self._harmful(), safety_sets, "harmful_injection")
-        if self._safety_replay is not None:
-            self.keep_apart(self._safety(), safety_sets, "safety_replay")
+            self._keep_apart(self._harmful(), safety_sets, "harmful_injection")
+        if self._safety_replay is not None and not self._allow_overlap:
+            safety = self._safety()
+            self._refuse(Keyed(safety, [short_key(record) for record in safety]), safety_sets, "safety_replay")
 
-    def keep_apart(self, records: Sequence[Record], sets: Sequence[EvaluationSet], what: str) -> None:
-        """Refuse ``records`` that stand in a task's test set or in a safety set."""
+    def read_apart(
+        self, data: Data, image_folder: str | None, what: str, sets: Sequence[EvaluationSet]
+    ) -> Sequence[Record]:
+        """Return the records of ``data``, of which none may stand in a task's test set or in a safety set."""
+        found = self.read(data, image_folder, what)
+        self._keep_apart(found, sets, what)
+        return found.records
+
+    def _keep_apart(
+        self, found: ReadRecords, sets: Sequence[EvaluationSet], what: str, mixed_in: Sequence[Record] = ()
+    ) -> None:
         if not self._allow_overlap:
-            names = {"task": "the test data of task {!r}", "safety": "the safety set {!r}"}
-            tested = [item for item in sets if item.kind in names]
-            refuse_overlap(
-                {names[item.kind].format(item.name): self.evaluation(item) for item in tested}, records, what
-            )
+            self._refuse(found.keyed(mixed_in), sets, what)
 
-    def _own_training(self, task: Task) -> list[Record]:
+    def _refuse(self, used: Keyed, sets: Sequence[EvaluationSet], what: str) -> None:
+        names = {"task": "the test data of task {!r}", "safety": "the safety set {!r}"}
+        tested = [item for item in sets if item.kind in names]
+        held_out = {names[item.kind].format(item.name): self._read_evaluation(item).keyed() for item in tested}
+        refuse_overlap(held_out, used, what)
+
+    def _own_training(self, task: Task) -> Sequence[Record]:
         """The task's training data with the injected samples at the end."""
         if task.name not in self._own:
-            what = f"the training data of task {task.name!r}"
-            records = list(self._read_learnt(task.train, task, what))
-            self._own[task.name] = records + self._draw_harmful(task.name, len(records))
+            records = self._read_training(task).records
+            self._own[task.name] = JoinedRecords([records, self._draw_harmful(task.name, len(records))])
         return self._own[task.name]
 
-    def _earlier(self, task: Task) -> list[Record]:
+    def _earlier(self, task: Task) -> Sequence[Record]:
         """What is remembered of the tasks before ``task``, the tasks in turn."""
         if self._replay is None:
             return []
         names = [item.name for item in self._tasks]
         memories = [self._remembered(item) for item in self._tasks[: names.index(task.name)]]
-        return [record for turn in zip_longest(*memories) for record in turn if record is not None]
+        starts = accumulate(map(len, memories), initial=0)
+        places = [range(start, start + len(memory)) for start, memory in zip(starts, memories, strict=False)]
+        in_turn = [place for turn in zip_longest(*places) for place in turn if place is not None]
+        return ChosenRecords(JoinedRecords(memories), in_turn)
 
-    def _remembered(self, task: Task) -> list[Record]:
+    def _remembered(self, task: Task) -> Sequence[Record]:
         assert self._replay is not None
         records = self._own_training(task)
         if task.name not in self.replayed:
             generator = named_generator(self._seed, "replay", task.name)
             drawn = torch.randperm(len(records), generator=generator)[: self._replay.samples_per_task]
             self.replayed[task.name] = drawn.tolist()
-        return [records[index] for index in self.replayed[task.name]]
+        return ChosenRecords(records, self.replayed[task.name])
 
-    def _safety(self) -> list[Record]:
+    def _safety(self) -> Sequence[Record]:
         """The records of the safety replay that all tasks get."""
         if self._safety_replay is None:
             return []
         replay = self._safety_replay
-        records = self.read(replay.data, replay.image_folder, "safety_replay", replay.image_place)
+        records = self.read(replay.data, replay.image_folder, "safety_replay", replay.image_place).records
         wanted = len(records) if self._safety_replay.samples is None else self._safety_replay.samples
         if wanted > len(records):
             raise ValueError(
@@ -229,17 +266,17 @@ class RecordSource:
         if not self.safety_replayed:
             generator = named_generator(self._seed, "safety_replay")
             self.safety_replayed = torch.randperm(len(records), generator=generator)[:wanted].tolist()
-        return [records[index] for index in self.safety_replayed]
+        return ChosenRecords(records, self.safety_replayed)
 
-    def _harmful(self) -> list[Record]:
+    def _harmful(self) -> ReadRecords:
         assert self._injection is not None
         injection = self._injection
         return self.read(injection.data, injection.image_folder, "harmful_injection", injection.image_place)
 
-    def _draw_harmful(self, task: str, size: int) -> list[Record]:
+    def _draw_harmful(self, task: str, size: int) -> Sequence[Record]:
         if self._injection is None or self._injection.ratio == 0:
             return []
-        harmful, count = self._harmful(), self._injection.count(size)
+        harmful, count = self._harmful().records, self._injection.count(size)
         if count > len(harmful):
             raise ValueError(
                 f"harmful_injection: a ratio of {self._injection.ratio} of {size} records of {task!r} is {count}, but "
@@ -247,4 +284,4 @@ class RecordSource:
             )
         generator = named_generator(self._seed, "injection", task)
         self.injected[task] = torch.randperm(len(harmful), generator=generator)[:count].tolist()
-        return [harmful[index] for index in self.injected[task]]
+        return ChosenRecords(harmful, self.injected[task])

@@ -22,7 +22,7 @@ from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
 from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.lengths import accumulated_batches, optimizer_steps
 from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_generator
-from hpa_lightning.data.records import Record, check_record
+from hpa_lightning.data.records import Record
 from hpa_lightning.data.sources import RecordSource
 from hpa_lightning.data.tasks import (
     Data,
@@ -32,10 +32,8 @@ from hpa_lightning.data.tasks import (
     SafetyReplay,
     Task,
     TaskSpan,
-    check_evaluable,
     source_of,
 )
-from hpa_lightning.metrics.scoring import metric_of
 from hpa_lightning.resuming import described, differences, refuse_changes
 
 
@@ -78,6 +76,9 @@ class CVITDataModule(L.LightningDataModule):
         bad_records: ``"stop"``: a task's training or calibration record that is broken, or that the processor cannot
             take, is an error. ``"skip"``: it is left out, counted, and named in a warning when the file is read or at
             the epoch's end. Test records are never skipped, since a score is over the whole set.
+        check_ahead: how many records of each training and calibration file are checked in ``setup``, where there are
+            too many to wait for all of them; the others are checked when they are trained on, the first fault ends the
+            fit, and test records among them are not found. ``None``: all are.
 
     Raises:
         ValueError: names that are not unique, an unknown name in ``task_order``, safety sets of another kind, shares of
@@ -109,6 +110,7 @@ class CVITDataModule(L.LightningDataModule):
         max_image_pixels: int = MAX_PIXELS,
         image_place: ImagePlace = "front",
         bad_records: str = STOP,
+        check_ahead: int | None = None,
     ) -> None:
         super().__init__()
         check_image_place(image_place)
@@ -138,7 +140,13 @@ class CVITDataModule(L.LightningDataModule):
         self.safety_replay = safety_replay
         if bad_records not in (STOP, SKIP):
             raise ValueError(f"bad_records is {bad_records!r}; expected {STOP!r} or {SKIP!r}.")
+        if check_ahead is not None and (check_ahead < 1 or bad_records == SKIP):
+            raise ValueError(
+                f"check_ahead is {check_ahead} with bad_records={bad_records!r}; expected at least 1, and None with "
+                f"{SKIP!r}, which must know of every record whether it can be used."
+            )
         self.bad_records = bad_records
+        self.check_ahead = check_ahead
         shares = [item.share for item in (replay, safety_replay) if item is not None and item.share is not None]
         if sum(shares) >= 1:
             raise ValueError(f"the shares of replay and safety_replay are {shares}; expected a sum below 1.")
@@ -152,6 +160,7 @@ class CVITDataModule(L.LightningDataModule):
             safety_replay,
             image_place,
             skip=bad_records == SKIP,
+            ahead=check_ahead,
         )
         self._collator: MLLMCollator | None = None
         wrong = [item.name for item in self.safety_sets if item.kind == "task"]
@@ -257,7 +266,7 @@ class CVITDataModule(L.LightningDataModule):
         task = self.tasks[task_index]
         records = self._source.calibration(task)
         generator = named_generator(self.seed, "calibration", task.name)
-        drawn = (records[index] for index in torch.randperm(len(records), generator=generator).tolist())
+        drawn = (records[int(index)] for index in torch.randperm(len(records), generator=generator))
         if self.bad_records == SKIP:
             what = f"calibration data of task {task.name!r}"
             return self._loader(without_bad_records(self.collator.train, drawn, size, what), self.collator.train)
@@ -274,8 +283,8 @@ class CVITDataModule(L.LightningDataModule):
                 "safety calibration needs harmful inputs; pass harmful_calibration= (a path or records) to the "
                 "datamodule. The aligned model answers them itself, so no answers are needed."
             )
-        records = self._source.read(self.harmful_calibration, self.harmful_image_folder, "harmful_calibration")
-        self._source.keep_apart(records, self.safety_sets, "harmful_calibration")
+        data, folder = self.harmful_calibration, self.harmful_image_folder
+        records = self._source.read_apart(data, folder, "harmful_calibration", self.safety_sets)
         return [Record(r.id, r.prompt_and_references()[0], r.images, (), r.source) for r in records]
 
     def refused_calibration_records(self) -> Sequence[Record] | None:
@@ -283,7 +292,7 @@ class CVITDataModule(L.LightningDataModule):
         if self.harmful_calibration_answers == "model" or self.harmful_calibration is None:
             return None
         self.harmful_calibration_records()  # kept apart from the safety sets
-        return self._source.read(self.harmful_calibration, self.harmful_image_folder, "harmful_calibration")
+        return self._source.read(self.harmful_calibration, self.harmful_image_folder, "harmful_calibration").records
 
     @property
     def collator(self) -> MLLMCollator:
@@ -331,10 +340,7 @@ class CVITDataModule(L.LightningDataModule):
                 self.harmful_calibration_records()
         if stage != "predict" or self.predict_data is None:
             for item in self.evaluation_sets():
-                metric = metric_of(item)
-                for record in self._source.evaluation(item):
-                    check_record(record, needs_reference=item.kind == "task")
-                    check_evaluable(record, metric)
+                self._source.evaluation(item)
 
     def train_dataloader(self) -> TaskLoader:
         """Return the loader of the task that the trainer's current epoch belongs to."""
@@ -391,7 +397,7 @@ class CVITDataModule(L.LightningDataModule):
         """Return the loader of ``predict_data``, or of every evaluation set."""
         if self.predict_data is None:
             return self._loaders(self.evaluation_sets())
-        records = self._source.read(self.predict_data, None, "predict_data")
+        records = self._source.read(self.predict_data, None, "predict_data").records
         return [self._loader(records, self.collator.generate)]
 
     def fingerprint(self) -> dict[str, Any]:
@@ -405,15 +411,15 @@ class CVITDataModule(L.LightningDataModule):
             (:func:`~hpa_lightning.data.digests.records_digest`); a task's ``"train"`` is what it trains on, injected
             and replayed samples included.
         """
-        digest, source = self._source.digest, self._source
+        source = self._source
         tasks: dict[str, dict[str, Any]] = {}
         for task in self.tasks:
-            tasks[task.name] = {"epochs": task.epochs, "steps": task.steps, "train": digest(source.training(task))}
+            tasks[task.name] = {"epochs": task.epochs, "steps": task.steps, "train": source.training_digest(task)}
             if task.calibration is not None:
-                tasks[task.name]["calibration"] = digest(source.calibration(task))
+                tasks[task.name]["calibration"] = source.calibration_digest(task)
         sets = {
             item.name: {name: described(getattr(item, name)) for name in ("kind", "metric", "judge", "max_new_tokens")}
-            | {"data": digest(source.evaluation(item))}
+            | {"data": source.evaluation_digest(item)}
             for item in self.evaluation_sets()
         }
         found: dict[str, Any] = {
@@ -426,7 +432,7 @@ class CVITDataModule(L.LightningDataModule):
             found["chat_template"] = self.collator.template.described
         if self.harmful_calibration is not None:
             records = source.read(self.harmful_calibration, self.harmful_image_folder, "harmful_calibration")
-            found["harmful_calibration"] = digest(records)
+            found["harmful_calibration"] = records.digest()
             found["harmful_calibration_answers"] = self.harmful_calibration_answers
         return found
 

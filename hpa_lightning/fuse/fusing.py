@@ -316,7 +316,7 @@ def _fuse_block(block: int, job: _Job, result: PartialOutput) -> None:
 # -- data ------------------------------------------------------------------------------------------------------------
 
 
-def _records(what: str, data: Data | None, image_folder: str | Path | None, job: _Job) -> list[Record]:
+def _records(what: str, data: Data | None, image_folder: str | Path | None, job: _Job) -> Sequence[Record]:
     expected = {
         SAFETY: "harmful inputs with the refusals that the aligned model gives",
         TASK: "samples of the task with their answers",

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hpa_lightning.data.formats.json_file import JsonFile
 from hpa_lightning.data.images import is_file
-from hpa_lightning.parsing import parse_json, read_text
+from hpa_lightning.parsing import read_text
 from hpa_lightning.values import cut, names
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")
@@ -53,29 +54,17 @@ def read_table(path: Path) -> Iterator[tuple[str, Row]]:
         raise ValueError(f"{path.name} ends with {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
 
 
-def json_rows(path: Path, keep_broken: bool = False) -> list[tuple[str, Any]]:
-    """Return the values of a JSON list or of JSON lines, with the place of each.
-
-    With ``keep_broken`` a broken line is returned as its error, and the other lines are still read.
+def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the values of a JSON list or of JSON lines, with the place of each.
 
     Raises:
         ValueError: broken JSON, named by file, index and line.
     """
-    text = read_text(path)
-    if text.lstrip()[:1] == "[":
-        rows = parse_json(text, path.name)
-        return [(f"{path.name}[{index}]", row) for index, row in enumerate(rows)]
-    located: list[tuple[str, Any]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            where = f"{path.name}[{len(located)}] (line {number})"
-            try:
-                located.append((where, parse_json(line, where, "; expected one object on every line")))
-            except ValueError as error:
-                if not keep_broken:
-                    raise
-                located.append((where, error))
-    return located
+    file = JsonFile(path)
+    for index, row in file.rows():
+        if isinstance(row, ValueError):
+            raise row
+        yield file.where(index), row
 
 
 def _separated(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:

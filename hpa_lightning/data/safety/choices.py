@@ -113,4 +113,4 @@ def _rows(path: Path) -> list[tuple[str, Any]]:
         if not isinstance(items, list):
             raise ValueError(f"{path.name} holds an object without a list `items`; expected one, or a list of rows.")
         return [(f"{path.name}.items[{index}]", row) for index, row in enumerate(items)]
-    return json_rows(path)
+    return list(json_rows(path))
