@@ -37,12 +37,14 @@ from hpa_lightning.functional.selection import (
     retention_percent,
     top_columns,
 )
+from hpa_lightning.functional.sketch import InputSketch
 from hpa_lightning.functional.subspace import dominant_subspace, leave_subspace_
 from hpa_lightning.functional.surgeon import surgeon_factor
 from hpa_lightning.functional.tailoring import model_tailor
 
 __all__ = [
     "HessianAccumulator",
+    "InputSketch",
     "LoraTensors",
     "LoraUpdate",
     "RetentionSettings",
