@@ -93,16 +93,30 @@ def _lightning(arguments: list[str]) -> None:
 
 
 def _demo(arguments: list[str]) -> None:
-    from hpa_lightning.demo import DEMO_METHODS, METHODS, run_demo
+    from hpa_lightning.declarations import load_yaml
+    from hpa_lightning.demo import STUDY, run_demo
+    from hpa_lightning.parsing import read_text
+    from hpa_lightning.study.runner import Interrupted
 
-    parser = argparse.ArgumentParser(prog="hpa-lightning demo", description=run_demo.__doc__)
+    study = load_yaml(read_text(STUDY), str(STUDY))
+    parser = argparse.ArgumentParser(prog="hpa-lightning demo", description="Run the main job; print one table.")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="result folder (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[101], help="seeds of the runs (default: %(default)s)")
     parser.add_argument(
-        "--methods", nargs="+", choices=list(METHODS), default=list(DEMO_METHODS), help="what to run: %(choices)s"
+        "--methods",
+        nargs="+",
+        choices=list(study["methods"]),
+        default=study["groups"]["demo"]["methods"],
+        help="what to run: %(choices)s (default: %(default)s)",
     )
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: one for each core)")
     options = parser.parse_args(arguments)
-    run_demo(options.output, options.seeds, options.methods)
+    try:
+        run_demo(options.output, options.seeds, options.methods, options.jobs)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"hpa-lightning demo: {error}") from error
+    except Interrupted:
+        raise SystemExit(130) from None
 
 
 def _report(arguments: list[str]) -> None:

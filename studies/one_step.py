@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import lightning as L
 import numpy as np
 import torch
+from fitting import fit_nano
 from torch import Tensor
 
 from hpa_lightning import functional as F
@@ -28,7 +29,6 @@ from hpa_lightning.callbacks.calibrator import CalibratedCallback
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.task_evaluation import score_set
 from hpa_lightning.data.nano.lexicon import TASK_NAMES
-from hpa_lightning.demo import fit_nano
 from hpa_lightning.modules.linears import LoraLinear
 
 Change = Callable[[LoraLinear], "tuple[Tensor, Tensor]"]

@@ -19,13 +19,13 @@ from typing import ClassVar
 import lightning as L
 import numpy as np
 import torch
+from fitting import fit_nano
 from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import CalibratedCallback
 from hpa_lightning.callbacks.task import CurrentTask
-from hpa_lightning.demo import fit_nano
 
 ENERGIES = (0.3, 0.5, 0.7, 0.9)
 COLUMNS = {

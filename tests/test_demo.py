@@ -1,50 +1,84 @@
-"""The demo: every method that it names runs, and one table comes out."""
+"""The demo: every method that it names runs, and one table comes out; an interrupted one goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import lightning as L
 import pytest
+import yaml
 
 from hpa_lightning import demo
-from hpa_lightning.callbacks import CalibrationSettings, RetentionSettings
 from hpa_lightning.cli import main
-from hpa_lightning.demo import METHODS
-from hpa_lightning.results import RunResults
+from hpa_lightning.report import method_table
+from hpa_lightning.study.grid import read_study
+from hpa_lightning.study.store import Store
+
+SMALL = {"steps": 2, "train_size": 16, "test_size": 4, "calibration_size": 8, "task_order": ["charts", "digits"]}
 
 
-def quick(make: Callable[[], list[L.Callback]]) -> list[L.Callback]:
-    """The callbacks of a method, with small calibration sets."""
-    callbacks = make()
-    for callback in callbacks:
-        if hasattr(callback, "calibration"):
-            callback.calibration = CalibrationSettings(safety_samples=8, task_samples=8)
-    return callbacks
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """The demo's study with few samples."""
+    content = yaml.safe_load(demo.STUDY.read_text())
+    content["base"]["data"]["init_args"] |= SMALL
+    for method in content["methods"].values():
+        for callback in method.get("callbacks", ()):
+            if "calibration" in callback.get("init_args", {}):
+                callback["init_args"]["calibration"] = {"safety_samples": 8, "task_samples": 8}
+    path = tmp_path / "demo.yaml"
+    path.write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(demo, "STUDY", path)
+    return content
 
 
-def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    small = {"steps": 2, "train_size": 16, "test_size": 4, "calibration_size": 8, "task_order": ["charts", "digits"]}
-    monkeypatch.setattr(demo, "NanoDataModule", partial(demo.NanoDataModule, **small))
-    monkeypatch.setattr(
-        demo, "METHODS", {name: (label, partial(quick, make)) for name, (label, make) in METHODS.items()}
-    )
-    main(["demo", "--output", str(tmp_path), "--seeds", "7", "--methods", *demo.METHODS])
+def test_demo(small: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "demo"
+    methods = [name for name in small["methods"] if not name.endswith("-paper")]
+    main(["demo", "--output", str(output), "--seeds", "7"])
     lines = capsys.readouterr().out.splitlines()
-    runs = {name: RunResults.from_file(tmp_path / name / "seed_7") for name in demo.METHODS}
-    for name, (label, _) in demo.METHODS.items():
-        assert runs[name].method == label and runs[name].seed == 7 and runs[name].steps == [-1, 0, 1]
-        assert any(line.startswith(label) for line in lines)
-    assert not runs["sequential"].events("retention")
-    assert (tmp_path / "report" / "report.html").is_file()
+    cells = demo.demo_study([7], methods).cells()
+    runs = [Store(output).finished(cell).run for cell in cells]
+    assert [run.method for run in runs] == [small["methods"][name]["title"] for name in methods]
+    assert all(run.seed == 7 and run.steps == [-1, 0, 1] for run in runs)
+    table = method_table(runs).text().splitlines()
+    assert lines[lines.index(table[0]) :][: len(table)] == table
+    assert not runs[0].events("retention") and runs[2].events("retention")
+    assert (output / "report" / "report.html").is_file()
+    # The same command again runs nothing and shows the same.
+    main(["demo", "--output", str(output), "--seeds", "7"])
+    again = capsys.readouterr().out
+    assert "4 finished; 0 to run" in again and table[-1] in again
 
 
-def test_settings_of_the_methods_arrive_in_the_runs() -> None:
-    (fusion,) = demo.METHODS["post-training"][1]()
-    (paper,) = demo.METHODS["post-training-paper"][1]()
-    assert fusion.calibration == demo.NANO_CALIBRATION and paper.calibration.safety_samples == 8
-    assert fusion.retention == demo.NANO_POST_TRAINING and paper.retention == RetentionSettings()
-    assert demo.METHODS["in-training"][1]()[0].retention == demo.NANO_IN_TRAINING
-    assert set(demo.DEMO_METHODS) < set(demo.METHODS)
+def test_other_settings_in_the_same_folder_are_refused(
+    small: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "demo"
+    main(["demo", "--output", str(output), "--seeds", "7", "--methods", "sequential"])
+    small["base"]["data"]["init_args"]["steps"] = 3
+    demo.STUDY.write_text(yaml.safe_dump(small))
+    with pytest.raises(SystemExit, match=r"sequential/seed_7.*configuration"):
+        main(["demo", "--output", str(output), "--seeds", "7", "--methods", "sequential"])
+
+
+def test_the_demo_runs_what_the_archived_study_ran() -> None:
+    """But for what is kept of a run."""
+
+    def calibrated(cell) -> list[dict]:
+        return cell.config["trainer"]["callbacks"][3 if "six" in cell.condition else 2 :]
+
+    study = read_study(Path(__file__).parent.parent / "studies" / "nano.yaml")
+    archived = {cell.method: cell for cell in study.cells() if cell.condition == "clean" and cell.seed == 101}
+    names = {
+        "sequential": "sequential",
+        "in-training": "hpa-in[p=72.0]",
+        "post-training": "hpa-post[p_min=7.0, p_max=18.0]",
+        "null-space": "null-space[energy=0.7]",
+    }
+    for cell in demo.demo_study([101], list(names)).cells():
+        other = archived[names[cell.method]]
+        mine, theirs = calibrated(cell), calibrated(other)
+        for callback in theirs:
+            callback.get("init_args", {}).pop("memory_weight", None)  # its default
+        assert mine == theirs
+        assert cell.config["data"] == other.config["data"] and cell.config["model"] == other.config["model"]

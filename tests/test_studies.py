@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from hpa_lightning import demo
 from hpa_lightning.data.nano import NanoDataModule
 from hpa_lightning.modules import NanoModule
 
 STUDIES = Path(__file__).parent.parent / "studies"
+
+
+@pytest.fixture(autouse=True)
+def scripts_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
 
 
 def load(name: str):
@@ -28,16 +32,16 @@ def load(name: str):
 def test_variants_are_measured_once_and_training_goes_on_from_the_whole_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_step = load("one_step")
+    one_step, fitting = load("one_step"), importlib.import_module("fitting")
     path = tmp_path / "variants.jsonl"
     monkeypatch.setattr(one_step, "SAFETY_SAMPLES", (8, 16))
     small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4, "task_order": ["driving", "digits"]}
-    monkeypatch.setattr(demo, "NanoDataModule", partial(NanoDataModule, **small))
+    monkeypatch.setattr(fitting, "NanoDataModule", partial(NanoDataModule, **small))
     weights = []
     for tasks in (["digits"], []):
         model = NanoModule(steps=2)
-        monkeypatch.setattr(demo, "NanoModule", lambda model=model: model)
-        demo.fit_nano(0, [one_step.UpdateVariants(path, 0, tasks)], tmp_path)
+        monkeypatch.setattr(fitting, "NanoModule", lambda model=model: model)
+        fitting.fit_nano(0, [one_step.UpdateVariants(path, 0, tasks)], tmp_path)
         weights.append(model.state_dict())
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
     found = one_step.measured(path)
@@ -48,7 +52,7 @@ def test_variants_are_measured_once_and_training_goes_on_from_the_whole_update(
 
 
 def test_shares_of_an_update_along_the_safety_directions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subspaces = load("subspaces")
+    subspaces, fitting = load("subspaces"), importlib.import_module("fitting")
     draw = np.random.default_rng(0)
     update, task = draw.normal(size=(3, 4)), np.diag([1.0, 2.0, 3.0, 4.0])
     safety = np.diag([8.0, 1.0, 0.5, 0.5])
@@ -65,7 +69,7 @@ def test_shares_of_an_update_along_the_safety_directions(tmp_path: Path, monkeyp
 
     path = tmp_path / "subspaces.jsonl"
     small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4, "task_order": ["driving", "digits"]}
-    monkeypatch.setattr(demo, "NanoDataModule", partial(NanoDataModule, **small))
-    demo.fit_nano(0, [subspaces.UpdateSubspaces(path, 0, safety_samples=8)], tmp_path)
+    monkeypatch.setattr(fitting, "NanoDataModule", partial(NanoDataModule, **small))
+    fitting.fit_nano(0, [subspaces.UpdateSubspaces(path, 0, safety_samples=8)], tmp_path)
     assert len(path.read_text().splitlines()) == 2 * 28 * 4
     assert subspaces.table(path).count("\n") == 5

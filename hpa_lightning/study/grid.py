@@ -123,7 +123,15 @@ def read_study(path: str | PathLike[str]) -> Study:
         ValueError: unknown or missing keys, a group that names an unknown method or condition, two different runs
             under one name, or a placeholder without a value.
     """
-    content = load_yaml(read_text(path), str(path))
+    return expand_study(load_yaml(read_text(path), str(path)), path)
+
+
+def expand_study(content: Any, path: str | PathLike[str]) -> Study:
+    """Expand what stands in a study file; ``path`` is its name in errors.
+
+    Raises:
+        ValueError: as :func:`read_study`.
+    """
     _check_keys(content, _STUDY_KEYS, {"base", "methods", "groups"}, str(path))
     for what in ("methods", "groups", "conditions", "base"):
         if what in content and not isinstance(content[what], Mapping):

@@ -1,0 +1,31 @@
+"""The embedded benchmark's stream with callbacks that look on: what the scripts here share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import CSVLogger
+
+from hpa_lightning.callbacks import SequentialTuning
+from hpa_lightning.data.nano import NanoDataModule
+from hpa_lightning.modules import NanoModule
+
+
+def fit_nano(seed: int, callbacks: Sequence[L.Callback], folder: Path) -> None:
+    """Tune the embedded model on its six tasks, one after another, with ``callbacks`` beside SequentialTuning."""
+    L.seed_everything(seed, workers=True, verbose=False)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=CSVLogger(folder, name="", version=""),
+        callbacks=[SequentialTuning(seed=seed), *callbacks],
+        max_epochs=-1,  # the stream sets it
+        reload_dataloaders_every_n_epochs=1,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        log_every_n_steps=10,
+        gradient_clip_val=1.0,
+    )
+    trainer.fit(NanoModule(), datamodule=NanoDataModule(seed=seed))
