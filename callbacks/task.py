@@ -70,7 +70,7 @@ class TaskCallback(L.Callback):
 
     Hooks: ``setup``, ``on_train_start``, ``on_train_epoch_start``, ``on_before_backward``,
     ``on_before_optimizer_step``, ``on_train_batch_end``, ``on_train_epoch_end``, ``on_train_end``, ``on_fit_end``,
-    ``on_save_checkpoint``, ``on_load_checkpoint``. A subclass that has one of them calls ``super()``'s.
+    ``on_exception``, ``on_save_checkpoint``, ``on_load_checkpoint``. A subclass that has one calls ``super()``'s.
     State: the open task, whether its last batch was trained, whether this callback is through its end, the number of
     finished tasks, the recorded events. The checkpoint's key ``"hpa_lightning"`` holds what :meth:`task_state` returns.
     Strategies: one device, DDP, FSDP2 (``ModelParallelStrategy``); the others are refused in ``setup``.
@@ -240,8 +240,12 @@ class TaskCallback(L.Callback):
         self._check_kept(trainer, pl_module)
         if reason := unfinished(trainer):
             rank_zero_warn(f"{reason} The results are those of a part of the stream.")
+        self._tell_module(trainer, pl_module)
         for callback in task_callbacks(trainer):
             callback.on_tasks_done(trainer, pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._tell_module(trainer, pl_module)
 
     def task_state(self, trainer: L.Trainer) -> dict[str, Any]:
         """Where the weights stand, as checkpoints say it.
@@ -381,6 +385,10 @@ class TaskCallback(L.Callback):
                         else "Save the model again (`trainer.save_checkpoint`) to keep what the task's end changed."
                     )
                 )
+
+    def _tell_module(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._is_leader(trainer) and trainer.state.fn == "fit" and isinstance(pl_module, MLLMModule):
+            pl_module.keep_weights_state(self.task_state(trainer))
 
     def _check_kept(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._kept is not None:

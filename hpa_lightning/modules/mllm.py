@@ -122,7 +122,7 @@ class MLLMModule(TokenWeightedModule):
         self._stop_token_ids: list[int] | None = None
         self._told_defaults = False
         self.scored: list[ScoredSet] = []  # by the last validation or test
-        self._loaded_state: dict[str, Any] | None = None
+        self._kept_state: dict[str, Any] | None = None  # of the weights: a checkpoint's, or that of a fit that is over
         self.train()  # `from_pretrained` hands models over in eval mode, and Lightning leaves modes as they are
 
     @classmethod
@@ -345,16 +345,25 @@ class MLLMModule(TokenWeightedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say where the weights stand, in checkpoints of weights alone too."""
-        if (state := state_of_trainer(self._trainer)) is not None:
+        if (state := self._weights_state()) is not None:
             checkpoint[TASK_STATE] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Warn of weights from before a task's end, unless a fit is resumed that will finish it."""
-        self._loaded_state = checkpoint.get(TASK_STATE)
+        self._kept_state = checkpoint.get(TASK_STATE)
         function = None if self._trainer is None else self._trainer.state.fn
         stage = "load_from_checkpoint" if function is None else function.value
-        if stage != "fit" and (reason := unfinished_weights(self._loaded_state)):
+        if stage != "fit" and (reason := unfinished_weights(self._kept_state)):
             rank_zero_warn(f"{stage}: {reason}.")
+
+    def keep_weights_state(self, state: dict[str, Any]) -> None:
+        """Remember where a fit that is over has left the weights: its trainer may give way to another one."""
+        self._kept_state = state
+
+    def _weights_state(self) -> dict[str, Any] | None:
+        """What the fit says of the weights, or what was kept: a trainer that only tests them knows nothing of them."""
+        fits = self._trainer is not None and self._trainer.state.fn == "fit"
+        return (state_of_trainer(self._trainer) if fits else None) or self._kept_state
 
     def export(self, folder: str | Path, unfinished: bool = False) -> None:
         """Write one standard Hugging Face folder, adapters merged in fp32, that ``from_pretrained`` loads.
@@ -369,7 +378,7 @@ class MLLMModule(TokenWeightedModule):
             ValueError: the folder is not empty, the model cannot be saved so, has mixtures of LoRA experts, which
                 cannot be merged, or is from before a task's end.
         """
-        reason = unfinished_weights(state_of_trainer(self._trainer) or self._loaded_state)
+        reason = unfinished_weights(self._weights_state())
         if reason and not unfinished:
             raise ValueError(f"{reason}, or pass export(folder, unfinished=True) to write them as they are.")
         export_model(self.model, self.processor, folder, write=self.global_rank == 0)

@@ -162,6 +162,49 @@ def test_a_model_whose_task_was_cut_short_is_not_exported(tmp_path: Path) -> Non
         tuned.export(tmp_path / "not")
 
 
+def test_a_trainer_that_only_tests_does_not_make_a_model_finished(tmp_path: Path) -> None:
+    """Its callbacks, if they are those of the method, have seen no fit and know nothing of the weights."""
+
+    def test_it(tuned: MLLMModule, callbacks: list[L.Callback]) -> None:
+        stream_trainer(tmp_path, callbacks).test(tuned, stream(), verbose=False)
+
+    def method_s() -> list[L.Callback]:
+        return [SequentialTuning(), *method("post_training")]
+
+    save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    cut = module()
+    stream_trainer(tmp_path, [*method_s(), save], enable_checkpointing=True, max_steps=5).fit(cut, stream())
+    loaded = module()
+    with pytest.warns(UserWarning, match="load_from_checkpoint: the weights are from before the end of task 0"):
+        loaded.on_load_checkpoint(torch.load(tmp_path / "step=3.ckpt"))
+    for tuned in (cut, loaded):
+        for callbacks in ([], method_s()):
+            test_it(tuned, callbacks)
+            with pytest.raises(ValueError, match="what HarmoniousFusion does to them at its end has not been done"):
+                tuned.export(tmp_path / "not")
+    done = module()
+    stream_trainer(tmp_path, method_s()).fit(done, stream())
+    test_it(done, [])
+    done.export(tmp_path / "done")
+    assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.parametrize("finished_before", [True, False])
+def test_a_fit_that_failed_leaves_the_module_unfinished(finished_before: bool, tmp_path: Path) -> None:
+    class Fails(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            raise RuntimeError("power cut")
+
+    tuned = module()
+    if finished_before:
+        stream_trainer(tmp_path, [SequentialTuning(), *method("post_training")]).fit(tuned, stream())
+    with pytest.raises(RuntimeError, match="power cut"):
+        stream_trainer(tmp_path, [Fails(), SequentialTuning(), *method("post_training")]).fit(tuned, stream())
+    stream_trainer(tmp_path, []).test(tuned, stream(), verbose=False)
+    with pytest.raises(ValueError, match=r"from before the end of task 0 \('first'\)"):
+        tuned.export(tmp_path / "not")
+
+
 def test_testing_somebody_s_module_from_an_unfused_checkpoint(tmp_path: Path) -> None:
     save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3)
     every = [*METHODS["post_training"](calibration_data()), save]
