@@ -3,10 +3,10 @@
 The decoder blocks are replayed one after the other, as GPTQ does (Frantar et al., ICLR 2023): a first pass, in which
 the blocks hand their input through without computing, records what each block is called with; then each block runs
 over all batches while the inputs of its linear layers are accumulated. Memory is one block's Hessians and one hidden
-state for each batch; time is one forward pass. Where a model does something between its blocks (features injected
-after some layer, in place too; blocks called twice) the replay would be wrong; that is detected in the first pass, and
-forward passes up to the block, one for each block and batch, take its place: slower, with the same memory and the same
-result. A warning says so.
+state for each batch; time is one forward pass. Where the blocks are no chain (features injected after some layer, in
+place too; blocks called several times, by the model or by a training step that calls the model once for each loader)
+the replay would be wrong; that is detected in the first pass, and forward passes up to the block, one for each block
+and batch, take its place: slower, with the same memory and the same result. A warning says which of these it is.
 """
 
 from __future__ import annotations
@@ -169,12 +169,12 @@ def visit_hessians(
         counted = [not isinstance(batch, Uncounted) for batch in batches]
         batches = [batch.batch if isinstance(batch, Uncounted) else batch for batch in batches]
         masks = [valid_positions(batch) for batch in batches]
-        recorded = _record_calls(forward, batches, blocks, may_stop)
+        found = _record_calls(forward, batches, blocks, may_stop)
+        recorded = None if isinstance(found, str) else found
         if recorded is None:
             warnings.warn(
-                "the model does something between its decoder blocks (features injected after one, blocks called "
-                f"twice): calibration runs it for each of {len(blocks)} blocks and {len(batches)} batches anew, in "
-                "place of once for each batch.",
+                f"{found}: calibration runs it for each of {len(blocks)} blocks and {len(batches)} batches anew, in "
+                "place of once for each batch. The Hessians are the same.",
                 stacklevel=2,
             )
         for index, block in enumerate(blocks):
@@ -314,23 +314,25 @@ class _Recorder:
 
 def _record_calls(
     forward: Callable[[Any], Any], batches: Sequence[Any], blocks: Sequence[nn.Module], may_stop: bool
-) -> tuple[list[list[_Call]], list[Tensor]] | None:
-    """Record each block's call for each batch, and the first hidden states; ``None`` if replay would be wrong."""
+) -> tuple[list[list[_Call]], list[Tensor]] | str:
+    """Record each block's call for each batch, and the first hidden states; or say why replay would be wrong."""
     calls: list[list[_Call]] = [[] for _ in blocks]
     hidden_states: list[Tensor] = []
     shelf = Shelf()
     output_is_tuple = _returns_tuple(forward, batches[0], blocks[0], may_stop)
     for number, batch in enumerate(batches):
-        expected_block, is_first, faithful = 0, number == 0, True
+        expected_block, is_first = 0, number == 0
+        reason = ""
         handed_on: Tensor | None = None
         version: int | None = None
 
         def pass_through(index: int, *args: Any, is_first: bool = is_first, **kwargs: Any) -> Any:
-            nonlocal expected_block, handed_on, version, faithful
+            nonlocal expected_block, handed_on, version, reason
             hidden_key = None if args else next(iter(kwargs))
             hidden: Tensor = args[0] if hidden_key is None else kwargs[hidden_key]
-            if index != expected_block or (index > 0 and (hidden is not handed_on or _version(hidden) != version)):
-                faithful = False
+            touched = hidden is not handed_on or _version(hidden) != version
+            if index != expected_block or (index > 0 and touched):
+                reason = reason or _unlike_a_chain(index, expected_block, len(blocks), touched)
                 if may_stop:
                     raise _StopForward
             if index == 0:
@@ -346,9 +348,22 @@ def _record_calls(
 
         with _replaced_forwards(blocks, pass_through), suppress(_StopForward):
             forward(batch)
-        if not faithful or any(len(recorded) != number + 1 for recorded in calls):
-            return None
+        silent = next((index for index, recorded in enumerate(calls) if len(recorded) != number + 1), None)
+        if reason or silent is not None:
+            return reason or f"a training step leaves out decoder block {(silent or 0) + 1}"
     return calls, hidden_states
+
+
+def _unlike_a_chain(index: int, expected: int, blocks: int, touched: bool) -> str:
+    """Why a call of the block ``index`` in place of ``expected`` cannot be replayed; ``touched``: with new inputs."""
+    if index == expected:
+        return f"the model does something between its decoder blocks {index} and {index + 1} (features injected there)"
+    if index == 0 and expected == blocks:
+        if touched:
+            return "a training step calls the model several times for one batch (once for each loader, say)"
+        return "the model runs through its decoder blocks several times"
+    before = f"after block {expected}" if expected else "first"
+    return f"the model calls decoder block {index + 1} {before}, out of their order"
 
 
 def _overwritten(hidden: Tensor, output: Any) -> Tensor:

@@ -100,7 +100,17 @@ class Looping(LanguageModel):
         return self.head(hidden)
 
 
-@pytest.mark.filterwarnings("ignore:the model does something between")
+class Backwards(LanguageModel):
+    """Calls its blocks from the last to the first."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(tokens)
+        for block in reversed(self.layers):
+            hidden = block(hidden)
+        return self.head(hidden)
+
+
+@pytest.mark.filterwarnings("ignore:the model ")
 @pytest.mark.parametrize("kind", [LanguageModel, Injecting, InjectingInPlace, EndingInPlace, Looping])
 def test_equals_dense_hessians_from_whole_forward_passes(kind: type[LanguageModel]) -> None:
     torch.manual_seed(1)
@@ -233,6 +243,26 @@ def test_what_stands_between_blocks_is_told_and_costs_passes_up_to_each_block() 
         )
     # The first block once more, to learn what it returns; for each block the first batch runs to the end.
     assert len(batches) == 6 and seen == {0: 1 + 3 * 6, 1: 1 + 2 * 6, 2: 1 + 1 + 6}
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (Injecting, r"^the model does something between its decoder blocks 1 and 2 \(features injected there\): "),
+        (Looping, "^the model runs through its decoder blocks several times: "),
+        (Backwards, "^the model calls decoder block 3 first, out of their order: "),
+    ],
+)
+def test_the_warning_says_what_is_the_case(kind: type[LanguageModel], told: str) -> None:
+    model = kind().eval()
+    modules = dict(model.named_modules())
+    with pytest.warns(UserWarning, match=told):
+        inverse_hessian_diagonals(
+            lambda batch: model(batch["input_ids"]),
+            list(token_loader(3)),
+            list(model.layers),
+            {name: modules[name] for name in linear_names(model)},
+        )
 
 
 @pytest.mark.filterwarnings("ignore:the model does something between")
