@@ -100,7 +100,7 @@ class MLLMModule(TokenWeightedModule):
         if isinstance(lora, Mapping):  # as it stands in a checkpoint's hyperparameters
             lora = LoraSettings(**lora)
         if isinstance(lr_scheduler, Mapping):
-            lr_scheduler = TaskSchedule(**lr_scheduler)
+            lr_scheduler = TaskSchedule.from_dict(lr_scheduler)
         self.save_hyperparameters(ignore=["model", "processor"] if isinstance(model, nn.Module) else [])
         for hyperparameters in (self._hparams, self._hparams_initial):
             _keep_primitives(hyperparameters)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR, SequentialLR
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 from transformers import get_scheduler
 
 _STEPS = "num_training_steps"
@@ -66,6 +78,18 @@ class TaskSchedule:
                 "of them, and at least 0."
             )
 
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> TaskSchedule:
+        """Return the schedule of a dict of its arguments, as YAML and checkpoints have it.
+
+        Raises:
+            ValueError: an unknown argument, or a value that the schedule refuses.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(settings) - set(known)):
+            raise ValueError(f"lr_scheduler has {unknown}; expected a dict of {known}, or a function of the optimizer.")
+        return cls(**settings)
+
     def __call__(self, optimizer: Optimizer, num_training_steps: int) -> LRScheduler:
         warm_up = self.warmup_steps
         if warm_up is None:
@@ -88,26 +112,84 @@ def build_scheduler(make: Callable[..., Any], optimizer: Optimizer, trainer: Any
         interval: the unit of the length, ``"step"`` (optimizer steps) or ``"epoch"``.
 
     Raises:
-        ValueError: the length is wanted and not known.
+        ValueError: the length is wanted and not known, or the rate falls below 0 within it.
     """
     if _wants_steps(make):
         if trainer is None:
             raise ValueError("the schedule asks for the task's steps, which are known inside a fit; attach a trainer.")
         return make(optimizer, **{_STEPS: task_length(trainer, interval)[1]})
     scheduler = make(optimizer)
-    counted = _own_length(scheduler)
-    if trainer is not None and counted is not None:
+    if trainer is not None:
         try:
             name, length = task_length(trainer, interval)
         except (UnknownLengthError, MisconfigurationException):  # Lightning's, of accumulation that changes
             return scheduler  # its length was not asked for, and there is nothing to compare it with
-        if counted != length:
-            rank_zero_warn(
-                f"lr_scheduler: {type(scheduler).__name__} is made for {counted} {interval}s, and {name} has {length}. "
-                "Its rate does not end where the task ends; lr_scheduler={'name': 'cosine', 'warmup_ratio': 0.03} "
-                "(TaskSchedule) follows the tasks, as does any function with a parameter num_training_steps."
-            )
+        _check_fits(scheduler, optimizer, name, length, interval)
     return scheduler
+
+
+def _check_fits(scheduler: Any, optimizer: Optimizer, name: str, length: int, interval: str) -> None:
+    """Warn of a schedule that is made for another length, or whose rate is 0 before the task's end.
+
+    Raises:
+        ValueError: a rate that falls below 0, with which an optimizer climbs, or a schedule that ends before the task.
+    """
+    kind = type(scheduler).__name__
+    follow = (
+        "lr_scheduler={'name': 'cosine', 'warmup_ratio': 0.03} (TaskSchedule) follows the tasks, as does any "
+        "function with a parameter num_training_steps."
+    )
+    try:
+        rates = _rates(scheduler, optimizer, length)
+    except ValueError as error:  # as OneCycleLR's, which counts its steps
+        raise ValueError(
+            f"lr_scheduler: {kind} does not last the {length} {interval}s of {name}: {error}; {follow}"
+        ) from error
+    nothing = 1e-9 * max(rates, default=0.0)  # some schedules sum up to their 0
+    below = next((number for number, rate in enumerate(rates) if rate < -nothing), None)
+    if below is not None:
+        raise ValueError(
+            f"lr_scheduler: the rate of {kind} is {rates[below]:.3g} at {interval} {below} of the {length} of {name}; "
+            f"expected none below 0. {follow}"
+        )
+    counted = _own_length(scheduler)
+    # A warm-up may begin at 0; what comes after the first rate above 0 and is 0 trains nothing.
+    risen = next((number for number, rate in enumerate(rates) if rate > nothing), len(rates))
+    idle = sum(rate <= nothing for rate in rates[risen:])
+    if counted is not None and counted != length:
+        rank_zero_warn(
+            f"lr_scheduler: {kind} is made for {counted} {interval}s, and {name} has {length}. Its rate does not end "
+            f"where the task ends; {follow}"
+        )
+    elif idle:
+        rank_zero_warn(
+            f"lr_scheduler: the rate of {kind} is 0 in {idle} of the {length} {interval}s of {name}, which train "
+            f"nothing; {follow}"
+        )
+
+
+def _rates(scheduler: Any, optimizer: Optimizer, length: int) -> list[float]:
+    """The largest rate of every step, by a copy of the scheduler over an optimizer of one number.
+
+    Empty for schedulers that are no torch ones, that wait for a metric, or that cannot be copied.
+    """
+    if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+        return []
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    stand_in = torch.optim.SGD([{"params": [torch.zeros(1)]} for _ in groups], lr=0.0)
+    for group, given in zip(stand_in.param_groups, copy.deepcopy(groups), strict=True):
+        group.update(given)
+    try:
+        copied = copy.deepcopy(scheduler, {id(optimizer): stand_in})
+    except Exception:  # somebody's, that holds a file or a lock; it is only looked at
+        return []
+    rates = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no step of the optimizer between those of the scheduler
+        for _ in range(length):
+            rates.append(max(float(group["lr"]) for group in stand_in.param_groups))
+            copied.step()
+    return rates
 
 
 def task_length(trainer: Any, interval: str = "step") -> tuple[str, int]:
@@ -162,8 +244,16 @@ def _own_length(scheduler: Any) -> int | None:
         return scheduler.T_max
     if isinstance(scheduler, PolynomialLR):
         return scheduler.total_iters
+    if isinstance(scheduler, LinearLR):
+        return scheduler.total_iters if scheduler.end_factor < scheduler.start_factor else None
+    if isinstance(scheduler, LambdaLR):  # transformers' functions bind their length
+        counted = [getattr(function, "keywords", {}).get(_STEPS) for function in scheduler.lr_lambdas]
+        return next((number for number in counted if isinstance(number, int)), None)
     if isinstance(scheduler, SequentialLR):
         last = _own_length(scheduler._schedulers[-1])
         return None if last is None else scheduler._milestones[-1] + last
+    if isinstance(scheduler, ChainedScheduler):
+        known = [number for number in map(_own_length, scheduler._schedulers) if number is not None]
+        return max(known, default=None)
     total = getattr(scheduler, "total_steps", None)  # OneCycleLR
     return total if isinstance(total, int) else None

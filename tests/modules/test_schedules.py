@@ -132,6 +132,53 @@ def test_a_schedule_of_another_length_is_told_once_for_each_task(tmp_path: Path)
     assert "made for 12 steps, and task 1 ('b') has 3" in told[0] and "task 2 ('c') has 7" in told[1]
 
 
+def warnings_of(folder: Path, schedule: Any) -> list[str]:
+    with pytest.warns(UserWarning) as caught:
+        fit(folder, schedule)
+    return [str(item.message) for item in caught if str(item.message).startswith("lr_scheduler:")]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, total_iters=7),
+        lambda o: torch.optim.lr_scheduler.ChainedScheduler([torch.optim.lr_scheduler.CosineAnnealingLR(o, 7)]),
+        lambda o: get_cosine_schedule_with_warmup(o, 1, 7),
+    ],
+    ids=["linear", "chained", "transformers"],
+)
+def test_other_schedules_that_count_are_told_too(schedule: Callable[..., Any], tmp_path: Path) -> None:
+    told = warnings_of(tmp_path, schedule)
+    assert ["is made for 7 steps, and task" in text for text in told] == [True, True]  # the third task has 7
+
+
+def test_steps_at_a_rate_of_zero_are_told_and_below_zero_refused(tmp_path: Path) -> None:
+    def schedule(lowest: float) -> Callable[..., Any]:
+        return lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: max(lowest, 1 - step / 7))
+
+    assert [text.split(", which")[0] for text in warnings_of(tmp_path, schedule(0.0))] == [
+        "lr_scheduler: the rate of LambdaLR is 0 in 5 of the 12 steps of task 0 ('a')"
+    ]
+    with pytest.raises(ValueError, match=r"rate of LambdaLR is -0.0714 at step 8 of the 12 of task 0 \('a'\)"):
+        fit(tmp_path, schedule(-1.0))
+    with pytest.raises(ValueError, match=r"OneCycleLR does not last the 12 steps of task 0 \('a'\): Tried to step"):
+        fit(tmp_path, lambda o: torch.optim.lr_scheduler.OneCycleLR(o, PEAK, 4))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda o: torch.optim.lr_scheduler.StepLR(o, 2),
+        lambda o: torch.optim.lr_scheduler.ConstantLR(o),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+        lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, total_iters=2),
+        lambda o: torch.optim.lr_scheduler.CyclicLR(o, 0.1, 0.5, step_size_up=2, cycle_momentum=False),
+    ],
+)
+def test_schedules_that_have_no_end_are_left_alone(schedule: Callable[..., Any], tmp_path: Path) -> None:
+    assert warnings_of(tmp_path, schedule) == []
+
+
 def test_without_a_stream_the_fit_is_the_task(tmp_path: Path) -> None:
     module = MLLMModule.from_objects(
         *tiny_llava(),
@@ -185,6 +232,8 @@ def test_a_schedule_that_asks_for_no_length_needs_none(schedule: str, tmp_path: 
 def test_impossible_schedules_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name is 'cosin'"):
         TaskSchedule("cosin")
+    with pytest.raises(ValueError, match=r"lr_scheduler has \['warmup'\]; expected a dict of \['name', "):
+        MLLMModule.from_objects(*tiny_llava(), lr_scheduler={"name": "cosine", "warmup": 0.03})
     with pytest.raises(ValueError, match="expected a share"):
         TaskSchedule(warmup_ratio=3.0)
     with pytest.raises(ValueError, match="expected one"):
