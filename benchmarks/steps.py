@@ -42,7 +42,7 @@ from hpa_lightning.callbacks import (
     RegressionFusion,
 )
 from hpa_lightning.modules.adapters import LoraSettings, add_lora
-from hpa_lightning.report.tables import estimate
+from hpa_lightning.report.significance import estimate
 
 METHODS = ["in_training", "null_space", "regression"]
 

@@ -19,9 +19,9 @@ from hpa_lightning.metrics.judges import RefusalJudge, judge_name, partial_refus
 from hpa_lightning.metrics.safety import judged
 from hpa_lightning.metrics.scoring import answer_counts, judged_rows
 from hpa_lightning.predictions import FOLDER, Predictions, prediction_file, read_predictions
-from hpa_lightning.report.tables import Table
 from hpa_lightning.result_file import RESULT_FILE, result_file, result_line
 from hpa_lightning.results import RunResults
+from hpa_lightning.table import Table
 
 _DESCRIPTION = """\
 Judge the answers of an earlier run anew. A judge is a name (default, refusal-v2, rules-v2, rules-v1, vlguard,

@@ -18,10 +18,11 @@ from hpa_lightning.files import whole_file
 from hpa_lightning.loggers import RunCSVLogger
 from hpa_lightning.modules.evaluating import ScoredSet, means, predicted_sets, united
 from hpa_lightning.predictions import prediction_file, write_rows
-from hpa_lightning.report.tables import ANSWER_COLUMNS, Table
+from hpa_lightning.report.tables import ANSWER_COLUMNS
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter
 from hpa_lightning.results import COUNTED, run_origin
 from hpa_lightning.run_folder import check_new_run, lock_folder
+from hpa_lightning.table import Table
 
 ANSWERS = "answers.jsonl"
 

@@ -29,7 +29,7 @@ from hpa_lightning.data.tasks import Data, EvaluationSet, check_evaluable
 from hpa_lightning.declarations import instantiate, load_yaml
 from hpa_lightning.metrics.scoring import metric_of
 from hpa_lightning.parsing import read_text
-from hpa_lightning.report.tables import Table
+from hpa_lightning.table import Table
 
 _EXAMPLES = 5
 

@@ -10,7 +10,6 @@ from hpa_lightning.masking import masked_command
 from hpa_lightning.report.judges import judges_of
 from hpa_lightning.report.meanings import MEANINGS
 from hpa_lightning.report.tables import (
-    Table,
     answers_table,
     gate_table,
     matrix_table,
@@ -22,6 +21,7 @@ from hpa_lightning.report.tables import (
 )
 from hpa_lightning.report.templating import Fact, Image, render
 from hpa_lightning.results import RunResults
+from hpa_lightning.table import Table
 
 
 @dataclass(frozen=True)

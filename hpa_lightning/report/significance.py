@@ -1,4 +1,4 @@
-"""Paired comparisons over seeds and Holm's correction for several of them."""
+"""Means over seeds with their confidence intervals, paired comparisons, and Holm's correction for several of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,34 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import ttest_rel
+from scipy.stats import sem, t, ttest_rel
 
-from hpa_lightning.report.tables import Difference, estimate
+from hpa_lightning.table import Difference, Estimate
+
+
+def estimate(values: Sequence[float], level: float = 0.95) -> Estimate:
+    """Mean and half width of its confidence interval, Student's t with n - 1 degrees of freedom.
+
+    Equal values have an interval of width 0; a NaN among them makes both figures NaN.
+
+    Example:
+        >>> estimate([1.0, 2.0, 3.0])
+        Estimate(mean=2.0, half_width=2.484...)
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) == 0:
+        return Estimate(math.nan, math.nan)
+    mean = float(sample.mean())
+    if len(sample) == 1 or math.isnan(mean):
+        return Estimate(mean, math.nan)
+    if not np.ptp(sample):  # SciPy has no interval for a scale of 0
+        return Estimate(mean, 0.0)
+    return Estimate(mean, _half_width(t.interval(level, len(sample) - 1, loc=mean, scale=sem(sample))))
+
+
+def _half_width(interval: tuple[float, float]) -> float:
+    low, high = interval
+    return float(high - low) / 2
 
 
 class PairedDifference(NamedTuple):
@@ -49,7 +74,10 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Pa
         mean = float(differences.mean())
         is_zero = abs(mean) <= rounding
         return PairedDifference(Difference(0.0 if is_zero else mean, 0.0), 1.0 if is_zero else math.nan, pairs)
-    return PairedDifference(Difference(*estimate(differences.tolist())), float(ttest_rel(first, second).pvalue), pairs)
+    test = ttest_rel(first, second)
+    return PairedDifference(
+        Difference(float(differences.mean()), _half_width(test.confidence_interval())), float(test.pvalue), pairs
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -35,9 +35,10 @@ from hpa_lightning.report.study_tables import (
     step_table,
 )
 from hpa_lightning.report.style import save_figure, slug
-from hpa_lightning.report.tables import Table, format_cell, seed_label
+from hpa_lightning.report.tables import seed_label
 from hpa_lightning.report.templating import Image
 from hpa_lightning.results import RunResults
+from hpa_lightning.table import Table, format_cell
 
 __all__ = [
     "StudyCell",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpa_lightning.report.meanings import MEANINGS
-from hpa_lightning.report.tables import Table
 from hpa_lightning.report.templating import Fact, Image, render
+from hpa_lightning.table import Table
 
 
 @dataclass(frozen=True)

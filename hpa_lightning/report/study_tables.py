@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpa_lightning.report.significance import PairedDifference, holm, paired_difference
+from hpa_lightning.report.significance import PairedDifference, estimate, holm, paired_difference
 from hpa_lightning.report.study_plots import final_estimate
-from hpa_lightning.report.tables import Cell, PValue, Table, estimate, summary_columns
+from hpa_lightning.report.tables import summary_columns
 from hpa_lightning.results import RunResults
+from hpa_lightning.table import Cell, PValue, Table
 
 REFUSES = " †"
 """Behind the name of a method that refuses at least `REFUSING` of the harmless inputs."""

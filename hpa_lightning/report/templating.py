@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hpa_lightning.report.tables import format_cell
+from hpa_lightning.table import format_cell
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from hpa_lightning.report.plots import (
 )
 from hpa_lightning.report.run_page import render_page
 from hpa_lightning.report.style import save_figure, slug
-from hpa_lightning.report.tables import MISSING, format_cell, method_table, run_labels, run_table, score_table
+from hpa_lightning.report.tables import method_table, run_labels, run_table, score_table
 from hpa_lightning.report.templating import Image
 from hpa_lightning.results import RunResults
+from hpa_lightning.table import MISSING, format_cell
 
 
 def _sentence(run: RunResults) -> str:

@@ -179,6 +179,12 @@ def test_report_imports_no_model_code() -> None:
                 assert name != "matplotlib.pyplot", file.name
 
 
+def test_data_imports_no_report() -> None:
+    package = Path(hpa_lightning.report.__file__).parent.parent
+    for file in [*(package / "data").rglob("*.py"), package / "table.py"]:
+        assert not re.search(r"^\s*(from|import) hpa_lightning\.report", file.read_text(), re.M), file
+
+
 @needs_browser
 def test_page_in_a_browser_on_wide_and_narrow_screens(write_run, tmp_path: Path) -> None:
     runs = [write_run("h0", "HPA"), write_run("s0", "SeqFT", forgetting=0.06, harm=0.09)]

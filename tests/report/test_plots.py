@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpa_lightning.report import plot_comparison, plot_curves, plot_matrix, plot_retention, plot_trade_off
-from hpa_lightning.report.tables import estimate
+from hpa_lightning.report.significance import estimate
 from hpa_lightning.result_file import read_results
 from hpa_lightning.results import RunResults
 

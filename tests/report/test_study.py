@@ -28,8 +28,8 @@ from hpa_lightning.report.study import (
     write_study_report,
 )
 from hpa_lightning.report.study_plots import plot_against_performance, plot_sweep
-from hpa_lightning.report.tables import PValue, Table, format_cell
 from hpa_lightning.results import RunResults
+from hpa_lightning.table import PValue, Table, format_cell
 
 HASH = "0123456789abcdef0123456789abcdef01234567"
 T2 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom
