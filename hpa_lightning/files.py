@@ -86,17 +86,22 @@ def whole_folder(path: str | PathLike[str]) -> Iterator[Path]:
                 if left != mark:
                     shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
             yield partial
-            for file in partial.rglob("*"):
-                if file.is_file():
-                    flush(file)
-            os.rename(partial, path)
+            name_folder(partial, path)
             (path / _MARK).unlink(missing_ok=True)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         finally:
             lock.release()
-        _flush_folder(path.parent)
+
+
+def name_folder(partial: Path, path: Path) -> None:
+    """Wait until all files of a folder are on the disk and then give it its name, in one step."""
+    for file in partial.rglob("*"):
+        if file.is_file():
+            flush(file)
+    os.rename(partial, path)
+    _flush_folder(path.parent)
 
 
 @contextmanager

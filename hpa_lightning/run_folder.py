@@ -20,6 +20,9 @@ from hpa_lightning.results import RunResults
 RUN_FILE = "run.json"
 """``{"run": identity}``; checkpoints hold the same."""
 
+IN_USE = "another process fits into"
+"""How the error begins that a fit ends with, where another one has the folder."""
+
 _LOCK = ".run.lock"
 _OF_A_RUN = (RESULT_FILE, RUN_FILE, "predictions", "report")
 _OF_ITS_LOGGER = ("metrics.csv", "hparams.yaml", "config.yaml", "checkpoints")
@@ -46,7 +49,7 @@ def lock_folder(folder: Path) -> None:
         lock.acquire()
     except Timeout:
         raise ValueError(
-            f"another process fits into {folder}; two runs in one folder would mix their results. Give this one a "
+            f"{IN_USE} {folder}; two runs in one folder would mix their results. Give this one a "
             "folder of its own (the logger's save_dir, or default_root_dir)."
         ) from None
     except (OSError, NotImplementedError) as error:
@@ -59,6 +62,20 @@ def unlock_folder(folder: Path) -> None:
     """Let other processes fit into the folder."""
     if (lock := _HELD.pop(folder.resolve(), None)) is not None:
         lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process fits into the folder."""
+    folder = folder.resolve()
+    if folder in _HELD or not (folder / _LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # lock_folder warns of it
+        return False
 
 
 def check_new_run(folder: Path, logs: bool = False) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import hpa_lightning
 from hpa_lightning.callbacks.checkpoint_files import WholeCheckpointIO
 from hpa_lightning.files import path_inside, plain_name, staged, told, whole_file, whole_folder, write_text
 
@@ -123,3 +124,11 @@ def test_a_checkpoint_that_does_not_fit_names_the_reason_and_the_file(tmp_path: 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_text() == "the last one" and os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_one_module_gives_finished_things_their_names() -> None:
+    """What is renamed into place elsewhere would not be flushed; `run_folder` moves an interrupted run aside."""
+    root = Path(hpa_lightning.__file__).parent
+    found = {file.name for file in root.rglob("*.py") if re.search(r"\bos\.(replace|rename)\(", file.read_text())}
+    assert found == {"files.py", "run_folder.py"}
+    assert not any(re.search(r"\bimport fcntl|\bfcntl\.", file.read_text()) for file in root.rglob("*.py"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hpa_lightning.files import flush, whole_file, write_text
+from hpa_lightning.files import flush, name_folder, whole_file, write_text
 from hpa_lightning.fuse.checkpoint import INDEX_FILE, Checkpoint
 from hpa_lightning.fuse.folder import file_inside
 from hpa_lightning.fuse.tensor_files import StoredTensor, require_finite
@@ -161,7 +160,7 @@ class PartialOutput:
         """Add configuration and audit, and give the folder its name."""
         _write_json(self.folder / AUDIT_FILE, audit)
         shutil.copyfile(after.folder / "config.json", self.folder / "config.json")
-        os.rename(self.folder, self.output)
+        name_folder(self.folder, self.output)
         shutil.rmtree(self.output / self.progress.name)
 
     # -- small files -------------------------------------------------------------------------------------------------

@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.files import write_text
 from hpa_lightning.result_file import RESULT_FILE
+from hpa_lightning.run_folder import IN_USE
 from hpa_lightning.study.grid import Cell
 from hpa_lightning.study.store import CONFIG, Store
 
@@ -31,7 +33,7 @@ _STATUS_SECONDS = 60.0
 class _Process:
     cell: Cell
     process: subprocess.Popen[Any]
-    lock: IO[str]
+    lock: FileLock
     started: float
     slot: int
 
@@ -112,6 +114,9 @@ def run_cells(
                         progress.ended(job.cell, spent)
                         figures, left = _figures(job.cell, store), progress.line(waiting, running)
                         say(f"{job.cell.key}: {figures}, {spent:.0f} s. {left}")
+                    elif IN_USE in error:  # started by a runner that was killed before its fit had locked the folder
+                        say(f"{job.cell.key}: another process is running it; it is waited for.")
+                        elsewhere.append(job.cell)
                     else:
                         failed.append(job.cell)
                         say(f"{job.cell.key}: FAILED, {error}")
@@ -134,7 +139,7 @@ def _start(
     if lock is None:
         return None
     if store.finished(cell) is not None:
-        lock.close()
+        lock.release()
         return f"{cell.key}: another process has finished it."
     folder = store.start(cell)
     checkpoint, torn = newest_checkpoint([folder])
@@ -142,7 +147,7 @@ def _start(
         say(f"{cell.key}: {line}")
     if checkpoint is None and store.has_finished_run(cell):
         store.finish(cell, store.spend(cell, 0.0), None if gpu else threads)  # killed before it was noted
-        lock.close()
+        lock.release()
         return f"{cell.key}: had been finished."
     config = folder / CONFIG
     write_text(config, yaml.safe_dump(cell.config_for(folder), sort_keys=False))
@@ -157,7 +162,6 @@ def _start(
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its children in order
-            pass_fds=(lock.fileno(),),  # a cell that outlives this process stays locked
         )
     return _Process(cell, process, lock, time.monotonic(), slot)
 
@@ -180,7 +184,7 @@ def _end(job: _Process, store: Store, seconds: float, threads: int | None) -> st
             return str(error)
         return None
     finally:
-        job.lock.close()
+        job.lock.release()
 
 
 def _stop(job: _Process, store: Store) -> None:
@@ -191,7 +195,7 @@ def _stop(job: _Process, store: Store) -> None:
         job.process.kill()
         job.process.wait()
     store.spend(job.cell, time.monotonic() - job.started)
-    job.lock.close()
+    job.lock.release()
 
 
 class _Progress:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from os import PathLike
 from pathlib import Path
 from types import UnionType
-from typing import IO, Any
+from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from hpa_lightning.completeness import unfinished_run
 from hpa_lightning.files import path_inside, write_text
 from hpa_lightning.parsing import json_object, parse_json, read_text
 from hpa_lightning.result_file import RESULT_FILE, check_event, read_results
 from hpa_lightning.results import RunResults
+from hpa_lightning.run_folder import is_locked
 from hpa_lightning.study.grid import Cell
 from hpa_lightning.values import shown
 
@@ -158,22 +158,29 @@ class Store:
         _write_note(self.folder(cell) / _MARK, mark)
         self._keys[cell.digest] = cell.key
 
-    def lock(self, cell: Cell) -> IO[str] | None:
-        """Take the cell's lock, ``None`` if another process has it; closing the file or ending frees it."""
+    def lock(self, cell: Cell) -> FileLock | None:
+        """Take the cell's lock, ``None`` if another process has it; releasing it or the end of the process frees it.
+
+        A fit has a lock on its folder itself: a cell stays locked as long as its process lives, even if the one that
+        started it has been killed.
+        """
         folder = self.folder(cell)
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK).open("w")
-        with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        file.close()
-        return None
+        lock = FileLock(folder / _LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return None
+        if is_locked(folder):
+            lock.release()
+            return None
+        return lock
 
     def is_locked(self, cell: Cell) -> bool:
         """Whether a process is running the cell."""
         lock = self.lock(cell)
         if lock is not None:
-            lock.close()
+            lock.release()
         return lock is None
 
     def archive(self, cells: Iterable[Cell], path: str | PathLike[str]) -> int:

@@ -27,6 +27,8 @@ folder = Path(config["folder"])
 (folder / "starts").open("a").write("x")
 if config["act"] == "fail":
     sys.exit("no such data")
+if config["act"] == "late" and len((folder / "starts").read_text()) == 1:
+    sys.exit(f"hpa-lightning fit: another process fits into {folder}; two runs in one folder would mix their results.")
 if config["act"] == "wait":
     time.sleep(120)
 writer = ResultWriter(folder / "results.jsonl")
@@ -156,11 +158,36 @@ def test_two_runners_do_not_share_a_cell(stand_in: None, tmp_path: Path) -> None
         lines.append(line)
         if "another process is running it; it is waited for" in line:
             assert starts(store, cell) == 0
-            held.close()  # that process ends without having finished the cell
+            held.release()  # that process ends without having finished the cell
 
     assert run_cells([cell], store, jobs=1, say=say) == []
     assert starts(store, cell) == 1 and store.finished(cell) is not None
     assert sum("waited for" in line for line in lines) == 1
+
+
+HOLDS = "import sys, time, pathlib; from hpa_lightning.run_folder import lock_folder; "
+HOLDS += "lock_folder(pathlib.Path(sys.argv[1])); print('locked', flush=True); time.sleep(300)"
+
+
+def test_a_fit_that_outlives_its_runner_keeps_the_cell_until_it_is_killed(tmp_path: Path) -> None:
+    (cell,), store = cells_of(tmp_path, {"good": "run"}, [1]), Store(tmp_path / "store")
+    command = [sys.executable, "-c", HOLDS, str(store.folder(cell))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as fit:
+        assert fit.stdout is not None and fit.stdout.readline() == "locked\n"
+        assert store.lock(cell) is None and store.is_locked(cell)
+        fit.kill()  # it releases nothing itself
+    lock = store.lock(cell)
+    assert lock is not None and store.lock(cell) is None
+    lock.release()
+    assert not store.is_locked(cell)
+
+
+def test_a_fit_that_finds_its_folder_in_use_is_no_failure(stand_in: None, tmp_path: Path) -> None:
+    """The runner of the other fit was killed while that one had not yet locked the folder."""
+    (cell,), store, lines = cells_of(tmp_path, {"late": "late"}, [1]), Store(tmp_path / "store"), []
+    assert run_cells([cell], store, jobs=1, say=lines.append) == []
+    assert starts(store, cell) == 2 and store.finished(cell) is not None
+    assert sum("waited for" in line for line in lines) == 1 and not any("FAILED" in line for line in lines)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -191,7 +218,7 @@ def test_an_interrupted_study_goes_on(number: signal.Signals, tmp_path: Path) ->
     assert store.finished(cells[0]) is not None and store.finished(cells[1]) is None
     lock = store.lock(cells[1])
     assert lock is not None, "the slow cell still runs"
-    lock.close()
+    lock.release()
 
 
 def test_archive(stand_in: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
