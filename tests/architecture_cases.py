@@ -4,6 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+_ROPE: dict[str, Any] = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
+_GEMMA4_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "patch_size": 7,
+}
+_GRIDS = [[28, 56], [56, 28], [56, 56]]
+_MROPE = {"config": {"text_config.rope_parameters": _ROPE}}
+_WHOLE_ROPE = {"text_config.rope_parameters": _ROPE | {"partial_rotary_factor": 1.0}}
+_PATCHES_OF_7 = {
+    "processor": {"patch_size": 7, "spatial_merge_size": 2, "image_token": "<image>"},
+    "image": {"size": {"longest_edge": 28}},
+}
+_TILES_OF_28 = {"image": {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}}
+_SLICES_OF_56 = {"image": {"scale_resolution": 56}, "sizes": {"insert_layer_id": 0}}
+_FOUR_TOKENS = {"config": {"image_seq_length": 4}, "processor": {"image_seq_length": 4}}
+
 # Of each model type, where needed: `sizes` (settings by their last name, wherever they stand), `config` (settings by
 # their dotted path), `image` (arguments of the image processor), `processor` (arguments of the processor),
 # `processor_settings` (attributes of it), the classes to build where transformers maps none (`processor_class`, or the
@@ -27,9 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
     "cohere_compass": {
         "config": {
             "vision_config.deepstack_visual_indexes": [0],
-            "text_config.rope_parameters": {
-                "full_attention": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
-            },
+            "text_config.rope_parameters": {"full_attention": _ROPE},
         },
         "extra": ("<|IMG_PATCH|>",),
         "tokenizer": {"image_token": "<|IMAGE_PAD|>"},
@@ -48,81 +67,30 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "gemma3": {"config": {"mm_tokens_per_image": 4}, "processor": {"image_seq_length": 4}, "image_token": "<image>"},
     "gemma4": {
-        "config": {
-            "vision_config": {
-                "model_type": "gemma4_vision",
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 4,
-                "head_dim": 8,
-                "patch_size": 7,
-            }
-        },
+        "config": {"vision_config": {"model_type": "gemma4_vision", **_GEMMA4_VISION}},
         "image": {"max_soft_tokens": 70, "patch_size": 7},
     },
     "gemma4_unified": {
-        "config": {
-            "vision_config": {
-                "model_type": "gemma4_unified_vision",
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 4,
-                "head_dim": 8,
-                "patch_size": 7,
-            }
-        },
+        "config": {"vision_config": {"model_type": "gemma4_unified_vision", **_GEMMA4_VISION}},
         "image": {"max_soft_tokens": 70, "patch_size": 7},
     },
-    "glm46v": {
-        "config": {
-            "text_config.rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
-        }
-    },
-    "glm4v": {
-        "config": {
-            "text_config.rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
-        }
-    },
+    "glm46v": _MROPE,
+    "glm4v": _MROPE,
     "glm4v_moe": {
         "image_processor_of": "glm4v",
-        "config": {
-            "text_config.rope_parameters": {
-                "rope_type": "default",
-                "mrope_section": [2, 1, 1],
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 1.0,
-            }
-        },
+        "config": _WHOLE_ROPE,
         "video_processor_of": "glm4v",
     },
     "glm5_next": {"sizes": {"num_key_value_heads": 4, "qk_rope_head_dim": 0}},
     "glm_ocr": {
         "processor_class": "Glm46VProcessor",
         "image_processor_of": "glm46v",
-        "config": {
-            "text_config.rope_parameters": {
-                "rope_type": "default",
-                "mrope_section": [2, 1, 1],
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 1.0,
-            }
-        },
+        "config": _WHOLE_ROPE,
         "video_processor_of": "glm46v",
     },
     "glmga": {
         "processor_class": "Glm46VProcessor",
-        "config": {
-            "text_config.rope_parameters": {
-                "rope_type": "default",
-                "mrope_section": [2, 1, 1],
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 1.0,
-            }
-        },
+        "config": _WHOLE_ROPE,
     },
     "got_ocr2": {
         "processor_settings": {"num_image_tokens": 1},
@@ -132,19 +100,16 @@ CASES: dict[str, dict[str, Any]] = {
     "granite_docling": {"config": {"vision_config.scale_factor": 2, "vision_config.deepstack_visual_indexes": [0]}},
     "hunyuan_vl": {
         "config": {
-            "text_config.rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
+            "text_config.rope_parameters": _ROPE,
             "text_config.head_dim": 8,
         },
         "image_text": "<|image_start|><image><|image_end|>",
     },
     "idefics": {"text_only": False},
-    "idefics3": {
-        "config": {"scale_factor": 2},
-        "image": {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}},
-    },
+    "idefics3": {"config": {"scale_factor": 2}, **_TILES_OF_28},
     "inkling2": {"image": {"size": {"height": 14, "width": 14}}},
     "inkling2_loop": {"image": {"size": {"height": 14, "width": 14}}},
-    "internvl": {"config": {"image_seq_length": 4}, "processor": {"image_seq_length": 4}},
+    "internvl": _FOUR_TOKENS,
     "kimi_k25": {"config": {"projection_hidden_size": 32}},
     "lfm2_vl": {
         "image": {
@@ -158,30 +123,24 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "llama4": {"processor": {"patch_size": 7}},
     "llava_next": {
-        "config": {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]},
-        "image": {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]},
+        "config": {"image_grid_pinpoints": _GRIDS},
+        "image": {"image_grid_pinpoints": _GRIDS},
     },
     "llava_next_video": {
-        "config": {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]},
-        "image": {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]},
+        "config": {"image_grid_pinpoints": _GRIDS},
+        "image": {"image_grid_pinpoints": _GRIDS},
     },
     "llava_onevision": {
-        "config": {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]},
-        "image": {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]},
+        "config": {"image_grid_pinpoints": _GRIDS},
+        "image": {"image_grid_pinpoints": _GRIDS},
         "processor": {"num_image_tokens": 16, "vision_feature_select_strategy": "full"},
     },
-    "minicpm_ocr": {"image": {"scale_resolution": 56}, "sizes": {"insert_layer_id": 0}},
-    "minicpmv4_6": {"image": {"scale_resolution": 56}, "sizes": {"insert_layer_id": 0}},
-    "minicpmv4_7": {"image": {"scale_resolution": 56}, "sizes": {"insert_layer_id": 0}},
+    "minicpm_ocr": _SLICES_OF_56,
+    "minicpmv4_6": _SLICES_OF_56,
+    "minicpmv4_7": _SLICES_OF_56,
     "minimax_m3_vl": {"extra": ("]<]image[>[", "]<]video[>[", "]<]start of image[>[", "]<]end of image[>[")},
-    "mistral3": {
-        "processor": {"patch_size": 7, "spatial_merge_size": 2, "image_token": "<image>"},
-        "image": {"size": {"longest_edge": 28}},
-    },
-    "mistral_large4": {
-        "processor": {"patch_size": 7, "spatial_merge_size": 2, "image_token": "<image>"},
-        "image": {"size": {"longest_edge": 28}},
-    },
+    "mistral3": _PATCHES_OF_7,
+    "mistral_large4": _PATCHES_OF_7,
     "mllama": {
         "config": {
             "vision_config.intermediate_layers_indices": [0],
@@ -200,11 +159,7 @@ CASES: dict[str, dict[str, Any]] = {
     "muse_glimmer": {"config": {"out_hidden_size": 128}},
     "muse_spark": {"config": {"out_hidden_size": 128}},
     "ovis2": {"extra": ("<IMG_START>", "<IMG_GRID>"), "image_token": "<IMG_ATOM>"},
-    "paddleocr_vl": {
-        "config": {
-            "text_config.rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
-        }
-    },
+    "paddleocr_vl": _MROPE,
     "perception_lm": {
         "config": {
             "vision_config": {
@@ -217,28 +172,20 @@ CASES: dict[str, dict[str, Any]] = {
         "image": {"tile_size": 28, "max_num_tiles": 2},
         "processor": {"patch_size": 7, "pooling_ratio": 1},
     },
-    "qianfan_ocr": {"config": {"image_seq_length": 4}, "processor": {"image_seq_length": 4}, "image_text": "<image>"},
+    "qianfan_ocr": _FOUR_TOKENS | {"image_text": "<image>"},
     "qwen2_5_omni_thinker": {
         "processor_class": "Qwen2_5OmniProcessor",
         "image_processor_of": "qwen2_vl",
         "audio": "WhisperFeatureExtractor",
         "config": {
-            "text_config.rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
+            "text_config.rope_parameters": _ROPE,
             "vision_start_token_id": 5,
             "vision_end_token_id": 6,
         },
         "video_processor_of": "qwen2_vl",
     },
-    "qwen2_5_vl": {
-        "config": {
-            "text_config.rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
-        }
-    },
-    "qwen2_vl": {
-        "config": {
-            "text_config.rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
-        }
-    },
+    "qwen2_5_vl": _MROPE,
+    "qwen2_vl": _MROPE,
     "qwen3_omni_moe_thinker": {
         "processor_class": "Qwen3OmniMoeProcessor",
         "image_processor_of": "qwen2_vl",
@@ -256,7 +203,7 @@ CASES: dict[str, dict[str, Any]] = {
             "text_config.indexer_compress_ratio": 4,
         }
     },
-    "smolvlm": {"image": {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}},
+    "smolvlm": _TILES_OF_28,
     "step3p7": {
         "extra": ("<patch_start>", "<patch_end>"),
         "image": {"vision_patch_size": 7, "downsampler_stride": 4, "patch_size": 28},

@@ -6,6 +6,7 @@ every special token that any of them asks for. Nothing is read from the hub.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from functools import cache
@@ -74,7 +75,7 @@ _SMALL_ARGUMENTS = {
 
 def build(model_type: str) -> tuple[Any, Any]:
     """The model, in eval mode and fp32, and its processor, with a chat template."""
-    case = CASES.get(model_type, {})
+    case = copy.deepcopy(CASES.get(model_type, {}))  # configurations change what they are given
     tokenizer = tokenizer_of_all(case.get("tokenizer", {}))
     tokenizer.add_tokens(list(case.get("extra", ())), special_tokens=True)
     processor = _processor(model_type, tokenizer, case)
