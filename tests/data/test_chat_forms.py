@@ -167,11 +167,18 @@ def test_published_readers_have_the_same_places(tmp_path: Path) -> None:
     assert contents(hub)[0][1][1] == IMAGE
 
 
+KEYS_OF_LOSS = [
+    *((key, False, True) for key in ("loss", "train", "training")),
+    ("weight", 0, 1),
+    ("loss_scale", 0.0, 1.0),
+]
+
+
 def test_turns_with_loss_false_are_not_learnt(tmp_path: Path) -> None:
-    """`loss` of ms-swift, `weight` of OpenAI, `train` of axolotl."""
+    """`loss` of ms-swift, `weight` of OpenAI, `train` and `training` of axolotl."""
     collator = MLLMCollator(tiny_llava()[1])
     tokenizer = tiny_llava()[1].tokenizer
-    for key, no, yes in (("loss", False, True), ("weight", 0, 1), ("train", False, True), ("loss_scale", 0.0, 1.0)):
+    for key, no, yes in KEYS_OF_LOSS:
         turns = [dict(turn) for turn in MESSAGES]
         turns[2]["content"] = "And?"
         turns[1][key], turns[3][key] = no, yes
@@ -236,6 +243,8 @@ def test_image_parts_of_openai_and_others(tmp_path: Path) -> None:
         (part({"type": "image_url", "image_url": {"url": "data:image/png;base64,@@"}}), r"is no base64"),
         (part({"type": "image_url", "image_url": {}}), r"the image is 'None'; expected a path"),
         (part({"type": "image", "path": "a", "url": "b"}), r"expected one of path, url"),
+        ({"instruction": "<img>a.png</img>What?", "output": "b"}, r"holds '<img>a\.png</img>', a file between tags"),
+        ({"messages": [{"role": "user", "content": "<video>a.mp4</video>What?"}, YES]}, r"file between tags"),
         ({"messages": MESSAGES, "images": []}, r"1 marks <image> in the text but 0 images"),
         ({"messages": MESSAGES, "images": ["a", "b"]}, r"1 marks <image> in the text but 2 images"),
         ({"messages": [{"role": "user", "content": [IMAGE, text("<image>x")]}, YES], "images": ["a"]}, r"one kind"),
@@ -274,6 +283,17 @@ def test_unknown_keys_are_told_once_for_a_file_with_counts(tmp_path: Path) -> No
     )
     (part, *_) = parts = check_stream(CVITDataModule([Task("a", str(tmp_path / "t.json"), evaluation_records(2))]))
     assert not part.problems and "unknown key 'tools' in 3 of 5 records" in summary(parts)
+
+
+def test_marks_of_media_without_media_are_told(tmp_path: Path) -> None:
+    """A page's source may hold them; what is no path between two tags is text, and so are answers."""
+    page = '<video controls>\n<source src="a.mp4">\n</video> <img src="a.png"> <img></img> a <b>bold</b> word'
+    rows = [{"messages": [{"role": "user", "content": question}, YES]} for question in ("<video>What?", page, "a")]
+    rows.append({"messages": [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "<audio>"}]})
+    with pytest.warns(DataWarning) as told:
+        records = read(tmp_path, *rows)
+    assert [str(item.message) for item in told] == ["t.json: mark <video> in the text in 1 of 4 records; not read."]
+    assert contents(records[1])[0][1] == [text(page)]
 
 
 def test_a_mark_in_a_text_is_found_in_setup(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def parse_chat(row: Row, where: str, reading: Reading | None = None) -> Record:
             raise ValueError(f"{where}: the content of turn {index} is {shown(content)}; expected a string or parts.")
         parts = [_part(part, embedded, where, reading) for part in content]
         turns.append(Turn(role, parts, is_learnt(turn, role, index, where)))
+    reading.note_marks(turns, where)
     images = images_of(row, where, reading)
     if images and embedded:
         raise ValueError(f"{where}: images both in the parts and in the column 'images'; expected one of the two.")

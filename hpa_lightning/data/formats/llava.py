@@ -87,6 +87,7 @@ def record_of(row: Mapping[str, Any], turns: list[Turn], where: str, reading: Re
     Raises:
         ValueError: named by ``where``.
     """
+    reading.note_marks(turns, where)
     images = images_of(row, where, reading)
     messages = messages_of(turns, len(images), reading.image_place, where, system_of(row, where))
     return Record(identity_of(row, where), messages, images, answers_of(row, where), source=where)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from hpa_lightning.data.formats.tables import Row
-from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
+from hpa_lightning.data.formats.turns import ImagePlace, Turn, check_image_place
 from hpa_lightning.data.images import image_of_cell
 from hpa_lightning.values import names, shown
 
@@ -20,6 +21,8 @@ COMMON_KEYS = frozenset({"id", "question_id", "system", "image", "images", "answ
 
 #: What would be lost with these keys changes what a model is shown.
 _MEDIA = frozenset({"video", "videos", "audio", "audios", "speech", "objects"})
+_MEDIA_MARKS = ("<video>", "<audio>")
+_NAMED_MEDIA = re.compile(r"<(img|image|video|audio)>[^<\s][^<\n]{0,500}</\1>")
 
 
 class DataWarning(UserWarning):
@@ -35,7 +38,7 @@ class Reading:
         image_place: see :func:`~hpa_lightning.data.formats.turns.messages_of`.
 
     Attributes:
-        unread: key -> the number of records in which it holds something that is not read.
+        unread: a key that holds something, or a mark of media -> the number of records in which it is not read.
         records: how many records were parsed.
     """
 
@@ -75,7 +78,23 @@ class Reading:
                     "and without them the record says something else. Remove the record, or write what it shows as "
                     "images and text."
                 )
-            self._found.add(f"{what}{str(key)[:60]}")
+            self._found.add(f"unknown key {f'{what}{str(key)[:60]}'!r}")
+
+    def note_marks(self, turns: Iterable[Turn], where: str) -> None:
+        """Note marks of video and audio in the user's texts, which stay text.
+
+        Raises:
+            ValueError: named by ``where``: a text that names a file of media between tags, as Qwen-VL's and ms-swift's
+                first formats did; the model would read a path in the place of a picture.
+        """
+        texts = [part["text"] for turn in turns if turn.role == "user" for part in turn.parts if part["type"] == "text"]
+        for text in texts:
+            if (named := _NAMED_MEDIA.search(text)) is not None:
+                raise ValueError(
+                    f"{where}: the text holds {shown(named[0])}, a file between tags, which is not opened. Expected "
+                    "the mark <image> in its place and the image's path under 'images'; other media cannot be read."
+                )
+            self._found.update(f"mark {mark} in the text" for mark in _MEDIA_MARKS if mark in text)
 
     def warn(self, name: str) -> None:
         """Warn, once for the whole file, of what was not read."""
@@ -83,8 +102,8 @@ class Reading:
         self._found.clear()
         if self.unread:
             counts = sorted(self.unread.items(), key=lambda item: (-item[1], item[0]))
-            told = [f"unknown key {key!r} in {count} of {self.records} records" for key, count in counts]
-            more = f" and {len(told) - 10} more keys" if len(told) > 10 else ""
+            told = [f"{what} in {count} of {self.records} records" for what, count in counts]
+            more = f" and {len(told) - 10} more" if len(told) > 10 else ""
             rank_zero_warn(f"{name}: {', '.join(told[:10])}{more}; not read.", category=DataWarning)
 
 

@@ -25,7 +25,7 @@ _ROLES = {
 _TOOLS = frozenset({"observation", "function", "function_call", "tool", "tool_call", "tool_response", "ipython"})
 
 #: Of a turn: whether it is learnt (ms-swift, OpenAI, axolotl); false or 0 takes it out of the loss.
-LOSS_KEYS = ("loss", "weight", "train", "loss_scale")
+LOSS_KEYS = ("loss", "weight", "train", "training", "loss_scale")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def role_of(name: Any, index: int, where: str) -> str:
 
 
 def is_learnt(turn: Mapping[str, Any], role: str, index: int, where: str) -> bool:
-    """Return whether a turn counts in the loss: ``loss``, ``weight``, ``train`` or ``loss_scale``, else an answer does.
+    """Return whether a turn counts in the loss: what one of ``LOSS_KEYS`` says, else an answer does.
 
     Raises:
         ValueError: named by ``where``: a weight that is neither 0 nor 1, two that differ, or a turn of the user that
