@@ -7,10 +7,12 @@ for the device: functions that run inside the optimizer step do not call it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
+
+from hpa_lightning.values import shown
 
 # 2^23 entries are 64 MiB in float64: large enough to keep a GPU busy, small beside one layer's weight.
 BLOCK_ENTRIES = 1 << 23
@@ -19,15 +21,22 @@ BLOCK_ENTRIES = 1 << 23
 def describe(tensor: object) -> str:
     """Say what a value is, for an error message: `float32 tensor of shape (2, 3) on cpu`."""
     if not isinstance(tensor, Tensor):
-        return f"{type(tensor).__name__} {tensor!r}"
+        return f"{type(tensor).__name__} {shown(tensor)}"
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return f"{dtype} tensor of shape {tuple(tensor.shape)} on {tensor.device}"
+    kind = "tensor" if tensor.layout == torch.strided else f"{str(tensor.layout).removeprefix('torch.')} tensor"
+    place = "meta (without values)" if tensor.is_meta else tensor.device
+    return f"{dtype} {kind} of shape {tuple(tensor.shape)} on {place}"
+
+
+def is_dense(tensor: object) -> bool:
+    """Whether a value is a tensor that holds all its values: not sparse, not on the meta device."""
+    return isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
 
 
 def check_float(name: str, tensor: Tensor, shape: tuple[str | int, ...], like: Tensor | None = None) -> None:
     """Require a floating-point tensor of `shape`; a letter in `shape` stands for any size >= 1."""
     expected = "(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")"
-    good = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dim() == len(shape)
+    good = is_dense(tensor) and tensor.is_floating_point() and tensor.dim() == len(shape)
     if good:
         good = all(
             actual == wanted if isinstance(wanted, int) else actual >= 1
@@ -41,9 +50,15 @@ def check_float(name: str, tensor: Tensor, shape: tuple[str | int, ...], like: T
         )
 
 
+def check_units(units: object, known: Collection[str]) -> None:
+    """Require one of the names of what a mask counts."""
+    if not isinstance(units, str) or units not in known:
+        raise ValueError(f"units: expected one of {sorted(known)}, got {shown(units)}.")
+
+
 def check_mask(name: str, mask: Tensor, length: int, like: Tensor) -> None:
     """Require a boolean `(length,)` tensor on the device of `like`."""
-    good = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == (length,)
+    good = is_dense(mask) and mask.dtype == torch.bool and tuple(mask.shape) == (length,)
     if not good or mask.device != like.device:
         raise ValueError(
             f"{name}: expected a boolean tensor of shape ({length},) on {like.device} "
@@ -71,11 +86,22 @@ def check_finite(name: str, tensor: Tensor) -> None:
         )
 
 
+def check_result(name: str, result: Tensor) -> Tensor:
+    """Return a result of finite values if it is finite too (waits for the device)."""
+    bad = int((~torch.isfinite(result)).sum())
+    if bad:
+        raise ValueError(
+            f"{name}: {bad} of {result.numel()} values do not fit the result, a {describe(result)}, or overflow on the "
+            "way to it, though the arguments are finite. Check their scale, or take a dtype of wider range."
+        )
+    return result
+
+
 def check_number(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> None:
     """Require a finite number in `[low, high]`."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and low <= value <= high):
-        raise ValueError(f"{name}: expected a finite number in [{low:g}, {high:g}], got {value!r}.")
+        raise ValueError(f"{name}: expected a finite number in [{low:g}, {high:g}], got {shown(value)}.")
 
 
 def result_dtype(*tensors: Tensor) -> torch.dtype:

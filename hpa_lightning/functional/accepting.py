@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_number
+from hpa_lightning.functional._checks import check_number, check_result
 from hpa_lightning.functional.surgeon import Sweep, check_block_size, check_edit, edit_in_blocks
 
 
@@ -76,7 +76,8 @@ def safe_delta(
     check_number("protected_percent", protected_percent, 0.0, 100.0)
     check_block_size(block_size)
     if math.isinf(budget):
-        return weight_new.to(weight_prev.dtype, copy=True), torch.ones_like(weight_prev, dtype=torch.bool)
+        edited = check_result("edited weight", weight_new.to(weight_prev.dtype, copy=True))
+        return edited, torch.ones_like(weight_prev, dtype=torch.bool)
     rows, columns = weight_prev.shape
 
     def accept(block: slice, before: Tensor) -> Tensor:
@@ -94,4 +95,4 @@ def safe_delta(
     sweep = Sweep(weight_prev, weight_new, factor, columns_at_once)
     original = None if costs_after_compensation else weight_prev
     accepted = edit_in_blocks(sweep, columns, block_size, accept, original)
-    return sweep.result().to(weight_prev.dtype), accepted
+    return check_result("edited weight", sweep.result().to(weight_prev.dtype)), accepted

@@ -12,7 +12,15 @@ import math
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import blocks, check_finite, check_float, check_number, describe, result_dtype
+from hpa_lightning.functional._checks import (
+    blocks,
+    check_finite,
+    check_float,
+    check_number,
+    describe,
+    is_dense,
+    result_dtype,
+)
 
 
 @torch.no_grad()
@@ -126,7 +134,7 @@ def pack_mask(mask: Tensor) -> Tensor:
         >>> pack_mask(torch.tensor([[True, False, True]])).tolist()
         [[5]]
     """
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.dim() != 2:
+    if not is_dense(mask) or mask.dtype != torch.bool or mask.dim() != 2:
         raise ValueError(f"mask: expected a boolean tensor of shape (r, c), got {describe(mask)}.")
     padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -mask.shape[1] % 8)).unflatten(1, (-1, 8))
     return padded.bitwise_left_shift(_bits(mask)).sum(2, dtype=torch.uint8)

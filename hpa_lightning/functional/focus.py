@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import blocks, check_finite, check_float, check_number
+from hpa_lightning.functional._checks import blocks, check_finite, check_float, check_number, check_result
 from hpa_lightning.functional._sums import column_square_sums
 from hpa_lightning.functional.merging import LoraUpdate
 
@@ -46,6 +46,7 @@ def column_energy(delta: Tensor) -> Tensor:
     energy = column_square_sums(delta) / delta.shape[0]
     if not bool(torch.isfinite(energy).all()):
         check_finite("delta", delta)
+        check_result("column energy", energy)
     return energy
 
 
@@ -78,7 +79,7 @@ def lora_column_energy(lora_a: Tensor, lora_b: Tensor, scaling: float) -> Tensor
     a, b = lora_a.to(torch.float64), lora_b.to(torch.float64)
     # ||B x|| = ||R x|| for the R factor of B: squaring last, not in B^T B, keeps small columns accurate.
     triangular = torch.linalg.qr(b, mode="r").R
-    return (triangular @ a).square_().sum(0) * (scaling**2 / b.shape[0])
+    return check_result("column energy", (triangular @ a).square_().sum(0) * (scaling**2 / b.shape[0]))
 
 
 @torch.no_grad()
@@ -105,7 +106,7 @@ def column_focus(energy: Tensor, inverse_diagonal: Tensor) -> Tensor:
     check_float("energy", energy, ("c",))
     check_finite("energy", energy)
     _check_diagonal(inverse_diagonal, energy.shape[0], energy)
-    return (energy / inverse_diagonal).to(inverse_diagonal.dtype)
+    return check_result("column focus", (energy / inverse_diagonal).to(inverse_diagonal.dtype))
 
 
 @torch.no_grad()
@@ -135,8 +136,8 @@ def row_focus(delta: Tensor, inverse_diagonal: Tensor) -> Tensor:
     divisor = inverse_diagonal.to(torch.float64)
     focus = torch.empty(delta.shape[0], dtype=torch.float64, device=delta.device)
     for lines in blocks(*delta.shape):
-        focus[lines] = (delta[lines].to(torch.float64).square_() / divisor).mean(1)
-    return focus.to(inverse_diagonal.dtype)
+        focus[lines] = (delta[lines].to(torch.float64).square() / divisor).mean(1)
+    return check_result("row focus", focus.to(inverse_diagonal.dtype))
 
 
 @torch.no_grad()
@@ -170,7 +171,8 @@ def lora_row_focus(lora_a: Tensor, lora_b: Tensor, scaling: float, inverse_diago
     # ||S^T b|| = ||R b|| for the R factor of S^T: squaring last keeps small rows accurate.
     triangular = torch.linalg.qr(weighed.T, mode="r").R
     squares = (lora_b.to(torch.float64) @ triangular.T).square_().sum(1)
-    return (squares * (scaling**2 / lora_a.shape[1])).to(inverse_diagonal.dtype)
+    focus = (squares * (scaling**2 / lora_a.shape[1])).to(inverse_diagonal.dtype)
+    return check_result("row focus", focus)
 
 
 def update_focus(update: Tensor | LoraUpdate, inverse_diagonals: Sequence[Tensor], units: str) -> list[Tensor]:

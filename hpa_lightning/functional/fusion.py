@@ -6,6 +6,7 @@ and for float64 ones (`hpa_lightning.functional._sums`).
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -17,7 +18,9 @@ from hpa_lightning.functional._checks import (
     check_float,
     check_mask,
     check_number,
+    check_result,
     check_same_dtype,
+    check_units,
     result_dtype,
 )
 from hpa_lightning.functional._products import float32_products_are_exact, quick_direction
@@ -110,8 +113,8 @@ def fuse(
         `(out_features, in_features)` in the dtype of `weight_prev`.
 
     Raises:
-        ValueError: wrong shapes, a mask that is not boolean, or non-finite values (which are not looked for again when
-            `scale` is given).
+        ValueError: wrong shapes, a mask that is not boolean, non-finite values, or a result that the dtype of
+            `weight_prev` cannot hold; nothing is written then.
 
     Source: HPA (arXiv 2511.20158), step 3 and Algorithm 1.
 
@@ -122,24 +125,36 @@ def fuse(
         tensor([[2., 0., 1.]])
     """
     _check_weights(weight_prev, weight_new)
+    check_units(units, _AXIS)
     check_mask("retained", retained, weight_prev.shape[_AXIS[units]], weight_prev)
     if not orthogonal:
         scale = torch.zeros((), device=weight_prev.device)
-        check_finite("weight_prev", weight_prev)
-        check_finite("weight_new", weight_new)
     elif scale is None:
         scale = _dense_scale(weight_prev, weight_new)
     if out is not None:
         check_float("out", out, tuple(weight_prev.shape), like=weight_prev)
         check_same_dtype("out", out, "weight_prev", weight_prev)
-    fused = torch.empty_like(weight_prev) if out is None else out
     wide = working_dtype(weight_prev)
     factor = scale.to(wide)
-    for lines in stretches(weight_prev):
+
+    def fused(lines: slice) -> Tensor:
         old = weight_prev[lines]
         new = weight_new[lines].to(wide) - factor * old.to(wide)
-        fused[lines] = torch.where(_kept(retained, lines, units), old, new.to(old.dtype))
-    return fused
+        return torch.where(_kept(retained, lines, units), old, new.to(old.dtype))
+
+    lines_of = list(stretches(weight_prev))
+    largest_old, largest_new = (
+        torch.linalg.vector_norm(weight, math.inf).to(torch.float64) for weight in (weight_prev, weight_new)
+    )
+    if not _fits(largest_new + scale.abs() * largest_old, weight_prev.dtype, wide):
+        check_finite("weight_prev", weight_prev)
+        check_finite("weight_new", weight_new)
+        for lines in lines_of:
+            check_result("fused weight", fused(lines))
+    result = torch.empty_like(weight_prev) if out is None else out
+    for lines in lines_of:
+        result[lines] = fused(lines)
+    return result
 
 
 @torch.no_grad()
@@ -172,7 +187,8 @@ def lora_fuse_(
         `s`, 0-dim, float32 (float64 if an argument is float64); 0 if not `orthogonal`.
 
     Raises:
-        ValueError: wrong shapes, a mask that is not boolean, or non-finite values; nothing is changed then.
+        ValueError: wrong shapes, a mask that is not boolean, non-finite values, or a result that the dtype of
+            `weight_prev` cannot hold; nothing is changed then.
 
     Example:
         >>> import torch
@@ -186,25 +202,42 @@ def lora_fuse_(
     check_float("lora_a", lora_a, ("q", weight_prev.shape[1]), like=weight_prev)
     check_float("lora_b", lora_b, (weight_prev.shape[0], lora_a.shape[0]), like=weight_prev)
     check_number("scaling", scaling)
+    check_units(units, _AXIS)
     check_mask("retained", retained, weight_prev.shape[_AXIS[units]], weight_prev)
     for name, tensor in (("lora_a", lora_a), ("lora_b", lora_b)):
         check_finite(name, tensor)
     square = square_sum(weight_prev)
     if not bool(torch.isfinite(square)):
         check_finite("weight_prev", weight_prev)
+        check_result("norm of weight_prev", square)
     scale = torch.zeros_like(square)
     if orthogonal:
         product = scaling * (lora_b.to(torch.float64) * quick_direction(weight_prev, lora_a)).sum()
-        scale = torch.where(square > 0, product / square, 0.0)
+        scale = check_result("projection scale", torch.where(square > 0, product / square, 0.0))
+    told = check_result("projection scale", scale.to(result_dtype(weight_prev, lora_a, lora_b)))
     wide = working_dtype(weight_prev) if float32_products_are_exact(weight_prev.device) else torch.float64
     wide_a, wide_b, factor = lora_a.to(wide), lora_b.to(wide), scale.to(wide)
+
+    def fused(lines: slice) -> Tensor:
+        old = weight_prev[lines]
+        new = old.to(wide)
+        new = torch.addmm(new - factor * new, wide_b[lines], wide_a, alpha=scaling)
+        return torch.where(_kept(retained, lines, units), old, new.to(old.dtype))
+
     with torch.autocast(weight_prev.device.type, enabled=False):
+        size_a, size_b = (torch.linalg.vector_norm(one.to(torch.float64)) for one in (lora_a, lora_b))
+        largest = square.sqrt() * (1.0 + scale.abs()) + abs(scaling) * size_a * size_b
+        if not _fits(largest, weight_prev.dtype, wide):
+            for lines in blocks(*weight_prev.shape):
+                check_result("fused weight", fused(lines))
         for lines in blocks(*weight_prev.shape):
-            old = weight_prev[lines]
-            new = old.to(wide)
-            new = torch.addmm(new - factor * new, wide_b[lines], wide_a, alpha=scaling)
-            weight_prev[lines] = torch.where(_kept(retained, lines, units), old, new.to(old.dtype))
-    return scale.to(result_dtype(weight_prev, lora_a, lora_b))
+            weight_prev[lines] = fused(lines)
+    return told
+
+
+def _fits(largest: Tensor, *dtypes: torch.dtype) -> bool:
+    """Whether entries up to ``largest`` fit (waits for the device); else each is looked at before it is written."""
+    return bool(largest < 0.5 * min(torch.finfo(dtype).max for dtype in dtypes))
 
 
 def _kept(retained: Tensor, lines: slice, units: Units) -> Tensor:
@@ -217,7 +250,8 @@ def _dense_scale(weight_prev: Tensor, weight_new: Tensor) -> Tensor:
     if not bool(torch.isfinite(product) & torch.isfinite(square)):
         check_finite("weight_prev", weight_prev)
         check_finite("weight_new", weight_new)
-    return torch.where(square > 0, product / square, 0.0)
+        check_result("norm of weight_prev and its product with the update", torch.stack([product, square]))
+    return check_result("projection scale", torch.where(square > 0, product / square, 0.0))
 
 
 def _check_weights(weight_prev: Tensor, weight_new: Tensor) -> None:

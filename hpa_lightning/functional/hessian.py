@@ -20,7 +20,9 @@ from hpa_lightning.functional._checks import (
     check_finite,
     check_float,
     check_number,
+    check_result,
     describe,
+    is_dense,
     result_dtype,
 )
 from hpa_lightning.functional._inverse import damp_, diagonal_from_gram_, diagonal_from_rows
@@ -75,7 +77,7 @@ def inverse_hessian_diagonal(inputs: Tensor, damping: float = 0.01) -> Tensor:
         gram = Panels(c, inputs.device)
         gram.add_rows_(inputs, damping)
         diagonal = diagonal_from_gram_(gram, n, damping)
-    return diagonal.to(result_dtype(inputs))
+    return check_result("inverse diagonal", diagonal.to(result_dtype(inputs)))
 
 
 class HessianAccumulator:
@@ -139,14 +141,14 @@ class HessianAccumulator:
         Raises:
             ValueError: wrong shape, dtype or mask, or non-finite values at positions that count.
         """
-        good = isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.dim() >= 1
+        good = is_dense(inputs) and inputs.is_floating_point() and inputs.dim() >= 1
         if not good or inputs.shape[-1] != self.num_features:
             raise ValueError(
                 f"inputs: expected a floating-point tensor of shape (..., {self.num_features}), got {describe(inputs)}."
             )
         if mask is None:
             rows = inputs.reshape(-1, self.num_features)
-        elif isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == inputs.shape[:-1]:
+        elif is_dense(mask) and mask.dtype == torch.bool and mask.shape == inputs.shape[:-1]:
             rows = inputs[mask.to(inputs.device)]
         else:
             raise ValueError(
@@ -250,9 +252,10 @@ class HessianAccumulator:
         if release:
             self._gram, self._count = None, 0
         if rows is not None:
-            return diagonal_from_rows(rows, self.damping).to(self._dtype)
+            return check_result("inverse diagonal", diagonal_from_rows(rows, self.damping).to(self._dtype))
         assert gram is not None
-        return diagonal_from_gram_(gram if release else gram.clone(), count, self.damping).to(self._dtype)
+        diagonal = diagonal_from_gram_(gram if release else gram.clone(), count, self.damping)
+        return check_result("inverse diagonal", diagonal.to(self._dtype))
 
     @torch.no_grad()
     def hessian(self) -> Tensor:

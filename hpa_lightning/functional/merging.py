@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import blocks, check_finite, check_float, check_number, result_dtype
+from hpa_lightning.functional._checks import (
+    blocks,
+    check_finite,
+    check_float,
+    check_number,
+    check_result,
+    result_dtype,
+)
 from hpa_lightning.functional._products import float32_products_are_exact
 
 
@@ -46,7 +53,7 @@ def merge_linearly(weight: Tensor, reference: Tensor, share: float) -> Tensor:
         merged[lines] = torch.lerp(
             weight[lines].to(torch.float64), reference[lines].to(torch.float64), float(share)
         ).to(reference.dtype)
-    return merged
+    return check_result("merged weight", merged)
 
 
 @torch.no_grad()
@@ -66,7 +73,7 @@ def lora_update(lora_a: Tensor, lora_b: Tensor, scaling: float = 1.0) -> Tensor:
         `(out_features, in_features)` float32.
 
     Raises:
-        ValueError: wrong shapes.
+        ValueError: wrong shapes or a scaling that is not finite.
 
     Source: Hu et al., LoRA (ICLR 2022), section 4.1.
 
@@ -78,6 +85,7 @@ def lora_update(lora_a: Tensor, lora_b: Tensor, scaling: float = 1.0) -> Tensor:
     """
     check_float("lora_a", lora_a, ("q", "c"))
     check_float("lora_b", lora_b, ("r", lora_a.shape[0]), like=lora_a)
+    check_number("scaling", scaling)
     wide = torch.float32 if float32_products_are_exact(lora_a.device) else torch.float64
     with torch.autocast(lora_a.device.type, enabled=False):
         return scaling * (lora_b.to(wide) @ lora_a.to(wide)).float()

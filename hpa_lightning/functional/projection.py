@@ -24,6 +24,7 @@ from hpa_lightning.functional._checks import (
     check_mask,
     check_same_dtype,
     describe,
+    is_dense,
     result_dtype,
 )
 from hpa_lightning.functional._products import quick_direction
@@ -392,7 +393,7 @@ def zero_columns_(tensor: Tensor, retained: Tensor) -> Tensor:
         tensor([[0., 1., 0.],
                 [0., 1., 0.]])
     """
-    if not isinstance(tensor, Tensor) or tensor.dim() < 1:
+    if not is_dense(tensor) or tensor.dim() < 1:
         raise ValueError(f"tensor: expected a tensor of shape (..., in_features), got {describe(tensor)}.")
     check_mask("retained", retained, tensor.shape[-1], tensor)
     return tensor.masked_fill_(retained, 0)

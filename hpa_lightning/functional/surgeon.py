@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_finite, check_float, check_number, describe
+from hpa_lightning.functional._checks import check_finite, check_float, check_number, check_result, describe, is_dense
 
 # Columns that are finished before what they change reaches the columns behind them.
 _LAZY_COLUMNS = 128
@@ -100,13 +100,13 @@ def compensate(
         tensor([[0.0000, 1.5000]], dtype=torch.float64)
     """
     check_edit(weight, target, factor, names=("weight", "target"))
-    if not isinstance(moved, Tensor) or moved.dtype != torch.bool or moved.shape != weight.shape:
+    if not is_dense(moved) or moved.dtype != torch.bool or moved.shape != weight.shape:
         raise ValueError(f"moved: expected a boolean tensor of shape {tuple(weight.shape)}, got {describe(moved)}.")
     if moved.device != weight.device:
         raise ValueError(f"moved: expected a tensor on {weight.device} like weight, got {describe(moved)}.")
     sweep = Sweep(weight, target, factor, columns_at_once, strength)
     sweep.move(0, weight.shape[1], moved)
-    return sweep.result()
+    return check_result("compensated weight", sweep.result())
 
 
 class Sweep:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_number
+from hpa_lightning.functional._checks import check_number, check_result
 from hpa_lightning.functional.surgeon import Sweep, check_block_size, check_edit, edit_in_blocks
 
 
@@ -84,7 +84,7 @@ def model_tailor(
     sweep = Sweep(weight_new, weight_prev, factor, strength=compensation)
     original = None if scores_after_compensation else weight_new
     moved = edit_in_blocks(sweep, weight_prev.shape[1], block_size, give_back, original)
-    return sweep.result().to(weight_prev.dtype), ~moved
+    return check_result("edited weight", sweep.result().to(weight_prev.dtype)), ~moved
 
 
 def _z_scores(values: Tensor) -> Tensor:
