@@ -123,9 +123,16 @@ class RunResults:
             raise ValueError(f'{self.path}: the "run" event lacks {sorted(missing)}.')
         if not self.run["tasks"]:
             raise ValueError(f'{self.path}: the "run" event has no tasks; expected at least one.')
+        if twice := sorted({task for task in self.run["tasks"] if self.run["tasks"].count(task) > 1}):
+            raise ValueError(f'{self.path}: the "run" event has tasks of the same name, {shown(twice)}.')
         self._scores: dict[tuple[int, str, str], float] = {}
         metrics: dict[str, str] = {}
         for record in self.events("score"):
+            if not -1 <= record["step"] < len(self.run["tasks"]):
+                raise ValueError(
+                    f"{self.path}: a score of step {shown(record['step'])} in a run of {len(self.run['tasks'])} tasks; "
+                    "expected -1 (the aligned model) or the number of a task."
+                )
             known = metrics.setdefault(record["set"], record["metric"])
             if known != record["metric"]:
                 raise ValueError(

@@ -18,6 +18,7 @@ from hpa_lightning.data.formats.tables import read_table
 from hpa_lightning.data.records import Record
 from hpa_lightning.parsing import parse_json
 from hpa_lightning.predictions import read_predictions
+from hpa_lightning.results import RunResults
 from hpa_lightning.study.grid import read_study
 from hpa_lightning.study.store import Store
 from hpa_lightning.values import shown
@@ -139,3 +140,18 @@ def test_studies_that_cannot_be(tmp_path: Path, change: dict[str, Any], message:
     (tmp_path / "study.yaml").write_text(content)
     with pytest.raises(ValueError, match=r"study\.yaml.*" + message):
         read_study(tmp_path / "study.yaml")
+
+
+@pytest.mark.parametrize(
+    ("event", "change", "message"),
+    [
+        (0, {"tasks": ["a", "a"]}, r"tasks of the same name, \['a'\]"),
+        (1, {"step": 7}, r"a score of step 7 in a run of 1 tasks"),
+        (1, {"step": -2}, r"a score of step -2"),
+    ],
+)
+def test_results_that_cannot_be(event: int, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    events = [{**one, **change} if index == event else one for index, one in enumerate(fuzz.EVENTS)]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
+    with pytest.raises(ValueError, match=r"results\.jsonl: .*" + message):
+        RunResults.from_file(tmp_path)
