@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from hpa_lightning.data.digests import array_digest, file_digest, records_digest
+from hpa_lightning.data.digests import array_digest, file_digest, records_digest, same_records
 from hpa_lightning.data.records import Record
 from hpa_lightning.values import shown
 
@@ -78,7 +78,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "
         one, other = before.get(key, _ABSENT), now.get(key, _ABSENT)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             found |= differences(one, other, f"{name}.")
-        elif one != other:
+        elif one != other and not (isinstance(one, str) and isinstance(other, str) and same_records(one, other)):
             found[name] = (one, other)
     return found
 

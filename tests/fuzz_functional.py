@@ -132,6 +132,13 @@ def _stream(features: int, inputs: Tensor, mask: Tensor, damping: float) -> Tens
     return hessian.inverse_diagonal()
 
 
+def _sketch(columns: int, rank: int, inputs: Tensor, mask: Tensor) -> Tensor:
+    sketch = hpa.InputSketch(columns, rank)
+    sketch.update(inputs, mask)
+    sketch.update(inputs)
+    return sketch.rows
+
+
 def _same(name: str, dtype: bool = True) -> Callable[[dict[str, Any]], Expected]:
     return lambda a: [(tuple(a[name].shape), a[name].dtype if dtype else None)]
 
@@ -185,6 +192,11 @@ CASES: dict[str, Case] = {
             "damping": d.number(0.0, 1.0),
         },
         lambda a: [((a["inputs"].shape[-1],), _stat(a["inputs"]))],
+    ),
+    "InputSketch": Case(
+        _sketch,
+        lambda d: {"columns": d.c, "rank": d.q, "inputs": d.tensor(2, d.r, d.c), "mask": d.mask(2, d.r)},
+        lambda a: [],
     ),
     "fuse": Case(hpa.fuse, lambda d: {**_pair(d), **_units(d)}, _same("weight_prev")),
     "fuse into a weight": Case(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers_mllm import tiny_llava, training_records, write_llava_json
 from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
 
 from hpa_lightning.callbacks import (
     AllowChanges,
@@ -88,7 +89,7 @@ def test_a_changed_file_is_noticed(folder: Path, file: str, change: Any, name: s
     data(folder).load_state_dict(state)
     rewrite(folder / file, change)
     with pytest.raises(
-        ValueError, match=rf"another stream \(.*{name}: \d records, \w+ in the checkpoint, \d records, "
+        ValueError, match=rf"another stream \(.*{name}: \d records, \w+, pictures \w+ in the checkpoint, \d records, "
     ):
         data(folder).load_state_dict(state)
 
@@ -236,3 +237,18 @@ def test_another_datamodule_is_noticed(folder: Path) -> None:
     other = Other(plain(folder).tasks, processor=tiny_llava()[1], allow_overlap=True)
     with pytest.raises(ValueError, match=r"datamodule: CVITDataModule in the checkpoint, .*Other now"):
         fit(folder / "other", [SequentialTuning()], other, folder / "checkpoints" / "epoch=0.ckpt")
+
+
+def test_other_pictures_of_the_same_size_are_another_dataset(tmp_path: Path) -> None:
+    """Bitmaps of one shape are files of one size."""
+    paths = [tmp_path / "images" / f"{index}.bmp" for index in range(3)]
+    paths[0].parent.mkdir()
+
+    def digest(colour: int) -> str:
+        for path in paths:
+            Image.new("RGB", (64, 64), (colour, 0, 0)).save(path)
+        return records_digest([Record("a", user_turn("?", 3), tuple(map(str, paths)))])
+
+    first, times = digest(1), [path.stat().st_size for path in paths]
+    assert digest(2) != first and [path.stat().st_size for path in paths] == times
+    assert digest(1) == first  # the time of writing does not count

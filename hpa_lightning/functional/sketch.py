@@ -25,7 +25,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_finite, check_float, check_number, describe
+from hpa_lightning.functional._checks import check_finite, check_float, check_number, check_result, describe, is_dense
 
 
 class InputSketch:
@@ -91,18 +91,20 @@ class InputSketch:
         Raises:
             ValueError: wrong shape, dtype or mask, or non-finite values at positions that count.
         """
-        good = isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.dim() >= 1
+        good = is_dense(inputs) and inputs.is_floating_point() and inputs.dim() >= 1
         if not good or inputs.shape[-1] != self.columns:
             raise ValueError(
                 f"inputs: expected a floating-point tensor of shape (..., {self.columns}), got {describe(inputs)}."
             )
-        if mask is not None and not (mask.dtype == torch.bool and mask.shape == inputs.shape[:-1]):
+        if mask is not None and not (is_dense(mask) and mask.dtype == torch.bool and mask.shape == inputs.shape[:-1]):
             raise ValueError(
                 f"mask: expected a boolean tensor of shape {tuple(inputs.shape[:-1])} (True counts), "
                 f"got {describe(mask)}."
             )
         rows = inputs.reshape(-1, self.columns) if mask is None else inputs[mask.to(inputs.device)]
         check_finite("inputs", rows)
+        if rows.dtype == torch.float64:
+            rows = check_result("inputs, as they are kept,", rows.to(torch.float32))
         self.count += len(rows)
         self._add(rows)
 
