@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test gpu setup lint clean
+.PHONY: demo test gpu reliability setup lint clean
 
 demo: setup
 	$(BIN)/hpa-lightning demo $(DEMO)
@@ -15,6 +15,10 @@ test: setup
 # Everything that only a GPU can tell; see benchmarks/gpu.sh.
 gpu: setup
 	PYTHON=$(BIN)/python benchmarks/gpu.sh $(GPU)
+
+# What breaks, loses or hangs: kills, generated inputs, processes, disks, versions; `make reliability RELIABILITY=--small`.
+reliability: setup
+	PYTHON=$(BIN)/python benchmarks/reliability/all.sh $(RELIABILITY)
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -10,13 +10,19 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils.data import DistributedSampler, TensorDataset
 
 from hpa_lightning.callbacks.kept_weights import digest
 from hpa_lightning.modules.sharding import is_sharded
+from hpa_lightning.resuming import described
 from hpa_lightning.values import shown
 
 if TYPE_CHECKING:
     from hpa_lightning.callbacks.task import TaskCallback
+
+
+_COMPARED = 1000
+"""Records in memory that are looked at, evenly over all of them."""
 
 
 class ProcessesDifferError(RuntimeError):
@@ -64,11 +70,18 @@ def rank_zero_mask(trainer: L.Trainer) -> Callable[[Tensor], Tensor] | None:
 
 
 def loader_facts(trainer: L.Trainer) -> dict[str, str]:
-    """How much every process is about to train on in this epoch."""
+    """How much every process is about to train on in this epoch, and of what can be told cheaply, what."""
     facts = {"the number of batches in an epoch": str(trainer.num_training_batches)}
-    dataset: Any = getattr(trainer.train_dataloader, "dataset", None)
+    loader: Any = trainer.train_dataloader
+    dataset: Any = getattr(loader, "dataset", None)
     if hasattr(dataset, "__len__"):
         facts["the number of training records"] = str(len(dataset))
+    # A sampler that deals one dataset out to all processes; else each may hold a part of its own.
+    if isinstance(getattr(loader, "sampler", None), DistributedSampler):
+        items = dataset.tensors if isinstance(dataset, TensorDataset) else dataset
+        if isinstance(items, list | tuple) and items:
+            told = [described(items[index]) for index in range(0, len(items), -(-len(items) // _COMPARED))]
+            facts["the training records"] = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
     return facts
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from architecture_cases import CASES
 from helpers_architectures import build
 from helpers_mllm import picture
@@ -27,6 +28,8 @@ TABLE = {
     for name, status, note in re.findall(r"^\| `([^`]+)` \| ([^|]+?) \| ([^|]*?) ?\|$", PAGE.read_text("utf-8"), re.M)
     if name != "model_type"
 }
+NEWER = {"aria", "gemma3", "janus", "minimax_m3_vl", "mllama", "perception_lm", "video_llava", "vipllava"}
+"""Fail within transformers 5.12 (or timm 1.0.15) itself on these records, and pass with 5.24; see the page."""
 TESTED = sorted(name for name, (status, _) in TABLE.items() if status == "tested")
 CHOICES = ("red", "a blue square it is")
 
@@ -60,6 +63,8 @@ def test_a_batch_of_unequal_records_equals_single_records(model_type: str) -> No
     """Loss, labels, likelihoods of choices and greedy answers; an image, several images, and none."""
     if model_type not in MAPPED:
         pytest.skip("not in this version of transformers")
+    if model_type in NEWER and tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 24):
+        pytest.skip("this version of transformers fails by itself")
     model, processor = build(model_type)
     records = unequal_records(CASES.get(model_type, {}).get("text_only", True))
     collator, module = MLLMCollator(processor), MLLMModule.from_objects(model, processor).eval()

@@ -31,6 +31,7 @@ ACCIDENTS = {
     "error-0": "the first process raises an error in a step",
     "error-1": "the second process raises an error in a step",
     "records": "the second process has fewer records",
+    "data": "the second process has as many other records",
     "mask": "the second process has another mask",
     "mask-later": "the second process's mask changes in a step",
     "weights": "a weight of the second process changes in a step",
@@ -160,10 +161,13 @@ def fit(accident: str, strategy: str, rank: int, folder: Path) -> None:
         generator = torch.Generator().manual_seed(seed)
         return [{"input_ids": torch.randint(0, 31, (8,), generator=generator)} for _ in range(size)]
 
-    size = 16
+    size, seed = 16, 0
     if accident == "records" and rank == 1:
         happens()
         size = 10
+    elif accident == "data" and rank == 1:
+        happens()
+        seed = 7
     safety = [{"input_ids": torch.stack([record["input_ids"] for record in records(4, 1)])}]
     partition = FocusPartition(safety_data=safety, task_data=safety, probe_steps=1)
     trainer = L.Trainer(
@@ -178,7 +182,7 @@ def fit(accident: str, strategy: str, rank: int, folder: Path) -> None:
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    trainer.fit(Tuned(), DataLoader(records(size, 0), batch_size=2))
+    trainer.fit(Tuned(), DataLoader(records(size, seed), batch_size=2))
 
 
 def main() -> None:

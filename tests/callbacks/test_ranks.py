@@ -33,7 +33,11 @@ def ranks() -> Any:
 
 @pytest.mark.parametrize(
     ("accident", "says"),
-    [("killed-1", "Error"), ("mask-later", "the processes differ in the mask of FocusPartition")],
+    [
+        ("killed-1", "Error"),
+        ("data", "the processes differ in the training records"),
+        ("mask-later", "the processes differ in the mask of FocusPartition"),
+    ],
 )
 def test_the_other_process_stops_and_says_why(ranks: Any, accident: str, says: str, tmp_path: Path) -> None:
     outcome = ranks.run(accident, "ddp", tmp_path)
