@@ -28,7 +28,9 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
         ]
         rows.append({"id": number, "messages": messages, "images": [{"bytes": encoded.getvalue(), "path": None}]})
-    table = datasets.Dataset.from_list(rows).cast_column("images", datasets.List(datasets.Image()))
+    table = datasets.Dataset.from_list(rows).cast_column(
+        "images", getattr(datasets, "List", datasets.Sequence)(datasets.Image())
+    )
     table.to_parquet(tmp_path / "train.parquet")
     return str(tmp_path / "train.parquet")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from helpers_mllm import evaluation_records, picture, tiny_llava, training_records
 from PIL import Image
@@ -115,6 +116,8 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
 
 def test_an_opaque_picture_is_as_load_image_has_it(tmp_path: Path) -> None:
     for mode in ("RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBA"):
+        if mode == "YCbCr" and int(PIL.__version__.split(".")[0]) < 12:
+            continue  # Pillow cannot read what it has written
         picture(3).convert(mode).save(tmp_path / "x.tiff")
         np.testing.assert_array_equal(opened(tmp_path / "x.tiff"), np.asarray(load_image(str(tmp_path / "x.tiff"))))
 
