@@ -1,0 +1,161 @@
+"""Memory and checkpoints by the number of tasks: what a long stream leaves behind.
+
+    python benchmarks/reliability/tasks.py                      200 tasks with two methods, some minutes
+    python benchmarks/reliability/tasks.py --small              6 tasks
+    python benchmarks/reliability/tasks.py --tasks 50 --methods null_space
+
+A tiny language model (Llama's architecture, two blocks, LoRA) is tuned on one task after another, four records each,
+with a checkpoint after every task. The methods are those of tests/callbacks/registry.py. Tensors and objects are those
+that Python refers to after a collection; resident memory holds the allocators' reserves, too. Of the checkpoint, the
+events that are written again on a resume are told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import io
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "callbacks"), str(ROOT / "benchmarks")]
+
+import lightning as L  # noqa: E402
+import torch  # noqa: E402
+from helpers_mllm import tiny_tokenizer  # noqa: E402
+from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
+from machine import command, commit  # noqa: E402
+from registry import METHODS  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from hpa_lightning.callbacks import CalibrationSettings, SequentialTuning  # noqa: E402
+from hpa_lightning.data import CVITDataModule, MLLMCollator, Record, Task  # noqa: E402
+from hpa_lightning.data.records import assistant_turn, user_turn  # noqa: E402
+from hpa_lightning.modules import LoraSettings, MLLMModule  # noqa: E402
+
+
+def records(count: int, seed: int) -> list[Record]:
+    """Questions with a short answer."""
+    return [
+        Record(f"{seed}-{index}", user_turn(f"What is {index} of {seed}?") + assistant_turn(f"it is {index + seed}"))
+        for index in range(count)
+    ]
+
+
+class Watch(L.Callback):
+    """Weighs memory and the last checkpoint when the next task begins, and at the end."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._checkpoint = checkpoint
+        self.tasks: list[dict[str, float]] = []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch:
+            self._weigh()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._weigh()
+
+    def _weigh(self) -> None:
+        gc.collect()
+        held = {id(item): item for item in gc.get_objects() if isinstance(item, torch.Tensor)}
+        storages = {item.untyped_storage().data_ptr(): item.untyped_storage().nbytes() for item in held.values()}
+        saved = torch.load(self._checkpoint, weights_only=True)
+        events = sum(_size(part.get("events")) for part in saved["callbacks"].values() if isinstance(part, dict))
+        self.tasks.append(
+            {
+                "tensors": sum(storages.values()) / 1000,
+                "objects": len(gc.get_objects()),
+                "resident": int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1000,
+                "checkpoint": self._checkpoint.stat().st_size / 1000,
+                "events": events / 1000,
+            }
+        )
+
+
+def _size(value: Any) -> int:
+    if value is None:
+        return 0
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.tell()
+
+
+def run(method: str, tasks: int, folder: Path) -> list[dict[str, float]]:
+    """Tune on the tasks; what was weighed after each."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"})
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    module = MLLMModule.from_objects(
+        LlamaForCausalLM(config),
+        tokenizer,
+        lora=LoraSettings(rank=2, alpha=4.0),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
+    )
+    collator = MLLMCollator(tokenizer, chat_template="plain")
+    method_callbacks = METHODS[method](
+        {
+            "safety_data": [collator.train(records(4, 10**6))],
+            "calibration": CalibrationSettings(safety_samples=4, task_samples=4, batch_size=4),
+        }
+    )
+    stream = CVITDataModule(
+        [Task(f"task {index}", records(4, index), records(1, -index - 1)) for index in range(tasks)],
+        processor=tokenizer,
+        chat_template="plain",
+        train_batch_size=2,
+    )
+    watch = Watch(folder / "last.ckpt")
+    trainer = L.Trainer(
+        accelerator="cpu",
+        callbacks=[
+            *method_callbacks,
+            SequentialTuning(),
+            watch,
+            ModelCheckpoint(folder, filename="one", save_last=True),
+        ],
+        reload_dataloaders_every_n_epochs=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(module, stream)
+    return watch.tasks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=200)
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=["post_training", "null_space"])
+    parser.add_argument("--small", action="store_true", help="6 tasks")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    tasks = 6 if options.small else options.tasks
+    print(f"`{command()}` at {commit()}\n")
+    print("| method | after task | tensors, kB | objects | resident, MB | checkpoint, kB | of it events, kB |")
+    print("|---|---|---|---|---|---|---|")
+    for method in options.methods:
+        with tempfile.TemporaryDirectory() as folder:
+            found = run(method, tasks, Path(folder))
+        for number in sorted({*(share * tasks // 100 for share in (1, 5, 10, 25, 50, 75)), 2, tasks} - {0}):
+            one = found[number - 1]
+            figures = " | ".join(
+                f"{one[key]:.0f}" for key in ("tensors", "objects", "resident", "checkpoint", "events")
+            )
+            print(f"| {method} | {number} | {figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
