@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from hpa_lightning.callbacks.checkpoint_files import write_whole_checkpoints
 from hpa_lightning.callbacks.divergence import DivergenceWatch
 from hpa_lightning.callbacks.ending import save_after_end, unfinished
+from hpa_lightning.callbacks.event_log import EventLog
 from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
 from hpa_lightning.callbacks.leaving import leave_in_order_at_exit
 from hpa_lightning.callbacks.processes import loader_facts, model_facts, require_agreement, settings_facts
@@ -97,7 +98,7 @@ class TaskCallback(L.Callback):
         self._ending = False  # the open task's end has begun
         self._torn: str | None = None
         self._finished_tasks = 0
-        self._events: list[dict[str, Any]] = []
+        self._events = EventLog()
         self._restored = False
         self._started_at: float | None = None
         self._train_seconds = 0.0
@@ -296,7 +297,7 @@ class TaskCallback(L.Callback):
             "ended": self._ended,
             "torn": self._torn,
             "finished_tasks": self._finished_tasks,
-            "events": self._events,
+            **self._events.state(),
             "train_seconds": self._train_seconds + running,
         }
 
@@ -311,7 +312,7 @@ class TaskCallback(L.Callback):
         self._trained = state_dict.get("trained", False)  # not in checkpoints of version 0.1
         self._ended = state_dict.get("ended", False)
         self._finished_tasks = state_dict["finished_tasks"]
-        self._events = list(state_dict["events"])
+        self._events = EventLog.from_state(state_dict)
         self._train_seconds = state_dict["train_seconds"]
         self._restored = True
 
@@ -425,9 +426,9 @@ class TaskCallback(L.Callback):
                 if hook == "on_task_end":
                     callback._ended, callback._torn = True, None
 
-    def _write(self, trainer: L.Trainer, events: list[dict[str, Any]]) -> None:
+    def _write(self, trainer: L.Trainer, events: Iterable[Mapping[str, Any]]) -> None:
         directory = results_directory(trainer)
-        if trainer.is_global_zero and events and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not trainer.fast_dev_run:
             writer = ResultWriter(directory / RESULT_FILE)
             for entry in events:
                 writer.write(entry)

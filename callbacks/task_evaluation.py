@@ -152,7 +152,7 @@ class TaskEvaluation(TaskCallback):
 
     def mean_attack_success_rate(self, step: int) -> float:
         """The mean over the safety sets after task ``step`` (-1: the aligned model), a fraction."""
-        return RunResults(self._events).summary(step)["MASR"]
+        return RunResults(list(self._events)).summary(step)["MASR"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -197,7 +197,7 @@ class TaskEvaluation(TaskCallback):
                 fields = score_fields(evaluation_set, score, answers, decoding)
                 self.record(trainer, "score", step=step, after=after, **fields)
                 bar.update()
-        summary = RunResults(self._events).summary(step)
+        summary = RunResults(list(self._events)).summary(step)
         names = {"AP": "average_performance", "BWT": "backward_transfer", "MASR": "mean_attack_success_rate"}
         names |= {"DASR": "attack_success_rise", "over_refusal": "over_refusal"}
         values = {f"evaluation/{label}": summary[key] for key, label in names.items()}
@@ -221,7 +221,7 @@ class TaskEvaluation(TaskCallback):
 
     def mostly_empty(self, step: int) -> dict[str, str]:
         """Sets most of whose answers are empty after task ``step`` (-1: the aligned model) -> ``"9 of 10"``."""
-        counts = RunResults(self._events).answers(step)
+        counts = RunResults(list(self._events)).answers(step)
         return {name: f"{one['empty']} of {one['n']}" for name, one in counts.items() if says_nothing(one)}
 
     def _warn_about_empty(self, step: int, after: str | None) -> None:

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,24 +37,22 @@ WAYS = {
 BATCHES = 200
 
 
-def rows(count: int) -> Iterator[dict[str, Any]]:
-    """LLaVA's conversations of random words."""
+def write(path: Path, count: int) -> None:
+    """Write a JSON-lines or a JSON file of ``count`` records: a thousand conversations of random words, over again."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmno", k=draw.randint(2, 9))) for _ in range(5000)]
-    for index in range(count):
-        turns = [("human", 25), ("gpt", 12), ("human", 12), ("gpt", 15)]
-        said = [{"from": who, "value": " ".join(draw.choices(words, k=length))} for who, length in turns]
-        yield {"id": f"{index:09d}", "conversations": said}
-
-
-def write(path: Path, count: int) -> None:
-    """Write a JSON-lines or a JSON file of ``count`` records."""
+    turns = [("human", 25), ("gpt", 12), ("human", 12), ("gpt", 15)]
+    said = [
+        json.dumps([{"from": who, "value": " ".join(draw.choices(words, k=length))} for who, length in turns])
+        for _ in range(1000)
+    ]
+    start, between, end = ("[", ",\n", "]\n") if path.suffix == ".json" else ("", "\n", "\n")
     with path.open("w") as file:
-        for index, row in enumerate(rows(count)):
-            if path.suffix == ".json":
-                file.write("[" if index == 0 else ",\n")
-            file.write(json.dumps(row) + ("\n" if path.suffix == ".jsonl" else ""))
-        file.write("]\n" if path.suffix == ".json" else "")
+        file.write(start)
+        for index in range(count):
+            row = f'{{"id": "{index:09d}", "conversations": {said[index % len(said)]}}}'
+            file.write((between if index else "") + row)
+        file.write(end)
 
 
 def resident(what: str) -> float:

@@ -65,7 +65,8 @@ class Watch(L.Callback):
         held = {id(item): item for item in gc.get_objects() if isinstance(item, torch.Tensor)}
         storages = {item.untyped_storage().data_ptr(): item.untyped_storage().nbytes() for item in held.values()}
         saved = torch.load(self._checkpoint, weights_only=True)
-        events = sum(_size(part.get("events")) for part in saved["callbacks"].values() if isinstance(part, dict))
+        parts = [part for part in saved["callbacks"].values() if isinstance(part, dict)]
+        events = sum(_size(part.get(key)) for part in parts for key in ("events", "packed_events"))
         self.tasks.append(
             {
                 "tensors": sum(storages.values()) / 1000,

@@ -1,0 +1,42 @@
+"""The small forms of the scripts that show what grows with records and with tasks: they run, and nothing grows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks" / "reliability"
+
+
+def table(script: str, *options: str) -> list[list[str]]:
+    """The cells of what a script prints, the heading left out."""
+    run = subprocess.run(
+        [sys.executable, str(FOLDER / script), *options],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    rows = [line.strip("|").split("|") for line in run.stdout.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
+def test_records_take_little_memory() -> None:
+    memory = {(row[0], row[1]): int(row[-1]) for row in table("records.py", "--small", "--ways", "lines")}
+    assert len(memory) == 2
+    assert memory["20000", "JSON lines"] - memory["2000", "JSON lines"] < 20  # in memory it is above 40 MB
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_tasks_leave_nothing_behind() -> None:
+    rows = table("tasks.py", "--small")
+    for method in ("post_training", "null_space"):
+        first, *_, last = [[int(cell) for cell in row[1:]] for row in rows if row[0] == method]
+        assert (first[0], last[0]) == (1, 6)
+        assert last[1] <= first[1] * 1.2  # tensors
+        assert last[4] - last[5] <= (first[4] - first[5]) * 1.1  # the checkpoint without its events
