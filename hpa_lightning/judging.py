@@ -1,8 +1,7 @@
-"""The command `hpa-lightning judge`: stored answers judged anew, without generating, and how far judges agree."""
+"""Stored answers judged anew, without generating, and how far judges agree."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shutil
@@ -12,53 +11,15 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from hpa_lightning.completeness import require_finished
 from hpa_lightning.files import path_inside, whole_folder
 from hpa_lightning.metrics import CHOICE_METRICS
-from hpa_lightning.metrics.judges import RefusalJudge, judge_name, partial_refusals, resolve_judge
+from hpa_lightning.metrics.judges import RefusalJudge, judge_name
 from hpa_lightning.metrics.safety import judged
 from hpa_lightning.metrics.scoring import answer_counts, judged_rows
 from hpa_lightning.predictions import FOLDER, Predictions, prediction_file, read_predictions
 from hpa_lightning.result_file import RESULT_FILE, result_file, result_line
 from hpa_lightning.results import RunResults
 from hpa_lightning.table import Table
-
-_DESCRIPTION = """\
-Judge the answers of an earlier run anew. A judge is a name (default, refusal-v2, rules-v2, rules-v1, vlguard,
-xstest-prefix), a JSON file of rules, or guard:FOLDER for a guard model. Results that name their judge "default" are of
-an earlier version, and were scored by rules-v1. With several judges their agreement is shown."""
-
-
-def judge_command(arguments: Sequence[str]) -> None:
-    """Judge stored answers."""
-    parser = argparse.ArgumentParser(
-        prog="hpa-lightning judge", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="folder of a run: results.jsonl and predictions/")
-    parser.add_argument("--judges", nargs="+", default=["default"], help="default: %(default)s")
-    parser.add_argument("--sets", nargs="+", help="evaluation sets (default: the safety and over-refusal sets)")
-    parser.add_argument("--unfinished", action="store_true", help="judge a run that is not finished, as far as it is")
-    parser.add_argument("--output", type=Path, help="write the run with the first judge's scores to this folder")
-    options = parser.parse_args(arguments)
-    try:
-        if not options.unfinished:
-            require_finished([RunResults.from_file(options.run)])
-        judges = [resolve_judge(name) for name in options.judges]
-        answers, verdicts = judge_run(options.run, judges, options.sets)
-        print(rates_table(options.run, answers, verdicts).text())
-        for judge in judges:
-            if partial := sum(sum(partial_refusals(judge, [row["response"] for row in item.rows])) for item in answers):
-                total = sum(len(item.rows) for item in answers)
-                print(
-                    f"\n{judge_name(judge)}: {partial} of {total} answers are partial refusals, counted as not refused."
-                )
-        for pair in agreements(verdicts):
-            print(f"\n{pair}")
-        if options.output is not None:
-            write_judged(options.run, options.output, answers, verdicts, judges[0])
-            print(f"\n{options.output}: the run as {judge_name(judges[0])} judges it")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"hpa-lightning judge: {error}") from error
 
 
 def judge_run(

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from hpa_lightning.callbacks import TaskEvaluation
 from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
+from hpa_lightning.cli.errors import UserError, on_one_line
+from hpa_lightning.cli.parser import OneLineErrors
+from hpa_lightning.data import CVITDataModule
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.files import whole_file
 from hpa_lightning.loggers import RunCSVLogger
+from hpa_lightning.modules import MLLMModule
 from hpa_lightning.modules.evaluating import ScoredSet, means, predicted_sets, united
 from hpa_lightning.predictions import prediction_file, write_rows
 from hpa_lightning.report.tables import ANSWER_COLUMNS
@@ -27,12 +33,22 @@ from hpa_lightning.table import Table
 ANSWERS = "answers.jsonl"
 
 
+class TuningParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser; mistakes are told in one line."""
+
+
 class TuningCLI(LightningCLI):
     """LightningCLI whose `validate`, `test` and `predict` never touch the files of a run.
 
     Each of them writes ``config.yaml``, its logs and its results into a new folder, ``<the run's folder>/test`` (then
     ``test_2``, ...). ``fit`` goes on with a run's ``metrics.csv`` after a resume.
     """
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Mistakes are told in one line, and in the command's name."""
+        parser = TuningParser(dump_header=[f"lightning.pytorch=={L.__version__}"], allow_abbrev=False, **kwargs)
+        parser.add_argument("-c", "--config", action="config", help="Path to a configuration file in json or yaml.")
+        return parser
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """A checkpoint that is of no use is told before anything is built."""
@@ -41,7 +57,18 @@ class TuningCLI(LightningCLI):
         if path.is_file() and (fault := checkpoint_fault(path)):
             other, _ = newest_checkpoint([path.parent])
             instead = f"the newest one to go on from is {other}" if other else "there is no other one beside it"
-            raise SystemExit(f"hpa-lightning {self.config.subcommand}: {path} is of no use: {fault}; {instead}.")
+            raise UserError(f"{path} is of no use: {fault}; {instead}.")
+
+    def instantiate_classes(self) -> None:
+        """What a class says of its own settings is the user's to mend.
+
+        Raises:
+            UserError: the class has refused them.
+        """
+        try:
+            super().instantiate_classes()
+        except (ValueError, OSError, MisconfigurationException) as error:
+            raise UserError(on_one_line(str(error))) from error
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand in ("validate", "test"):
@@ -89,8 +116,42 @@ class TuningCLI(LightningCLI):
                 if arguments.get("ckpt_path") is None:
                     check_new_run(folder, logs=True)
         except ValueError as error:
-            raise SystemExit(f"hpa-lightning fit: {error}") from error
+            raise UserError(str(error)) from error
         trainer.fit(**arguments)
+
+
+class _ParserBuilt(Exception):
+    """Holds the parser, for who wants no more of the command line."""
+
+
+class _ParserOnly(TuningCLI):
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        raise _ParserBuilt(parser)
+
+
+def command_parsers() -> Mapping[str, LightningArgumentParser]:
+    """Name of each of Lightning's commands -> its parser."""
+    try:
+        tuning_cli([], _ParserOnly)
+    except _ParserBuilt as built:
+        (parser,) = built.args
+    (subcommands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return subcommands
+
+
+def tuning_cli(arguments: Sequence[str] | None = None, cli: type[TuningCLI] = TuningCLI) -> TuningCLI:
+    """Run `fit`, `validate`, `test` or `predict` with the command line's arguments, or those given."""
+    return cli(
+        MLLMModule,
+        CVITDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        # Injected optimizer factories make a fresh optimizer for every task; the automatic one would be reused.
+        auto_configure_optimizers=False,
+        save_config_callback=SaveRunConfig,
+        seed_everything_default=0,
+        args=arguments,  # type: ignore[arg-type]
+    )
 
 
 class SaveRunConfig(SaveConfigCallback):

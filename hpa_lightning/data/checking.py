@@ -1,8 +1,7 @@
-"""The command `hpa-lightning data check`: everything that can be wrong with a stream's data, before training."""
+"""Everything that can be wrong with a stream's data, before training."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import warnings
 from collections import Counter
@@ -12,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import ArgumentParser
 from PIL import Image
 from tqdm.auto import tqdm
 
 from hpa_lightning.data.bad_records import SKIP
-from hpa_lightning.data.benchmarks import BENCHMARKS, BenchmarkDataModule
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import DataWarning, examine_records
 from hpa_lightning.data.formats.turns import ImagePlace
@@ -26,9 +23,7 @@ from hpa_lightning.data.overlap import record_key
 from hpa_lightning.data.records import Record, check_record, open_image
 from hpa_lightning.data.stream import CVITDataModule
 from hpa_lightning.data.tasks import Data, EvaluationSet, check_evaluable
-from hpa_lightning.declarations import instantiate, load_yaml
 from hpa_lightning.metrics.scoring import metric_of
-from hpa_lightning.parsing import read_text
 from hpa_lightning.table import Table
 
 _EXAMPLES = 5
@@ -149,43 +144,6 @@ def summary(parts: Sequence[Part]) -> str:
     return text
 
 
-def check_command(arguments: Sequence[str]) -> None:
-    """Check the data of a configuration or of a benchmark's folder; exit status 1 if something is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="hpa-lightning data check", description="Check all data of a stream and gather every problem."
-    )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", type=Path, help="YAML of `hpa-lightning fit`; `data` and `model` are read")
-    what.add_argument("--benchmark", help=f"{', '.join(BENCHMARKS)}, or a description of your own; with --folder")
-    parser.add_argument("--folder", help="the benchmark's folder")
-    parser.add_argument("--imports", nargs="+", help="packages whose classes a description may name; their code runs")
-    parser.add_argument("--processor", help="name or folder; that of `data` or `model` by default")
-    parser.add_argument(
-        "--tokens", type=int, default=200, help="records of each set whose tokens are counted, 0 for all"
-    )
-    parser.add_argument("--no-tokens", action="store_true", help="count none; no processor is needed")
-    parser.add_argument("--max-pixels", type=int, help="largest image (default: max_image_pixels of `data`)")
-    parser.add_argument("--decode", action="store_true", help="read whole images, not their headers alone")
-    options = parser.parse_args(arguments)
-    if (options.folder is None) != (options.benchmark is None):
-        parser.error("--benchmark and --folder belong together")
-    try:
-        if options.benchmark is not None:
-            stream: CVITDataModule = BenchmarkDataModule(options.benchmark, options.folder, imports=options.imports)
-            processor = options.processor
-        else:
-            stream, processor = _from_config(options.config, options.processor)
-        collator = None if options.no_tokens else _collator(stream, processor)
-        parts = check_stream(
-            stream, collator, options.tokens or None, options.max_pixels, options.decode, progress=True
-        )
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"hpa-lightning data check: {error}") from error
-    print(summary(parts))
-    if any(part.problems for part in parts):
-        raise SystemExit(1)
-
-
 def _parts(stream: CVITDataModule) -> Iterator[Part]:
     tests = {item.name: item for item in stream.evaluation_sets()}
 
@@ -300,23 +258,3 @@ def _check_repetition(parts: Sequence[Part], allow_overlap: bool) -> None:
                 if found := held_out.get(record_key(record)):
                     text = f"{record.where} stands in {found[0].name} as {found[1].where}"
                     (part.warn if allow_overlap else part.report)("records that are tested on", text)
-
-
-def _from_config(config: Path, processor: str | None) -> tuple[CVITDataModule, Any]:
-    content = load_yaml(read_text(config), str(config))
-    if not isinstance(content, dict) or "data" not in content:
-        raise ValueError(f"{config} has no section `data`; expected a configuration of `hpa-lightning fit`.")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(CVITDataModule, "data")
-    stream = instantiate(parser, {"data": content["data"]}, str(config)).data
-    model = content.get("model")
-    settings = model.get("init_args") if isinstance(model, dict) else None
-    settings = settings if isinstance(settings, dict) else {}
-    return stream, processor or settings.get("processor") or settings.get("model")
-
-
-def _collator(stream: CVITDataModule, processor: Any) -> MLLMCollator:
-    stream.processor = stream.processor or processor
-    if stream.processor is None:
-        raise ValueError("no processor to count tokens with; pass --processor, or --no-tokens to leave them out.")
-    return stream.collator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,34 +50,6 @@ class Answer:
             words = ("lost", "learnt") if self.kind == "task" else ("answered", "refused")
             return words[bool(new)]
         return "same" if self.before["response"] == self.after["response"] else "worded"
-
-
-def answers_command(arguments: Sequence[str]) -> None:
-    """Write the page of a run's answers."""
-    parser = argparse.ArgumentParser(
-        prog="hpa-lightning answers", description="One HTML page of a run's answers, with filters."
-    )
-    parser.add_argument("run", type=Path, help="folder of a run: results.jsonl and predictions/")
-    parser.add_argument("--before", type=int, default=-1, help="step before (default: -1, the aligned model)")
-    parser.add_argument("--after", type=int, help="step after (default: the last one)")
-    parser.add_argument("--sets", nargs="+", help="evaluation sets (default: all)")
-    parser.add_argument("--limit", type=int, default=200, help="samples of each set, 0 for all (default: %(default)s)")
-    parser.add_argument("--unfinished", action="store_true", help="show a run that is not finished, as far as it is")
-    parser.add_argument("--output", type=Path, help="the file (default: answers.html in the run's folder)")
-    options = parser.parse_args(arguments)
-    try:
-        path = write_answers(
-            options.run,
-            options.output,
-            options.before,
-            options.after,
-            options.sets,
-            options.limit or None,
-            options.unfinished,
-        )
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"hpa-lightning answers: {error}") from error
-    print(f"answers: {path}")
 
 
 def write_answers(
