@@ -9,7 +9,7 @@ from importlib import import_module
 from inspect import isclass, signature
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser
 
 from hpa_lightning.cli.errors import UserError, nearest, on_one_line
 
@@ -74,7 +74,7 @@ class CommandParser(OneLineErrors, ArgumentParser):
             allow_abbrev=False,
             print_config="--print_config",
         )
-        self.add_argument(config, action="config", metavar="FILE", help=_HOW)
+        self.add_argument(config, action=ActionConfigFile, metavar="FILE", help=_HOW)
         self._option_string_actions["--print_config"].help = "print all options as YAML and exit"
 
 
