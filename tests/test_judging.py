@@ -270,7 +270,7 @@ def test_a_killed_judge_leaves_no_output(run: Path, tmp_path: Path, monkeypatch:
 
     with monkeypatch.context() as patch:
         patch.setattr(judging, "result_line", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             main(["judge", str(run), "--output", str(tmp_path / "judged")])
     assert not (tmp_path / "judged").exists()
     main(["judge", str(run), "--output", str(tmp_path / "judged")])

@@ -101,7 +101,7 @@ def _scores(source: TunedCheckpoint) -> str:
     )
     note = " The weights were tuned further after this was measured." if source.state and _open(source) else ""
     return (
-        f"{table}\n\nBefore: the aligned model, before the first task. After: {after}. Of attack success and refused "
+        f"{table}\n\nBefore: the aligned model, before the first task. After: {measured}. Of attack success and refused "
         f"lower is better, of scores higher.{judged}{note}"
     )
 

@@ -71,7 +71,7 @@ class TunedCheckpoint:
         if run is not None and not any((Path(run) / name).is_file() for name in (CONFIG_FILE, RESULT_FILE)):
             raise ValueError(f"{run} holds neither {CONFIG_FILE} nor {RESULT_FILE}; expected the folder of a run.")
         folder = Path(run) if run is not None else _run_above(path)
-        config = {}
+        config: dict[str, Any] = {}
         if folder is not None and (folder / CONFIG_FILE).is_file():
             config = load_yaml(read_text(folder / CONFIG_FILE), str(folder / CONFIG_FILE)) or {}
         measured = folder is not None and (folder / RESULT_FILE).is_file()

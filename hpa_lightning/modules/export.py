@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hpa_lightning import functional as F
-from hpa_lightning.files import whole_folder
+from hpa_lightning.files import whole_folder, write_text
 from hpa_lightning.modules.adapters import lora_layers
 from hpa_lightning.modules.sharding import is_sharded, whole
 
@@ -38,10 +38,11 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return merged
 
 
-def export_model(model: Any, processor: Any, folder: str | Path, write: bool = True) -> None:
+def export_model(model: Any, processor: Any, folder: str | Path, write: bool = True, card: str | None = None) -> None:
     """Write the model's configuration, its merged weights and the processor into ``folder``, as a whole or not at all.
 
-    ``write=False`` is for the processes that only help to gather a sharded model.
+    ``write=False`` is for the processes that only help to gather a sharded model; ``card`` is the content of
+    ``README.md``.
 
     Raises:
         ValueError: the model cannot be saved as a Hugging Face folder, or has mixtures of LoRA experts, which cannot be
@@ -56,6 +57,8 @@ def export_model(model: Any, processor: Any, folder: str | Path, write: bool = T
         with whole_folder(folder) as partial:
             model.save_pretrained(partial, state_dict=merged)
             processor.save_pretrained(partial)
+            if card is not None:
+                write_text(partial / "README.md", card)
 
 
 def _owners(name: str, layers: dict[str, Any]) -> list[str]:

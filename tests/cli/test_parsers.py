@@ -13,15 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from hpa_lightning import demo
 from hpa_lightning.callbacks import CalibrationSettings, RetentionSettings
-from hpa_lightning.callbacks.selecting import SALIENCIES, UNITS
 from hpa_lightning.cli import data as data_command
-from hpa_lightning.cli import demo as demo_command
 from hpa_lightning.cli import fuse as fuse_command
 from hpa_lightning.cli import main
 from hpa_lightning.cli.app import COMMANDS, LIGHTNING
 from hpa_lightning.data.benchmarks import BENCHMARKS
+from hpa_lightning.functional.hpa import SALIENCIES, UNITS
 
 OWN = [name for name in COMMANDS if name not in LIGHTNING]
 HEAVY = ("torch", "lightning", "transformers", "peft", "matplotlib", "sklearn", "scipy", "numpy", "PIL", "torchmetrics")
@@ -178,7 +176,6 @@ def test_mistakes_in_a_fits_yaml(
 
 def test_names_and_defaults_are_those_of_the_classes() -> None:
     """The parsers repeat them, since importing the classes imports PyTorch."""
-    assert tuple(demo.METHODS) == demo_command.METHODS and demo.DEMO_METHODS == demo_command.DEMO_METHODS
     assert data_command.BENCHMARKS == BENCHMARKS
     options = fuse_command.parser().parse_args(NEEDED["fuse"])
     for settings in (RetentionSettings(), CalibrationSettings()):
