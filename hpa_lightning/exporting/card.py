@@ -96,9 +96,9 @@ def _scores(source: TunedCheckpoint) -> str:
     table = Table(["Set", "Kind", "Measure", "Before %", "After %", "Change", "n"], rows).markdown()
     judges = sorted({str(e["judge"]) for e in run.events("score") if e.get("judge")} or {str(run.run.get("judge", ""))})
     judged = f" Refusals were judged by {', '.join(filter(None, judges))}." if any(judges) else ""
-    after = (
-        "the last score" if source.step is None else f"task {step} ({run.tasks[step]!r})" if step >= 0 else "no task"
-    )
+    measured = "the last score"
+    if source.step is not None:
+        measured = f"task {step} ({run.tasks[step]!r})" if step >= 0 else "no task"
     note = " The weights were tuned further after this was measured." if source.state and _open(source) else ""
     return (
         f"{table}\n\nBefore: the aligned model, before the first task. After: {measured}. Of attack success and refused "
