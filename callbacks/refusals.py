@@ -26,26 +26,39 @@ def check_strategy(strategy: Strategy, asker: TaskCallback) -> None:
     Raises:
         MisconfigurationException: the strategy is not supported; the reason is given.
     """
-    name, kind = type(asker).__name__, type(strategy).__name__
-    if isinstance(strategy, ModelParallelStrategy):
-        parallel = strategy.device_mesh["tensor_parallel"].size()
-        if asker.refuses_sharding is None and parallel == 1:
-            return
-        pieces = f"tensor_parallel_size is {parallel}, and columns cut in pieces cannot be addressed; set it to 1"
+    parallel = strategy.device_mesh["tensor_parallel"].size() if isinstance(strategy, ModelParallelStrategy) else 1
+    if reason := strategy_refusal(type(strategy), asker, parallel):
+        raise MisconfigurationException(reason)
+
+
+def strategy_refusal(kind: type[Strategy], asker: TaskCallback, tensor_parallel: int = 1) -> str | None:
+    """Say why a callback does not support a strategy; ``None`` if it does.
+
+    Args:
+        kind: the strategy's class.
+        asker: the callback.
+        tensor_parallel: processes that share a weight under ``ModelParallelStrategy``.
+    """
+    if issubclass(kind, ModelParallelStrategy):
+        if asker.refuses_sharding is None and tensor_parallel == 1:
+            return None
+        pieces = (
+            f"tensor_parallel_size is {tensor_parallel}, and columns cut in pieces cannot be addressed; set it to 1"
+        )
         reason = asker.refuses_sharding or pieces
-    elif isinstance(strategy, DeepSpeedStrategy):
+    elif issubclass(kind, DeepSpeedStrategy):
         reason = (
             "DeepSpeed steps on fp32 copies of the weights that it keeps for itself and that overwrite what a callback "
             "writes into the model, and it builds its optimizer once, not for every task"
         )
-    elif isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
-        return
-    elif isinstance(strategy, FSDPStrategy):
+    elif issubclass(kind, (SingleDeviceStrategy, DDPStrategy)):
+        return None
+    elif issubclass(kind, FSDPStrategy):
         reason = "FSDP1 flattens the parameters, which then have no columns"
     else:
         reason = "it is none of those that the callbacks were tested with"
-    raise MisconfigurationException(
-        f"{name} does not support {kind}: {reason}. Supported are one device, strategy='ddp'"
+    return (
+        f"{type(asker).__name__} does not support {kind.__name__}: {reason}. Supported are one device, strategy='ddp'"
         + ("." if asker.refuses_sharding else ", and FSDP2 (ModelParallelStrategy with tensor_parallel_size=1).")
     )
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "test": ("tuning", "score all tasks, safety sets and over-refusal"),
     "predict": ("tuning", "write the answers"),
     "export": ("export", "one Hugging Face folder or a peft adapter from a checkpoint, with a model card"),
+    "doctor": ("doctor", "versions, devices, what is supported and the memory that a configuration needs"),
     "demo": ("demo", "sequential tuning against both modes of HPA on the embedded benchmark, one table"),
     "data": ("data", "`data check`: everything that can be wrong with a configuration's or a benchmark's data"),
     "fuse": ("fuse", "post-training HPA on two checkpoints that were trained elsewhere"),

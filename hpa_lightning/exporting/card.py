@@ -101,8 +101,8 @@ def _scores(source: TunedCheckpoint) -> str:
         measured = f"task {step} ({run.tasks[step]!r})" if step >= 0 else "no task"
     note = " The weights were tuned further after this was measured." if source.state and _open(source) else ""
     return (
-        f"{table}\n\nBefore: the aligned model, before the first task. After: {measured}. Of attack success and refused "
-        f"lower is better, of scores higher.{judged}{note}"
+        f"{table}\n\nBefore: the aligned model, before the first task. After: {measured}. Of attack success and "
+        f"refused lower is better, of scores higher.{judged}{note}"
     )
 
 

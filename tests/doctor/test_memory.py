@@ -1,0 +1,144 @@
+"""The estimate against what a run holds: gradients, optimizer, kept weights and Hessians, counted in the run itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from test_lightning_commands import write_configuration
+
+from hpa_lightning.callbacks.task import TaskCallback
+from hpa_lightning.cli import main
+from hpa_lightning.doctor import FitPlan, estimate_memory, supported, versions
+from hpa_lightning.functional.hessian import HessianAccumulator
+from hpa_lightning.lightning_commands import tuning_cli
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+HELD: dict[str, int] = {}
+
+
+def size(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class Measures(L.Callback):
+    """Counts what is held while the second task is trained, when everything is there."""
+
+    def on_before_zero_grad(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        parameters = list(pl_module.parameters())
+        HELD["weights"] = size([*parameters, *pl_module.buffers()])
+        HELD["gradients"] = size(parameter.grad for parameter in parameters if parameter.grad is not None)
+        state = [value for one in optimizer.state.values() for value in one.values()]
+        HELD["optimizer"] = size(value for value in state if isinstance(value, torch.Tensor) and value.ndim)
+        for callback in trainer.callbacks:
+            if isinstance(callback, TaskCallback):
+                kept = {"anchors": "weights before the task", "_anchors": "weights before the task"}
+                kept |= {"aligned": "weights before the first task", "_memory": "Hessians of the earlier tasks"}
+                for name, what in kept.items():
+                    if getattr(callback, name, None):
+                        HELD[what] = size(getattr(callback, name).values())
+
+
+SETTINGS = {"calibration": {"safety_samples": 2, "task_samples": 2}}
+CALLBACKS = {
+    "HarmoniousFusion": ["weights before the task"],
+    "RegressionFusion": ["Hessians of the earlier tasks", "weights before the task"],
+    "baselines.LinearMerging": ["weights before the first task", "weights before the task"],
+}
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["full", "lora"])
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_the_estimate_is_what_a_run_holds(name: str, lora: Any, tmp_path: Path) -> None:
+    path = write_configuration(tmp_path)
+    config = yaml.safe_load(path.read_text())
+    config["model"]["init_args"] |= {"lora": lora}
+    config["data"]["init_args"] |= {"harmful_calibration": str(tmp_path / "harm.json"), "allow_overlap": True}
+    config["data"]["init_args"] |= {"harmful_image_folder": str(tmp_path / "images"), "max_length": 64}
+    callback: dict[str, Any] = {"class_path": f"hpa_lightning.callbacks.{name}"}
+    if "Merging" not in name:
+        callback["init_args"] = SETTINGS
+    config["trainer"]["callbacks"] = [{"class_path": "hpa_lightning.callbacks.SequentialTuning"}, callback]
+    path.write_text(yaml.safe_dump(config))
+    plan = FitPlan.from_config(path)
+    assert all(parameter.is_meta for parameter in plan.module.parameters()), "no weights are loaded"
+    needs = {need.what: need.bytes for need in estimate_memory(plan)}
+    assert not [verdict for verdict in supported(plan) if verdict.reason]
+
+    HELD.clear()
+    run = measured_fit(path)
+    assert run.trainer.global_step == 6
+    for what in ("weights", "gradients", "optimizer"):
+        assert needs[what] == HELD[what], what
+    for what in CALLBACKS[name]:
+        if lora is not None and what == "weights before the task":
+            assert what not in needs and what not in HELD
+        else:
+            assert needs[what] == HELD[what] > 0, what
+
+
+def measured_fit(config: Path) -> Any:
+    """The fit of a configuration with `Measures`, put in by hand: a test's module cannot be imported by name."""
+    fit = L.Trainer.fit
+
+    def measured(trainer: Any, *arguments: Any, **settings: Any) -> None:
+        trainer.callbacks.append(Measures())
+        fit(trainer, *arguments, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(L.Trainer, "fit", measured)
+        return tuning_cli(["fit", "--config", str(config)])
+
+
+def test_hessians_are_what_an_accumulator_holds() -> None:
+    """Once the Gram matrix stands in the place of the rows; panels round the half up to whole ones."""
+    columns = 1024
+    hessian = HessianAccumulator(columns)
+    for _ in range(3):
+        hessian.update(torch.randn(1, 512, columns))
+    held = {id(one): one for one in tensors_of(hessian)}.values()
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in held}
+    assert 4 * columns**2 <= sum(storages.values()) <= 1.7 * 4 * columns**2
+
+
+def tensors_of(item: Any) -> list[torch.Tensor]:
+    if isinstance(item, torch.Tensor):
+        return [item]
+    if isinstance(item, list | tuple):
+        return [tensor for one in item for tensor in tensors_of(one)]
+    return [tensor for one in vars(item).values() for tensor in tensors_of(one)] if hasattr(item, "__dict__") else []
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_configuration(tmp_path)
+    main(["doctor", "--config", str(path)])
+    said = capsys.readouterr().out
+    for part in (
+        "torch  ",
+        "cpu: ",
+        "yes  architecture llava",
+        "tuned linear layers",
+        "optimizer, device, in training",
+    ):
+        assert part in said
+    main(["doctor", "--model", str(tmp_path / "model"), "--rank", "4", "--dtype", "bfloat16"])
+    assert "Memory on one device" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", "--config", str(path), "--strategy", "deepspeed_stage_3"])
+    assert stopped.value.code == 1 and "no   SequentialTuning" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"no strategy 'dpp'; did you mean 'ddp'\?"):
+        main(["doctor", "--config", str(path), "--strategy", "dpp"])
+    path.write_text(yaml.safe_dump({"model": {"init_args": {"config": {"model_type": "blip-2"}}}}))
+    with pytest.raises(SystemExit, match="architecture 'blip-2' is not supported"):
+        main(["doctor", "--config", str(path)])
+
+
+def test_versions_are_compared_with_what_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not [wrong for _, _, wrong in versions() if wrong]
+    monkeypatch.setattr("hpa_lightning.doctor.environment.requires", lambda name: ["torch>=99", "not-there-at-all>=1"])
+    found = {name: (installed, wrong) for name, installed, wrong in versions()}
+    assert found["torch"][1] == "expected >=99" and found["not-there-at-all"] == ("missing", "expected >=1")
