@@ -15,7 +15,7 @@ from hpa_lightning.declarations import load_yaml
 from hpa_lightning.modules import MLLMModule
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
 from hpa_lightning.parsing import read_text
-from hpa_lightning.result_file import RESULT_FILE
+from hpa_lightning.result_file import RESULT_FILE, read_results
 from hpa_lightning.results import RunResults
 
 CONFIG_FILE = "config.yaml"
@@ -74,8 +74,7 @@ class TunedCheckpoint:
         config: dict[str, Any] = {}
         if folder is not None and (folder / CONFIG_FILE).is_file():
             config = load_yaml(read_text(folder / CONFIG_FILE), str(folder / CONFIG_FILE)) or {}
-        measured = folder is not None and (folder / RESULT_FILE).is_file()
-        return cls(path, content, folder, config, RunResults.from_file(folder) if folder and measured else None)
+        return cls(path, content, folder, config, None if folder is None else _measured(folder))
 
     @property
     def state(self) -> dict[str, Any] | None:
@@ -128,6 +127,14 @@ class TunedCheckpoint:
         parser.add_subclass_arguments(MLLMModule, "model")
         module: MLLMModule = instantiate(parser, {"model": declared}, f"{self.run}/{CONFIG_FILE}").model
         return module
+
+
+def _measured(folder: Path) -> RunResults | None:
+    if not (folder / RESULT_FILE).is_file():
+        return None
+    events = read_results(folder)
+    scored = any(event["event"] == "run" for event in events)  # without TaskEvaluation there are other events alone
+    return RunResults(events, folder / RESULT_FILE) if scored else None
 
 
 def _imported(path: str) -> Any:

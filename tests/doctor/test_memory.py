@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from helpers_commands import with_calibration
 from test_lightning_commands import write_configuration
 
 from hpa_lightning.callbacks.task import TaskCallback
@@ -43,7 +44,6 @@ class Measures(L.Callback):
                         HELD[what] = size(getattr(callback, name).values())
 
 
-SETTINGS = {"calibration": {"safety_samples": 2, "task_samples": 2}}
 CALLBACKS = {
     "HarmoniousFusion": ["weights before the task"],
     "RegressionFusion": ["Hessians of the earlier tasks", "weights before the task"],
@@ -57,11 +57,10 @@ def test_the_estimate_is_what_a_run_holds(name: str, lora: Any, tmp_path: Path) 
     path = write_configuration(tmp_path)
     config = yaml.safe_load(path.read_text())
     config["model"]["init_args"] |= {"lora": lora}
-    config["data"]["init_args"] |= {"harmful_calibration": str(tmp_path / "harm.json"), "allow_overlap": True}
-    config["data"]["init_args"] |= {"harmful_image_folder": str(tmp_path / "images"), "max_length": 64}
+    config["data"]["init_args"]["max_length"] = 64
     callback: dict[str, Any] = {"class_path": f"hpa_lightning.callbacks.{name}"}
     if "Merging" not in name:
-        callback["init_args"] = SETTINGS
+        callback["init_args"] = with_calibration(config, tmp_path)
     config["trainer"]["callbacks"] = [{"class_path": "hpa_lightning.callbacks.SequentialTuning"}, callback]
     path.write_text(yaml.safe_dump(config))
     plan = FitPlan.from_config(path)

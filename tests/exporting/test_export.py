@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers_commands import with_calibration
 from peft import PeftModel
 from test_lightning_commands import write_configuration
 from torch import Tensor
@@ -41,11 +42,6 @@ def fitted(folder: Path, model: dict[str, Any], callbacks: list[Any], **trainer:
 
 SEQUENTIAL = {"class_path": "hpa_lightning.callbacks.SequentialTuning"}
 EVALUATION = {"class_path": "hpa_lightning.callbacks.TaskEvaluation", "init_args": {"report": False}}
-
-
-def fusion(folder: Path) -> dict[str, Any]:
-    settings = {"calibration": {"safety_samples": 2, "task_samples": 2}}
-    return {"class_path": "hpa_lightning.callbacks.HarmoniousFusion", "init_args": settings}
 
 
 def inputs(folder: Path) -> dict[str, Tensor]:
@@ -114,10 +110,10 @@ def test_peft_loads_the_adapter(tmp_path: Path, stabilized: bool) -> None:
 
 def test_a_stream_that_was_killed(tmp_path: Path) -> None:
     """Killed in its second task: the first one's end is there, what came after it is not fused."""
-    config = fitted(tmp_path, {"lora": {"rank": 2}}, [SEQUENTIAL, fusion(tmp_path), EVALUATION])
+    fusion: dict[str, Any] = {"class_path": "hpa_lightning.callbacks.HarmoniousFusion"}
+    config = fitted(tmp_path, {"lora": {"rank": 2}}, [SEQUENTIAL, fusion, EVALUATION])
     content = yaml.safe_load(config.read_text())
-    content["data"]["init_args"] |= {"harmful_calibration": str(tmp_path / "harm.json")}
-    content["data"]["init_args"] |= {"harmful_image_folder": str(tmp_path / "images"), "allow_overlap": True}
+    content["trainer"]["callbacks"][1]["init_args"] = with_calibration(content, tmp_path)
     config.write_text(yaml.safe_dump(content))
     process = subprocess.Popen(
         [sys.executable, "-m", "hpa_lightning.cli", "fit", "--config", str(config)],
