@@ -12,7 +12,7 @@ import yaml
 
 from hpa_lightning.exporting.source import TunedCheckpoint
 from hpa_lightning.masking import masked_values
-from hpa_lightning.report.tables import Table
+from hpa_lightning.table import Table
 
 _TITLES = {"task": "task", "safety": "safety", "over_refusal": "over-refusal"}
 _MEASURES = {"task": "score", "safety": "attack success", "over_refusal": "refused"}
