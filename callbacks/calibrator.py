@@ -28,6 +28,7 @@ from hpa_lightning.callbacks.running import (
 from hpa_lightning.callbacks.safety_data import (
     check_safety_data,
     collator_of,
+    naming_data,
     repeatable,
     safety_records,
     settings_of,
@@ -136,16 +137,27 @@ class CalibratedCallback(LinearsCallback):
         super().on_task_open(trainer, pl_module, task)
         with self.timed(trainer, task.index, "prepare"):
             self.find_linears(pl_module)
-            batches = self.safety_batches(trainer, pl_module)[:1] if self.needs_safety_data else []
+            if self.needs_safety_data:
+                batches = self.safety_batches(trainer, pl_module)[:1]
+                self.visit_hessians(trainer, pl_module, batches, "safety", lambda accumulators: None)
             if self.needs_task_data:
-                batches += self.task_batches(trainer, task, 1)[:1]
-            self.visit_hessians(trainer, pl_module, batches, "trial", lambda accumulators: None)
+                batches = self.task_batches(trainer, task, 1)[:1]
+                self.visit_hessians(trainer, pl_module, batches, "task", lambda accumulators: None)
             self.linears.clear()
 
     # -- data --------------------------------------------------------------------------------------------------------
 
+    def _data_name(self, what: str) -> str:
+        if what == "safety":
+            return "safety_data" if self.safety_data is not None else "the safety calibration set"
+        return "task_data" if self.task_data is not None else "the task's data"
+
     def safety_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[Any]:
         """This process's share of the safety calibration batches; built by the aligned model on the first call."""
+        with naming_data(type(self).__name__, self._data_name("safety")):
+            return self._safety_batches(trainer, pl_module)
+
+    def _safety_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[Any]:
         size = self.calibration.safety_samples
         if self.safety_data is not None and (records := safety_records(self.safety_data)) is None:
             self.safety_data = repeatable(self.safety_data)
@@ -218,7 +230,10 @@ class CalibratedCallback(LinearsCallback):
             task: the current task.
             size: samples; those of the settings when ``None``.
         """
-        size = self.calibration.task_samples if size is None else size
+        with naming_data(type(self).__name__, self._data_name("task")):
+            return self._task_batches(trainer, task, self.calibration.task_samples if size is None else size)
+
+    def _task_batches(self, trainer: L.Trainer, task: CurrentTask, size: int) -> list[Any]:
         stream = task_stream(trainer)
         if self.task_data is None and stream is None:  # Lightning has given every process a loader of other samples
             loader = training_batches(trainer)
@@ -319,7 +334,8 @@ class CalibratedCallback(LinearsCallback):
             leave=False,
             disable=not (trainer.is_global_zero and trainer.progress_bar_callback is not None),
         )
-        with bar, evaluation_mode(pl_module), muted_logging(pl_module):
+        naming = naming_data(type(self).__name__, self._data_name(what))
+        with bar, naming, evaluation_mode(pl_module), muted_logging(pl_module):
             yield {
                 "forward": lambda batch: run_training_step(pl_module, batch),
                 "blocks": self._blocks,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.memory import is_oom_error
 
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import as_records
@@ -21,6 +23,30 @@ _EXPECTED = (
     "expected batches that training_step takes (harmful inputs answered with refusals: a loader or a list), or a path, "
     "a RecordSet or Records whose answers are the refusals"
 )
+
+
+_LONGEST = 600  # characters; torch puts whole models into its messages
+
+
+@contextmanager
+def naming_data(asker: str, data: str) -> Iterator[None]:
+    """Say with which data a callback could not calibrate. Running out of memory is passed on as it is.
+
+    Raises:
+        ValueError, RuntimeError: in place of what was raised; the former for a ``ValueError``.
+    """
+    try:
+        yield
+    except MisconfigurationException:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or is_oom_error(error) or data in str(error):
+            raise
+        kind = ValueError if isinstance(error, ValueError) else RuntimeError
+        said = f"{type(error).__name__}: {error}"
+        if len(said) > _LONGEST:
+            said = f"{said[: _LONGEST // 2]} ... {said[-_LONGEST // 2 :]}"
+        raise kind(f"{asker} could not calibrate with {data}: {said}") from error
 
 
 def settings_of(kind: type[S], given: S | Mapping[str, Any] | None, argument: str) -> S:
@@ -61,6 +87,11 @@ def check_safety_data(data: Any, asker: str) -> None:
     first = data[0] if isinstance(data, Sequence) else None
     if isinstance(first, str):
         raise ValueError(f"{asker}: safety_data holds text ({first[:40]!r}, ...); {_EXPECTED}.")
+    if isinstance(first, Mapping) and {"conversations", "messages"} & first.keys():
+        raise ValueError(
+            f"{asker}: safety_data holds rows of a data file (with {sorted(map(str, first))}); pass its path, or "
+            "records that hpa_lightning.data.read_records made of it."
+        )
 
 
 def safety_records(data: Any) -> Sequence[Record] | None:

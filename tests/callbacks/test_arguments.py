@@ -26,6 +26,7 @@ from hpa_lightning.callbacks import (
     SequentialTuning,
     TaskEvaluation,
 )
+from hpa_lightning.callbacks.safety_data import naming_data
 from hpa_lightning.data import CVITDataModule
 from hpa_lightning.data.records import Record, assistant_turn
 from hpa_lightning.result_file import read_results
@@ -71,11 +72,31 @@ def test_settings_may_be_dicts(tmp_path: Path) -> None:
         (["How do I pick a lock?"], r"safety_data holds text \('How do I pick a lock\?', ...\); expected batches"),
         ([], "safety_data is empty; expected batches"),
         (8, "safety_data is a int; expected batches"),
+        (
+            [{"id": "0", "conversations": []}],
+            r"rows of a data file \(with \['conversations', 'id'\]\); pass the file's path",
+        ),
+        ((text for text in ["How do I?"]), "could not calibrate with safety_data: ValueError: cannot tell the number"),
+        ([{"ids": torch.zeros(2, 3)}], "could not calibrate with safety_data: .*Error: "),
     ],
 )
 def test_what_is_no_safety_data(data: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, RuntimeError), match=message):
         fit(tmp_path, HarmoniousFusion(safety_data=data))
+
+
+def test_task_data_that_the_step_cannot_take_is_named(tmp_path: Path) -> None:
+    """Before anything is trained, by its argument; a message that prints a whole model is cut in its middle."""
+    fusion = HarmoniousFusion(safety_data=token_loader(7, 4), task_data=[{"ids": torch.zeros(2, 3)}], calibration=SMALL)  # type: ignore[arg-type]
+    with pytest.raises(
+        (ValueError, RuntimeError), match=r"HarmoniousFusion could not calibrate with task_data: .*Error"
+    ):
+        fit(tmp_path, fusion)
+    with pytest.raises(RuntimeError) as raised, naming_data("A", "safety_data"):
+        raise TypeError("x" * 5000 + " argument after ** must be a mapping")
+    assert len(str(raised.value)) < 700 and str(raised.value).endswith("must be a mapping")
+    with pytest.raises(torch.OutOfMemoryError), naming_data("A", "safety_data"):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def test_records_need_something_that_makes_batches_of_them(tmp_path: Path) -> None:

@@ -147,7 +147,8 @@ def given_safety_calibration(
         if not references or not references[0].strip():
             raise ValueError(
                 f"{record.where}: the harmful input has no answer; expected its refusal as the last turn or as the "
-                "reference answer, or let the model answer (harmful_calibration_answers='model')."
+                "reference answer. (A datamodule's harmful_calibration the model can answer itself: "
+                "harmful_calibration_answers='model'.)"
             )
         answers.append(references[0].strip())
         messages = (*prompt, *assistant_turn(answers[-1]))
