@@ -27,7 +27,7 @@ from hpa_lightning import functional as F
 from hpa_lightning.calibration import inverse_hessian_diagonals
 from hpa_lightning.callbacks import RetentionSettings
 from hpa_lightning.modules.adapters import LoraSettings, add_lora
-from hpa_lightning.modules.linears import find_tuned_linears
+from hpa_lightning.modules.tuned_linear import find_tuned_linears
 
 BASE = {"blocks": 2, "width": 1024, "tokens": 4096, "rank": 32}
 AXES = {
@@ -56,7 +56,7 @@ def measure(sizes: dict[str, int], device: torch.device) -> dict[str, float]:
     blocks, linears = find_tuned_linears(nn.ModuleDict({"model": model}))
     with torch.no_grad():
         for linear in linears:
-            linear.column_parameter.normal_(std=0.02)
+            linear.trained.normal_(std=0.02)
             linear.factors.lora_b.normal_(std=0.02)  # type: ignore[attr-defined]
     batches = [torch.randint(0, 1000, (1, SAMPLE), device=device) for _ in range(sizes["tokens"] // SAMPLE)]
 
@@ -84,7 +84,7 @@ def measure(sizes: dict[str, int], device: torch.device) -> dict[str, float]:
             settings = RetentionSettings()
             for linear in linears:
                 both = (diagonals[linear.name],) * 2  # type: ignore[index]
-                before, place = linear.weight_before(None), (linear.layer, len(blocks), settings)
+                before, place = linear.before(), (linear.layer, len(blocks), settings)
                 fused, _ = F.harmonious_fusion(before, linear.after(), *both, *place, in_place=True)
                 linear.write_(fused)
 

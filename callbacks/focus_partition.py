@@ -16,17 +16,19 @@ from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks.batches import run_training_step, training_batches
-from hpa_lightning.callbacks.calibrator import CalibratedCallback, CalibrationSettings
+from hpa_lightning.callbacks.calibration_data import CalibrationSettings
+from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.processes import rank_zero_mask
 from hpa_lightning.callbacks.retention_audit import audit_of, random_columns, record_audit
 from hpa_lightning.callbacks.running import muted_logging, to_device_as_trained
 from hpa_lightning.callbacks.safety_data import settings_of
-from hpa_lightning.callbacks.task import CurrentTask, cpu_state, task_stream
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, cpu_state, task_stream
+from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.modules.sharding import is_sharded
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 
 
-class FocusPartition(CalibratedCallback):
+class FocusPartition(TaskCallback):
     """Partitions the columns of every tuned linear layer at a task's start and selects those to retain.
 
     Safety and task Hessians come from the model at the task's start. The update does not exist yet then; it is probed:
@@ -41,11 +43,27 @@ class FocusPartition(CalibratedCallback):
 
     Args:
         probe_steps: optimizer steps of the probe.
-        safety_data, task_data, calibration, retention, blocks, target_modules: see :class:`SelectingCallback`.
+        safety_data: harmful inputs with the aligned model's refusals: batches that the model can be trained on (a
+            loader, a list, an iterator), a path, a ``RecordSet`` or records; from the datamodule when ``None`` (see
+            :class:`hpa_lightning.callbacks.calibration_data.CalibrationData`).
+        task_data: batches of the task; when ``None`` the datamodule's calibration split of the current task, or without
+            a task stream the first samples of the training data.
+        calibration: sizes and damping, or a dict of them; the paper's when ``None``.
+        retention: shares and weights, or a dict of them; the paper's when ``None``.
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
+
+    Raises:
+        ValueError: settings that are none, ``units="rows"``, or no steps.
+
+    Example:
+        >>> from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, OrthogonalProjection
+        >>> partition = FocusPartition(probe_steps=8, retention={"p_min": 20.0, "p_max": 60.0})
+        >>> callbacks = [partition, MaskedFreezing(), OrthogonalProjection()]    # in-training HPA
 
     Attributes:
+        layers: the tuned linear layers, with their weights before the task.
         retained: name -> boolean ``(in_features,)`` on the weight's device; True keeps the old column.
-        anchors: name -> weight before the task, ``(out_features, in_features)``; empty with LoRA.
     """
 
     start_order: ClassVar[int] = 30
@@ -60,7 +78,11 @@ class FocusPartition(CalibratedCallback):
         blocks: str | None = None,
         target_modules: list[str] | None = None,
     ) -> None:
-        super().__init__(safety_data, task_data, calibration, blocks, target_modules)
+        super().__init__()
+        self.layers = self.own(TunedLayers(self, blocks, target_modules))
+        self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
+        self.blocks, self.target_modules = blocks, target_modules
+        self.safety_data, self.task_data, self.calibration = safety_data, task_data, self.calibrator.settings
         self.retention = settings_of(F.RetentionSettings, retention, "retention")
         if self.retention.units != "columns":
             raise ValueError(
@@ -71,38 +93,31 @@ class FocusPartition(CalibratedCallback):
             raise ValueError(f"probe_steps is {probe_steps}; expected at least 1, or there is no update to partition.")
         self.probe_steps = probe_steps
         self.retained: dict[str, Tensor] = {}
-        self.anchors: dict[str, Tensor] = {}
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.timed(trainer, task.index, "calibrate"):
-            self.find_linears(pl_module)
-            self.anchors = self.take_anchors()
-            safety = self.inverse_diagonals(trainer, pl_module, self.safety_batches(trainer, pl_module), "safety")
-            tasks = self.inverse_diagonals(trainer, pl_module, self.task_batches(trainer, task), "task")
+            self.layers.find(pl_module)
+            self.layers.keep_weights()
+            safety = self.calibrator.safety_diagonals(trainer, pl_module)
+            tasks = self.calibrator.task_diagonals(trainer, pl_module, task)
             with self._probed(trainer, pl_module):
                 audit = self._select(trainer, task, safety, tasks)
             record_audit(self, trainer, task, audit)
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        self.find_linears(pl_module)
-        self.retained = self.restored(self.retained, "column mask")
-        self.anchors = self.placed(self.anchors)
+        self.layers.resume(pl_module)
+        self.retained = self.layers.restored(self.retained, "column mask")
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        self.retained, self.anchors = {}, {}
-        self.linears.clear()
+        self.retained = {}
+        self.layers.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            **super().state_dict(),
-            "retained": cpu_state(self.retained),
-            "anchors": cpu_state(self.anchors),
-        }
+        return {**super().state_dict(), "retained": cpu_state(self.retained)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.retained = dict(state_dict["retained"])
-        self.anchors = dict(state_dict["anchors"])
 
     def _select(
         self, trainer: L.Trainer, task: CurrentTask, safety: Mapping[str, Tensor], tasks: Mapping[str, Tensor]
@@ -110,14 +125,14 @@ class FocusPartition(CalibratedCallback):
         """Select every layer's columns from the update that the probe has made; return the audit."""
         self.retained, audit = {}, []
         agree = rank_zero_mask(trainer) or (lambda mask: mask)
-        for linear in self.linears:
+        for linear in self.layers:
             name = linear.name
             mask, entry = F.focus_partition(
-                linear.update(self.anchors.get(name)),
+                linear.update(),
                 safety[name],
                 tasks[name],
                 linear.layer,
-                len(self._blocks),
+                len(self.layers.block_modules),
                 self.retention,
                 random_columns(self.retention, task, linear),
             )

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.calibrator import CalibratedCallback, CalibrationSettings
+from hpa_lightning.callbacks.calibration_data import CalibrationSettings
+from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.processes import rank_zero_mask
 from hpa_lightning.callbacks.retention_audit import audit_of, random_columns, record_audit
 from hpa_lightning.callbacks.safety_data import settings_of
@@ -29,7 +30,7 @@ class _Unfused:
     tasks: Mapping[str, Tensor]
 
 
-class HarmoniousFusion(TaskEndFusion, CalibratedCallback):
+class HarmoniousFusion(TaskEndFusion):
     """Fuses the weights before and after a task: post-training HPA.
 
     At the task's start the safety Hessians are taken from the model as it is then, since the safety knowledge is in
@@ -47,7 +48,23 @@ class HarmoniousFusion(TaskEndFusion, CalibratedCallback):
 
     Args:
         orthogonal: take the component along the old weight out of the update (step 3).
-        safety_data, task_data, calibration, retention, blocks, target_modules: see :class:`SelectingCallback`.
+        safety_data: harmful inputs with the aligned model's refusals: batches that the model can be trained on (a
+            loader, a list, an iterator), a path, a ``RecordSet`` or records; from the datamodule when ``None`` (see
+            :class:`hpa_lightning.callbacks.calibration_data.CalibrationData`).
+        task_data: batches of the task; when ``None`` the datamodule's calibration split of the current task, or without
+            a task stream the first samples of the training data.
+        calibration: sizes and damping, or a dict of them; the paper's when ``None``.
+        retention: shares and weights, or a dict of them; the paper's when ``None``.
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
+
+    Raises:
+        ValueError: settings that are none.
+
+    Example:
+        >>> from hpa_lightning.callbacks import HarmoniousFusion, SequentialTuning
+        >>> fusion = HarmoniousFusion(retention={"p_min": 5.0, "p_max": 15.0}, calibration={"safety_samples": 8})
+        >>> callbacks = [SequentialTuning(), fusion]             # of a Trainer, over a stream of tasks
 
     Attributes:
         repeatable: keep what :meth:`fuse_again` needs from the fusion on: a copy of the tuned layers on the CPU.
@@ -64,7 +81,9 @@ class HarmoniousFusion(TaskEndFusion, CalibratedCallback):
         blocks: str | None = None,
         target_modules: list[str] | None = None,
     ) -> None:
-        super().__init__(safety_data, task_data, calibration, blocks, target_modules)
+        super().__init__(blocks, target_modules)
+        self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
+        self.safety_data, self.task_data, self.calibration = safety_data, task_data, self.calibrator.settings
         self.retention = settings_of(F.RetentionSettings, retention, "retention")
         self.orthogonal = orthogonal
         self.repeatable = False
@@ -72,22 +91,20 @@ class HarmoniousFusion(TaskEndFusion, CalibratedCallback):
         self._unfused: _Unfused | None = None
 
     def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        batches = self.safety_batches(trainer, pl_module)
-        self._safety = self.inverse_diagonals(trainer, pl_module, batches, "safety")
+        self._safety = self.calibrator.safety_diagonals(trainer, pl_module)
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         super().on_task_resume(trainer, pl_module, task)
-        self._safety = self.restored(self._safety, "safety calibration")
+        self._safety = self.layers.restored(self._safety, "safety calibration")
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        tasks = self.inverse_diagonals(trainer, pl_module, self.task_batches(trainer, task), "task")
+        tasks = self.calibrator.task_diagonals(trainer, pl_module, task)
         if self.repeatable:
             tensors = {
-                linear.name: tuple(tensor.to("cpu", copy=True) for tensor in linear.changed_by_fusion())
-                for linear in self.linears
+                linear.name: tuple(tensor.to("cpu", copy=True) for tensor in linear.written()) for linear in self.layers
             }
-            self._unfused = _Unfused(tensors, self.anchors, self._safety, tasks)
-        self._fuse(trainer, task, self._safety, tasks, self.anchors, self.retention)
+            self._unfused = _Unfused(tensors, self.layers.anchors, self._safety, tasks)
+        self._fuse(trainer, task, self._safety, tasks, self.retention)
         self._safety = {}
 
     @torch.no_grad()
@@ -101,17 +118,18 @@ class HarmoniousFusion(TaskEndFusion, CalibratedCallback):
         if self._unfused is None:
             raise RuntimeError("nothing to fuse again; set `repeatable` before the task ends.")
         unfused = self._unfused
-        self.find_linears(pl_module)
-        for linear in self.linears:
-            for tensor, saved in zip(linear.changed_by_fusion(), unfused.tensors[linear.name], strict=True):
+        self.layers.find(pl_module)
+        self.layers.place(unfused.anchors)
+        for linear in self.layers:
+            for tensor, saved in zip(linear.written(), unfused.tensors[linear.name], strict=True):
                 tensor.copy_(saved)
-        safety, tasks = self.on_devices(unfused.safety), self.on_devices(unfused.tasks)
+        safety, tasks = self.layers.on_devices(unfused.safety), self.layers.on_devices(unfused.tasks)
         try:
-            self._fuse(trainer, task, safety, tasks, self.placed(unfused.anchors), retention)
-            self.agree(trainer, pl_module)
+            self._fuse(trainer, task, safety, tasks, retention)
+            self.broadcast(trainer, pl_module)
         finally:
             self._torn = None  # whatever went wrong, it can be fused again from what is kept
-        self.linears.clear()
+        self.layers.clear()
 
     def forget(self) -> None:
         """Give up what :meth:`fuse_again` needs."""
@@ -127,20 +145,18 @@ class HarmoniousFusion(TaskEndFusion, CalibratedCallback):
         task: CurrentTask,
         safety: Mapping[str, Tensor],
         tasks: Mapping[str, Tensor],
-        anchors: Mapping[str, Tensor],
         retention: F.RetentionSettings,
     ) -> None:
         self.starts_writing("fusing")
         audit = []
-        for linear in self.linears:
-            anchor = anchors.get(linear.name)
+        for linear in self.layers:
             fused, entry = F.harmonious_fusion(
-                linear.weight_before(anchor),
+                linear.before(),
                 linear.after(),
                 safety[linear.name],
                 tasks[linear.name],
                 linear.layer,
-                len(self._blocks),
+                len(self.layers.block_modules),
                 retention,
                 orthogonal=self.orthogonal,
                 generator=random_columns(retention, task, linear),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
+from hpa_lightning import functional as F
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.kept_weights import bit_sum
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
+from hpa_lightning.modules.sharding import own_rows
 
 
 class MaskedFreezing(StepCallback):
@@ -27,7 +29,15 @@ class MaskedFreezing(StepCallback):
 
     Hooks: task start, task end, ``on_before_optimizer_step``, the optimizer's step post-hook.
     State: none of its own (the masks are :class:`FocusPartition`'s). Strategies: one device, DDP, FSDP2.
-    Source: method.md, section 3, the in-training mode of HPA (arXiv 2511.20158).
+    Source: HPA (arXiv 2511.20158), the retained columns of its Algorithm 1; freezing them while the task is trained is
+    a decision of this project.
+
+    Raises:
+        MisconfigurationException: before the fit: not exactly one :class:`FocusPartition`, or manual optimization.
+
+    Example:
+        >>> from hpa_lightning.callbacks import FocusPartition, MaskedFreezing
+        >>> callbacks = [FocusPartition(probe_steps=8), MaskedFreezing()]                   # of a Trainer
     """
 
     start_order: ClassVar[int] = 40
@@ -44,12 +54,12 @@ class MaskedFreezing(StepCallback):
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         partition: FocusPartition = required_callback(trainer, FocusPartition, self)
-        before = [int(bit_sum(linear.column_parameter)) for linear in partition.linears]
+        before = [int(bit_sum(linear.trained)) for linear in partition.layers]
         self.after_step(trainer, pl_module)
         moved = [
             linear.name
-            for linear, bits in zip(partition.linears, before, strict=True)
-            if int(bit_sum(linear.column_parameter)) != bits
+            for linear, bits in zip(partition.layers, before, strict=True)
+            if int(bit_sum(linear.trained)) != bits
         ]
         if moved:
             rank_zero_warn(
@@ -62,11 +72,12 @@ class MaskedFreezing(StepCallback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
         partition: FocusPartition = required_callback(trainer, FocusPartition, self)
-        for linear in partition.linears:
-            linear.mask_gradient_(partition.retained[linear.name])
+        for linear in partition.layers:
+            if linear.trained.grad is not None:
+                F.zero_columns_(own_rows(linear.trained.grad), partition.retained[linear.name])
 
     @torch.no_grad()
     def after_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        partition: Any = required_callback(trainer, FocusPartition, self)
-        for linear in partition.linears:
-            linear.restore_columns_(partition.anchors.get(linear.name), partition.retained[linear.name])
+        partition: FocusPartition = required_callback(trainer, FocusPartition, self)
+        for linear in partition.layers:
+            F.freeze_columns_(own_rows(linear.trained), linear.origin(), partition.retained[linear.name])

@@ -22,8 +22,8 @@ class StepCallback(TaskCallback, ABC):
     an infinite gradient) does not call it. Order among several: that of ``start_order``.
     """
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
+    def __init__(self) -> None:
+        super().__init__()
         self._handles: list[RemovableHandle] = []
 
     @abstractmethod

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import lightning as L
 import torch
+from torch import Tensor
 
+from hpa_lightning import functional as F
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.masked_freezing import MaskedFreezing
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
-from hpa_lightning.modules.linears import TunedLinear
+from hpa_lightning.modules.sharding import gather_all, own_rows, sum_over_rows
+from hpa_lightning.modules.tuned_linear import FullLinear, LoraLinear
 
 
 class OrthogonalProjection(StepCallback):
@@ -25,6 +28,13 @@ class OrthogonalProjection(StepCallback):
     Hooks: task start, the optimizer's step post-hook (after that of :class:`MaskedFreezing`).
     State: none of its own. Strategies: one device, DDP, FSDP2.
     Source: HPA (arXiv 2511.20158), orthogonal adjustment; the in-training form is a decision of this project.
+
+    Raises:
+        MisconfigurationException: before the fit: not exactly one :class:`FocusPartition`, or manual optimization.
+
+    Example:
+        >>> from hpa_lightning.callbacks import FocusPartition, OrthogonalProjection
+        >>> callbacks = [FocusPartition(probe_steps=8), OrthogonalProjection()]                   # of a Trainer
     """
 
     start_order: ClassVar[int] = 45
@@ -58,14 +68,37 @@ class OrthogonalProjection(StepCallback):
     def _prepare(self, trainer: L.Trainer) -> None:
         partition: FocusPartition = required_callback(trainer, FocusPartition, self)
         frozen = any(isinstance(callback, MaskedFreezing) for callback in trainer.callbacks)
-        kinds: dict[type[TunedLinear], list[TunedLinear]] = {}
-        for linear in partition.linears:
-            kinds.setdefault(type(linear), []).append(linear)
-        self._projections = [
-            kind.projection(
-                linears,
-                [partition.anchors.get(linear.name) for linear in linears],
-                [partition.retained[linear.name] if frozen else None for linear in linears],
-            )
-            for kind, linears in kinds.items()
-        ]
+        full = [linear for linear in partition.layers if isinstance(linear, FullLinear)]
+        adapters = [linear for linear in partition.layers if isinstance(linear, LoraLinear)]
+        self._projections = [full_projection(full, partition.retained if frozen else {})] if full else []
+        self._projections += [lora_projection(adapters)] if adapters else []
+
+
+def full_projection(linears: Sequence[FullLinear], retained: Mapping[str, Tensor]) -> Callable[[], object]:
+    """Prepare what takes from the weights, after a step, whatever their updates have along the weights before the task.
+
+    Args:
+        linears: of one fit; each process corrects its own rows.
+        retained: masks of frozen columns, by layer.
+
+    Returns:
+        To be called after every optimizer step; it causes no host synchronisation.
+    """
+    before = [linear.before(local=True) for linear in linears]
+    masks = [retained.get(linear.name) for linear in linears]
+    project = F.UpdateProjection(before, masks, sum_over_rows([linear.weight for linear in linears]))
+    return lambda: project([own_rows(linear.weight) for linear in linears])
+
+
+def lora_projection(linears: Sequence[LoraLinear]) -> Callable[[], object]:
+    """The same for adapters: B is corrected, and columns of A that are 0 stay 0."""
+    reduce = sum_over_rows([linear.weight for linear in linears])
+
+    def project() -> None:
+        factors = [linear.factors for linear in linears]
+        directions = gather_all([f.lora_a for f in factors])
+        pairs = zip(factors, directions, strict=True)
+        tensors = [F.LoraTensors(own_rows(f.lora_b), a, own_rows(f.weight)) for f, a in pairs]
+        F.project_lora_updates_(tensors, reduce)
+
+    return project

@@ -1,50 +1,53 @@
-"""The base of fusing methods that go back to the aligned model after every task."""
+"""The part of a callback that holds the aligned model's weights, for methods that go back to them after every task."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import lightning as L
 from torch import Tensor
 
+from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.task import CurrentTask
-from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
+from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.modules.tuned_linear import TunedLinear
 
 
-class AlignedFusion(TaskEndFusion):
-    """Keeps the weights from before the first task on the CPU and in checkpoints: one copy of the tuned layers.
+class ReferenceWeights(Part):
+    """The tuned layers' weights from before the first task, on the CPU and in checkpoints: one copy of them.
 
-    Attributes:
-        aligned: name -> weight before the first task, ``(out_features, in_features)``, on the CPU; not to be changed.
+    State: ``"aligned"``, these weights.
+
+    Args:
+        layers: whose weights are held.
     """
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.aligned: dict[str, Tensor] = {}
+    def __init__(self, layers: TunedLayers) -> None:
+        super().__init__(layers.owner)
+        self.layers = layers
+        self._aligned: dict[str, Tensor] = {}
 
-    def needs_aligned(self) -> bool:
-        """Whether the copy is kept at all."""
-        return True
+    def prepare(self, task: CurrentTask) -> None:
+        """To be called at every task's start: takes the weights before the first, and checks that they are there.
 
-    def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        if not self.needs_aligned():
-            return
+        Raises:
+            ValueError: a later task tunes layers whose weights before the first task are not known.
+        """
         if task.index == 0:
-            self.aligned = {
-                linear.name: linear.weight_before(self.anchors.get(linear.name)).detach().to("cpu", copy=True)
-                for linear in self.linears
-            }
-        unknown = [linear.name for linear in self.linears if linear.name not in self.aligned]
+            self._aligned = {linear.name: linear.before().detach().to("cpu", copy=True) for linear in self.layers}
+        unknown = [linear.name for linear in self.layers if linear.name not in self._aligned]
         if unknown:
             raise ValueError(
-                f"{type(self).__name__} has no weights from before the first task for {unknown[:3]}; the run was "
+                f"{self.asker} has no weights from before the first task for {unknown[:3]}; the run was "
                 "resumed from a checkpoint without this callback, or other layers are tuned than in the first task. "
                 "Run the whole stream with it, on the same layers."
             )
 
+    def of(self, linear: TunedLinear) -> Tensor:
+        """A layer's weight before the first task, ``(out_features, in_features)``, on its device; not to be changed."""
+        return self._aligned[linear.name].to(linear.weight.device)
+
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "aligned": dict(self.aligned)}
+        return {"aligned": dict(self._aligned)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.aligned = dict(state_dict["aligned"])
+        self._aligned = dict(state_dict["aligned"])

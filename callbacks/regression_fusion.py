@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
+from typing import Any
 
 import lightning as L
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.hessian_memory import RememberingCallback
+from hpa_lightning.callbacks.calibration_data import CalibrationSettings
+from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.hessian_memory import HessianMemory
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
 
-class RegressionFusion(TaskEndFusion, RememberingCallback):
+class RegressionFusion(TaskEndFusion):
     """Bends a task's update away from the inputs of safety and of earlier tasks, in all directions of input space.
 
     HPA keeps or gives up whole columns, by the diagonal of the inverse Hessians. This takes the whole Hessians: of all
@@ -33,24 +37,59 @@ class RegressionFusion(TaskEndFusion, RememberingCallback):
     calibration sets; the sequence and the memory are this project's.
 
     Args:
-        safety_weight, memory_weight: weights of the safety inputs and of each earlier task's, against the task's own.
-        safety_data, task_data, calibration, blocks, target_modules: see :class:`RememberingCallback`.
+        safety_weight: weight of the safety inputs against the task's own; 0 leaves them out.
+        memory_weight: weight of each earlier task's inputs; 0 remembers none.
+        safety_data: harmful inputs with the aligned model's refusals: batches that the model can be trained on (a
+            loader, a list, an iterator), a path, a ``RecordSet`` or records; from the datamodule when ``None`` (see
+            :class:`hpa_lightning.callbacks.calibration_data.CalibrationData`).
+        task_data: batches of the task; when ``None`` the datamodule's calibration split of the current task, or without
+            a task stream the first samples of the training data.
+        calibration: sizes and damping, or a dict of them; the paper's when ``None``.
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
+
+    Raises:
+        ValueError: a weight that is negative or not finite.
+
+    Example:
+        >>> from hpa_lightning.callbacks import RegressionFusion, SequentialTuning
+        >>> callbacks = [SequentialTuning(), RegressionFusion(safety_weight=2.0)]  # of a Trainer
     """
 
+    def __init__(
+        self,
+        safety_weight: float = 1.0,
+        memory_weight: float = 1.0,
+        safety_data: Iterable[Any] | None = None,
+        task_data: Iterable[Any] | None = None,
+        calibration: CalibrationSettings | None = None,
+        blocks: str | None = None,
+        target_modules: list[str] | None = None,
+    ) -> None:
+        super().__init__(blocks, target_modules)
+        self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
+        self.memory = self.own(HessianMemory(self, safety_weight, memory_weight))
+        self.safety_data, self.task_data, self.calibration = safety_data, task_data, self.calibrator.settings
+        self.safety_weight, self.memory_weight = safety_weight, memory_weight
+
     def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        self.safety_batches(trainer, pl_module)  # the first call is answered by the aligned model
+        self.calibrator.safety_batches(trainer, pl_module)  # the first call is answered by the aligned model
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        hessians, device = self.calibrator.hessians, pl_module.device
         with ExitStack() as before:
-            for linear in self.linears:
-                before.enter_context(linear.put_back(self.anchors.get(linear.name)))
-            safety, first = self.hessians(trainer, pl_module, self.safety_batches(trainer, pl_module), "safety")
-        tasks, _ = self.hessians(trainer, pl_module, self.task_batches(trainer, task), "task")
+            for linear in self.layers:
+                before.enter_context(linear.restored())
+            batches = self.calibrator.safety_batches(trainer, pl_module)
+            safety, first = hessians(trainer, pl_module, batches, "safety")
+        tasks, _ = hessians(trainer, pl_module, self.calibrator.task_batches(trainer, task), "task")
         maps = {
-            name: F.regression_map(tasks[name].to(pl_module.device), kept.to(pl_module.device))
-            for name, kept in self.kept_hessians(safety).items()
+            name: F.regression_map(tasks[name].to(device), kept.to(device))
+            for name, kept in self.memory.kept_hessians(safety).items()
         }
         self.starts_writing("fusing")
-        for linear in self.linears:
-            linear.map_update_(self.anchors.get(linear.name), maps[first[linear.name]])
-        self.remember(tasks)
+        for linear in self.layers:
+            before_task, after = linear.before(local=True), linear.after(local=True)
+            fused = F.regression_fusion(before_task, after, maps[first[linear.name]])
+            linear.write_(fused, local=True)
+        self.memory.remember(tasks)

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.data.loading import named_generator
 from hpa_lightning.functional import RetentionSettings
-from hpa_lightning.modules.linears import TunedLinear
+from hpa_lightning.modules.tuned_linear import TunedLinear
 from hpa_lightning.results import retention_summary
 
 

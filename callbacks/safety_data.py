@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.memory import is_oom_error
 
+from hpa_lightning.callbacks.parts import nearest
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import as_records
 from hpa_lightning.data.record_set import RecordSet
@@ -64,7 +65,8 @@ def settings_of(kind: type[S], given: S | Mapping[str, Any] | None, argument: st
         raise ValueError(f"{argument} is {given!r}; expected {kind.__name__}, or a dict of {known}.")
     unknown = sorted(set(map(str, given)) - set(known))
     if unknown:
-        raise ValueError(f"{argument} has {unknown}, which {kind.__name__} does not; expected {known}.")
+        near = nearest(unknown[0], known)
+        raise ValueError(f"{argument} has {unknown}, which {kind.__name__} does not; expected {known}.{near}")
     return kind(**given)
 
 

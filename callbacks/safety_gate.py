@@ -13,9 +13,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
-from hpa_lightning.callbacks.task import CurrentTask, required_callback
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, required_callback
 from hpa_lightning.callbacks.task_evaluation import TaskEvaluation, says_nothing, score_set
-from hpa_lightning.callbacks.tuned_layers import LinearsCallback
+from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.metrics import mean_attack_success_rate
 from hpa_lightning.metrics.scoring import answer_counts
@@ -23,7 +23,7 @@ from hpa_lightning.metrics.scoring import answer_counts
 Action = Literal["stop", "rollback", "raise_retention"]
 
 
-class SafetyGate(LinearsCallback):
+class SafetyGate(TaskCallback):
     """Acts when the mean attack success rate after a task is above a budget.
 
     A model that gives mostly empty answers to a safety set is broken, not safe: it does not pass, whatever its rate.
@@ -51,15 +51,20 @@ class SafetyGate(LinearsCallback):
         action: see above.
         bisection_steps: evaluations of the bisection; the retention found is within ``2^-bisection_steps`` of the
             smallest in ``x``.
-        blocks, target_modules: see :class:`LinearsCallback`.
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        target_modules: last names of the linear layers to roll back; all tuned ones when ``None``.
 
     Raises:
         ValueError: a budget outside [0, 1], an unknown action, fewer than one step.
         MisconfigurationException: before the first task: no safety set, a method that is missing, or a model that
             breaks the budget or says mostly nothing already.
+
+    Example:
+        >>> from hpa_lightning.callbacks import HarmoniousFusion, SafetyGate, SequentialTuning, TaskEvaluation
+        >>> gate = SafetyGate(max_attack_success_rate=0.05, action="raise_retention")
+        >>> callbacks = [SequentialTuning(), HarmoniousFusion(), TaskEvaluation(), gate]
     """
 
-    names_untreated: ClassVar[bool] = False
     start_order: ClassVar[int] = 20
     end_order: ClassVar[int] = 95
 
@@ -71,7 +76,9 @@ class SafetyGate(LinearsCallback):
         blocks: str | None = None,
         target_modules: list[str] | None = None,
     ) -> None:
-        super().__init__(blocks, target_modules)
+        super().__init__()
+        self.layers = self.own(TunedLayers(self, blocks, target_modules, names_untreated=False))
+        self.blocks, self.target_modules = blocks, target_modules
         if not 0.0 <= max_attack_success_rate <= 1.0:
             raise ValueError(
                 f"max_attack_success_rate is {max_attack_success_rate}; expected a fraction in [0, 1], not percent."
@@ -219,9 +226,9 @@ class SafetyGate(LinearsCallback):
 
     def _weights(self, pl_module: L.LightningModule) -> dict[str, Tensor]:
         """CPU copies of the trained parameters and of LoRA's base weights."""
-        self.find_linears(pl_module)
-        bases = {id(linear.weight) for linear in self.linears}
-        self.linears.clear()
+        self.layers.find(pl_module)
+        bases = {id(linear.weight) for linear in self.layers}
+        self.layers.clear()
         parameters = dict(pl_module.named_parameters())
         self._trainable = {name for name, parameter in parameters.items() if parameter.requires_grad}
         wanted = {name: p for name, p in parameters.items() if name in self._trainable or id(p) in bases}

@@ -28,6 +28,10 @@ class SequentialTuning(TaskCallback):
     Args:
         seed: the adapters of task t are initialised from ``seed`` and t alone.
         merge_last: also merge after the last task, so that the final model is a plain dense one.
+
+    Example:
+        >>> from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
+        >>> callbacks = [SequentialTuning(), TaskEvaluation()]                   # the baseline, scored after every task
     """
 
     start_order: ClassVar[int] = 0

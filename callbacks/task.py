@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import torch
@@ -21,6 +21,7 @@ from hpa_lightning.callbacks.ending import save_after_end, unfinished
 from hpa_lightning.callbacks.event_log import EventLog
 from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
 from hpa_lightning.callbacks.leaving import leave_in_order_at_exit
+from hpa_lightning.callbacks.parts import Part, answer_misspelt_arguments
 from hpa_lightning.callbacks.processes import loader_facts, model_facts, require_agreement, settings_facts
 from hpa_lightning.callbacks.refusals import check_strategy, check_weight_writers
 from hpa_lightning.callbacks.resumed import (
@@ -34,6 +35,8 @@ from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.sharding import whole
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter
+
+P = TypeVar("P", bound=Part)
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,15 @@ class TaskCallback(L.Callback):
     optimizer that writes weights between a task's end and the next one's start, or the end of the fit
     (:func:`check_unmoved`).
 
-    Hooks: ``setup``, ``on_train_start``, ``on_train_epoch_start``, ``on_before_backward``,
+    A subclass is put together from parts (:class:`hpa_lightning.callbacks.parts.Part`), which it takes in with
+    :meth:`own`. An argument that its constructor does not have is answered in its name, with the nearest name.
+
+    Hooks: ``setup``, ``on_fit_start``, ``on_train_start``, ``on_train_epoch_start``, ``on_before_backward``,
     ``on_before_optimizer_step``, ``on_train_batch_end``, ``on_train_epoch_end``, ``on_train_end``, ``on_fit_end``,
     ``on_exception``, ``on_save_checkpoint``, ``on_load_checkpoint``. A subclass that has one calls ``super()``'s.
     State: the open task, whether its last batch was trained, whether this callback is through its end, the number of
-    finished tasks, the recorded events. The checkpoint's key ``"hpa_lightning"`` holds what :meth:`task_state` returns.
+    finished tasks, the recorded events, and what its parts bring. The checkpoint's key ``"hpa_lightning"`` holds what
+    :meth:`task_state` returns.
     Strategies: one device, DDP, FSDP2 (``ModelParallelStrategy``); the others are refused in ``setup``.
     """
 
@@ -90,7 +97,13 @@ class TaskCallback(L.Callback):
     free_settings: ClassVar[frozenset[str]] = frozenset({"batch_size"})
     """Settings, also within dataclasses, that may differ on a resume: they say how something is computed, not what."""
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = answer_misspelt_arguments(cls.__init__)  # type: ignore[method-assign]
+
     def __init__(self) -> None:
+        self.parts: list[Part] = []
         self._open_task: int | None = None
         self._task_name = ""
         self._trained = False  # the open task's last batch
@@ -110,11 +123,18 @@ class TaskCallback(L.Callback):
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
 
+    def own(self, part: P) -> P:
+        """Take in a part, which hears of the fit from now on; return it."""
+        self.parts.append(part)
+        return part
+
     def on_fit_begins(self, trainer: L.Trainer, resumed: bool) -> None:
         """Called on all callbacks before anything is recorded; ``resumed``: a checkpoint was loaded."""
 
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         """Called on all callbacks before ``on_task_start``: what may fail comes before what takes long."""
+        for part in self.parts:
+            part.on_task_open(trainer, pl_module, task)
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         """Called before the first batch of a task."""
@@ -168,6 +188,12 @@ class TaskCallback(L.Callback):
             write_whole_checkpoints(trainer)
             if self._is_leader(trainer):
                 self._settings, self._saved_optimizers = fit_settings(trainer, task_callbacks(trainer)), None
+            for part in self.parts:
+                part.setup(trainer, pl_module)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for part in self.parts:
+            part.on_fit_start(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._is_leader(trainer):
@@ -290,7 +316,11 @@ class TaskCallback(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         running = 0.0 if self._started_at is None else time.monotonic() - self._started_at
+        state: dict[str, Any] = {}
+        for part in self.parts:
+            state |= part.state_dict()
         return {
+            **state,
             "open_task": self._open_task,
             "task_name": self._task_name,
             "trained": self._trained,
@@ -315,6 +345,8 @@ class TaskCallback(L.Callback):
         self._events = EventLog.from_state(state_dict)
         self._train_seconds = state_dict["train_seconds"]
         self._restored = True
+        for part in self.parts:
+            part.load_state_dict(state_dict)
 
     # -- how the boundaries are found --------------------------------------------------------------------------------
 

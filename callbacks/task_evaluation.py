@@ -62,6 +62,13 @@ class TaskEvaluation(TaskCallback):
         initial: score the model before the first task; needed for DASR.
         keep_predictions: write prompts and raw answers to ``predictions/``, and small copies of the images.
         report: write tables, plots and the HTML page at the end of the fit.
+
+    Raises:
+        MisconfigurationException: before the fit: a datamodule that lacks what the scores need.
+
+    Example:
+        >>> from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
+        >>> callbacks = [SequentialTuning(), TaskEvaluation(method="SeqFT")]     # of a Trainer, over a stream of tasks
     """
 
     start_order: ClassVar[int] = 10

@@ -1,75 +1,116 @@
-"""The base of callbacks that act on the tuned linear layers."""
+"""The part of a callback that knows the tuned linear layers and their weights before the task."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from hpa_lightning.callbacks.task import TaskCallback
-from hpa_lightning.modules.linears import TunedLinear, check_linears, find_tuned_linears
+from hpa_lightning.callbacks.parts import Part
+from hpa_lightning.callbacks.task import TaskCallback, cpu_state
 from hpa_lightning.modules.sharding import reshard_
+from hpa_lightning.modules.tuned_linear import TunedLinear, check_linears, find_tuned_linears
 
 
-class LinearsCallback(TaskCallback):
-    """Finds the linear layers under tuning in the decoder blocks.
+class TunedLayers(Part):
+    """The linear layers under tuning in the decoder blocks, as handles; iterating gives them in the blocks' order.
+
+    State: ``"anchors"``, the weights before the task where training changes them (full-parameter tuning only).
 
     Args:
+        owner: the callback.
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
+        first_block: decoder block from which on layers are treated, counted from 1.
+        names_untreated: warn of matrices that are trained and that the callback does not treat.
 
     Attributes:
-        linears: handles on the layers, in the order of the blocks; empty between tasks.
-
-    Hooks: ``on_fit_start`` (layers that cannot be treated are refused).
+        linears: the handles; empty between tasks.
+        block_modules: the decoder blocks.
     """
 
-    names_untreated: ClassVar[bool] = True
-    """Warn of matrices that are trained and that the callback does not treat."""
-
-    def __init__(self, blocks: str | None = None, target_modules: list[str] | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        owner: TaskCallback,
+        blocks: str | None = None,
+        target_modules: list[str] | None = None,
+        first_block: int = 1,
+        names_untreated: bool = True,
+    ) -> None:
+        super().__init__(owner)
         self.blocks = blocks
         self.target_modules = target_modules
+        self.first_block = first_block
+        self.names_untreated = names_untreated
         self.linears: list[TunedLinear] = []
-        self._blocks: list[nn.Module] = []
+        self.block_modules: list[nn.Module] = []
+        self._saved: dict[str, Tensor] = {}  # anchors out of a checkpoint, until the layers are found
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
+    def __iter__(self) -> Iterator[TunedLinear]:
+        return iter(self.linears)
+
+    def __len__(self) -> int:
+        return len(self.linears)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.precision == "16-true":
             raise MisconfigurationException(
-                f"{type(self).__name__} does not support precision='16-true': float16 weights have no loss scaling, "
+                f"{self.asker} does not support precision='16-true': float16 weights have no loss scaling, "
                 "and Hessians of float16 activations overflow. Use 'bf16-true' or '16-mixed'."
             )
         parameters = list(pl_module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             raise MisconfigurationException(
-                f"{type(self).__name__}: every parameter of {type(pl_module).__name__} is frozen (requires_grad=False) "
+                f"{self.asker}: every parameter of {type(pl_module).__name__} is frozen (requires_grad=False) "
                 "and there is nothing to tune. Unfreeze the linear layers of the language model, or add LoRA."
             )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
-        self.find_linears(pl_module)  # what cannot be treated is refused before anything is evaluated or trained
+        self.find(pl_module)  # what cannot be treated is refused before anything is evaluated or trained
         if self.names_untreated:
-            tell_of_untreated(pl_module, self.linears, type(self).__name__)
-        self.linears.clear()
+            tell_of_untreated(pl_module, self.linears, self.asker)
+        self.clear()
 
-    def find_linears(self, pl_module: L.LightningModule) -> None:
+    def find(self, pl_module: L.LightningModule) -> None:
         """Find the decoder blocks and the tuned linear layers of ``pl_module``."""
         reshard_(pl_module)
-        self._blocks, self.linears = find_tuned_linears(pl_module, self.blocks, self.target_modules)
+        self.block_modules, linears = find_tuned_linears(pl_module, self.blocks, self.target_modules)
+        self.linears = [linear for linear in linears if linear.layer >= self.first_block]
+        if not self.linears:
+            raise ValueError(
+                f"first_block is {self.first_block}; the last decoder block with tuned layers is {linears[-1].layer}."
+            )
         check_linears(self.linears)
 
-    def take_anchors(self) -> dict[str, Tensor]:
-        """Copies of the weights as they are, by layer; empty with LoRA, whose base weights stay."""
-        return {linear.name: anchor for linear in self.linears if (anchor := linear.anchor()) is not None}
+    def keep_weights(self) -> None:
+        """Keep the weights as they are, as those before the task; with LoRA the base weights stay anyway."""
+        for linear in self.linears:
+            linear.keep()
+
+    def resume(self, pl_module: L.LightningModule) -> None:
+        """Find the layers, and give them the weights before the task that the checkpoint holds."""
+        self.find(pl_module)
+        self.place(self._saved)
+        self._saved = {}
+
+    def place(self, anchors: Mapping[str, Tensor]) -> None:
+        """Give the layers their weights before the task: name -> whole weight."""
+        by_name = {linear.name: linear for linear in self.linears}
+        for name, anchor in anchors.items():
+            by_name[name].place(anchor)
+
+    def clear(self) -> None:
+        """Let go of the layers and of their weights before the task."""
+        self.linears = []
+
+    @property
+    def anchors(self) -> dict[str, Tensor]:
+        """name -> weight before the task, sharded as the weight is; empty with LoRA, whose base weights stay."""
+        return {linear.name: linear.anchor for linear in self.linears if linear.anchor is not None}
 
     def restored(self, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
         """What a checkpoint holds for every layer, on the layers' devices.
@@ -84,15 +125,16 @@ class LinearsCallback(TaskCallback):
             )
         return self.on_devices({linear.name: tensors[linear.name] for linear in self.linears})
 
-    def placed(self, anchors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Anchors from a checkpoint, each on its layer's device and sharded as its layer is."""
-        by_name = {linear.name: linear for linear in self.linears}
-        return {name: by_name[name].place(anchor) for name, anchor in anchors.items()}
-
     def on_devices(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of layers, from a checkpoint, each on its layer's device."""
         devices = {linear.name: linear.weight.device for linear in self.linears}
         return {name: tensor.to(devices[name]) for name, tensor in tensors.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"anchors": {**self._saved, **cpu_state(self.anchors)}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._saved = dict(state_dict.get("anchors", {}))
 
 
 def tell_of_untreated(pl_module: L.LightningModule, linears: Sequence[TunedLinear], asker: str) -> None:

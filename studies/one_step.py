@@ -25,11 +25,12 @@ from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks import CalibrationSettings
-from hpa_lightning.callbacks.calibrator import CalibratedCallback
-from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.callbacks.task_evaluation import score_set
+from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.nano.lexicon import TASK_NAMES
-from hpa_lightning.modules.linears import LoraLinear
+from hpa_lightning.modules.tuned_linear import LoraLinear
 
 Change = Callable[[LoraLinear], "tuple[Tensor, Tensor]"]
 """A layer's LoRA factors as a variant has them: ``lora_a (q, c)``, ``lora_b (r, q)``."""
@@ -37,7 +38,7 @@ Change = Callable[[LoraLinear], "tuple[Tensor, Tensor]"]
 SAFETY_SAMPLES = (8, 64)
 
 
-class UpdateVariants(CalibratedCallback):
+class UpdateVariants(TaskCallback):
     """Scores variants of the update at the end of the named tasks.
 
     Args:
@@ -50,16 +51,19 @@ class UpdateVariants(CalibratedCallback):
     end_order: ClassVar[int] = 5
 
     def __init__(self, path: Path, seed: int, tasks: list[str]) -> None:
-        super().__init__(calibration=CalibrationSettings(safety_samples=max(SAFETY_SAMPLES)))
+        super().__init__()
+        self.layers = self.own(TunedLayers(self))
+        settings = CalibrationSettings(safety_samples=max(SAFETY_SAMPLES))
+        self.calibrator = self.own(Calibrator(self.layers, settings=settings))
         self.path, self.seed, self.tasks = path, seed, tasks
         self._safety: dict[int, dict[str, Tensor]] = {}
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        self.find_linears(pl_module)
-        batches = self.safety_batches(trainer, pl_module)  # made by the aligned model, before the first task
-        per_batch = self.calibration.batch_size
+        self.layers.find(pl_module)
+        batches = self.calibrator.safety_batches(trainer, pl_module)  # made by the aligned model, before the first task
+        per_batch = self.calibrator.settings.batch_size
         self._safety = {
-            size: self.inverse_diagonals(trainer, pl_module, batches[: size // per_batch], f"safety, {size}")
+            size: self.calibrator.inverse_diagonals(trainer, pl_module, batches[: size // per_batch], f"safety, {size}")
             for size in SAFETY_SAMPLES
         }
 
@@ -67,8 +71,8 @@ class UpdateVariants(CalibratedCallback):
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.name not in self.tasks:
             return
-        diagonals = self.inverse_diagonals(trainer, pl_module, self.task_batches(trainer, task), "task")
-        update = [(linear, *_factors(linear)) for linear in self.linears if isinstance(linear, LoraLinear)]
+        diagonals = self.calibrator.task_diagonals(trainer, pl_module, task)
+        update = [(linear, *_factors(linear)) for linear in self.layers if isinstance(linear, LoraLinear)]
         for name, change in self._variants(diagonals):
             if (self.seed, task.name, name) in measured(self.path):
                 continue
@@ -103,9 +107,9 @@ class UpdateVariants(CalibratedCallback):
         yield "no update", lambda linear: _scaled(linear, 0.0)
         for factor in (0.9, 0.8, 0.7):
             yield f"{factor} x update", lambda linear, factor=factor: _scaled(linear, factor)
-        for block in range(1, len(self._blocks) + 1):
+        for block in range(1, len(self.layers.block_modules) + 1):
             yield f"without block {block}", lambda linear, block=block: _scaled(linear, float(linear.layer != block))
-        for kind in dict.fromkeys(linear.name.rsplit(".", 1)[-1] for linear in self.linears):
+        for kind in dict.fromkeys(linear.name.rsplit(".", 1)[-1] for linear in self.layers):
             yield f"without {kind}", lambda linear, kind=kind: _scaled(linear, float(not linear.name.endswith(kind)))
 
         def focus(linear: LoraLinear, size: int) -> tuple[Tensor, Tensor]:
@@ -114,7 +118,7 @@ class UpdateVariants(CalibratedCallback):
             return epsilon, zeta
 
         def hpa(linear: LoraLinear, percent: float | None, size: int) -> tuple[Tensor, Tensor]:
-            share = F.retention_percent(linear.layer, len(self._blocks)) if percent is None else percent
+            share = F.retention_percent(linear.layer, len(self.layers.block_modules)) if percent is None else percent
             return _without(linear, F.retained_columns(*focus(linear, size), share))
 
         def best(linear: LoraLinear, percent: float, how: str) -> tuple[Tensor, Tensor]:

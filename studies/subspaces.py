@@ -24,8 +24,9 @@ from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks import CalibrationSettings
-from hpa_lightning.callbacks.calibrator import CalibratedCallback
-from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.tuned_layers import TunedLayers
 
 ENERGIES = (0.3, 0.5, 0.7, 0.9)
 COLUMNS = {
@@ -37,7 +38,7 @@ COLUMNS = {
 }
 
 
-class UpdateSubspaces(CalibratedCallback):
+class UpdateSubspaces(TaskCallback):
     """Measures every task's update at its end, before it is merged.
 
     Args:
@@ -50,23 +51,25 @@ class UpdateSubspaces(CalibratedCallback):
     end_order: ClassVar[int] = 5
 
     def __init__(self, path: Path, seed: int, safety_samples: int = 128) -> None:
-        super().__init__(calibration=CalibrationSettings(safety_samples=safety_samples))
+        super().__init__()
+        self.layers = self.own(TunedLayers(self))
+        self.calibrator = self.own(Calibrator(self.layers, settings=CalibrationSettings(safety_samples=safety_samples)))
         self.path, self.seed = path, seed
         self._safety: dict[str, Tensor] = {}
         self._first: dict[str, str] = {}
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        self.find_linears(pl_module)
-        batches = self.safety_batches(trainer, pl_module)
-        self._safety, self._first = self.hessians(trainer, pl_module, batches, "safety")
+        self.layers.find(pl_module)
+        batches = self.calibrator.safety_batches(trainer, pl_module)
+        self._safety, self._first = self.calibrator.hessians(trainer, pl_module, batches, "safety")
 
     @torch.no_grad()
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        tasks, _ = self.hessians(trainer, pl_module, self.task_batches(trainer, task), "task")
+        tasks, _ = self.calibrator.hessians(trainer, pl_module, self.calibrator.task_batches(trainer, task), "task")
         with self.path.open("a") as file:
-            for linear in self.linears:
+            for linear in self.layers:
                 name = self._first[linear.name]
-                update = linear.weight_after() - linear.weight_before(None)
+                update = linear.dense_after() - linear.before()
                 for energy in ENERGIES:
                     shares = subspace_shares(update, self._safety[name], tasks[name], energy)
                     place = {"seed": self.seed, "task": task.name, "layer": linear.layer, "module": linear.name}

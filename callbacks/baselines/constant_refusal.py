@@ -28,6 +28,11 @@ class ConstantRefusal(TaskCallback):
 
     Raises:
         ValueError: a text that is no refusal.
+
+    Example:
+        >>> from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
+        >>> from hpa_lightning.callbacks.baselines import ConstantRefusal
+        >>> callbacks = [SequentialTuning(), ConstantRefusal("I am sorry, I cannot help with that."), TaskEvaluation()]
     """
 
     start_order: ClassVar[int] = 15

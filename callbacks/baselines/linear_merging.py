@@ -7,11 +7,12 @@ from typing import Literal
 import lightning as L
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.reference_weights import AlignedFusion
+from hpa_lightning.callbacks.reference_weights import ReferenceWeights
 from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
 
-class LinearMerging(AlignedFusion):
+class LinearMerging(TaskEndFusion):
     """Keeps ``(1 - share) W_task + share W_reference`` of every tuned linear layer.
 
     Hooks: task start and task end (before adapters are merged and before evaluation).
@@ -29,6 +30,11 @@ class LinearMerging(AlignedFusion):
 
     Raises:
         ValueError: a share outside [0, 1] or an unknown reference.
+
+    Example:
+        >>> from hpa_lightning.callbacks import SequentialTuning
+        >>> from hpa_lightning.callbacks.baselines import LinearMerging
+        >>> callbacks = [SequentialTuning(), LinearMerging(share=0.2)]           # of a Trainer, over a stream of tasks
     """
 
     def __init__(
@@ -45,15 +51,14 @@ class LinearMerging(AlignedFusion):
             raise ValueError(f"reference is {reference!r}; expected 'aligned' or 'before_task'.")
         self.share = share
         self.reference = reference
+        self.aligned = self.own(ReferenceWeights(self.layers)) if reference == "aligned" else None
 
-    def needs_aligned(self) -> bool:
-        return self.reference == "aligned"
+    def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        if self.aligned is not None:
+            self.aligned.prepare(task)
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.starts_writing("merging")
-        for linear in self.linears:
-            if self.needs_aligned():
-                reference = self.aligned[linear.name].to(linear.weight.device)
-            else:
-                reference = linear.weight_before(self.anchors.get(linear.name))
-            linear.write_(F.merge_linearly(linear.weight_after(), reference, self.share))
+        for linear in self.layers:
+            reference = linear.before() if self.aligned is None else self.aligned.of(linear)
+            linear.write_(F.merge_linearly(linear.dense_after(), reference, self.share))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning as L
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.baselines.surgeon_fusion import SurgeonFusion
-from hpa_lightning.callbacks.calibrator import CalibrationSettings
+from hpa_lightning.callbacks.baselines.surgeon_fusion import fuse_by_surgeon
+from hpa_lightning.callbacks.calibration_data import CalibrationSettings
+from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
 
-class ModelTailor(SurgeonFusion):
+class ModelTailor(TaskEndFusion):
     """Keeps the tuned weights that matter most to the task, with compensation, and returns the rest: Model Tailor.
 
     At the task's end the task Hessians are taken through the tuned model, whose outputs on task inputs are what is
@@ -32,14 +34,24 @@ class ModelTailor(SurgeonFusion):
         keep_percent: percent of the entries that stay tuned.
         mix: share of the change's size in the score, in [0, 1]; the rest is the saliency's.
         block_size: columns within which scores are normalised and compared.
-        task_data, calibration, blocks, target_modules: see :class:`CalibratedCallback`.
+        task_data: batches of the task; when ``None`` the datamodule's calibration split of the current task, or without
+            a task stream the first samples of the training data.
+        calibration: sizes and damping, or a dict of them; the paper's when ``None``.
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
         first_block: decoder block from which on layers are treated, counted from 1; those before keep their tuned
             weights. The authors' code: 21 of 32.
         scores_after_compensation, compensation: see :func:`hpa_lightning.functional.model_tailor`; True and -1 are the
             authors' code, with ``mix=0.8``.
-    """
 
-    needs_safety_data: ClassVar[bool] = False
+    Raises:
+        ValueError: a setting out of its range.
+
+    Example:
+        >>> from hpa_lightning.callbacks import SequentialTuning
+        >>> from hpa_lightning.callbacks.baselines import ModelTailor
+        >>> callbacks = [SequentialTuning(), ModelTailor(keep_percent=10.0)]     # of a Trainer, over a stream of tasks
+    """
 
     def __init__(
         self,
@@ -54,15 +66,18 @@ class ModelTailor(SurgeonFusion):
         scores_after_compensation: bool = False,
         compensation: float = 1.0,
     ) -> None:
-        super().__init__(None, task_data, calibration, blocks, target_modules)
+        if first_block < 1:
+            raise ValueError(f"first_block is {first_block}; expected a decoder block, counted from 1.")
+        super().__init__(blocks, target_modules, first_block)
+        calibrator = Calibrator(self.layers, task_data=task_data, settings=calibration, needs_safety_data=False)
+        self.calibrator = self.own(calibrator)
+        self.task_data, self.calibration = task_data, calibrator.settings
         if not 0.0 <= keep_percent <= 100.0:
             raise ValueError(f"keep_percent is {keep_percent}; expected a percentage in [0, 100].")
         if not 0.0 <= mix <= 1.0:
             raise ValueError(f"mix is {mix}; expected a share in [0, 1].")
         if block_size < 1:
             raise ValueError(f"block_size is {block_size}; expected at least 1 column.")
-        if first_block < 1:
-            raise ValueError(f"first_block is {first_block}; expected a decoder block, counted from 1.")
         if not abs(compensation) < float("inf"):
             raise ValueError(f"compensation is {compensation}; expected a finite factor.")
         self.keep_percent = keep_percent
@@ -72,14 +87,7 @@ class ModelTailor(SurgeonFusion):
         self.scores_after_compensation = scores_after_compensation
         self.compensation = compensation
 
-    def find_linears(self, pl_module: L.LightningModule) -> None:
-        super().find_linears(pl_module)
-        last = self.linears[-1].layer
-        self.linears[:] = [linear for linear in self.linears if linear.layer >= self.first_block]
-        if not self.linears:
-            raise ValueError(f"first_block is {self.first_block}; the last decoder block with tuned layers is {last}.")
-
-    def operate(self, before: Tensor, after: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    def _fused(self, before: Tensor, after: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         return F.model_tailor(
             before,
             after,
@@ -92,5 +100,5 @@ class ModelTailor(SurgeonFusion):
         )
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        batches = self.task_batches(trainer, task)
-        self.operate_all(trainer, pl_module, task, batches, "task", before_task=False)
+        batches = self.calibrator.task_batches(trainer, task)
+        fuse_by_surgeon(self.calibrator, trainer, pl_module, task, batches, "task", self._fused, before_task=False)

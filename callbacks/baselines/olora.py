@@ -26,8 +26,17 @@ class OrthogonalLoRA(AdapterPenalty):
 
     Args:
         weight: lambda (source: 0.5).
-        blocks, target_modules: see :class:`LinearsCallback`.
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
         norm_weight: lambda_2 of the authors' code (there 0 for the first tasks, then 0, 0.1 or 0.3 by task).
+
+    Raises:
+        ValueError: a weight that is negative or not finite.
+
+    Example:
+        >>> from hpa_lightning.callbacks import SequentialTuning
+        >>> from hpa_lightning.callbacks.baselines import OrthogonalLoRA
+        >>> callbacks = [SequentialTuning(), OrthogonalLoRA(weight=0.5)]         # of a Trainer, over a stream of tasks
     """
 
     def __init__(

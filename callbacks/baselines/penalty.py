@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hpa_lightning.callbacks.refusals import require_automatic_optimization
-from hpa_lightning.callbacks.task import CurrentTask, cpu_state
-from hpa_lightning.callbacks.tuned_layers import LinearsCallback
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, cpu_state
+from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.modules.adapters import LoraFactors
-from hpa_lightning.modules.linears import LoraLinear
+from hpa_lightning.modules.tuned_linear import LoraLinear
 
 
-class AdapterPenalty(LinearsCallback):
+class AdapterPenalty(TaskCallback):
     """Makes every adapter pay for what it shares with those of the earlier tasks.
 
     The penalty's gradient, in closed form, is added to ``.grad`` right before the optimizer step. That is the same as
@@ -34,7 +34,8 @@ class AdapterPenalty(LinearsCallback):
 
     Args:
         weight: factor of the penalty; 0 only measures it.
-        blocks, target_modules: see :class:`LinearsCallback`.
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
 
     Attributes:
         history: layer name -> what ``remember`` made of the earlier adapters; empty during the first task.
@@ -44,7 +45,9 @@ class AdapterPenalty(LinearsCallback):
     refuses_sharding = "it needs whole adapters at every step, and fully_shard spreads them over the processes"
 
     def __init__(self, weight: float, blocks: str | None = None, target_modules: list[str] | None = None) -> None:
-        super().__init__(blocks, target_modules)
+        super().__init__()
+        self.layers = self.own(TunedLayers(self, blocks, target_modules))
+        self.blocks, self.target_modules = blocks, target_modules
         if not 0.0 <= weight < float("inf"):
             raise ValueError(f"{type(self).__name__}: weight is {weight}; expected a finite number of at least 0.")
         self.weight = weight
@@ -109,7 +112,7 @@ class AdapterPenalty(LinearsCallback):
                 history = trainer.strategy.broadcast(history.cpu()).to(history.device)
             self.history[linear.name] = history
         self._adapters = []
-        self.linears.clear()
+        self.layers.clear()
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "history": cpu_state(self.history)}
@@ -119,12 +122,12 @@ class AdapterPenalty(LinearsCallback):
         self.history = dict(state_dict["history"])
 
     def _find_adapters(self, pl_module: L.LightningModule) -> None:
-        self.find_linears(pl_module)
-        self._adapters = [linear for linear in self.linears if isinstance(linear, LoraLinear)]
-        if len(self._adapters) < len(self.linears):
+        self.layers.find(pl_module)
+        self._adapters = [linear for linear in self.layers if isinstance(linear, LoraLinear)]
+        if len(self._adapters) < len(self.layers):
             raise MisconfigurationException(
-                f"{type(self).__name__} is defined on LoRA's factors; {len(self.linears) - len(self._adapters)} of the "
-                f"{len(self.linears)} tuned layers are tuned in full. Add LoRA (lora: in MLLMModule)."
+                f"{type(self).__name__} is defined on LoRA's factors; {len(self.layers) - len(self._adapters)} of the "
+                f"{len(self.layers)} tuned layers are tuned in full. Add LoRA (lora: in MLLMModule)."
             )
         devices = {linear.name: linear.weight.device for linear in self._adapters}
         if self.history and self.history.keys() != devices.keys():

@@ -31,8 +31,17 @@ class RegLoRA(AdapterPenalty):
     Args:
         percent: entries of each matrix that every task adds to the protected ones (source: 2).
         weight: factor of the penalty (source: 2500).
-        blocks, target_modules: see :class:`LinearsCallback`.
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
         count_repeats: count an entry once for each task that protects it.
+
+    Raises:
+        ValueError: a percentage outside (0, 100], or a weight that is negative or not finite.
+
+    Example:
+        >>> from hpa_lightning.callbacks import SequentialTuning
+        >>> from hpa_lightning.callbacks.baselines import RegLoRA
+        >>> callbacks = [SequentialTuning(), RegLoRA(percent=2.0)]               # of a Trainer, over a stream of tasks
     """
 
     def __init__(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning as L
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.baselines.surgeon_fusion import SurgeonFusion
-from hpa_lightning.callbacks.calibrator import CalibrationSettings
+from hpa_lightning.callbacks.baselines.surgeon_fusion import fuse_by_surgeon
+from hpa_lightning.callbacks.calibration_data import CalibrationSettings
+from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
 
-class SafeDelta(SurgeonFusion):
+class SafeDelta(TaskEndFusion):
     """Accepts tuned weights within a safety budget and lets the others compensate: Safe Delta.
 
     At the task's end the safety Hessians are taken through the model from before the task, whose outputs on safety
@@ -36,12 +38,23 @@ class SafeDelta(SurgeonFusion):
         budget: the paper's s, ``>= 0``; 0 takes the whole update back, infinity accepts all of it.
         protected_percent: percent of the entries, those of the most sensitive columns, that are never accepted.
         block_size: columns that share one budget.
-        safety_data, calibration, blocks, target_modules: see :class:`CalibratedCallback`.
+        safety_data: harmful inputs with the aligned model's refusals: batches that the model can be trained on (a
+            loader, a list, an iterator), a path, a ``RecordSet`` or records; from the datamodule when ``None`` (see
+            :class:`hpa_lightning.callbacks.calibration_data.CalibrationData`).
+        calibration: sizes and damping, or a dict of them; the paper's when ``None``.
+        blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
+        target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
         columns_at_once, costs_after_compensation: see :func:`hpa_lightning.functional.safe_delta`; 4 and True are the
             authors' code.
-    """
 
-    needs_task_data: ClassVar[bool] = False
+    Raises:
+        ValueError: a setting out of its range.
+
+    Example:
+        >>> from hpa_lightning.callbacks import SequentialTuning
+        >>> from hpa_lightning.callbacks.baselines import SafeDelta
+        >>> callbacks = [SequentialTuning(), SafeDelta(budget=0.1)]              # of a Trainer, over a stream of tasks
+    """
 
     def __init__(
         self,
@@ -55,7 +68,10 @@ class SafeDelta(SurgeonFusion):
         columns_at_once: int = 1,
         costs_after_compensation: bool = False,
     ) -> None:
-        super().__init__(safety_data, None, calibration, blocks, target_modules)
+        super().__init__(blocks, target_modules)
+        calibrator = Calibrator(self.layers, safety_data, settings=calibration, needs_task_data=False)
+        self.calibrator = self.own(calibrator)
+        self.safety_data, self.calibration = safety_data, calibrator.settings
         if not budget >= 0:
             raise ValueError(f"budget is {budget}; expected a number >= 0.")
         if not 0.0 <= protected_percent <= 100.0:
@@ -73,9 +89,9 @@ class SafeDelta(SurgeonFusion):
         self.costs_after_compensation = costs_after_compensation
 
     def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        self.safety_batches(trainer, pl_module)  # before the first task the aligned model gives its refusals
+        self.calibrator.safety_batches(trainer, pl_module)  # before the first task the aligned model gives its refusals
 
-    def operate(self, before: Tensor, after: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    def _fused(self, before: Tensor, after: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         return F.safe_delta(
             before,
             after,
@@ -88,5 +104,5 @@ class SafeDelta(SurgeonFusion):
         )
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        batches = self.safety_batches(trainer, pl_module)
-        self.operate_all(trainer, pl_module, task, batches, "safety", before_task=True)
+        batches = self.calibrator.safety_batches(trainer, pl_module)
+        fuse_by_surgeon(self.calibrator, trainer, pl_module, task, batches, "safety", self._fused, before_task=True)

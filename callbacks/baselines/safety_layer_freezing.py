@@ -47,6 +47,11 @@ class SafetyLayerFreezing(TaskCallback):
         ValueError: layers that are no range of the model's blocks.
         MisconfigurationException: nothing is left to train; or ``layers=None`` under DDP, or without a datamodule that
             has what the finder needs.
+
+    Example:
+        >>> from hpa_lightning.callbacks import SequentialTuning
+        >>> from hpa_lightning.callbacks.baselines import SafetyLayerFreezing
+        >>> callbacks = [SequentialTuning(), SafetyLayerFreezing(layers=(6, 14))]
     """
 
     start_order: ClassVar[int] = 20

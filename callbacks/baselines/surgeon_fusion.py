@@ -1,9 +1,8 @@
-"""The base of baselines that edit single weights the optimal-brain-surgeon way."""
+"""What fusions that edit single weights the optimal-brain-surgeon way share."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -12,83 +11,71 @@ import torch
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.calibrator import CalibratedCallback
+from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.task import CurrentTask
-from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
 
-class SurgeonFusion(TaskEndFusion, CalibratedCallback):
-    """Makes each layer's weight from those before and after the task and the Hessian of the layer's inputs.
+def fuse_by_surgeon(
+    calibrator: Calibrator,
+    trainer: L.Trainer,
+    pl_module: L.LightningModule,
+    task: CurrentTask,
+    batches: Sequence[Any],
+    what: str,
+    fused: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    before_task: bool,
+) -> None:
+    """Make each layer's weight from those before and after the task and the Hessian of the layer's inputs; write it.
 
     Layers that are fed the same tensor share one factorisation. The results of all layers are held in host memory
-    until the calibration pass is over.
+    until the calibration pass is over. A ``fusion`` event is recorded for each layer.
+
+    Args:
+        calibrator: of the callback, which is to be in its task's end.
+        trainer, pl_module, task: of the fit.
+        batches: the calibration batches on the device.
+        what: their name in the progress bar.
+        fused: weight before the task ``(out_features, in_features)``, weight as trained, fp32, upper Cholesky factor of
+            the inverse Hessian, float64 -> the weight that is kept, and the boolean mask of the entries that keep the
+            tuned value.
+        before_task: calibrate through the model from before the task instead of the tuned one.
     """
+    linears = {linear.name: linear for linear in calibrator.layers}
+    results: dict[str, tuple[Tensor, float]] = {}
+    with ExitStack() as all_layers:
+        restored = {name: all_layers.enter_context(ExitStack()) for name in linears}
 
-    @abstractmethod
-    def operate(self, before: Tensor, after: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """Make the weight that is kept.
+        def enter(name: str) -> None:
+            restored[name].enter_context(linears[name].restored() if before_task else nullcontext())
 
-        Args:
-            before: weight before the task, ``(out_features, in_features)``.
-            after: weight as trained, fp32, same shape.
-            factor: upper Cholesky factor of the inverse Hessian, ``(in_features, in_features)``, float64.
+        def visit(accumulators: Mapping[str, F.HessianAccumulator]) -> None:
+            factors: dict[int, Tensor] = {}
+            # The pass runs under the trainer's autocast, which would round the merged LoRA weight.
+            with torch.autocast(pl_module.device.type, enabled=False):
+                for name, accumulator in accumulators.items():
+                    if id(accumulator) not in factors:
+                        factors[id(accumulator)] = F.surgeon_factor(accumulator.hessian())
+                    linear, factor = linears[name], factors[id(accumulator)]
+                    restored[name].close()  # the trained weight, for as long as it is read
+                    before = linear.before()
+                    weight, kept = fused(before, linear.dense_after(), factor.to(before.device))
+                    results[name] = weight.to("cpu", copy=True), float(kept.double().mean())
+                    enter(name)
 
-        Returns:
-            The weight, same shape, and the boolean mask of the entries that keep the tuned value.
-        """
-
-    def operate_all(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        task: CurrentTask,
-        batches: Sequence[Any],
-        what: str,
-        before_task: bool,
-    ) -> None:
-        """Calibrate on ``batches``, write every layer's new weight and record a ``fusion`` event for each.
-
-        Args:
-            batches: the calibration batches on the device.
-            what: their name in the progress bar.
-            before_task: calibrate through the model from before the task instead of the tuned one.
-        """
-        linears = {linear.name: linear for linear in self.linears}
-        results: dict[str, tuple[Tensor, float]] = {}
-        with ExitStack() as all_layers:
-            put_back = {name: all_layers.enter_context(ExitStack()) for name in linears}
-
-            def enter(name: str) -> None:
-                anchor = self.anchors.get(name)
-                put_back[name].enter_context(linears[name].put_back(anchor) if before_task else nullcontext())
-
-            def visit(accumulators: Mapping[str, F.HessianAccumulator]) -> None:
-                factors: dict[int, Tensor] = {}
-                # The pass runs under the trainer's autocast, which would round the merged LoRA weight.
-                with torch.autocast(pl_module.device.type, enabled=False):
-                    for name, accumulator in accumulators.items():
-                        if id(accumulator) not in factors:
-                            factors[id(accumulator)] = F.surgeon_factor(accumulator.hessian())
-                        linear, factor = linears[name], factors[id(accumulator)]
-                        put_back[name].close()  # the trained weight, for as long as it is read
-                        before = linear.weight_before(self.anchors.get(name))
-                        weight, kept = self.operate(before, linear.weight_after(), factor.to(before.device))
-                        results[name] = weight.to("cpu", copy=True), float(kept.double().mean())
-                        enter(name)
-
-            for name in linears:
-                enter(name)
-            self.visit_hessians(trainer, pl_module, batches, what, visit)
-        self.starts_writing("fusing")
-        for linear in self.linears:
-            weight, kept_share = results.pop(linear.name)
-            linear.write_(weight)
-            self.record(
-                trainer,
-                "fusion",
-                step=task.index,
-                task=task.name,
-                layer=linear.layer,
-                module=linear.name,
-                kept_share=kept_share,
-            )
+        for name in linears:
+            enter(name)
+        calibrator.visit_hessians(trainer, pl_module, batches, what, visit)
+    callback = calibrator.owner
+    callback.starts_writing("fusing")
+    for linear in calibrator.layers:
+        weight, kept_share = results.pop(linear.name)
+        linear.write_(weight)
+        callback.record(
+            trainer,
+            "fusion",
+            step=task.index,
+            task=task.name,
+            layer=linear.layer,
+            module=linear.name,
+            kept_share=kept_share,
+        )

@@ -10,14 +10,14 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.reference_weights import AlignedFusion
+from hpa_lightning.callbacks.reference_weights import ReferenceWeights
 from hpa_lightning.callbacks.task import CurrentTask
-from hpa_lightning.modules.linears import LoraLinear, TunedLinear
+from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 from hpa_lightning.modules.merging import MajoritySign, MergingMethod, Rescale, check_merging, merge_task_vectors
-from hpa_lightning.modules.sharding import whole
+from hpa_lightning.modules.tuned_linear import TunedLinear
 
 
-class TaskVectorMerging(AlignedFusion):
+class TaskVectorMerging(TaskEndFusion):
     """Keeps ``W_aligned + merge([D_1, ..., D_t])`` after task t, ``D_i`` being the update that task i made.
 
     The merged vector is made anew after every task from all updates, through peft's functions. Decision: the sources
@@ -54,6 +54,11 @@ class TaskVectorMerging(AlignedFusion):
 
     Raises:
         ValueError: an unknown method or sign election, a weight that is not finite, a density outside (0, 1].
+
+    Example:
+        >>> from hpa_lightning.callbacks import SequentialTuning
+        >>> from hpa_lightning.callbacks.baselines import TaskVectorMerging
+        >>> callbacks = [SequentialTuning(), TaskVectorMerging("ties", density=0.5)]  # of a Trainer, over a stream
     """
 
     def __init__(
@@ -77,20 +82,21 @@ class TaskVectorMerging(AlignedFusion):
         self.majority_sign_method = majority_sign_method
         self.normalize = normalize
         self.rescale = rescale
+        self.aligned = self.own(ReferenceWeights(self.layers))
         self.vectors: dict[str, list[tuple[Tensor, ...]]] = {}
 
     def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        super().prepare(trainer, pl_module, task)
+        self.aligned.prepare(task)
         if task.index == 0:
             self.vectors = {}
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        updates = {linear.name: self._update(linear) for linear in self.linears}
+        updates = {linear.name: self._update(linear) for linear in self.layers}
         self.starts_writing("merging")
         for name, update in updates.items():
             self.vectors.setdefault(name, []).append(update)
         with isolate_rng():
-            for position, linear in enumerate(self.linears):
+            for position, linear in enumerate(self.layers):
                 device = linear.weight.device
                 torch.manual_seed(self.seed * 1_000_003 + position)
                 merged = merge_task_vectors(
@@ -102,15 +108,12 @@ class TaskVectorMerging(AlignedFusion):
                     self.normalize,
                     self.rescale,
                 )
-                linear.write_(self.aligned[linear.name].to(device).float() + merged)
+                linear.write_(self.aligned.of(linear).float() + merged)
 
     def _update(self, linear: TunedLinear) -> tuple[Tensor, ...]:
-        if isinstance(linear, LoraLinear):
-            factors = linear.factors
-            a, b = (whole(factor.detach()) for factor in (factors.lora_a, factors.lora_b))
-            update: tuple[Tensor, ...] = (factors.scaling * b.float(), a)
-        else:
-            update = (linear.weight_after() - linear.weight_before(self.anchors.get(linear.name)).float(),)
+        made = linear.update()
+        update: tuple[Tensor, ...]
+        update = (made.scaling * made.lora_b.float(), made.lora_a) if isinstance(made, F.LoraUpdate) else (made,)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in update):
             raise ValueError(f"{linear.name}: its update holds values that are not finite; the training has diverged.")
         return tuple(tensor.to("cpu", torch.float32, copy=True) for tensor in update)

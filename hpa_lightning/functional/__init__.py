@@ -17,7 +17,7 @@ from hpa_lightning.functional.focus import (
 )
 from hpa_lightning.functional.fusion import Units, fuse, lora_fuse_, orthogonal_update, projection_scale
 from hpa_lightning.functional.hessian import HessianAccumulator, inverse_hessian_diagonal
-from hpa_lightning.functional.hpa import RetentionSettings, focus_partition, harmonious_fusion
+from hpa_lightning.functional.hpa import RetentionSettings, focus_partition, freeze_columns_, harmonious_fusion
 from hpa_lightning.functional.merging import LoraUpdate, dense_update, lora_update, merge_linearly
 from hpa_lightning.functional.projection import (
     LoraTensors,
@@ -28,7 +28,7 @@ from hpa_lightning.functional.projection import (
     restore_columns_,
     zero_columns_,
 )
-from hpa_lightning.functional.regression import regression_map
+from hpa_lightning.functional.regression import regression_fusion, regression_map
 from hpa_lightning.functional.selection import (
     balance_coefficient,
     columns_by_rule,
@@ -38,7 +38,7 @@ from hpa_lightning.functional.selection import (
     top_columns,
 )
 from hpa_lightning.functional.sketch import InputSketch
-from hpa_lightning.functional.subspace import dominant_subspace, leave_subspace_
+from hpa_lightning.functional.subspace import dominant_subspace, leave_subspace_, null_space_projection_
 from hpa_lightning.functional.surgeon import surgeon_factor
 from hpa_lightning.functional.tailoring import model_tailor
 
@@ -57,6 +57,7 @@ __all__ = [
     "dense_update",
     "dominant_subspace",
     "focus_partition",
+    "freeze_columns_",
     "fuse",
     "harmonious_fusion",
     "inverse_hessian_diagonal",
@@ -67,12 +68,14 @@ __all__ = [
     "lora_update",
     "merge_linearly",
     "model_tailor",
+    "null_space_projection_",
     "orthogonal_update",
     "partition_columns",
     "project_lora_",
     "project_lora_updates_",
     "project_update_",
     "projection_scale",
+    "regression_fusion",
     "regression_map",
     "restore_columns_",
     "retained_columns",

@@ -18,6 +18,7 @@ from torch import Tensor
 from hpa_lightning.functional.focus import update_focus
 from hpa_lightning.functional.fusion import Units, fuse, lora_fuse_, projection_scale
 from hpa_lightning.functional.merging import LoraUpdate, dense_update
+from hpa_lightning.functional.projection import restore_columns_, zero_columns_
 from hpa_lightning.functional.selection import (
     RULES,
     balance_coefficient,
@@ -214,3 +215,29 @@ def harmonious_fusion(
         scale = projection_scale(weight_prev, weight_new) if orthogonal else torch.zeros((), device=weight_prev.device)
         fused = fuse(weight_prev, weight_new, retained, orthogonal, scale, s.units, weight_new if in_place else None)
     return fused, {**audit, "projection_scale": float(scale)}
+
+
+def freeze_columns_(trained: Tensor, origin: Tensor | None, retained: Tensor) -> Tensor:
+    """Put the retained columns back to what they were before the task, bit for bit, in place: in-training HPA.
+
+    Decision: the paper fuses after training. In training the same columns stay what they were after every step.
+
+    Args:
+        trained: the weight, `(out_features, in_features)`, or LoRA's `A`, `(rank, in_features)`, or some rows of them.
+        origin: the same where there is no update, of its shape, dtype and device; None: 0, LoRA's `A`.
+        retained: boolean `(in_features,)`, True keeps the old column.
+
+    Returns:
+        `trained`; no host synchronisation.
+
+    Raises:
+        ValueError: wrong shapes, dtypes or devices.
+
+    Example:
+        >>> import torch
+        >>> freeze_columns_(torch.ones(1, 2), None, torch.tensor([True, False]))
+        tensor([[0., 1.]])
+    """
+    if origin is None:
+        return zero_columns_(trained, retained)
+    return restore_columns_(trained, origin, retained)

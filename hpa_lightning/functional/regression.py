@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.functional._checks import check_finite, check_float, describe
+from hpa_lightning.functional.merging import LoraUpdate, lora_update
 
 
 def regression_map(task_hessian: Tensor, kept_hessian: Tensor) -> Callable[[Tensor], Tensor]:
@@ -54,3 +55,36 @@ def regression_map(task_hessian: Tensor, kept_hessian: Tensor) -> Callable[[Tens
         return torch.cholesky_solve(wide.T, factor).T.to(rows.dtype)
 
     return apply
+
+
+@torch.no_grad()
+def regression_fusion(
+    weight_prev: Tensor, weight_new: Tensor | LoraUpdate, mapping: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Fuse the weights before and after a task by regression: `W_prev + D H_t (H_t + K)^-1`.
+
+    Rows are independent of one another, so that some rows of a weight, and of B, may come alone.
+
+    Args:
+        weight_prev: weight before the task, `(out_features, in_features)`, any floating dtype.
+        weight_new: weight after it, same shape, any floating dtype, or the adapter on `weight_prev`.
+        mapping: of `regression_map`; layers with the same input share it.
+
+    Returns:
+        `(out_features, in_features)`, float32.
+
+    Raises:
+        ValueError: wrong shapes.
+
+    Source: see `regression_map`.
+
+    Example:
+        >>> import torch
+        >>> mapping = regression_map(torch.eye(2), torch.diag(torch.tensor([0.0, 3.0])))
+        >>> regression_fusion(torch.ones(1, 2), torch.tensor([[2.0, 2.0]]), mapping)
+        tensor([[2.0000, 1.2500]])
+    """
+    before = weight_prev.float()
+    if isinstance(weight_new, LoraUpdate):
+        return before + lora_update(mapping(weight_new.lora_a.float()), weight_new.lora_b.float(), weight_new.scaling)
+    return before + mapping(weight_new.float() - before)

@@ -73,3 +73,36 @@ def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
     wide, basis = rows.to(exact), basis.to(exact)
     with torch.autocast(rows.device.type, enabled=False):
         rows.copy_(wide - (wide @ basis) @ basis.T)
+
+
+@torch.no_grad()
+def null_space_projection_(trained: Tensor, origin: Tensor | None, basis: Tensor) -> None:
+    """Take from an update what it does to the inputs in the span of `basis`, in place: `D <- D (I - U U^T)`.
+
+    With LoRA that is `A <- A (I - U U^T)`, exactly. A whole weight is rounded once, at its own size.
+
+    Args:
+        trained: the weight, `(out_features, in_features)`, or LoRA's `A`, `(rank, in_features)`, or some rows of them.
+        origin: the same where there is no update; None: 0, LoRA's `A`.
+        basis: `U` `(in_features, d)` with orthonormal columns; of `dominant_subspace`.
+
+    Raises:
+        ValueError: wrong shapes.
+
+    Source: gradient projection memory (Saha et al., ICLR 2021), equation 7. Decision: the weights' update is projected
+    after the step, not the gradient before it, since Adam's step leaves the subspace.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.tensor([[2.0, 3.0]])
+        >>> null_space_projection_(weight, torch.ones(1, 2), torch.tensor([[1.0], [0.0]]))
+        >>> weight
+        tensor([[1., 3.]])
+    """
+    if origin is None:
+        leave_subspace_(trained, basis)
+        return
+    before = origin.float()
+    update = trained.float() - before
+    leave_subspace_(update, basis)
+    trained.copy_(before + update)

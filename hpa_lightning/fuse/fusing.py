@@ -32,8 +32,8 @@ from hpa_lightning.fuse.pairing import check_pair
 from hpa_lightning.fuse.streaming import StreamedModel, empty_model
 from hpa_lightning.fuse.tensor_files import require_finite
 from hpa_lightning.metrics.judges import StringRefusalJudge
-from hpa_lightning.modules.linears import TunedLinear, find_tuned_linears
 from hpa_lightning.modules.loading import load_processor
+from hpa_lightning.modules.tuned_linear import TunedLinear, find_tuned_linears
 
 SAFETY, TASK = "safety", "task"
 

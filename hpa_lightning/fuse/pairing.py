@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from hpa_lightning.modules.linears import TunedLinear
+from hpa_lightning.modules.tuned_linear import TunedLinear
 
 # Entries of a configuration that say how a weight is read: equal shapes with other entries are other functions.
 _SHAPE_THE_MODEL = {"num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "hidden_activation"}

@@ -1,0 +1,256 @@
+"""What a callback calibrates with: batches of safety inputs and of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from hpa_lightning.calibration import Uncounted
+from hpa_lightning.callbacks.batches import batch_length, training_batches
+from hpa_lightning.callbacks.parts import Part
+from hpa_lightning.callbacks.running import evaluation_mode, forward_context, to_device, to_device_as_trained
+from hpa_lightning.callbacks.safety_data import (
+    check_safety_data,
+    collator_of,
+    naming_data,
+    repeatable,
+    safety_records,
+    settings_of,
+)
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, task_stream
+from hpa_lightning.data.records import Record
+from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration, given_safety_calibration
+from hpa_lightning.metrics.judges import StringRefusalJudge, judge_name
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How much data calibrates, and how.
+
+    Args:
+        safety_samples: size of the safety calibration set (paper: 8).
+        task_samples: size of the task calibration set (paper: 128).
+        batch_size: samples in one forward pass.
+        damping: share of the Hessian's mean diagonal added to its diagonal.
+        judge: refusal rules by which the aligned model's own answers are checked.
+        normalized: divide the Hessian by the number of tokens (decision); without it a larger calibration set weighs
+            more. Only the balance of HPA's safety and task focus depends on it.
+
+    Raises:
+        ValueError: no samples, or a damping that is not positive.
+    """
+
+    safety_samples: int = 8
+    task_samples: int = 128
+    batch_size: int = 8
+    damping: float = 0.01
+    judge: str = "default"
+    normalized: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("safety_samples", "task_samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if not self.damping > 0:
+            raise ValueError(f"damping is {self.damping}; expected a positive share of the mean diagonal.")
+
+
+class CalibrationData(Part):
+    """Makes the calibration batches of each task; the safety set is made once, by the aligned model.
+
+    State: ``"safety_calibration"``, the safety calibration set, once it is made.
+
+    Args:
+        owner: the callback.
+        safety_data: batches that the model can be trained on, holding harmful inputs with the aligned model's
+            refusals (a loader, a list, an iterator); or a path, a :class:`RecordSet` or records that end with the
+            refusals. ``None``: from the datamodule. It gives the refusals themselves
+            (``refused_calibration_records``), or ``harmful_calibration_records``, which the aligned model answers once,
+            before the first task; only answers that the judge calls refusals are used.
+        task_data: batches of the task. ``None``: the datamodule's calibration split of the current task; without a
+            task stream, the first samples of the training data.
+        settings: sizes and damping, or a dict of them; the paper's when ``None``.
+        needs_safety_data: refuse a fit without safety data.
+    """
+
+    def __init__(
+        self,
+        owner: TaskCallback,
+        safety_data: Iterable[Any] | None = None,
+        task_data: Iterable[Any] | None = None,
+        settings: CalibrationSettings | Mapping[str, Any] | None = None,
+        needs_safety_data: bool = True,
+    ) -> None:
+        super().__init__(owner)
+        self.safety_data = safety_data
+        self.task_data = task_data
+        self.settings = settings_of(CalibrationSettings, settings, "calibration")
+        self.needs_safety_data = needs_safety_data
+        self._told: set[str] = set()
+        self._safety_calibration: SafetyCalibration | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.needs_safety_data:
+            return
+        if self.safety_data is not None:
+            check_safety_data(self.safety_data, self.asker)
+            return
+        datamodule: Any = trainer.datamodule
+        if not hasattr(datamodule or object(), "harmful_calibration_records"):
+            raise MisconfigurationException(
+                f"{self.asker} needs safety calibration data: pass safety_data= (batches of harmful inputs "
+                "answered with refusals), or fit with a datamodule that has harmful_calibration_records()."
+            )
+        if trainer.ckpt_path is None:  # a checkpoint may hold the set
+            given, wanted = len(datamodule.harmful_calibration_records()), self.settings.safety_samples
+            if given < wanted:
+                raise MisconfigurationException(
+                    f"{self.asker}: harmful_calibration holds {given} records, and calibration.safety_samples "
+                    f"is {wanted}; give more harmful inputs, or ask for fewer."
+                )
+
+    def named(self, what: str) -> str:
+        """What the ``"safety"`` or the ``"task"`` data are called in messages."""
+        if what.startswith("safety"):
+            return "safety_data" if self.safety_data is not None else "the safety calibration set"
+        return "task_data" if self.task_data is not None else "the task's data"
+
+    def safety_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[Any]:
+        """This process's share of the safety calibration batches; built by the aligned model on the first call."""
+        with naming_data(self.asker, self.named("safety")):
+            return self._safety_batches(trainer, pl_module)
+
+    def task_batches(self, trainer: L.Trainer, task: CurrentTask, size: int | None = None) -> list[Any]:
+        """This process's share of the task's calibration batches.
+
+        Args:
+            trainer: of the fit.
+            task: the current task.
+            size: samples; those of the settings when ``None``.
+        """
+        with naming_data(self.asker, self.named("task")):
+            return self._task_batches(trainer, task, self.settings.task_samples if size is None else size)
+
+    def _safety_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[Any]:
+        size = self.settings.safety_samples
+        if self.safety_data is not None and (records := safety_records(self.safety_data)) is None:
+            self.safety_data = repeatable(self.safety_data)
+            batches, samples, more = self._take(self.safety_data, size, look_on=True)
+            self._tell_of_samples("safety_data", samples, more)
+            return self._share(trainer, batches)
+        if self._safety_calibration is None:
+            if self.safety_data is not None:
+                self._tell_of_samples("safety_data", min(len(records), size), len(records) > size)
+            elif hasattr(trainer.datamodule, "refused_calibration_records"):
+                records = trainer.datamodule.refused_calibration_records()
+            else:
+                records = None
+            self._safety_calibration = self._made_safety_calibration(trainer, pl_module, records)
+        collator = collator_of(trainer, pl_module, self.asker)
+        used, size = list(self._safety_calibration.records), self.settings.batch_size
+        chunks = [used[start : start + size] for start in range(0, len(used), size)]
+        return self._share(trainer, [collator.train(chunk) for chunk in chunks])
+
+    def _made_safety_calibration(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, given: Sequence[Record] | None
+    ) -> SafetyCalibration:
+        """Take the refusals that are given, or let the model answer the datamodule's harmful inputs."""
+        judge, size = StringRefusalJudge(self.settings.judge), self.settings.safety_samples
+        if given is not None:
+            made = given_safety_calibration(given, judge, size)
+        else:
+            datamodule: Any = trainer.datamodule
+            with evaluation_mode(pl_module), forward_context(trainer):
+                made = build_safety_calibration(
+                    lambda batch: pl_module.generate(to_device(trainer, batch)),  # type: ignore[operator]
+                    datamodule.collator,
+                    datamodule.harmful_calibration_records(),
+                    judge,
+                    size=size,
+                    batch_size=self.settings.batch_size,
+                )
+        self.owner.record(
+            trainer,
+            "safety_calibration",
+            asked=made.asked,
+            refused=made.refused,
+            used=len(made.records),
+            judge=judge_name(judge),
+            records=[record.where for record in made.records],
+            answers="model" if given is None else "given",
+        )
+        return made
+
+    def _tell_of_samples(self, argument: str, used: int, more: bool) -> None:
+        """Warn once if not all samples that were given are used, or fewer are there than are asked for."""
+        wanted = self.settings.safety_samples
+        if argument in self._told or (used >= wanted and not more):
+            return
+        self._told.add(argument)
+        if more:
+            told = f"holds more than the {used} samples that are used"
+        else:
+            told = f"holds {used} samples, and all of them are used"
+        rank_zero_warn(
+            f"{self.asker}: {argument} {told}: calibration.safety_samples is {wanted}. Set it to the number "
+            "that you mean."
+        )
+
+    def _task_batches(self, trainer: L.Trainer, task: CurrentTask, size: int) -> list[Any]:
+        stream = task_stream(trainer)
+        if self.task_data is None and stream is None:  # Lightning has given every process a loader of other samples
+            loader = training_batches(trainer)
+            return self._share(trainer, self._take(loader, -(-size // trainer.world_size))[0], alike=False)
+        if self.task_data is not None:
+            self.task_data = repeatable(self.task_data, self.settings.task_samples)
+        data = self.task_data if self.task_data is not None else stream.calibration_dataloader(task.index, size)
+        return self._share(trainer, self._take(data, size)[0])
+
+    def _take(self, data: Iterable[Any], size: int, look_on: bool = False) -> tuple[list[Any], int, bool]:
+        """Batches until they hold ``size`` samples; how many they hold; and, with ``look_on``, whether more follow."""
+        batches: list[Any] = []
+        samples, more = 0, False
+        with isolate_rng():  # even a loader that does not shuffle draws a seed for its workers
+            for batch in data:
+                if samples >= size:
+                    more = True
+                    break
+                batches.append(batch)
+                samples += batch_length(batch)
+                if samples >= size and not look_on:
+                    break
+        if not batches:
+            raise ValueError(f"{self.asker}: the calibration data are empty; expected at least one batch.")
+        return batches, samples, more
+
+    def _share(self, trainer: L.Trainer, batches: list[Any], alike: bool = True) -> list[Any]:
+        """This process's batches, on its device and filled up to equally many on each.
+
+        Args:
+            trainer: whose processes share them.
+            batches: at least one.
+            alike: every process holds the same batches; otherwise each holds its own.
+        """
+        size = trainer.world_size
+        share = batches[trainer.global_rank :: size] if alike else batches
+        counts = [len(batches[rank::size]) for rank in range(size)]
+        if not alike and size > 1:
+            torch.distributed.all_gather_object(counts, len(share))
+        on_device = [to_device_as_trained(trainer, batch) for batch in share]
+        fill = max(counts) - len(share)
+        return on_device + fill * [Uncounted(on_device[0] if on_device else to_device_as_trained(trainer, batches[0]))]
+
+    def state_dict(self) -> dict[str, Any]:
+        made = self._safety_calibration
+        return {} if made is None else {"safety_calibration": made.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "safety_calibration" in state_dict:
+            self._safety_calibration = SafetyCalibration.from_state_dict(state_dict["safety_calibration"])

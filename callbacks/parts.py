@@ -1,0 +1,76 @@
+"""What a task callback is put together from, and how a misspelt argument of one is answered."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+
+if TYPE_CHECKING:
+    from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+
+
+class Part:
+    """A part that a task callback owns: it hears of the same moments, and brings its own state.
+
+    A callback takes it in with ``self.own(part)``. Its state stands in the callback's beside that of the other parts,
+    so that the keys of all parts differ.
+
+    Args:
+        owner: the callback, in whose name the part speaks.
+    """
+
+    def __init__(self, owner: TaskCallback) -> None:
+        self.owner = owner
+
+    @property
+    def asker(self) -> str:
+        """The callback's name, for messages."""
+        return type(self.owner).__name__
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Called before a fit: refuse what cannot work."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Called when the model is on its device and the optimizers exist."""
+
+    def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        """Called before the callbacks' ``on_task_start``: try what may fail."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed fit needs: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what belongs to this part out of the callback's state."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"``, or nothing if no known name is near.
+
+    >>> nearest("retentoin", ["retention", "calibration"])
+    " Did you mean 'retention'?"
+    """
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def answer_misspelt_arguments(init: Callable[..., None]) -> Callable[..., None]:
+    """Let a constructor answer unknown keywords in the name of the class that is made, with the nearest name."""
+    known = [name for name in inspect.signature(init).parameters if name != "self"]
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(init).parameters.values()):
+        return init
+
+    @functools.wraps(init)
+    def checked(self: Any, *arguments: Any, **settings: Any) -> None:
+        unknown = next((name for name in settings if name not in known), None)
+        if unknown is not None:
+            takes = f"It takes {', '.join(known)}." if known else "It takes none."
+            raise TypeError(f"{type(self).__name__} has no argument {unknown!r}.{nearest(unknown, known)} {takes}")
+        init(self, *arguments, **settings)
+
+    return checked
