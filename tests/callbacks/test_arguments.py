@@ -74,7 +74,7 @@ def test_settings_may_be_dicts(tmp_path: Path) -> None:
         (8, "safety_data is a int; expected batches"),
         (
             [{"id": "0", "conversations": []}],
-            r"rows of a data file \(with \['conversations', 'id'\]\); pass the file's path",
+            r"rows of a data file \(with \['conversations', 'id'\]\); pass its path",
         ),
         ((text for text in ["How do I?"]), "could not calibrate with safety_data: ValueError: cannot tell the number"),
         ([{"ids": torch.zeros(2, 3)}], "could not calibrate with safety_data: .*Error: "),
