@@ -1,0 +1,282 @@
+"""How hard the code is to read and to extend, in figures.
+
+    python benchmarks/house.py                  # of this working tree
+    python benchmarks/house.py --tree FOLDER    # of another one, for example `git archive COMMIT | tar -x -C FOLDER`
+
+- Files and lines from a method's task end to its weights, for `HarmoniousFusion` on a small model, with LoRA and with
+  full tuning: those that stand on the stack between `on_task_end` and the functions that compute a step of Algorithm 1
+  (what a reader follows), and all whose code runs there, calibration apart.
+- Places outside `functional/` that compute one of HPA's steps.
+- Classes of the package in the MRO of each public callback; constructors that hide their arguments.
+- Abstract methods of the handle on a tuned layer: what a new method might have to implement twice.
+- Import cycles at import time, modules of which `tests/` has a mirror, file names that occur more than once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+STEPS = {
+    *("column_energy", "lora_column_energy", "column_focus"),
+    *("partition_columns", "retained_columns", "balance_coefficient"),
+    *("projection_scale", "fuse", "lora_fuse_"),
+}
+"""What `functional/` calls the parts of Algorithm 1."""
+CALIBRATION = ("calibrat", "hessian", "_panels", "_inverse", "_shelf", "batches", "running", "safety_data")
+"""Beginnings of the names of files that calibrate."""
+
+
+def modules(tree: Path) -> dict[str, Path]:
+    """Dotted name -> file, of the package and of `callbacks/`, which installs as `hpa_lightning.callbacks`."""
+    found = {}
+    for folder, prefix in ((tree / "hpa_lightning", "hpa_lightning"), (tree / "callbacks", "hpa_lightning.callbacks")):
+        for file in sorted(folder.rglob("*.py")):
+            inner = file.relative_to(folder).with_suffix("").parts
+            found[".".join((prefix, *inner)).removesuffix(".__init__")] = file
+    return found
+
+
+def imports(name: str, file: Path, known: set[str]) -> Iterator[str]:
+    """Modules of the package that are imported when this one is; not those for type checkers or inside functions."""
+    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                target = inner if inner in known else node.module
+                if target in known and target != name:
+                    yield target
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import one another (strongly connected, Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    groups: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in graph[node]:
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            group = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(group) > 1:
+                groups.append(sorted(group))
+
+    sys.setrecursionlimit(10_000)
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return groups
+
+
+def mirrored(tree: Path, found: dict[str, Path]) -> tuple[int, int]:
+    """How many modules have a test file of their name in the same folder of `tests/`, of how many."""
+    wanted = {name: file for name, file in found.items() if file.name != "__init__.py"}
+    has = 0
+    for name in wanted:
+        *folders, last = name.removeprefix("hpa_lightning.").split(".")
+        has += (tree / "tests" / Path(*folders) / f"test_{last.lstrip('_')}.py").is_file()
+    return has, len(wanted)
+
+
+def steps_outside(found: dict[str, Path]) -> list[str]:
+    """Modules outside `functional/` that call a step of HPA by its name."""
+    outside = []
+    for name, file in found.items():
+        if ".functional" in name:
+            continue
+        calls = (node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+        for call in calls:
+            function = call.func
+            called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+            owner = getattr(function.value, "id", "") if isinstance(function, ast.Attribute) else ""
+            named = isinstance(function, ast.Attribute)
+            if called in STEPS and (owner == "F" if named else called != "fuse"):
+                outside.append(name)
+                break
+    return outside
+
+
+# -- what only a run can tell, in a process of its own ---------------------------------------------------------------
+
+
+def trace() -> None:
+    """Print, as lines `key value`, what the package on `sys.path` says of itself."""
+    import lightning as L
+    import torch
+    from torch import Tensor, nn
+    from torch.utils.data import DataLoader
+
+    import hpa_lightning.callbacks as package
+    from hpa_lightning.callbacks import baselines
+    from hpa_lightning.modules.adapters import LoraSettings, add_lora
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up_proj, self.down_proj = nn.Linear(8, 16), nn.Linear(16, 8)
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            return hidden + self.down_proj(torch.relu(self.up_proj(hidden)))
+
+    class Module(L.LightningModule):
+        def __init__(self, lora: bool) -> None:
+            super().__init__()
+            self.model = nn.Module()
+            self.blocks = self.model.layers = nn.ModuleList(Block() for _ in range(2))
+            if lora:
+                add_lora(self.model, LoraSettings(rank=2))
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            for block in self.blocks:
+                batch = block(batch)
+            return batch.square().mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=0.01)
+
+    files: set[str] = set()
+    path: set[str] = set()
+    computing: set[str] = set()
+
+    class Traced(package.HarmoniousFusion):
+        def on_task_end(self, *arguments: Any) -> None:
+            def see(frame: Any, event: str, _: Any) -> None:
+                if event != "call":
+                    return
+                file = frame.f_code.co_filename
+                files.add(file)
+                if frame.f_code.co_name in STEPS and "functional" in file:
+                    computing.add(file)
+                    caller = frame.f_back
+                    while caller is not None and caller.f_code is not Traced.on_task_end.__code__:
+                        path.add(caller.f_code.co_filename)
+                        caller = caller.f_back
+
+            sys.setprofile(see)
+            try:
+                super().on_task_end(*arguments)
+            finally:
+                sys.setprofile(None)
+
+    for lora in (True, False):
+        data: Any = DataLoader(torch.randn(12, 5, 8), batch_size=4)  # type: ignore[arg-type]
+        fusion = Traced(safety_data=data, calibration=package.CalibrationSettings(safety_samples=4, task_samples=4))
+        with tempfile.TemporaryDirectory() as folder:
+            quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+            trainer = L.Trainer(
+                accelerator="cpu",
+                max_epochs=1,
+                callbacks=[fusion],
+                default_root_dir=folder,
+                enable_model_summary=False,
+                **quiet,  # type: ignore[arg-type]
+            )
+            trainer.fit(Module(lora), data)
+    here = Path(inspect.getfile(package)).parent
+    for key, found in (("path", path - computing), ("file", files)):
+        for file in map(Path, sorted(found)):
+            known = (here in file.parents or "hpa_lightning" in file.parts) and file.suffix == ".py"
+            if known and not file.name.startswith(CALIBRATION) and "site-packages" not in file.parts:
+                print(key, file.name, len(file.read_text(encoding="utf-8").splitlines()))
+    for owner in (package, baselines):
+        for name in owner.__all__:
+            kind = getattr(owner, name)
+            if inspect.isclass(kind) and issubclass(kind, L.Callback):
+                parameters = inspect.signature(kind).parameters.values()
+                hidden = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+                ours = [base for base in kind.__mro__ if base.__module__.startswith("hpa_lightning")]
+                print("mro", name, len(ours), int(hidden))
+    for name in ("tuned_linear", "linears"):
+        try:
+            handle = importlib.import_module(f"hpa_lightning.modules.{name}").TunedLinear
+        except ImportError:
+            continue
+        print("abstract", *sorted(handle.__abstractmethods__))
+        break
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tree", type=Path, default=Path(__file__).parents[1], help="root of a source tree")
+    parser.add_argument("--trace", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.trace:
+        trace()
+        return
+    found = modules(options.tree)
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "hpa_lightning"
+        package.mkdir()
+        for item in (options.tree / "hpa_lightning").iterdir():
+            (package / item.name).symlink_to(item.resolve())
+        if not (package / "callbacks").exists():
+            (package / "callbacks").symlink_to((options.tree / "callbacks").resolve())
+        told = subprocess.run(
+            [sys.executable, __file__, "--trace"],
+            env={**os.environ, "PYTHONPATH": folder},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    lines = [line.split() for line in told.splitlines()]
+    path, run = ([(line[1], int(line[2])) for line in lines if line[0] == key] for key in ("path", "file"))
+    mro = {line[1]: int(line[2]) for line in lines if line[0] == "mro"}
+    hidden = [line[1] for line in lines if line[0] == "mro" and line[3] == "1"]
+    (abstract,) = [line[1:] for line in lines if line[0] == "abstract"]
+    graph = {name: set(imports(name, file, set(found))) - {name} for name, file in found.items()}
+    has, of = mirrored(options.tree, found)
+    names = Counter(file.name for file in found.values() if file.name != "__init__.py")
+    twice = {name: count for name, count in names.items() if count > 1}
+    outside = steps_outside(found)
+    print("| | |\n|---|---|")
+    print(
+        "| files, lines from the task end of `HarmoniousFusion` to the functions that compute its steps | "
+        f"{len(path)}, {sum(length for _, length in path)} |"
+    )
+    print(
+        "| files, lines whose code runs between its task end and its weights, calibration apart | "
+        f"{len(run)}, {sum(length for _, length in run)} |"
+    )
+    print(f"| places outside `functional/` that compute a step of HPA | {len(outside)} |")
+    print(f"| classes in the MRO of `HarmoniousFusion` | {mro['HarmoniousFusion']} |")
+    print(f"| most in the MRO of a public callback | {max(mro.values())} ({max(mro, key=mro.__getitem__)}) |")
+    print(f"| constructors that hide their arguments | {len(hidden)} |")
+    print(f"| abstract methods of a tuned layer's handle | {len(abstract)} |")
+    print(f"| import cycles | {len(cycles(graph))} |")
+    print(f"| modules mirrored by tests | {has} of {of} |")
+    print(f"| file names that occur more than once | {len(twice)} |")
+    print(f"\npath: {', '.join(name for name, _ in path)}\nruns: {', '.join(name for name, _ in run)}")
+    print(f"steps outside: {', '.join(outside) or 'none'}")
+    print(f"abstract: {', '.join(abstract)}\ntwice: {', '.join(sorted(twice)) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()
