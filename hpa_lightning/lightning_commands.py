@@ -142,9 +142,9 @@ def command_parsers() -> Mapping[str, LightningArgumentParser]:
     return subcommands
 
 
-def tuning_cli(arguments: Sequence[str] | None = None, cli: type[TuningCLI] = TuningCLI) -> TuningCLI:
+def tuning_cli(arguments: Sequence[str] | None = None, cli: type[TuningCLI] | None = None) -> TuningCLI:
     """Run `fit`, `validate`, `test` or `predict` with the command line's arguments, or those given."""
-    return cli(
+    return (cli or TuningCLI)(
         MLLMModule,
         CVITDataModule,
         subclass_mode_model=True,
