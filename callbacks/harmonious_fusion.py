@@ -34,8 +34,8 @@ class HarmoniousFusion(TaskEndFusion):
     """Fuses the weights before and after a task: post-training HPA.
 
     At the task's start the safety Hessians are taken from the model as it is then, since the safety knowledge is in
-    the old weights; at its end the task Hessians are taken from the tuned model (decision, method.md section 2). Then
-    every tuned linear layer keeps its retained columns from before the task and gets the rest of the update without
+    the old weights; at its end the task Hessians are taken from the tuned model (decision). Then every tuned linear
+    layer keeps its retained columns from before the task and gets the rest of the update without
     its component along the old weight. Training itself is untouched.
 
     With LoRA the fused weight is written into the base weight and the adapter is left empty (B = 0): an adapter-only

@@ -8,7 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpa_lightning.functional import LoraUpdate, RetentionSettings, focus_partition, harmonious_fusion
+from hpa_lightning.functional import (
+    LoraUpdate,
+    RetentionSettings,
+    focus_partition,
+    freeze_columns_,
+    harmonious_fusion,
+    lora_update,
+)
 
 from . import reference as ref
 
@@ -89,3 +96,14 @@ def test_nothing_is_written_where_something_is_wrong(adapter: bool) -> None:
         with pytest.raises(ValueError, match="inverse_diagonal: expected"):
             harmonious_fusion(old, update if adapter else new, safety, diagonal, **PLACE, in_place=True)
     assert torch.equal(old, kept[0]) and torch.equal(new, kept[1])
+
+
+@pytest.mark.parametrize("dtype", ref.FLOATS)
+def test_frozen_columns_are_the_old_ones_bit_for_bit(dtype: torch.dtype) -> None:
+    old, update, safety, task = layer(3, 5, 8)
+    old, a = old.to(dtype), update.lora_a.to(dtype)
+    mask, _ = focus_partition(update, safety, task, **PLACE)
+    moved = freeze_columns_(old + 1, old, mask)
+    assert torch.equal(moved[:, mask], old[:, mask]) and torch.equal(moved[:, ~mask], (old + 1)[:, ~mask])
+    product = lora_update(freeze_columns_(a, None, mask), update.lora_b.to(dtype))
+    assert not product[:, mask].any() and product[:, ~mask].all()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpa_lightning.functional import regression_map
+from hpa_lightning.functional import LoraUpdate, regression_fusion, regression_map
 
 
 def problem(seed: int, c: int = 7, r: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -65,3 +65,20 @@ def test_bad_hessians(task: torch.Tensor, kept: torch.Tensor, message: str) -> N
 def test_bad_rows() -> None:
     with pytest.raises(ValueError, match=r"\(k, 2\)"):
         regression_map(torch.eye(2), torch.eye(2))(torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fused_weights_dense_and_through_an_adapter(seed: int) -> None:
+    """Against a linear solve in float64; rows may come alone, as processes hold them."""
+    _, task, kept = problem(seed)
+    draw = np.random.default_rng(seed)
+    before, a, b = (draw.normal(size=shape).astype(np.float32) for shape in ((4, 7), (2, 7), (4, 2)))
+    update = 0.5 * b.astype(np.float64) @ a
+    expected = before + np.linalg.solve(task + kept, (update @ task).T).T
+    mapping = regression_map(torch.tensor(task), torch.tensor(kept))
+    weight, adapter = torch.tensor(before), LoraUpdate(torch.tensor(a), torch.tensor(b), 0.5)
+    dense = torch.tensor((before + update).astype(np.float32))
+    for after, rows in ((adapter, LoraUpdate(adapter.lora_a, adapter.lora_b[1:3], 0.5)), (dense, dense[1:3])):
+        fused = regression_fusion(weight, after, mapping)
+        np.testing.assert_allclose(fused.numpy(), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(regression_fusion(weight[1:3], rows, mapping), fused[1:3])

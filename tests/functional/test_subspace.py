@@ -7,7 +7,7 @@ from helpers_precision import LowPrecision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpa_lightning.functional import dominant_subspace, leave_subspace_
+from hpa_lightning.functional import dominant_subspace, leave_subspace_, null_space_projection_
 
 
 def hessian(seed: int, c: int = 6, rank: int = 6) -> np.ndarray:
@@ -72,3 +72,15 @@ def test_bad_input() -> None:
         dominant_subspace(torch.eye(2), 1.5)
     with pytest.raises(ValueError, match="expected 3 rows"):
         leave_subspace_(torch.ones(2, 3), torch.ones(2, 1))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_inputs_of_the_basis_see_no_update(seed: int) -> None:
+    basis = dominant_subspace(torch.tensor(hessian(seed)), 0.8)
+    generator = torch.Generator().manual_seed(seed)
+    before, a, b = (torch.randn(*shape, generator=generator) for shape in ((4, 6), (2, 6), (4, 2)))
+    weight, projected = before + b @ a, a.clone()
+    null_space_projection_(weight, before, basis)
+    null_space_projection_(projected, None, basis)
+    torch.testing.assert_close(weight, before + b @ projected, rtol=1e-4, atol=1e-5)
+    assert float(((weight - before) @ basis.float()).abs().max()) < 1e-4
