@@ -10,8 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from hpa_lightning.callbacks import FocusPartition, NullSpaceProjection
+from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.hessian_memory import HessianMemory
+from hpa_lightning.callbacks.reference_weights import ReferenceWeights
+from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
+from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.doctor.fit_plan import FitPlan
-from hpa_lightning.modules.linears import TunedLinear, find_tuned_linears
+from hpa_lightning.modules.tuned_linear import TunedLinear, find_tuned_linears
 
 #: Last names of layers of one module that read the same input, so that they share a Hessian.
 _SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -98,28 +104,31 @@ def _optimizer_bytes(module: Any, tuned: Sequence[nn.Parameter]) -> int:
 
 
 def _of_callback(callback: Any, module: Any, tokens: int) -> Iterator[Need]:
-    """What a callback of this package keeps; nothing is known of others."""
-    if not hasattr(callback, "target_modules"):
+    """What the parts of a callback of this package keep; nothing is known of other callbacks."""
+    parts: dict[type, Any] = {type(part): part for part in getattr(callback, "parts", ())}
+    layers = parts.get(TunedLayers)
+    if layers is None:
         return
     name = type(callback).__name__
-    blocks, linears = find_tuned_linears(module, callback.blocks, callback.target_modules)
-    if hasattr(callback, "calibration") and (wanted := callback.calibration) is not None:
+    blocks, linears = find_tuned_linears(module, layers.blocks, layers.target_modules)
+    if calibrator := parts.get(Calibrator):
+        wanted = calibrator.settings
         inputs = [_inputs([one for one in linears if one.layer == layer]) for layer in range(1, len(blocks) + 1)]
         hessians = max(sum(_HESSIAN * columns**2 for columns in block.values()) for block in inputs)
         yield Need("Hessians of one decoder block", hessians, when="calibration", by=name)
         hidden, samples = _hidden(linears), wanted.safety_samples + wanted.task_samples
         size = samples * tokens * hidden * next(module.parameters()).element_size()
         yield Need(f"hidden states of {samples} samples of {tokens} tokens", size, when="calibration", by=name)
-    if getattr(callback, "memory_weight", 0) > 0:
+    if (memory := parts.get(HessianMemory)) and memory.memory_weight > 0:
         kept = sum(_REMEMBERED * columns**2 for columns in _inputs(linears).values())
         yield Need("Hessians of the earlier tasks", kept, "host", by=name)
-    if hasattr(callback, "_bases"):
+    if isinstance(callback, NullSpaceProjection):
         most = sum(_REMEMBERED * columns**2 for columns in _inputs(linears).values())
         yield Need("bases of the inputs that are kept away from, at most", most, when="training", by=name)
     before = _bytes([linear.weight for linear in linears])
-    if hasattr(callback, "needs_aligned") and callback.needs_aligned():
+    if ReferenceWeights in parts:
         yield Need("weights before the first task", before, "host", by=name)
-    if (hasattr(callback, "anchors") or hasattr(callback, "_anchors")) and module.lora is None:
+    if isinstance(callback, TaskEndFusion | FocusPartition | NullSpaceProjection) and module.lora is None:
         yield Need("weights before the task", before, when="training", by=name)
 
 

@@ -35,13 +35,13 @@ class Measures(L.Callback):
         HELD["gradients"] = size(parameter.grad for parameter in parameters if parameter.grad is not None)
         state = [value for one in optimizer.state.values() for value in one.values()]
         HELD["optimizer"] = size(value for value in state if isinstance(value, torch.Tensor) and value.ndim)
+        kept = {"anchors": "weights before the task", "aligned": "weights before the first task"}
+        kept["memory"] = "Hessians of the earlier tasks"
         for callback in trainer.callbacks:
-            if isinstance(callback, TaskCallback):
-                kept = {"anchors": "weights before the task", "_anchors": "weights before the task"}
-                kept |= {"aligned": "weights before the first task", "_memory": "Hessians of the earlier tasks"}
-                for name, what in kept.items():
-                    if getattr(callback, name, None):
-                        HELD[what] = size(getattr(callback, name).values())
+            for part in callback.parts if isinstance(callback, TaskCallback) else ():
+                for name, tensors in part.state_dict().items():
+                    if name in kept and tensors:
+                        HELD[kept[name]] = size(tensors.values())
 
 
 CALLBACKS = {
