@@ -47,35 +47,35 @@ def records(count: int, seed: int) -> list[Record]:
 
 
 class Watch(L.Callback):
-    """Weighs memory and the last checkpoint when the next task begins, and at the end."""
+    """Weighs memory and the last checkpoint after some tasks: when the next one begins, or at the end."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, after: list[int]) -> None:
         self._checkpoint = checkpoint
-        self.tasks: list[dict[str, float]] = []
+        self._after = after
+        self.tasks: dict[int, dict[str, float]] = {}
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.current_epoch:
-            self._weigh()
+        self._weigh(trainer.current_epoch)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._weigh()
+        self._weigh(trainer.current_epoch)
 
-    def _weigh(self) -> None:
+    def _weigh(self, done: int) -> None:
+        if done not in self._after:
+            return
         gc.collect()
         held = {id(item): item for item in gc.get_objects() if isinstance(item, torch.Tensor)}
         storages = {item.untyped_storage().data_ptr(): item.untyped_storage().nbytes() for item in held.values()}
         saved = torch.load(self._checkpoint, weights_only=True)
         parts = [part for part in saved["callbacks"].values() if isinstance(part, dict)]
         events = sum(_size(part.get(key)) for part in parts for key in ("events", "packed_events"))
-        self.tasks.append(
-            {
-                "tensors": sum(storages.values()) / 1000,
-                "objects": len(gc.get_objects()),
-                "resident": int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1000,
-                "checkpoint": self._checkpoint.stat().st_size / 1000,
-                "events": events / 1000,
-            }
-        )
+        self.tasks[done] = {
+            "tensors": sum(storages.values()) / 1000,
+            "objects": len(gc.get_objects()),
+            "resident": int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1000,
+            "checkpoint": self._checkpoint.stat().st_size / 1000,
+            "events": events / 1000,
+        }
 
 
 def _size(value: Any) -> int:
@@ -86,8 +86,8 @@ def _size(value: Any) -> int:
     return file.tell()
 
 
-def run(method: str, tasks: int, folder: Path) -> list[dict[str, float]]:
-    """Tune on the tasks; what was weighed after each."""
+def run(method: str, tasks: int, after: list[int], folder: Path) -> dict[int, dict[str, float]]:
+    """Tune on the tasks; what was weighed after some of them."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"})
     config = LlamaConfig(
@@ -117,7 +117,7 @@ def run(method: str, tasks: int, folder: Path) -> list[dict[str, float]]:
         chat_template="plain",
         train_batch_size=2,
     )
-    watch = Watch(folder / "last.ckpt")
+    watch = Watch(folder / "last.ckpt", after)
     trainer = L.Trainer(
         accelerator="cpu",
         callbacks=[
@@ -147,11 +147,11 @@ def main() -> None:
     print(f"`{command()}` at {commit()}\n")
     print("| method | after task | tensors, kB | objects | resident, MB | checkpoint, kB | of it events, kB |")
     print("|---|---|---|---|---|---|---|")
+    after = sorted({*(share * tasks // 100 for share in (5, 25, 50, 75)), 1, 2, tasks} - {0})
     for method in options.methods:
         with tempfile.TemporaryDirectory() as folder:
-            found = run(method, tasks, Path(folder))
-        for number in sorted({*(share * tasks // 100 for share in (1, 5, 10, 25, 50, 75)), 2, tasks} - {0}):
-            one = found[number - 1]
+            found = run(method, tasks, after, Path(folder))
+        for number, one in found.items():
             figures = " | ".join(
                 f"{one[key]:.0f}" for key in ("tensors", "objects", "resident", "checkpoint", "events")
             )
