@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from hpa_lightning.data import CVITDataModule, EvaluationSet, HarmfulInjection, Record, Replay, Task, open_records
 from hpa_lightning.data.digests import records_digest, same_records
-from hpa_lightning.data.formats import json_file
+from hpa_lightning.data.formats import json_file, json_text
 from hpa_lightning.data.formats.json_file import JsonFile
 from hpa_lightning.data.formats.record_file import RecordFile
 from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader
@@ -61,7 +61,7 @@ FORMS = {
 def test_every_form_is_read_where_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, chunk: int, mark: bytes
 ) -> None:
-    monkeypatch.setattr(json_file, "_CHUNK", chunk)
+    monkeypatch.setattr(json_text, "_CHUNK", chunk)
     path = tmp_path / "t.json"
     path.write_bytes(mark + FORMS[form].encode())
     passed: list[Record] = []
@@ -93,7 +93,7 @@ def test_lists_are_what_json_makes_of_them(tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp("lists") / "t.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_file, "_CHUNK", chunk)
+        patch.setattr(json_text, "_CHUNK", chunk)
         file = JsonFile(path)
         try:
             expected = json.loads(path.read_text(encoding="utf-8"))
