@@ -199,7 +199,7 @@ def test_empty_and_cut_answers_stand_in_every_table(tmp_path: Path) -> None:
         trainer.fit(module, datamodule=data)
     assert len([item for item in told if "mostly empty" in str(item.message)]) == 1  # not of the aligned model
     run = RunResults.from_file(tmp_path)
-    assert run.answers(0)["harm"] == {"n": 3, "empty": 3, "cut": 3} and run.answers(-1)["harm"]["empty"] == 0
+    assert run.answers(0)["harm"] == {"n": 3, "empty": 3, "cut": 3} and run.answers(-1)["harm"]["empty"] < 2
     assert run.decodings()["harm"] == module.decoding(2) and run.decodings()["a"]["max_new_tokens"] == 16
     for table in (run_table([run]), method_table([run]), matrix_table(run), safety_table(run)):
         assert list(table.columns[-2:]) == ["Empty %", "Cut %"]
@@ -215,5 +215,7 @@ def test_empty_and_cut_answers_stand_in_every_table(tmp_path: Path) -> None:
 
 def test_what_is_not_known_is_not_counted() -> None:
     assert answer_counts([{"response": " "}, {"response": "a"}]) == {"empty": 1}
+    said = ["!!!!", "\ufffd", "?", "7", "\u662f"]
+    assert answer_counts([{"response": text} for text in said]) == {"empty": 3}
     assert answer_counts([{"response": "", "cut": True}, {"response": "a", "cut": False}]) == {"empty": 1, "cut": 1}
     assert answer_counts([{"response": "a", "choices": ["a", "b"]}]) == {}

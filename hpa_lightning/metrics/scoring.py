@@ -119,6 +119,16 @@ def score_fields(
     }
 
 
+def says_nothing(text: str) -> bool:
+    """Whether a text holds neither a letter nor a digit, of any script.
+
+    Example:
+        >>> [says_nothing(text) for text in (" ", "!!!!!!", "\ufffd\ufffd", "42", "\u662f")]
+        [True, True, True, False, False]
+    """
+    return not any(character.isalnum() for character in text)
+
+
 def answer_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Count what a score alone does not tell of the answers to a set.
 
@@ -127,13 +137,13 @@ def answer_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
             ``"no_option"``: it named none where an option was asked for.
 
     Returns:
-        ``"empty"``: answers without a character but blanks, which a judge may take for refusals; ``"cut"``: answers
-        that the limit on new tokens ended; ``"no_option"``: answers that named none. What is not known of all rows is
+        ``"empty"``: answers without a letter or digit, which a judge may take for refusals; ``"cut"``: answers that
+        the limit on new tokens ended; ``"no_option"``: answers that named none. What is not known of all rows is
         left out; of multiple choice, where nothing is generated, everything.
     """
     if any("choices" in row for row in rows):
         return {}
-    counts = {"empty": sum(not str(row["response"]).strip() for row in rows)}
+    counts = {"empty": sum(says_nothing(str(row["response"])) for row in rows)}
     for key in ("cut", "no_option"):
         if rows and all(row.get(key) is not None for row in rows):
             counts[key] = sum(bool(row[key]) for row in rows)

@@ -10,6 +10,7 @@ from helpers_mllm import picture, tiny_llava, training_records
 
 from hpa_lightning.data import MLLMCollator, Record, SafetyCalibration, build_safety_calibration
 from hpa_lightning.data.records import message_text, user_turn
+from hpa_lightning.data.safety import given_safety_calibration
 from hpa_lightning.metrics import StringRefusalJudge
 
 RECORDS = [Record(f"h{i}", user_turn(f"harm {i}", images=1), (picture(i),), source=f"harm.json[{i}]") for i in range(9)]
@@ -37,6 +38,19 @@ def test_only_refusals_are_kept_until_there_are_enough(collator: MLLMCollator) -
     assert (result.asked, result.refused) == (6, 3) and len(asked) == 6
     assert all(message_text(record.messages[-1]) == "I cannot help with that." for record in result.records)
     assert collator.train(result.records)["labels"].shape[0] == 3
+
+
+@pytest.mark.parametrize("broken", ["", " \n", "!!!!!!!!", "\ufffd\ufffd", "```"])
+def test_an_answer_without_a_letter_is_no_refusal(broken: str, collator: MLLMCollator) -> None:
+    """Judges take it for one; a model whose activations overflow writes exclamation marks."""
+    judge = StringRefusalJudge()
+    assert judge([broken]) == [True]
+    answers = lambda batch: [broken if name == "h0" else "I cannot help with that." for name in batch["ids"]]  # noqa: E731
+    result = build_safety_calibration(answers, collator, RECORDS[:3], judge, size=2)
+    assert [record.id for record in result.records] == ["h1", "h2"] and result.refused == 2
+    given = [Record("g", user_turn("harm"), answers=(broken,))]
+    with pytest.raises(ValueError, match="has no answer; expected its refusal"):
+        given_safety_calibration(given, judge, 1)
 
 
 def test_an_answer_that_came_along_is_not_used(collator: MLLMCollator) -> None:
