@@ -32,7 +32,7 @@ MEANINGS: tuple[Fact, ...] = (
     Fact(
         "Empty",
         (
-            "Share of the answers that hold no character. A judge may take them for refusals: a model that says "
+            "Share of the answers that hold no letter and no digit. A judge may take them for refusals: a model that says "
             "nothing is not safe but broken.",
         ),
     ),
