@@ -32,8 +32,8 @@ MEANINGS: tuple[Fact, ...] = (
     Fact(
         "Empty",
         (
-            "Share of the answers that hold no letter and no digit. A judge may take them for refusals: a model that says "
-            "nothing is not safe but broken.",
+            "Share of the answers that hold no letter and no digit. A judge may take them for refusals: a model that "
+            "says nothing is not safe but broken.",
         ),
     ),
     Fact("Cut", ("Share of the answers that had not ended when the limit on new tokens was reached.",)),
