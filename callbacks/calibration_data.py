@@ -27,6 +27,7 @@ from hpa_lightning.callbacks.safety_data import (
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, task_stream
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration, given_safety_calibration
+from hpa_lightning.data.tasks import Data
 from hpa_lightning.metrics.judges import StringRefusalJudge, judge_name
 
 
@@ -83,7 +84,7 @@ class CalibrationData(Part):
     def __init__(
         self,
         owner: TaskCallback,
-        safety_data: Iterable[Any] | None = None,
+        safety_data: Data | Iterable[Any] | None = None,
         task_data: Iterable[Any] | None = None,
         settings: CalibrationSettings | Mapping[str, Any] | None = None,
         needs_safety_data: bool = True,
@@ -141,8 +142,9 @@ class CalibrationData(Part):
     def _safety_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[Any]:
         size = self.settings.safety_samples
         if self.safety_data is not None and (records := safety_records(self.safety_data)) is None:
-            self.safety_data = repeatable(self.safety_data)
-            batches, samples, more = self._take(self.safety_data, size, look_on=True)
+            given: Any = repeatable(self.safety_data)  # batches: neither a file nor a set
+            self.safety_data = given
+            batches, samples, more = self._take(given, size, look_on=True)
             self._tell_of_samples("safety_data", samples, more)
             return self._share(trainer, batches)
         if self._safety_calibration is None:

@@ -18,6 +18,7 @@ from hpa_lightning.callbacks.running import evaluation_mode, forward_context, mu
 from hpa_lightning.callbacks.safety_data import naming_data
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.data.tasks import Data
 from hpa_lightning.functional import HessianAccumulator
 from hpa_lightning.modules.sharding import is_sharded, reshard_
 
@@ -39,7 +40,7 @@ class Calibrator(CalibrationData):
     def __init__(
         self,
         layers: TunedLayers,
-        safety_data: Iterable[Any] | None = None,
+        safety_data: Data | Iterable[Any] | None = None,
         task_data: Iterable[Any] | None = None,
         settings: CalibrationSettings | Mapping[str, Any] | None = None,
         needs_safety_data: bool = True,

@@ -24,6 +24,7 @@ from hpa_lightning.callbacks.running import muted_logging, to_device_as_trained
 from hpa_lightning.callbacks.safety_data import settings_of
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, cpu_state, task_stream
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.data.tasks import Data
 from hpa_lightning.modules.sharding import is_sharded
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 
@@ -71,7 +72,7 @@ class FocusPartition(TaskCallback):
     def __init__(
         self,
         probe_steps: int = 8,
-        safety_data: Iterable[Any] | None = None,
+        safety_data: Data | Iterable[Any] | None = None,
         task_data: Iterable[Any] | None = None,
         calibration: CalibrationSettings | None = None,
         retention: F.RetentionSettings | None = None,

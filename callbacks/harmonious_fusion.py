@@ -18,6 +18,7 @@ from hpa_lightning.callbacks.retention_audit import audit_of, random_columns, re
 from hpa_lightning.callbacks.safety_data import settings_of
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
+from hpa_lightning.data.tasks import Data
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class HarmoniousFusion(TaskEndFusion):
     def __init__(
         self,
         orthogonal: bool = True,
-        safety_data: Iterable[Any] | None = None,
+        safety_data: Data | Iterable[Any] | None = None,
         task_data: Iterable[Any] | None = None,
         calibration: CalibrationSettings | None = None,
         retention: F.RetentionSettings | None = None,

@@ -17,6 +17,7 @@ from hpa_lightning.callbacks.hessian_memory import HessianMemory
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.data.tasks import Data
 from hpa_lightning.modules.sharding import own_rows
 
 
@@ -64,7 +65,7 @@ class NullSpaceProjection(StepCallback):
         energy: float = 0.7,
         safety_weight: float = 1.0,
         memory_weight: float = 1.0,
-        safety_data: Iterable[Any] | None = None,
+        safety_data: Data | Iterable[Any] | None = None,
         task_data: Iterable[Any] | None = None,
         calibration: CalibrationSettings | None = None,
         blocks: str | None = None,

@@ -14,6 +14,7 @@ from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.hessian_memory import HessianMemory
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
+from hpa_lightning.data.tasks import Data
 
 
 class RegressionFusion(TaskEndFusion):
@@ -60,7 +61,7 @@ class RegressionFusion(TaskEndFusion):
         self,
         safety_weight: float = 1.0,
         memory_weight: float = 1.0,
-        safety_data: Iterable[Any] | None = None,
+        safety_data: Data | Iterable[Any] | None = None,
         task_data: Iterable[Any] | None = None,
         calibration: CalibrationSettings | None = None,
         blocks: str | None = None,

@@ -14,6 +14,7 @@ from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
+from hpa_lightning.data.tasks import Data
 
 
 class SafeDelta(TaskEndFusion):
@@ -61,7 +62,7 @@ class SafeDelta(TaskEndFusion):
         budget: float = 0.1,
         protected_percent: float = 15.0,
         block_size: int = 2048,
-        safety_data: Iterable[Any] | None = None,
+        safety_data: Data | Iterable[Any] | None = None,
         calibration: CalibrationSettings | None = None,
         blocks: str | None = None,
         target_modules: list[str] | None = None,

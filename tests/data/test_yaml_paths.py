@@ -102,6 +102,25 @@ def test_a_path_stays_a_path_in_every_argument_and_nothing_is_read(
     assert dumped["tasks"][0]["train"] == dumped["harmful_calibration"] == dumped["safety_sets"][0]["data"] == path
 
 
+METHODS = ("HarmoniousFusion", "FocusPartition", "NullSpaceProjection", "RegressionFusion", "baselines.SafeDelta")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_callbacks_safety_data_is_a_path_or_a_published_set(
+    method: str, file: Path, tmp_path: Path, opened: list[str]
+) -> None:
+    published = {"class_path": "hpa_lightning.data.XSTest", "init_args": {"file": "x.csv"}}
+    for given, expected in ((str(file), str(file)), (published, XSTest("x.csv"))):
+        callback = {"class_path": f"hpa_lightning.callbacks.{method}", "init_args": {"safety_data": given}}
+        (tmp_path / "fit.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+        tasks = json.dumps([{"name": "a", "train": "t.json", "test": "e.json"}])
+        arguments = ["--config", str(tmp_path / "fit.yaml"), "--data", "CVITDataModule", "--data.tasks", tasks]
+        cli = parsed(arguments)
+        (found,) = (one for one in cli.trainer.callbacks if type(one).__name__ == method.rpartition(".")[2])
+        assert found.safety_data == expected  # type: ignore[attr-defined]
+    assert str(file) not in opened
+
+
 def test_a_path_on_the_command_line_and_in_a_description(file: Path, tmp_path: Path, opened: list[str]) -> None:
     tasks = json.dumps([{"name": "a", "train": str(file), "test": str(file)}])
     flags = ["--data", "CVITDataModule", "--data.tasks", tasks, "--data.harmful_calibration", str(file)]
