@@ -28,6 +28,7 @@ from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, task_stream
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration, given_safety_calibration
 from hpa_lightning.data.tasks import Data
+from hpa_lightning.events import SafetyCalibrationEvent
 from hpa_lightning.metrics.judges import StringRefusalJudge, judge_name
 
 
@@ -180,13 +181,14 @@ class CalibrationData(Part):
                 )
         self.owner.record(
             trainer,
-            "safety_calibration",
-            asked=made.asked,
-            refused=made.refused,
-            used=len(made.records),
-            judge=judge_name(judge),
-            records=[record.where for record in made.records],
-            answers="model" if given is None else "given",
+            SafetyCalibrationEvent(
+                asked=made.asked,
+                refused=made.refused,
+                used=len(made.records),
+                judge=judge_name(judge),
+                records=tuple(record.where for record in made.records),
+                answers="model" if given is None else "given",
+            ),
         )
         return made
 

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.data.loading import named_generator
+from hpa_lightning.events import RetentionEvent
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.modules.tuned_linear import TunedLinear
 from hpa_lightning.results import retention_summary
@@ -34,10 +35,11 @@ def record_audit(callback: TaskCallback, trainer: L.Trainer, task: CurrentTask, 
     rank_zero_info(
         f"Task {task.index} ({task.name}): {kept} of {columns} {units} retained in {len(audit)} linear layers."
     )
-    for entry in audit:
-        callback.record(trainer, "retention", **entry)
+    events = [RetentionEvent(**entry) for entry in audit]
+    for event in events:
+        callback.record(trainer, event)
     if trainer.logger is not None:
-        means = retention_summary(audit).items()
+        means = retention_summary(events).items()
         trainer.logger.log_metrics(
             {f"retention/{name}": value for name, value in means if math.isfinite(value)}, step=trainer.global_step
         )

@@ -16,6 +16,7 @@ from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, required_callback
 from hpa_lightning.callbacks.task_evaluation import TaskEvaluation, says_nothing, score_set
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.events import GateEvent
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.metrics import mean_attack_success_rate
 from hpa_lightning.metrics.scoring import answer_counts
@@ -176,7 +177,7 @@ class SafetyGate(TaskCallback):
         rate: float,
     ) -> None:
         rank_zero_warn(f"Task {task.index} ({task.name}): {self._verdict(rate, self._empty)}; action: {self.action}.")
-        outcome: dict[str, Any] = {}
+        raised_by: float | None = None
         if self.action == "stop":
             trainer.should_stop = self.ended_the_stream = True
         else:
@@ -184,7 +185,7 @@ class SafetyGate(TaskCallback):
                 if self.action == "rollback":
                     self._roll_back(pl_module)
                 else:
-                    outcome["raised_by"] = self._raise_retention(trainer, pl_module, task)
+                    raised_by = self._raise_retention(trainer, pl_module, task)
             evaluation.evaluate_again(trainer, pl_module, task)
         kept, empty = evaluation.mean_attack_success_rate(task.index), self._mostly_empty(trainer, task.index)
         met = kept <= self.max_attack_success_rate and not empty
@@ -195,16 +196,17 @@ class SafetyGate(TaskCallback):
             )
         self.record(
             trainer,
-            "gate",
-            step=task.index,
-            task=task.name,
-            action=self.action,
-            budget=self.max_attack_success_rate,
-            attack_success_rate=rate,
-            kept_attack_success_rate=kept,
-            met=met,
-            **({"mostly_empty": self._empty} if self._empty else {}),
-            **outcome,
+            GateEvent(
+                step=task.index,
+                task=task.name,
+                action=self.action,
+                budget=self.max_attack_success_rate,
+                attack_success_rate=rate,
+                kept_attack_success_rate=kept,
+                met=met,
+                mostly_empty=self._empty or None,
+                raised_by=raised_by,
+            ),
         )
         rank_zero_info(f"Task {task.index} ({task.name}): {100 * kept:.1f} % after {self.action}.")
 

@@ -31,6 +31,7 @@ from hpa_lightning.callbacks.resumed import (
     fit_settings,
     optimizer_settings,
 )
+from hpa_lightning.events import Event, TimeEvent
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.sharding import whole
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
@@ -152,9 +153,14 @@ class TaskCallback(L.Callback):
     def on_tasks_done(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Called at the end of a fit, when nothing is left to train and to end; the model may be on the CPU."""
 
-    def record(self, trainer: L.Trainer, event: str, **fields: Any) -> None:
-        """Append an event to the run's result file (on rank zero) and keep it in the checkpoint."""
-        entry = {"event": event, **fields}
+    def record(self, trainer: L.Trainer, event: Event | str, **fields: Any) -> None:
+        """Append an event to the run's result file (on rank zero) and keep it in the checkpoint.
+
+        Args:
+            trainer: of the run.
+            event: one of :mod:`hpa_lightning.events`, or the name of a kind of your own with its ``fields``.
+        """
+        entry = event.record() if isinstance(event, Event) else {"event": event, **fields}
         self._events.append(entry)
         self._write(trainer, [entry])
 
@@ -163,7 +169,8 @@ class TaskCallback(L.Callback):
         """Record the seconds spent inside as a ``time`` event."""
         start = time.monotonic()
         yield
-        self.record(trainer, "time", step=task_index, phase=phase, seconds=round(time.monotonic() - start, 3))
+        seconds = round(time.monotonic() - start, 3)
+        self.record(trainer, TimeEvent(step=task_index, phase=phase, seconds=seconds))
 
     def starts_writing(self, what: str) -> None:
         """To be called in ``on_task_end`` before the first layer is written, which cannot be repeated.
@@ -434,7 +441,8 @@ class TaskCallback(L.Callback):
         if self._started_at is not None:
             self._train_seconds += time.monotonic() - self._started_at
             self._started_at = None
-            self.record(trainer, "time", step=task.index, phase="train", seconds=round(self._train_seconds, 3))
+            seconds = round(self._train_seconds, 3)
+            self.record(trainer, TimeEvent(step=task.index, phase="train", seconds=seconds))
         for callback in task_callbacks(trainer):
             callback._ending = True
         self._dispatch(trainer, pl_module, "on_task_end", task)

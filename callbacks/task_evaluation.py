@@ -20,6 +20,7 @@ from hpa_lightning.callbacks.sequential_tuning import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.data.records import Record, open_image
 from hpa_lightning.decoding import decoding_of
+from hpa_lightning.events import EndEvent, ResumeEvent, RunEvent, ScoreEvent
 from hpa_lightning.files import whole_file
 from hpa_lightning.masking import masked_values
 from hpa_lightning.metrics.scoring import (
@@ -139,7 +140,7 @@ class TaskEvaluation(TaskCallback):
         super().on_restored(trainer)
         step = self._finished_tasks if self._open_task is None else self._open_task
         allowed = [name for item in trainer.callbacks if isinstance(item, AllowChanges) for name in item.allowed]
-        self.record(trainer, "resume", step=step, **({"changes": allowed} if allowed else {}), **run_origin())
+        self.record(trainer, ResumeEvent(step=step, changes=tuple(allowed) or None, **run_origin()))
 
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.index > 0:
@@ -171,7 +172,7 @@ class TaskEvaluation(TaskCallback):
         directory = results_directory(trainer)
         if unfinished(trainer) is None:
             stream: Any = trainer.datamodule
-            self.record(trainer, "end", finished_tasks=self._finished_tasks, tasks=len(stream.tasks))
+            self.record(trainer, EndEvent(finished_tasks=self._finished_tasks, tasks=len(stream.tasks)))
         if self.report and trainer.is_global_zero and (directory / RESULT_FILE).exists():
             from hpa_lightning.report import write_report  # matplotlib, which training does not need
 
@@ -202,16 +203,17 @@ class TaskEvaluation(TaskCallback):
                     self._keep_images(trainer, answers, evaluation_set)
                     self._keep_answers(trainer, answers, evaluation_set, step, decoding)
                 fields = score_fields(evaluation_set, score, answers, decoding)
-                self.record(trainer, "score", step=step, after=after, **fields)
+                self.record(trainer, ScoreEvent(step=step, after=after, **fields))
                 bar.update()
-        summary = RunResults(list(self._events)).summary(step)
+        results = RunResults(list(self._events))
+        summary = results.summary(step)
         names = {"AP": "average_performance", "BWT": "backward_transfer", "MASR": "mean_attack_success_rate"}
         names |= {"DASR": "attack_success_rise", "over_refusal": "over_refusal"}
         values = {f"evaluation/{label}": summary[key] for key, label in names.items()}
         values |= {
-            f"evaluation/{event['set']}": event["score"]
-            for event in self._events
-            if event["event"] == "score" and event["step"] == step
+            f"evaluation/{event.set}": event.score
+            for event in results.events(ScoreEvent)
+            if event.step == step and event.score is not None
         }
         values |= {f"evaluation/{name}_answers": summary[name] for name in COUNTED}
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
@@ -283,14 +285,15 @@ class TaskEvaluation(TaskCallback):
         ]
         self.record(
             trainer,
-            "run",
-            method=self.method or " + ".join(own) or "Sequential tuning",
-            seed=int(os.environ.get("PL_GLOBAL_SEED", "-1")),
-            tasks=[task.name for task in datamodule.tasks],
-            sets=[{"name": item.name, "kind": item.kind} for item in datamodule.evaluation_sets()],
-            data=masked_values(datamodule.provenance()) if hasattr(datamodule, "provenance") else {},
-            ends=True,
-            **run_origin(),
+            RunEvent(
+                method=self.method or " + ".join(own) or "Sequential tuning",
+                seed=int(os.environ.get("PL_GLOBAL_SEED", "-1")),
+                tasks=tuple(task.name for task in datamodule.tasks),
+                sets=tuple({"name": item.name, "kind": item.kind} for item in datamodule.evaluation_sets()),
+                data=masked_values(datamodule.provenance()) if hasattr(datamodule, "provenance") else {},
+                ends=True,
+                **run_origin(),
+            ),
         )
 
 

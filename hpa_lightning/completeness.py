@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hpa_lightning.events import EndEvent, ScoreEvent
 from hpa_lightning.results import RunResults
 
 
@@ -15,11 +16,11 @@ def unfinished_run(run: RunResults) -> str | None:
     stream that was ended between two tasks because a callback was asked to, and of a model that was tested alone: the
     tasks after that are not missed.
     """
-    ends = run.events("end")
+    ends = run.events(EndEvent)
     last = len(run.tasks)
-    if ends and ends[-1].get("tasks") == last and isinstance(ends[-1].get("finished_tasks"), int):
-        last = ends[-1]["finished_tasks"]
-    scored = {(event["step"], event["set"]) for event in run.events("score")}
+    if ends and ends[-1].tasks == last and ends[-1].finished_tasks is not None:
+        last = ends[-1].finished_tasks
+    scored = {(event.step, event.set) for event in run.events(ScoreEvent)}
     sets = [item["name"] for item in run.sets]
     first = -1 if any(step == -1 for step, _ in scored) else 0
     for step in range(first, last):
@@ -28,7 +29,7 @@ def unfinished_run(run: RunResults) -> str | None:
             if step < 0:
                 return f"the aligned model was not scored on {named}"
             return f"nothing was scored on {named} after task {step} ({run.tasks[step]!r})"
-    if run.run.get("ends") and not ends:
+    if run.about.ends and not ends:
         return "all sets were scored, and then the fit was cut off before its end"
     return None
 

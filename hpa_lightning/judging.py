@@ -6,11 +6,14 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
+from hpa_lightning.events import Event, RunEvent, ScoreEvent, event_of
 from hpa_lightning.files import path_inside, whole_folder
 from hpa_lightning.metrics import CHOICE_METRICS
 from hpa_lightning.metrics.judges import RefusalJudge, judge_name
@@ -41,7 +44,7 @@ def judge_run(
     Raises:
         ValueError: no such set, a set in ``sets`` that cannot be judged, or no answers.
     """
-    kinds = {item["name"]: item["kind"] for item in RunResults.from_file(run).run["sets"]}
+    kinds = {item["name"]: item["kind"] for item in RunResults.from_file(run).sets}
     answers = list(read_predictions(run, {name for name, kind in kinds.items() if kind != "task"}))
     reasons = dict.fromkeys((name for name, kind in kinds.items() if kind == "task"), "a task")
     reasons |= dict.fromkeys((item.set for item in answers if _is_choice(item)), "scored by likelihood")
@@ -73,7 +76,7 @@ def _is_choice(item: Predictions) -> bool:
 
 def rates_table(run: str | Path, answers: Sequence[Predictions], verdicts: Mapping[str, list[list[bool]]]) -> Table:
     """Attack success and over-refusal in percent by set and step, with every judge, and the share of empty answers."""
-    kinds = {item["name"]: item["kind"] for item in RunResults.from_file(run).run["sets"]}
+    kinds = {item["name"]: item["kind"] for item in RunResults.from_file(run).sets}
     rows: list[list[str | float]] = []
     for index, item in enumerate(answers):
         over = kinds[item.set] == "over_refusal"
@@ -123,14 +126,14 @@ def write_judged(
     """
     run, output, name = Path(run), Path(output), judge_name(judge)
     results = RunResults.from_file(run)
-    kinds = {item["name"]: item["kind"] for item in results.run["sets"]}
+    kinds = {item["name"]: item["kind"] for item in results.sets}
     judged_again = {(item.step, item.set) for item in answers}
     judged_kinds = {kinds[item.set] for item in answers}
-    for event in results.events("score"):
-        is_judged = event["kind"] in judged_kinds and event["metric"] not in CHOICE_METRICS
-        if is_judged and (event["step"], event["set"]) not in judged_again:
+    for score in results.events(ScoreEvent):
+        is_judged = score.kind in judged_kinds and score.metric not in CHOICE_METRICS
+        if is_judged and (score.step, score.set) not in judged_again:
             raise ValueError(
-                f"there are no answers to {event['set']} of step {event['step']} to judge again, and its score by the "
+                f"there are no answers to {score.set} of step {score.step} to judge again, and its score by the "
                 "earlier judge would stand beside the new ones; judge all sets, of a run that kept all its answers."
             )
     rates: dict[tuple[int, str], float] = {}
@@ -144,12 +147,16 @@ def write_judged(
             rows = ({**row, **more} for row, more in zip(old, new, strict=True))
             path = prediction_file(folder, item.step, item.set)
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        records = []
+        records: list[Event | dict[str, Any]] = []
         for record in results.records:
-            rate = rates.get((record.get("step", -2), record.get("set", ""))) if record["event"] == "score" else None
-            if record["event"] == "run":
-                record = {**record, "judge": name, "judged_again": str(result_file(run))}
-            records.append(record if rate is None else {**record, "score": rate, "judge": name})
+            event = event_of(record, str(results.path))
+            if isinstance(event, RunEvent):
+                event = replace(event, judge=name, judged_again=str(result_file(run)))
+            elif isinstance(event, ScoreEvent) and (event.step, event.set) in rates:
+                event = replace(event, score=rates[event.step, event.set], judge=name)
+            else:
+                event = None  # as it stands
+            records.append(record if event is None else event)
         (folder / RESULT_FILE).write_bytes(b"".join(map(result_line, records)))
 
 

@@ -20,6 +20,7 @@ from hpa_lightning.cli.errors import UserError, on_one_line
 from hpa_lightning.cli.parser import OneLineErrors
 from hpa_lightning.data import CVITDataModule
 from hpa_lightning.decoding import decoding_of
+from hpa_lightning.events import EndEvent, ScoreEvent, TestedEvent
 from hpa_lightning.files import whole_file
 from hpa_lightning.loggers import RunCSVLogger
 from hpa_lightning.modules import MLLMModule
@@ -267,21 +268,20 @@ class CommandResults(L.Callback):
         writer = ResultWriter(self.folder / RESULT_FILE)
         checkpoint = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         sets = [{"name": fields["set"], "kind": fields["kind"]} for fields, _ in scored]
-        run = {
-            "event": "run",
-            "method": f"{self.command} of {checkpoint or 'the model as configured'}",
-            "tested": checkpoint,
-            "tasks": [item["name"] for item in sets if item["kind"] == "task"],
-            "sets": sets,
-            "ends": True,
+        run = TestedEvent(
+            method=f"{self.command} of {checkpoint or 'the model as configured'}",
+            tested=checkpoint,
+            tasks=tuple(item["name"] for item in sets if item["kind"] == "task"),
+            sets=tuple(sets),
+            ends=True,
             **run_origin(),
-        }
+        )
         writer.write(run)
         for fields, rows in scored:
-            writer.write({"event": "score", "step": -1, "after": None, **fields})
+            writer.write(ScoreEvent(step=-1, after=None, **fields))
             decoding = {"decoding": fields["decoding"]} if "decoding" in fields else {}
             write_rows(prediction_file(self.folder, -1, fields["set"]), ({**row, **decoding} for row in rows))
-        writer.write({"event": "end", "finished_tasks": 0, "tasks": len(run["tasks"])})
+        writer.write(EndEvent(finished_tasks=0, tasks=len(run.tasks)))
         print(score_text(scored))
         print(f"Scores and answers: {self.folder}")
 

@@ -1,6 +1,6 @@
 """The result file: one JSON object per line, written while a run lasts.
 
-`docs/architecture.md` lists the events and their keys. Scores and rates are fractions in [0, 1]. A resumed run may
+`hpa_lightning.events` has a class for each event. Scores and rates are fractions in [0, 1]. A resumed run may
 repeat a step: of two lines with the same identity the last one counts.
 """
 
@@ -14,12 +14,11 @@ import warnings
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
+from hpa_lightning.events import Event, event_of
 from hpa_lightning.files import told
 from hpa_lightning.parsing import parse_json
-from hpa_lightning.values import shown
 
 RESULT_FILE = "results.jsonl"
 
@@ -55,9 +54,10 @@ class ResultWriter:
         path: the file, usually ``results.jsonl`` in the run's folder.
 
     Example:
+        >>> from hpa_lightning.events import TimeEvent
         >>> folder = getfixture("tmp_path")
         >>> writer = ResultWriter(folder / "run" / "results.jsonl")
-        >>> writer.write({"event": "time", "step": 0, "phase": "train", "seconds": 12.5})
+        >>> writer.write(TimeEvent(step=0, phase="train", seconds=12.5))
         >>> writer.write({"event": "time", "step": 0, "phase": "train", "seconds": float("nan")})
         >>> read_results(folder / "run")
         [{'event': 'time', 'step': 0, 'phase': 'train', 'seconds': None}]
@@ -67,11 +67,12 @@ class ResultWriter:
         self.path = Path(path)
         self._repaired = False
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Mapping[str, Any] | Event) -> None:
         """Appends one event.
 
         Args:
-            record: the event's keys, among them ``"event"``. Numbers that are not finite are written as null.
+            record: an event, or the keys of one, among them ``"event"``. Numbers that are not finite are written as
+                null.
 
         Raises:
             ValueError: if ``"event"`` is missing or a value has no JSON form.
@@ -99,12 +100,14 @@ class ResultWriter:
             os.close(descriptor)
 
 
-def result_line(record: Mapping[str, Any]) -> bytes:
+def result_line(record: Mapping[str, Any] | Event) -> bytes:
     """One event as a line of the file, its end included.
 
     Raises:
         ValueError: if ``"event"`` is missing or a value has no JSON form.
     """
+    if isinstance(record, Event):
+        record = record.record()
     if not isinstance(record.get("event"), str):
         raise ValueError(f'A result needs the key "event" with the name of the event, got {dict(record)!r}.')
     try:
@@ -167,65 +170,9 @@ def read_results(path: str | PathLike[str]) -> list[dict[str, Any]]:
             raise ValueError(f"{where} is not valid JSON ({error}); repair or remove it.") from error
         if not isinstance(record, dict) or not isinstance(record.get("event"), str):
             raise ValueError(f'{where} is not an object with the key "event"; repair or remove it.')
-        check_event(record, where)
+        event_of(record, where)
         records.append(record)
     return last_of_each(records)
-
-
-_NUMBER = int | float
-_HELD: dict[str, dict[str, type | UnionType]] = {
-    "run": {"tasks": list, "sets": list, "seed": int | None},
-    "score": {
-        "step": int,
-        "set": str,
-        "kind": str,
-        "metric": str,
-        "score": _NUMBER | None,
-        **dict.fromkeys(("n", "empty", "cut", "no_option"), int | None),
-    },
-    "time": {"step": int, "seconds": _NUMBER | None},
-    "retention": {
-        "step": int,
-        **dict.fromkeys(("columns", "retained"), int),
-        **dict.fromkeys(("safety_focused", "task_focused", "shared"), int | None),
-        **dict.fromkeys(("alpha", "projection_scale"), _NUMBER | None),
-    },
-    "gate": {
-        "step": int,
-        **dict.fromkeys(("task", "action"), str),
-        **dict.fromkeys(("budget", "attack_success_rate", "kept_attack_success_rate"), _NUMBER),
-        "raised_by": _NUMBER | None,
-    },
-}
-"""Event -> its keys that tables and sums are made of, and what they hold; null stands for what was not finite."""
-
-_NEEDED = {
-    "score": ("step", "set", "kind", "metric", "score"),
-    "retention": ("columns", "retained"),
-    "gate": ("task", "action", "budget", "attack_success_rate", "kept_attack_success_rate"),
-}
-"""Event -> the keys that it must have."""
-
-
-def check_event(record: Mapping[str, Any], where: str) -> None:
-    """Check what tables and sums are made of; other keys are for readers of the file.
-
-    Raises:
-        ValueError: named by ``where``: a key that is missing, or has a value of another type.
-    """
-    event = record["event"]
-    if missing := [key for key in _NEEDED.get(event, ()) if key not in record]:
-        raise ValueError(f"{where}: the {event!r} event lacks {missing}.")
-    for key, kind in _HELD.get(event, {}).items():
-        if key in record and (not isinstance(record[key], kind) or isinstance(record[key], bool)):
-            raise ValueError(f"{where}: {key!r} of a {event!r} event is {shown(record[key])}.")
-    if record["event"] == "run":
-        for task in record.get("tasks", ()):
-            if not isinstance(task, str):
-                raise ValueError(f"{where}: the task {shown(task)} of a run; expected a name.")
-        for item in record.get("sets", ()):
-            if not isinstance(item, Mapping) or not all(isinstance(item.get(key), str) for key in ("name", "kind")):
-                raise ValueError(f"{where}: the set {shown(item)} of a run; expected {{'name', 'kind'}}.")
 
 
 def last_of_each(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,15 +7,16 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
 
+from hpa_lightning.events import Event, ResumeEvent, RetentionEvent, RunEvent, ScoreEvent, TimeEvent, event_of
 from hpa_lightning.masking import masked_arguments
 from hpa_lightning.metrics import (
     attack_success_rise,
@@ -24,13 +25,15 @@ from hpa_lightning.metrics import (
     mean_attack_success_rate,
     mean_over_refusal_rate,
 )
-from hpa_lightning.result_file import check_event, last_of_each, read_results, result_file
+from hpa_lightning.result_file import last_of_each, read_results, result_file
 from hpa_lightning.values import shown
 
 KINDS = ("task", "safety", "over_refusal")
 
 #: What is counted of a set's answers beside their score.
 COUNTED = ("empty", "cut", "no_option")
+
+_Kind = TypeVar("_Kind", bound=Event)
 
 
 def source_commit(folder: str | PathLike[str] | None = None) -> str | None:
@@ -71,39 +74,54 @@ def run_origin() -> dict[str, Any]:
     }
 
 
-def retention_summary(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over the linear layers of ``retention`` events.
+def retention_summary(events: Sequence[RetentionEvent]) -> dict[str, float]:
+    """Means over the linear layers.
 
     Returns:
         ``percent`` of all columns that were retained; ``shared_of_safety_focused``, the mean share of a layer's
-        safety-focused columns that are task-focused too; mean ``alpha``; mean absolute ``projection_scale`` (NaN if
-        none was recorded).
+        safety-focused columns that are task-focused too; mean ``alpha``; mean absolute ``projection_scale``. NaN where
+        no layer tells.
 
     Raises:
         ValueError: no event.
 
     Example:
-        >>> layer = {"columns": 20, "retained": 2, "safety_focused": 4, "shared": 3, "alpha": 0.5}
+        >>> layer = RetentionEvent(columns=20, retained=2, safety_focused=4, shared=3, alpha=0.5)
         >>> retention_summary([layer])["percent"], retention_summary([layer])["shared_of_safety_focused"]
         (10.0, 0.75)
     """
     if not events:
         raise ValueError("got no retention event; expected one for each linear layer.")
-    scales = [abs(e["projection_scale"]) for e in events if e.get("projection_scale") is not None]
     return {
-        "percent": 100.0 * sum(e["retained"] for e in events) / sum(e["columns"] for e in events),
-        "shared_of_safety_focused": float(np.mean([e["shared"] / max(e["safety_focused"], 1) for e in events])),
-        "alpha": float(np.mean([e["alpha"] for e in events])),
-        "abs_projection_scale": float(np.mean(scales)) if scales else math.nan,
+        "percent": 100.0 * sum(event.retained for event in events) / sum(event.columns for event in events),
+        "shared_of_safety_focused": _mean(
+            event.shared / max(event.safety_focused, 1)
+            for event in events
+            if event.shared is not None and event.safety_focused is not None
+        ),
+        "alpha": _mean(event.alpha for event in events if event.alpha is not None),
+        "abs_projection_scale": _mean(
+            abs(event.projection_scale) for event in events if event.projection_scale is not None
+        ),
     }
+
+
+def _mean(values: Iterable[float]) -> float:
+    """NaN of nothing."""
+    found = list(values)
+    return float(np.mean(found)) if found else math.nan
 
 
 class RunResults:
     """One run's results, ready to be tabulated.
 
     Args:
-        records: the events of one run, in the order they were written.
+        records: the lines' objects of one run, in the order they were written.
         path: where they come from (for messages and labels).
+
+    Attributes:
+        about: what the run is.
+        run: the same as the object of its line.
 
     Raises:
         ValueError: if there is no ``run`` event with the tasks and the sets, or a set was scored with several
@@ -112,44 +130,56 @@ class RunResults:
 
     def __init__(self, records: list[dict[str, Any]], path: str | PathLike[str] = "") -> None:
         self.path = Path(path)
-        for index, record in enumerate(records):
-            check_event(record, f"{self.path}, event {index}")
         self.records = last_of_each(records)
-        runs = self.events("run")
+        found = [event_of(record, f"{self.path}, event {index}") for index, record in enumerate(self.records)]
+        self._events = [event for event in found if event is not None]
+        runs = self.events(RunEvent)
         if not runs:
             raise ValueError(f'{self.path}: no "run" event, so the tasks and the sets of the run are not known.')
-        self.run = runs[-1]
+        self.about = runs[-1]
+        self.run = self.events("run")[-1]
         if missing := {"tasks", "sets"} - set(self.run):
             raise ValueError(f'{self.path}: the "run" event lacks {sorted(missing)}.')
-        if not self.run["tasks"]:
+        if not self.about.tasks:
             raise ValueError(f'{self.path}: the "run" event has no tasks; expected at least one.')
-        if twice := sorted({task for task in self.run["tasks"] if self.run["tasks"].count(task) > 1}):
+        if twice := sorted({task for task in self.about.tasks if self.about.tasks.count(task) > 1}):
             raise ValueError(f'{self.path}: the "run" event has tasks of the same name, {shown(twice)}.')
         self._scores: dict[tuple[int, str, str], float] = {}
         metrics: dict[str, str] = {}
-        for record in self.events("score"):
-            if not -1 <= record["step"] < len(self.run["tasks"]):
+        for event in self.events(ScoreEvent):
+            if not -1 <= event.step < len(self.about.tasks):
                 raise ValueError(
-                    f"{self.path}: a score of step {shown(record['step'])} in a run of {len(self.run['tasks'])} tasks; "
+                    f"{self.path}: a score of step {shown(event.step)} in a run of {len(self.about.tasks)} tasks; "
                     "expected -1 (the aligned model) or the number of a task."
                 )
-            known = metrics.setdefault(record["set"], record["metric"])
-            if known != record["metric"]:
+            known = metrics.setdefault(event.set, event.metric)
+            if known != event.metric:
                 raise ValueError(
-                    f"{self.path}: the set {shown(record['set'])} was scored with {shown(known)} and "
-                    f"{shown(record['metric'])}; the matrix holds one metric per set."
+                    f"{self.path}: the set {shown(event.set)} was scored with {shown(known)} and "
+                    f"{shown(event.metric)}; the matrix holds one metric per set."
                 )
-            score = math.nan if record["score"] is None else float(record["score"])
-            self._scores[record["step"], record["kind"], record["set"]] = score
+            self._scores[event.step, event.kind, event.set] = math.nan if event.score is None else float(event.score)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str]) -> RunResults:
         """Reads a result file, or the one in a run's folder."""
         return cls(read_results(path), result_file(path))
 
-    def events(self, event: str) -> list[dict[str, Any]]:
-        """All records of one event, in order."""
-        return [record for record in self.records if record["event"] == event]
+    @overload
+    def events(self, kind: type[_Kind]) -> list[_Kind]: ...
+
+    @overload
+    def events(self, kind: str) -> list[dict[str, Any]]: ...
+
+    def events(self, kind: type[_Kind] | str) -> list[_Kind] | list[dict[str, Any]]:
+        """All events of one kind, in order.
+
+        Args:
+            kind: a class of :mod:`hpa_lightning.events`; or the name of a kind, for the lines' objects as they stand.
+        """
+        if isinstance(kind, str):
+            return [record for record in self.records if record["event"] == kind]
+        return [event for event in self._events if isinstance(event, kind)]
 
     @property
     def method(self) -> str:
@@ -157,29 +187,30 @@ class RunResults:
 
         Means over a part of the stream are not those of the stream: such runs stand in rows of their own.
         """
-        name = str(self.run.get("method", "unknown"))
+        name = "unknown" if self.about.method is None else self.about.method
         done = max(self.steps, default=-1) + 1
         return name if done in (0, len(self.tasks)) else f"{name} ({done} of {len(self.tasks)} tasks)"
 
     @property
     def seed(self) -> int | None:
         """Seed of the run."""
-        return self.run.get("seed")
+        return self.about.seed
 
     @property
     def commits(self) -> list[str]:
         """The commits of the code that made the run: of its start, then those of its resumes, each once."""
-        return list(dict.fromkeys(str(e.get("commit") or "not recorded") for e in [self.run, *self.events("resume")]))
+        made = [self.about.commit, *(event.commit for event in self.events(ResumeEvent))]
+        return list(dict.fromkeys(commit or "not recorded" for commit in made))
 
     @property
     def tasks(self) -> list[str]:
         """Names of the tasks in stream order."""
-        return list(self.run["tasks"])
+        return list(self.about.tasks)
 
     @property
-    def sets(self) -> list[dict[str, str]]:
+    def sets(self) -> list[Mapping[str, str]]:
         """The evaluation sets, each with `name` and `kind` (``task``, ``safety`` or ``over_refusal``)."""
-        return list(self.run["sets"])
+        return list(self.about.sets)
 
     @property
     def steps(self) -> list[int]:
@@ -219,14 +250,12 @@ class RunResults:
             Set name -> ``{"n", "empty", "cut", "no_option"}``; of what was not counted (older files,
             multiple choice, somebody else's module) there is no key.
         """
-        return {
-            record["set"]: {
-                "n": int(record["n"]),
-                **{key: int(record[key]) for key in COUNTED if record.get(key) is not None},
-            }
-            for record in self.events("score")
-            if record["step"] == step and "n" in record and any(record.get(key) is not None for key in COUNTED)
-        }
+        found = {}
+        for event in self.events(ScoreEvent):
+            counts = {key: int(value) for key in COUNTED if (value := getattr(event, key)) is not None}
+            if event.step == step and event.n is not None and counts:
+                found[event.set] = {"n": event.n, **counts}
+        return found
 
     def share_of_answers(self, what: str, step: int, kinds: Sequence[str] = KINDS) -> float:
         """Share of the generated answers to all sets of some kinds that were ``"empty"``, ``"cut"``, ..., a fraction.
@@ -240,14 +269,14 @@ class RunResults:
 
     def decodings(self) -> dict[str, dict[str, Any]]:
         """How the answers to each set were decoded, as recorded at the last step; without sets of multiple choice."""
-        return {record["set"]: record["decoding"] for record in self.events("score") if record.get("decoding")}
+        return {event.set: dict(event.decoding) for event in self.events(ScoreEvent) if event.decoding}
 
     def minutes(self, step: int | None = None) -> float:
         """Time spent up to a step (default: all), minutes; NaN if none was recorded."""
         spent = [
-            float(record["seconds"])
-            for record in self.events("time")
-            if record.get("seconds") is not None and (step is None or record.get("step", -1) <= step)
+            float(event.seconds)
+            for event in self.events(TimeEvent)
+            if event.seconds is not None and (step is None or event.step <= step)
         ]
         return sum(spent) / 60 if spent else math.nan
 

@@ -13,6 +13,7 @@ from hpa_lightning.callbacks.running import evaluation_mode, forward_context
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, task_stream
 from hpa_lightning.data.formats import as_records
 from hpa_lightning.data.tasks import Data
+from hpa_lightning.events import SafetyLayersEvent
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.safety_layers import SafetyLayers, find_safety_layers
 
@@ -114,7 +115,7 @@ class SafetyLayerFreezing(TaskCallback):
                 f"run was resumed in task {task.index} from a checkpoint without it. Pass layers=(first, last)."
             )
         if task.index == 0:
-            self.record(trainer, "safety_layers", first=chosen[0], last=chosen[1], found=bool(gap), **gap)
+            self.record(trainer, SafetyLayersEvent(first=chosen[0], last=chosen[1], found=bool(gap), **gap))
             rank_zero_info(f"Safety layers {chosen[0]} to {chosen[1]} are frozen.")
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

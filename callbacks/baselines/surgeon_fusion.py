@@ -13,6 +13,7 @@ from torch import Tensor
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.events import FusionEvent
 
 
 def fuse_by_surgeon(
@@ -72,10 +73,11 @@ def fuse_by_surgeon(
         linear.write_(weight)
         callback.record(
             trainer,
-            "fusion",
-            step=task.index,
-            task=task.name,
-            layer=linear.layer,
-            module=linear.name,
-            kept_share=kept_share,
+            FusionEvent(
+                step=task.index,
+                task=task.name,
+                layer=linear.layer,
+                module=linear.name,
+                kept_share=kept_share,
+            ),
         )

@@ -81,7 +81,7 @@ def write_answers(
     results = RunResults.from_file(run)
     if not unfinished:
         require_finished([results])
-    kinds = {item["name"]: item["kind"] for item in results.run["sets"]}
+    kinds = {item["name"]: item["kind"] for item in results.sets}
     unknown = sorted(set(sets or ()) - kinds.keys())
     if unknown:
         raise ValueError(f"the run has no evaluation set {unknown}; it has {list(kinds)}.")

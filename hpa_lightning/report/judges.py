@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 
+from hpa_lightning.events import ScoreEvent
 from hpa_lightning.results import RunResults
 
 _JUDGED = ("attack_success_rate", "over_refusal_rate")
@@ -18,10 +19,10 @@ def judges_of(run: RunResults) -> dict[str, list[str]]:
     A stored ``default`` is of a version in which that was the only name of ``rules-v1``.
     """
     found: dict[str, list[str]] = {}
-    for event in run.events("score"):
-        if event["metric"] in _JUDGED:
-            name = {"default": _V1}.get(str(event.get("judge")), str(event.get("judge") or _NOT_RECORDED))
-            names = found.setdefault(event["set"], [])
+    for event in run.events(ScoreEvent):
+        if event.metric in _JUDGED:
+            name = _V1 if event.judge == "default" else event.judge or _NOT_RECORDED
+            names = found.setdefault(event.set, [])
             if name not in names:
                 names.append(name)
     return found

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from hpa_lightning.events import RetentionEvent
 from hpa_lightning.report.significance import estimate
 from hpa_lightning.report.style import (
     COLOURS,
@@ -109,8 +110,8 @@ def plot_curves(run: RunResults) -> Figure:
     return figure
 
 
-def _module_type(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
+def _module_type(event: RetentionEvent) -> str:
+    return (event.module or "").rsplit(".", 1)[-1]
 
 
 def plot_retention(run: RunResults) -> Figure | None:
@@ -119,25 +120,23 @@ def plot_retention(run: RunResults) -> Figure | None:
     Bars stack what was kept (safety-focused only, then shared with the task) and the safety-focused columns
     that were released. None if the run recorded no retention.
     """
-    events = run.events("retention")
+    events = run.events(RetentionEvent)
     if not events:
         return None
-    layers = sorted({event["layer"] for event in events})
-    modules = list(dict.fromkeys(_module_type(event["module"]) for event in events))
+    layers = sorted({event.layer for event in events if event.layer is not None})
+    modules = list(dict.fromkeys(_module_type(event) for event in events))
     figure = new_figure(9.2, 4.2)
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
 
-    def shares(chosen: list[dict]) -> tuple[float, float, float]:
-        columns = sum(event["columns"] for event in chosen)
-        kept = sum(event["retained"] for event in chosen)
-        only_safety = sum(
-            min(event["retained"], (event["safety_focused"] or 0) - (event["shared"] or 0)) for event in chosen
-        )
-        released = sum(max((event["safety_focused"] or 0) - event["retained"], 0) for event in chosen)
+    def shares(chosen: list[RetentionEvent]) -> tuple[float, float, float]:
+        columns = sum(event.columns for event in chosen)
+        kept = sum(event.retained for event in chosen)
+        only_safety = sum(min(event.retained, (event.safety_focused or 0) - (event.shared or 0)) for event in chosen)
+        released = sum(max((event.safety_focused or 0) - event.retained, 0) for event in chosen)
         return 100 * only_safety / columns, 100 * (kept - only_safety) / columns, 100 * released / columns
 
-    by_layer = np.array([shares([e for e in events if e["layer"] == layer]) for layer in layers])
-    by_module = np.array([shares([e for e in events if _module_type(e["module"]) == name]) for name in modules])
+    by_layer = np.array([shares([event for event in events if event.layer == layer]) for layer in layers])
+    by_module = np.array([shares([event for event in events if _module_type(event) == name]) for name in modules])
     parts = (
         ("kept, safety-focused only", _KEPT_SAFETY, ""),
         ("kept, shared with the task", _KEPT_SHARED, "//"),

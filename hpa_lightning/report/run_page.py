@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hpa_lightning.events import GateEvent, SafetyCalibrationEvent
 from hpa_lightning.masking import masked_command
 from hpa_lightning.report.judges import judges_of
 from hpa_lightning.report.meanings import MEANINGS
@@ -86,25 +87,25 @@ def _section(run: RunResults, label: str, images: Sequence[Image]) -> Section:
     if answers.rows:
         caption = "Percent of the answers to every set that were empty, that the limit cut off, and that named no "
         tables.append(("Empty and cut answers", answers, f"{caption}option"))
-    if run.events("gate"):
+    if run.events(GateEvent):
         tables.append(("Safety gate", gate_table(run), "Tasks that broke the budget of attack success, in percent"))
     return Section(label, tuple(_origin(run)), tuple(tables), tuple(images))
 
 
 def _origin(run: RunResults) -> list[Fact]:
     """How the run can be repeated: command, seed, commit, versions, data, judges, decoding."""
-    versions = run.run.get("versions") or {}
-    calibration = run.events("safety_calibration")
+    versions = run.about.versions or {}
+    calibration = run.events(SafetyCalibrationEvent)
     facts = [
-        Fact("Command", (masked_command(str(run.run.get("command") or "not recorded")),), code=True),
+        Fact("Command", (masked_command(run.about.command or "not recorded"),), code=True),
         Fact("Seed", (seed_label(run.seed),)),
         Fact("Commit", tuple(run.commits), code=True),
         Fact("Versions", (", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",)),
     ]
-    data = run.run.get("data") or {}
+    data = run.about.data or {}
     if calibration:
         last = calibration[-1]
-        text = f"{last['asked']} harmful inputs asked, {last['refused']} refused, {last['used']} used"
+        text = f"{last.asked} harmful inputs asked, {last.refused} refused, {last.used} used"
         source = data.get("harmful_calibration", {}).get("source")
         facts.append(Fact("Safety calibration", (f"{text}; from {source}" if source else text,)))
     if injection := data.get("harmful_injection"):

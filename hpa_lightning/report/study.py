@@ -340,7 +340,7 @@ def _origin(cells: Sequence[StudyCell], group: StudyGroup, missing: Sequence[str
 
 def _machine(run: RunResults) -> str:
     """Device and number of threads, as far as the run recorded them."""
-    known = {**(run.run.get("versions") or {}), **run.run}
+    known = {**(run.about.versions or {}), **run.about.extra}
     parts = [str(known["device"])] if known.get("device") else []
     parts += [f"{key} {known[key]}" for key in ("devices", "threads") if known.get(key)]
     return ", ".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from hpa_lightning.events import GateEvent, TestedEvent
 from hpa_lightning.report.significance import estimate
 from hpa_lightning.results import RunResults
 from hpa_lightning.table import MISSING, Cell, Table
@@ -82,7 +83,7 @@ def method_table(runs: Sequence[RunResults]) -> Table:
 def step_name(run: RunResults, step: int) -> str:
     """``aligned`` for step -1 (``tested`` in results of `test`), else the name of the task that was just learnt."""
     if step < 0:
-        return "tested" if "tested" in run.run else "aligned"
+        return "tested" if isinstance(run.about, TestedEvent) else "aligned"
     return run.tasks[step]
 
 
@@ -150,18 +151,12 @@ def _row_name(run: RunResults, step: int) -> str:
 def gate_table(run: RunResults) -> Table:
     """What the safety gate did: the tasks that broke the budget, mean attack success before and after, percent."""
     rows: list[list[Cell]] = []
-    for event in run.events("gate"):
-        raised = event.get("raised_by")
-        action = event["action"].replace("_", " ")
-        rows.append(
-            [
-                event["task"],
-                100 * event["budget"],
-                100 * event["attack_success_rate"],
-                action if raised is None else f"{action}, {100 * raised:.1f} % of the way to all columns",
-                100 * event["kept_attack_success_rate"],
-            ]
-        )
+    for event in run.events(GateEvent):
+        action = event.action.replace("_", " ")
+        if event.raised_by is not None:
+            action = f"{action}, {100 * event.raised_by:.1f} % of the way to all columns"
+        rates = (100 * event.budget, 100 * event.attack_success_rate)
+        rows.append([event.task, *rates, action, 100 * event.kept_attack_success_rate])
     return Table(["Task", "Budget", "MASR", "Action", "MASR kept"], rows)
 
 

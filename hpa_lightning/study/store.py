@@ -16,9 +16,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hpa_lightning.completeness import unfinished_run
+from hpa_lightning.events import FusionEvent, RetentionEvent, event_of
 from hpa_lightning.files import path_inside, write_text
 from hpa_lightning.parsing import json_object, parse_json, read_text
-from hpa_lightning.result_file import RESULT_FILE, check_event, read_results
+from hpa_lightning.result_file import RESULT_FILE, read_results
 from hpa_lightning.results import RunResults
 from hpa_lightning.run_folder import is_locked
 from hpa_lightning.study.grid import Cell
@@ -30,7 +31,7 @@ CONFIG = "config.in.yaml"
 _LOCK = "lock"
 _STARTED_KEYS: dict[str, type | UnionType] = {"digest": str, "seconds": int | float}
 _MARK_KEYS: dict[str, type | UnionType] = {"key": str, **_STARTED_KEYS}
-_LONG_EVENTS = frozenset({"retention", "fusion"})
+_LONG_EVENTS = frozenset({RetentionEvent.event, FusionEvent.event})
 """One for each layer and task; left out of an archive."""
 
 
@@ -277,6 +278,6 @@ def _read_archive(path: Path) -> dict[str, dict[str, Any]]:
         for event in entry["events"]:
             if not isinstance(event, Mapping) or not isinstance(event.get("event"), str):
                 raise ValueError(f'{where}: {shown(event)} is not an object with the key "event"; restore the file.')
-            check_event(event, where)
+            event_of(event, where)
         held[entry["key"]] = dict(entry)
     return held
