@@ -17,6 +17,7 @@ from hpa_lightning.callbacks.batches import batch_length, training_batches
 from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, to_device, to_device_as_trained
 from hpa_lightning.callbacks.safety_data import (
+    check_not_one_batch,
     check_safety_data,
     collator_of,
     naming_data,
@@ -99,6 +100,7 @@ class CalibrationData(Part):
         self._safety_calibration: SafetyCalibration | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        check_not_one_batch(self.task_data, "task_data", self.asker)
         if not self.needs_safety_data:
             return
         if self.safety_data is not None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.memory import is_oom_error
+from torch import Tensor
 
 from hpa_lightning.callbacks.parts import nearest
 from hpa_lightning.data.collate import MLLMCollator
@@ -70,12 +71,27 @@ def settings_of(kind: type[S], given: S | Mapping[str, Any] | None, argument: st
     return kind(**given)
 
 
+def check_not_one_batch(data: Any, argument: str, asker: str) -> None:
+    """Refuse a batch in the place of batches: going over it gives its keys, or its samples.
+
+    Raises:
+        ValueError: a mapping or a tensor.
+    """
+    if isinstance(data, Mapping | Tensor):
+        parts = f"of {list(map(str, data))[:6]}" if isinstance(data, Mapping) else f"of shape {tuple(data.shape)}"
+        raise ValueError(
+            f"{asker}: {argument} is one batch (a {type(data).__name__} {parts}); expected batches: put it in a list, "
+            f"{argument}=[batch]."
+        )
+
+
 def check_safety_data(data: Any, asker: str) -> None:
     """Refuse what can be seen at once to be no safety data.
 
     Raises:
-        ValueError: text, an empty sequence, something that cannot be iterated.
+        ValueError: text, one batch, an empty sequence, something that cannot be iterated.
     """
+    check_not_one_batch(data, "safety_data", asker)
     if isinstance(data, str | Path):
         if not Path(data).exists():
             raise ValueError(f"{asker}: safety_data is {str(data)!r}, and there is no such file; {_EXPECTED}.")

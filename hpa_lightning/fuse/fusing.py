@@ -23,7 +23,7 @@ from hpa_lightning.data.bad_records import naming_failure
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import as_records
 from hpa_lightning.data.loading import named_generator
-from hpa_lightning.data.records import Record, message_text
+from hpa_lightning.data.records import Record, message_text, open_image
 from hpa_lightning.functional import HessianAccumulator, RetentionSettings
 from hpa_lightning.fuse.adapted import AdaptedCheckpoint, is_adapter
 from hpa_lightning.fuse.checkpoint import Checkpoint
@@ -95,8 +95,9 @@ def fuse_checkpoints(
         The audit that stands in ``audit.json``.
 
     Raises:
-        ValueError: models that do not belong together, tensors that are missing, data without answers, an output that
-            exists, an interrupted run with other settings, or nothing that tuning has changed.
+        ValueError: models that do not belong together, tensors that are missing, data without answers, images that
+            cannot be opened, an output that exists, an interrupted run with other settings, or nothing that tuning has
+            changed.
     """
     job = _Job(
         before,
@@ -330,6 +331,8 @@ def _records(what: str, data: Data | None, image_folder: str | Path | None, job:
     for record in records:
         if not record.ends_with_answer:
             raise ValueError(f"{what} data, {record.where}: there is no answer; expected {expected}.")
+        for image in record.images:  # here, before anything is computed, and not when the record's turn comes
+            open_image(image, f"{what} data, {record.where}")
     return records
 
 

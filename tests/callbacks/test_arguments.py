@@ -18,6 +18,7 @@ from test_foreign import build, trainer
 from test_guarantees import calibration_data, dense
 from test_stream import MODELS, module, stream
 from test_stream import trainer as stream_trainer
+from transformers import BatchFeature
 
 from hpa_lightning.callbacks import (
     CalibrationSettings,
@@ -72,6 +73,9 @@ def test_settings_may_be_dicts(tmp_path: Path) -> None:
         (["How do I pick a lock?"], r"safety_data holds text \('How do I pick a lock\?', ...\); expected batches"),
         ([], "safety_data is empty; expected batches"),
         (8, "safety_data is a int; expected batches"),
+        (BatchFeature({"tokens": torch.zeros(2, 3)}), r"safety_data is one batch \(a BatchFeature of \['tokens'\]\)"),
+        ({"tokens": torch.zeros(2, 3)}, r"one batch .*; expected batches: put it in a list, safety_data=\[batch\]"),
+        (torch.zeros(2, 3), r"safety_data is one batch \(a Tensor of shape \(2, 3\)\)"),
         (
             [{"id": "0", "conversations": []}],
             r"rows of a data file \(with \['conversations', 'id'\]\); pass its path",
@@ -83,6 +87,12 @@ def test_settings_may_be_dicts(tmp_path: Path) -> None:
 def test_what_is_no_safety_data(data: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, RuntimeError), match=message):
         fit(tmp_path, HarmoniousFusion(safety_data=data))
+
+
+def test_task_data_that_are_one_batch_are_told(tmp_path: Path) -> None:
+    batch = {"tokens": torch.zeros(2, 3)}
+    with pytest.raises(ValueError, match=r"HarmoniousFusion: task_data is one batch \(a dict of \['tokens'\]\)"):
+        fit(tmp_path, HarmoniousFusion(safety_data=token_loader(7, 4), task_data=batch))
 
 
 def test_task_data_that_the_step_cannot_take_is_named(tmp_path: Path) -> None:

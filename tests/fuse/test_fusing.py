@@ -429,6 +429,24 @@ def test_data_without_answers_and_no_data_are_refused(pair: tuple[Path, Path], t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("which", ["safety", "task"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_images_are_opened_before_anything_is_computed(
+    which: str, broken: bool, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The last record of either kind, whose turn comes when all others have been through the model."""
+    data = {"safety": SAFETY, "task": TASK}
+    path, message = tmp_path / "gone.jpg", "does not exist; check `image_folder`"
+    if broken:
+        message = "cannot be read"
+        path.write_bytes(b"no picture")
+    lone = replace(data[which][-1], images=(str(path),) * len(data[which][-1].images))
+    data[which] = [*data[which][:-1], lone]
+    with pytest.raises(ValueError, match=f"^{which} data, {re.escape(lone.where)}: image file .*gone.jpg.* {message}"):
+        fuse_checkpoints(*pair, tmp_path / "out", data["safety"], data["task"], **SETTINGS)
+    assert not list(tmp_path.glob("out*")), "nothing was begun"
+
+
 def test_models_that_do_not_belong_together_are_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     before, after = pair
 
