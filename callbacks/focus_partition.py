@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
@@ -36,7 +36,8 @@ class FocusPartition(TaskCallback):
     ``probe_steps`` ordinary optimizer steps on the task's first batches, after which weights, optimizer and random
     state are put back exactly (decision; the paper's method works after training, see :class:`HarmoniousFusion`).
     The masks are used by :class:`MaskedFreezing` and the anchors also by :class:`OrthogonalProjection`; on its own
-    this callback changes nothing and only reports.
+    this callback changes nothing and only reports, which a warning says. A callback of one's own that uses the masks
+    sets ``uses_partition = True``.
 
     Hooks: task start. State: masks, the weights before the task (full-parameter tuning only), the safety calibration
     set. Strategies: one device; DDP and FSDP2 (the ranks share the calibration, rank zero's masks are used).
@@ -94,6 +95,16 @@ class FocusPartition(TaskCallback):
             raise ValueError(f"probe_steps is {probe_steps}; expected at least 1, or there is no update to partition.")
         self.probe_steps = probe_steps
         self.retained: dict[str, Tensor] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if stage == "fit" and not any(getattr(callback, "uses_partition", False) for callback in callbacks):
+            rank_zero_warn(
+                "FocusPartition only measures: it selects columns, and none of the trainer's callbacks protects them. "
+                "Add MaskedFreezing() and OrthogonalProjection() for in-training HPA, or leave it alone to look at the "
+                "partition."
+            )
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.timed(trainer, task.index, "calibrate"):

@@ -42,6 +42,7 @@ class MaskedFreezing(StepCallback):
 
     start_order: ClassVar[int] = 40
     end_order: ClassVar[int] = 8
+    uses_partition: ClassVar[bool] = True
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)

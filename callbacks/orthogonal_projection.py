@@ -38,6 +38,7 @@ class OrthogonalProjection(StepCallback):
     """
 
     start_order: ClassVar[int] = 45
+    uses_partition: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,14 +7,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.data.loading import named_generator
 from hpa_lightning.events import RetentionEvent
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.modules.tuned_linear import TunedLinear
-from hpa_lightning.results import retention_summary
+from hpa_lightning.results import nothing_retained, retention_summary
 
 
 def random_columns(settings: RetentionSettings, task: CurrentTask, linear: TunedLinear) -> torch.Generator:
@@ -35,6 +35,8 @@ def record_audit(callback: TaskCallback, trainer: L.Trainer, task: CurrentTask, 
     rank_zero_info(
         f"Task {task.index} ({task.name}): {kept} of {columns} {units} retained in {len(audit)} linear layers."
     )
+    if told := nothing_retained(audit):
+        rank_zero_warn(f"Task {task.index} ({task.name}), {type(callback).__name__}: {told}")
     events = [RetentionEvent(**entry) for entry in audit]
     for event in events:
         callback.record(trainer, event)

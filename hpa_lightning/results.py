@@ -74,6 +74,28 @@ def run_origin() -> dict[str, Any]:
     }
 
 
+def nothing_retained(audit: Sequence[Mapping[str, Any]]) -> str | None:
+    """What is to be told of an audit of which no layer retains anything; ``None`` where one does.
+
+    Args:
+        audit: entries of :func:`hpa_lightning.functional.focus_partition`, one for each layer; may be empty.
+
+    Example:
+        >>> nothing_retained([{"columns": 20, "retained": 0}, {"columns": 64, "retained": 0}])
+        'no column is retained in any of 2 linear layers (the narrowest has 20): nothing is kept from before the task. \
+p_min and p_max are in percent of the columns; raise them.'
+        >>> nothing_retained([{"columns": 20, "retained": 0}, {"columns": 64, "retained": 1}])
+    """
+    if not audit or any(entry["retained"] for entry in audit):
+        return None
+    units = audit[0].get("units", "columns")
+    return (
+        f"no {units.removesuffix('s')} is retained in any of {len(audit)} linear layers (the narrowest has "
+        f"{min(entry['columns'] for entry in audit)}): nothing is kept from before the task. p_min and p_max are in "
+        f"percent of the {units}; raise them."
+    )
+
+
 def retention_summary(events: Sequence[RetentionEvent]) -> dict[str, float]:
     """Means over the linear layers.
 

@@ -8,6 +8,7 @@ the functions that are called.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,11 +34,12 @@ UNITS = ("columns", "rows")
 
 @dataclass(frozen=True)
 class RetentionSettings:
-    """Which share of the columns is retained, and how safety and task are weighed.
+    """Which share of the columns is retained, in percent, and how safety and task are weighed.
 
     Args:
-        p_min: percent of the columns retained in the last decoder block (paper: 5).
-        p_max: percent towards the first block (paper: 15).
+        p_min: percent of the columns retained in the last decoder block, 0 to 100 (paper: 5).
+        p_max: percent towards the first block, 0 to 100 (paper: 15). One above 0 and below 1 is warned of: it is often
+            a fraction by mistake.
         alpha_min: smallest weight of the task focus on shared columns (paper: 0.4).
         alpha_max: largest weight (paper: 0.8).
         focus_ratio: columns counted as focused, as a multiple of the retained share (paper: 2).
@@ -75,6 +77,13 @@ class RetentionSettings:
             )
         if self.focus_ratio < 1.0:
             raise ValueError(f"focus_ratio is {self.focus_ratio}; expected at least 1, or the budget cannot be filled.")
+        if 0.0 < self.p_max < 1.0:
+            warnings.warn(
+                f"p_min, p_max are {self.p_min:g}, {self.p_max:g}: percent, not shares, so that at most "
+                f"{self.p_max:g} % of the columns are retained. For {100 * self.p_max:g} % write "
+                f"p_max={100 * self.p_max:g}.",
+                stacklevel=3,
+            )
         for name, known in (("rule", RULES), ("saliency", SALIENCIES), ("units", UNITS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}.")

@@ -34,6 +34,7 @@ from hpa_lightning.fuse.tensor_files import require_finite
 from hpa_lightning.metrics.judges import StringRefusalJudge
 from hpa_lightning.modules.loading import load_processor
 from hpa_lightning.modules.tuned_linear import TunedLinear, find_tuned_linears
+from hpa_lightning.results import nothing_retained
 
 SAFETY, TASK = "safety", "task"
 
@@ -159,6 +160,8 @@ def fuse_checkpoints(
             "unchanged": [entry["module"] for entry in layers if "retained" not in entry],
             "layers": [entry for entry in layers if "retained" in entry],
         }
+        if told := nothing_retained(audit["layers"]):
+            warnings.warn(f"{output}: {told}", stacklevel=2)
         result.finish(job.after, audit)
         return audit
 

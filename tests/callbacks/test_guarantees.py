@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hpa_lightning.callbacks import (
     MaskedFreezing,
     OrthogonalProjection,
 )
+from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.modules.adapters import lora_layers
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -177,3 +179,20 @@ def test_hooks_are_removed_after_a_crash(tmp_path: Path) -> None:
     assert not freezing._handles and not projection._handles
     for inner in module.modules():
         assert not inner._forward_pre_hooks and not inner._forward_hooks and "forward" not in inner.__dict__
+
+
+@pytest.mark.parametrize("guards", [[], [MaskedFreezing], [OrthogonalProjection]], ids=["none", "frozen", "projected"])
+def test_a_partition_that_nothing_uses_is_warned_of(guards: list[Any], tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["sgd_momentum"], lora=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(module, [FocusPartition(probe_steps=1, **settings()), *(guard() for guard in guards)], tmp_path, epochs=1)
+    told = [str(one.message) for one in caught if "FocusPartition only measures" in str(one.message)]
+    assert len(told) == (not guards) and all("Add MaskedFreezing() and OrthogonalProjection()" in text for text in told)
+
+
+def test_a_partition_that_retains_nothing_is_warned_of(tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["sgd_momentum"], lora=True)
+    few = {**settings(), "retention": RetentionSettings(p_min=0.1, p_max=0.1)}
+    with pytest.warns(UserWarning, match="FocusPartition: no column is retained in any of 12 linear layers"):
+        fit(module, [FocusPartition(probe_steps=1, **few), MaskedFreezing()], tmp_path, epochs=1)

@@ -107,3 +107,11 @@ def test_frozen_columns_are_the_old_ones_bit_for_bit(dtype: torch.dtype) -> None
     assert torch.equal(moved[:, mask], old[:, mask]) and torch.equal(moved[:, ~mask], (old + 1)[:, ~mask])
     product = lora_update(freeze_columns_(a, None, mask), update.lora_b.to(dtype))
     assert not product[:, mask].any() and product[:, ~mask].all()
+
+
+def test_shares_in_the_place_of_percent_are_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    RetentionSettings(p_min=0.05, p_max=1.0)
+    RetentionSettings(p_min=0.0, p_max=0.0)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"0.05, 0.15: percent, not shares, .* at most 0.15 % .* write p_max=15"):
+        RetentionSettings(p_min=0.05, p_max=0.15)

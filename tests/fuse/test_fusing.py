@@ -179,6 +179,12 @@ def test_layers_that_tuning_left_alone_are_not_fused(pair: tuple[Path, Path], tm
     assert len(audit["unchanged"]) == 7 * LAYERS - 1
 
 
+def test_a_fusion_that_retains_nothing_is_warned_of(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    few = {**SETTINGS, "retention": RetentionSettings(p_min=0.05, p_max=0.15)}
+    with pytest.warns(UserWarning, match=r"out: no column is retained in any of \d+ linear layers .* in percent"):
+        fuse_checkpoints(*pair, tmp_path / "out", SAFETY, TASK, **few)
+
+
 def test_key_names_of_either_kind_and_other_dtypes(pair: tuple[Path, Path], tmp_path: Path) -> None:
     before, after = pair
     processor, models = AutoProcessor.from_pretrained(before), [load(folder) for folder in pair]
