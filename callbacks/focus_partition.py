@@ -98,8 +98,7 @@ class FocusPartition(TaskCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        if stage == "fit" and not any(getattr(callback, "uses_partition", False) for callback in callbacks):
+        if stage == "fit" and not any(getattr(callback, "uses_partition", False) for callback in trainer.callbacks):
             rank_zero_warn(
                 "FocusPartition only measures: it selects columns, and none of the trainer's callbacks protects them. "
                 "Add MaskedFreezing() and OrthogonalProjection() for in-training HPA, or leave it alone to look at the "

@@ -148,6 +148,7 @@ def fuse_checkpoints(
             if not result.has_block(block):
                 _fuse_block(block, job, result)
         layers = result.audit(job.blocks)
+        fused = [entry for entry in layers if "retained" in entry]
         audit = {
             "before": str(before),
             "after": str(after),
@@ -158,9 +159,9 @@ def fuse_checkpoints(
             "samples": {what: len(chosen) for what, chosen in records.items()},
             "safety_answers_refused": _refused(records[SAFETY]) if SAFETY in records else None,
             "unchanged": [entry["module"] for entry in layers if "retained" not in entry],
-            "layers": [entry for entry in layers if "retained" in entry],
+            "layers": fused,
         }
-        if told := nothing_retained(audit["layers"]):
+        if told := nothing_retained(fused):
             warnings.warn(f"{output}: {told}", stacklevel=2)
         result.finish(job.after, audit)
         return audit
