@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -82,6 +82,12 @@ class CalibrationData(Part):
         settings: sizes and damping, or a dict of them; the paper's when ``None``.
         needs_safety_data: refuse a fit without safety data.
     """
+
+    follows: ClassVar[dict[str, str]] = {
+        "safety_data": "safety_data",
+        "task_data": "task_data",
+        "calibration": "settings",
+    }
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -27,6 +27,8 @@ class HessianMemory(Part):
     Raises:
         ValueError: a weight that is negative or not finite.
     """
+
+    follows: ClassVar[dict[str, str]] = {name: name for name in ("safety_weight", "memory_weight")}
 
     def __init__(self, owner: TaskCallback, safety_weight: float = 1.0, memory_weight: float = 1.0) -> None:
         super().__init__(owner)

@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 
@@ -23,6 +23,9 @@ class Part:
     Args:
         owner: the callback, in whose name the part speaks.
     """
+
+    follows: ClassVar[dict[str, str]] = {}
+    """The callback's settings, by name, that the part holds under another: what is set there is set here."""
 
     def __init__(self, owner: TaskCallback) -> None:
         self.owner = owner

@@ -26,6 +26,10 @@ class ReferenceWeights(Part):
         self.layers = layers
         self._aligned: dict[str, Tensor] = {}
 
+    def __len__(self) -> int:
+        """How many weights are held."""
+        return len(self._aligned)
+
     def prepare(self, task: CurrentTask) -> None:
         """To be called at every task's start: takes the weights before the first, and checks that they are there.
 

@@ -103,6 +103,12 @@ class TaskCallback(L.Callback):
         if "__init__" in cls.__dict__:
             cls.__init__ = answer_misspelt_arguments(cls.__init__)  # type: ignore[method-assign]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        for part in self.__dict__.get("parts", ()):
+            if name in part.follows:
+                setattr(part, part.follows[name], value)
+
     def __init__(self) -> None:
         self.parts: list[Part] = []
         self._open_task: int | None = None

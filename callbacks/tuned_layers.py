@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -32,6 +32,8 @@ class TunedLayers(Part):
         linears: the handles; empty between tasks.
         block_modules: the decoder blocks.
     """
+
+    follows: ClassVar[dict[str, str]] = {name: name for name in ("blocks", "target_modules", "first_block")}
 
     def __init__(
         self,

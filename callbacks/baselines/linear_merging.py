@@ -51,14 +51,14 @@ class LinearMerging(TaskEndFusion):
             raise ValueError(f"reference is {reference!r}; expected 'aligned' or 'before_task'.")
         self.share = share
         self.reference = reference
-        self.aligned = self.own(ReferenceWeights(self.layers)) if reference == "aligned" else None
+        self.aligned = self.own(ReferenceWeights(self.layers))
 
     def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        if self.aligned is not None:
+        if self.reference == "aligned":
             self.aligned.prepare(task)
 
     def fuse(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.starts_writing("merging")
         for linear in self.layers:
-            reference = linear.before() if self.aligned is None else self.aligned.of(linear)
+            reference = self.aligned.of(linear) if self.reference == "aligned" else linear.before()
             linear.write_(F.merge_linearly(linear.dense_after(), reference, self.share))

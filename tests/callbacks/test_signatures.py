@@ -88,3 +88,11 @@ def test_settings_are_kept_under_their_names() -> None:
         assert not missing, f"{kind.__name__} does not keep {missing}"
     assert RegressionFusion(safety_weight=3.0).safety_weight == 3.0
     assert HarmoniousFusion(calibration={"task_samples": 5}).calibration == CalibrationSettings(task_samples=5)  # type: ignore[arg-type]
+
+
+def test_a_setting_that_is_changed_later_counts() -> None:
+    fusion = RegressionFusion()
+    fusion.target_modules, fusion.memory_weight, fusion.safety_data = ["q_proj"], 0.25, []
+    fusion.calibration = CalibrationSettings(task_samples=3)
+    assert fusion.layers.target_modules == ["q_proj"] and fusion.memory.memory_weight == 0.25
+    assert fusion.calibrator.safety_data == [] and fusion.calibrator.settings.task_samples == 3
