@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from hpa_lightning.events import ScoreEvent
 from hpa_lightning.exporting.source import TunedCheckpoint
 from hpa_lightning.masking import masked_values
 from hpa_lightning.table import Table
@@ -54,7 +55,7 @@ def model_card(source: TunedCheckpoint, base: str | None, model_type: str, adapt
 
 def _title(source: TunedCheckpoint, base: str | None, model_type: str) -> str:
     name = Path(base).name if base else model_type
-    return f"{name}, tuned with {source.results.run.get('method', 'hpa-lightning')}" if source.results else name
+    return f"{name}, tuned with {source.results.about.method or 'hpa-lightning'}" if source.results else name
 
 
 def _what(source: TunedCheckpoint, base: str | None, model_type: str, adapter: bool) -> str:
@@ -86,7 +87,7 @@ def _scores(source: TunedCheckpoint) -> str:
             f"Nothing was measured after task {step} of this run; the steps that were are {run.steps}. What the tuning "
             "did to safety is not known: measure it before use."
         )
-    counts = {(e["step"], e["set"]): e.get("n") for e in run.events("score")}
+    counts = {(event.step, event.set): event.n for event in run.events(ScoreEvent)}
     rows: list[list[Any]] = []
     for item in run.sets:
         kind, name = item["kind"], item["name"]
@@ -94,7 +95,7 @@ def _scores(source: TunedCheckpoint) -> str:
         rows.append([name, _TITLES[kind], _MEASURES[kind], before, after, after - before, counts.get((step, name))])
     rows = [[*row[:-1], "not recorded" if row[-1] is None else int(row[-1])] for row in rows]
     table = Table(["Set", "Kind", "Measure", "Before %", "After %", "Change", "n"], rows).markdown()
-    judges = sorted({str(e["judge"]) for e in run.events("score") if e.get("judge")} or {str(run.run.get("judge", ""))})
+    judges = sorted({event.judge for event in run.events(ScoreEvent) if event.judge} or {run.about.judge or ""})
     judged = f" Refusals were judged by {', '.join(filter(None, judges))}." if any(judges) else ""
     measured = "the last score"
     if source.step is not None:
@@ -136,7 +137,7 @@ def _settings(source: TunedCheckpoint) -> str:
     elif hyperparameters := source.content.get("hyper_parameters"):
         lines.append(_yaml(json.loads(json.dumps(dict(hyperparameters), default=str))))
     if source.results is not None:
-        versions = source.results.run.get("versions") or {}
+        versions = source.results.about.versions or {}
         commits = ", ".join(source.results.commits)
         named = ", ".join(f"{name} {value}" for name, value in versions.items())
         lines.append(f"Made with {named or 'versions that were not recorded'}; commit {commits}.")
