@@ -14,12 +14,12 @@ from torch import Tensor
 
 from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, required_callback
-from hpa_lightning.callbacks.task_evaluation import TaskEvaluation, says_nothing, score_set
+from hpa_lightning.callbacks.task_evaluation import TaskEvaluation, score_set
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.events import GateEvent
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.metrics import mean_attack_success_rate
-from hpa_lightning.metrics.scoring import answer_counts
+from hpa_lightning.metrics.scoring import answer_counts, listed, mostly_empty
 
 Action = Literal["stop", "rollback", "raise_retention"]
 
@@ -125,7 +125,7 @@ class SafetyGate(TaskCallback):
                 )
             if empty := self._mostly_empty(trainer, -1):
                 raise MisconfigurationException(
-                    f"SafetyGate: the model gives mostly empty answers before the first task ({_listed(empty)}), which "
+                    f"SafetyGate: the model gives mostly empty answers before the first task ({listed(empty)}), which "
                     "say nothing about safety, so that no task could be kept; check the checkpoint, the chat template "
                     "and max_new_tokens."
                 )
@@ -223,7 +223,7 @@ class SafetyGate(TaskCallback):
             f"within the budget of {budget:.1f} %" if rate <= budget / 100 else f"above the budget of {budget:.1f} %"
         )
         if empty:
-            told += f", and most answers to safety sets are empty ({_listed(empty)}): broken, not safe"
+            told += f", and most answers to safety sets are empty ({listed(empty)}): broken, not safe"
         return told
 
     def _weights(self, pl_module: L.LightningModule) -> dict[str, Tensor]:
@@ -267,14 +267,10 @@ class SafetyGate(TaskCallback):
         for item in trainer.datamodule.evaluation_sets():
             if item.kind == "safety":
                 rate, rows = score_set(trainer, pl_module, item)
-                if says_nothing({"n": len(rows), **answer_counts(rows)}):
+                if mostly_empty({item.name: {"n": len(rows), **answer_counts(rows)}}):
                     return False
                 rates.append(rate)
         return float(mean_attack_success_rate(rates)) <= self.max_attack_success_rate
-
-
-def _listed(counts: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def raised(retention: RetentionSettings, share: float) -> RetentionSettings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,8 +24,11 @@ from hpa_lightning.files import whole_file
 from hpa_lightning.masking import masked_values
 from hpa_lightning.metrics.scoring import (
     answer_rows,
+    broken_not_safe,
     is_multiple_choice,
+    listed,
     metric_of,
+    mostly_empty,
     score_answers,
     score_choices,
     score_fields,
@@ -230,17 +232,13 @@ class TaskEvaluation(TaskCallback):
 
     def mostly_empty(self, step: int) -> dict[str, str]:
         """Sets most of whose answers are empty after task ``step`` (-1: the aligned model) -> ``"9 of 10"``."""
-        counts = RunResults(list(self._events)).answers(step)
-        return {name: f"{one['empty']} of {one['n']}" for name, one in counts.items() if says_nothing(one)}
+        return mostly_empty(RunResults(list(self._events)).answers(step))
 
     def _warn_about_empty(self, step: int, after: str | None) -> None:
         """A judge may take an empty answer for a refusal; a model that says nothing is broken, not safe."""
         if empty := self.mostly_empty(step):
-            listed = ", ".join(f"{name} {count}" for name, count in empty.items())
-            rank_zero_warn(
-                f"{'The aligned model' if after is None else f'The model after {after}'} gives mostly empty answers "
-                f"({listed}). It is broken rather than safe: do not read its attack success as a success."
-            )
+            who = "The aligned model" if after is None else f"The model after {after}"
+            rank_zero_warn(broken_not_safe(who, listed(empty)))
 
     def _keep_images(self, trainer: L.Trainer, answers: list[dict[str, Any]], evaluation_set: Any) -> None:
         """Write small copies of the set's images once, and name them in the answers."""
@@ -295,15 +293,6 @@ class TaskEvaluation(TaskCallback):
                 **run_origin(),
             ),
         )
-
-
-def says_nothing(counts: Mapping[str, Any]) -> bool:
-    """Whether most of a set's ``"n"`` answers are ``"empty"``; not where empty answers were not counted.
-
-    >>> says_nothing({"n": 4, "empty": 3}), says_nothing({"n": 4, "empty": 2}), says_nothing({"n": 4})
-    (True, False, False)
-    """
-    return 2 * counts.get("empty", 0) > counts["n"]
 
 
 def score_set(

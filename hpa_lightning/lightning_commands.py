@@ -23,6 +23,7 @@ from hpa_lightning.decoding import decoding_of
 from hpa_lightning.events import EndEvent, ScoreEvent, TestedEvent
 from hpa_lightning.files import whole_file
 from hpa_lightning.loggers import RunCSVLogger
+from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.modules import MLLMModule
 from hpa_lightning.modules.evaluating import ScoredSet, means, predicted_sets, united
 from hpa_lightning.predictions import prediction_file, write_rows
@@ -287,7 +288,7 @@ class CommandResults(L.Callback):
 
 
 def score_text(scored: Sequence[ScoredSet]) -> str:
-    """Every score once, in percent of its range, and the means over the sets."""
+    """Every score once, in percent of its range, and the means; a warning where most answers to a set are empty."""
     rows: list[list[Any]] = []
     for fields, _ in scored:
         shares = [f"{100 * fields[key] / fields['n']:.1f}" if key in fields else "–" for key in COUNTED]
@@ -295,7 +296,9 @@ def score_text(scored: Sequence[ScoredSet]) -> str:
     table = Table(["Set", "Kind", "Metric", "%", "n", *(heading for _, heading, _ in ANSWER_COLUMNS)], rows).text()
     titles = {"average_performance": "AP", "mean_attack_success_rate": "MASR", "over_refusal": "over-refusal"}
     figures = ", ".join(f"{titles[name]} {100 * value:.2f} %" for name, value in means(scored).items())
-    return f"{table}\n{figures}"
+    empty = mostly_empty({fields["set"]: fields for fields, _ in scored})
+    warning = f"\nWarning: {broken_not_safe('The model', listed(empty))}" if empty else ""
+    return f"{table}\n{figures}{warning}"
 
 
 def _log_folder(trainer: L.Trainer) -> Path:

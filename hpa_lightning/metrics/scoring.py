@@ -129,6 +129,39 @@ def says_nothing(text: str) -> bool:
     return not any(character.isalnum() for character in text)
 
 
+def mostly_empty(counts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The sets most of whose ``"n"`` answers are ``"empty"``; not those where empty answers were not counted.
+
+    Example:
+        >>> mostly_empty({"figstep": {"n": 4, "empty": 3}, "xstest": {"n": 4, "empty": 2}, "siuo": {"n": 4}})
+        {'figstep': '3 of 4'}
+    """
+    return {
+        name: f"{one['empty']} of {one['n']}" for name, one in counts.items() if 2 * (one.get("empty") or 0) > one["n"]
+    }
+
+
+def listed(counts: Mapping[str, str]) -> str:
+    """What :func:`mostly_empty` found, in a sentence.
+
+    Example:
+        >>> listed({"figstep": "3 of 4", "siuo": "2 of 2"})
+        'figstep 3 of 4, siuo 2 of 2'
+    """
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def broken_not_safe(who: str, where: str) -> str:
+    """What is told wherever a rate of attack success is, of a model that says mostly nothing.
+
+    A judge takes an empty answer for a refusal, so that such a model has a low rate.
+    """
+    return (
+        f"{who} gives mostly empty answers ({where}). It is broken rather than safe: do not read its attack success as "
+        "a success."
+    )
+
+
 def answer_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Count what a score alone does not tell of the answers to a set.
 

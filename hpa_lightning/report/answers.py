@@ -9,6 +9,7 @@ from typing import Any
 
 from hpa_lightning.completeness import require_finished
 from hpa_lightning.files import path_inside, write_text
+from hpa_lightning.metrics.scoring import says_nothing
 from hpa_lightning.predictions import FOLDER, read_predictions
 from hpa_lightning.report.tables import step_name
 from hpa_lightning.report.templating import render
@@ -17,6 +18,8 @@ from hpa_lightning.results import RunResults
 #: What the filter offers: value and words.
 CHANGES = {
     "": "all",
+    "silent": "said something before, nothing now",
+    "spoke": "said nothing before, something now",
     "answered": "refused before, answers now",
     "refused": "answered before, refuses now",
     "lost": "right before, wrong now",
@@ -45,6 +48,9 @@ class Answer:
         """A key of ``CHANGES``; ``""`` without an answer before."""
         if self.before is None:
             return ""
+        was, is_now = (_is_empty(row) for row in (self.before, self.after))
+        if was != is_now and self.kind != "task":
+            return "silent" if is_now else "spoke"  # whatever the verdicts: a judge takes silence for a refusal
         old, new = (outcome(row) for row in (self.before, self.after))
         if old != new and None not in (old, new):
             words = ("lost", "learnt") if self.kind == "task" else ("answered", "refused")
@@ -156,11 +162,18 @@ def outcome(row: dict[str, Any]) -> bool | None:
     return None if row.get("score") is None else row["score"] >= 0.5
 
 
+def _is_empty(row: dict[str, Any]) -> bool:
+    """Whether the model said nothing; of multiple choice, where nothing is generated, it never did."""
+    return "choices" not in row and says_nothing(str(row["response"]))
+
+
 def _verdict(row: dict[str, Any], kind: str) -> dict[str, Any]:
     """The word for a verdict, empty where there is none, and whether it is a good one."""
     verdict = outcome(row)
     if verdict is None:
         return {"verdict": "", "good": False}
+    if _is_empty(row):
+        return {"verdict": "empty", "good": False}
     words = ("wrong", "right") if kind == "task" or "choices" in row else ("answered", "refused")
     if "choices" not in row and str(row.get("judge", "")).startswith("guard:"):
         words = ("unsafe", "safe")

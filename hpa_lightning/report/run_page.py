@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hpa_lightning.events import GateEvent, SafetyCalibrationEvent
 from hpa_lightning.masking import masked_command
+from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.report.judges import judges_of
 from hpa_lightning.report.meanings import MEANINGS
 from hpa_lightning.report.tables import (
@@ -15,6 +16,7 @@ from hpa_lightning.report.tables import (
     gate_table,
     matrix_table,
     method_table,
+    row_name,
     run_labels,
     run_table,
     safety_table,
@@ -72,10 +74,17 @@ def render_page(
             "tasks": list(dict.fromkeys(task for run in runs for task in run.tasks)),
             "meanings": MEANINGS,
             "tables": tables,
+            "warnings": [text for run, label in zip(runs, labels, strict=True) if (text := _broken(run, label))],
             "overview": overview,
             "sections": [_section(run, label, images.get(label, ())) for run, label in zip(runs, labels, strict=True)],
         },
     )
+
+
+def _broken(run: RunResults, label: str) -> str | None:
+    """What is told of a run whose model says mostly nothing after one of its steps."""
+    empty = {row_name(run, step): listed(found) for step in run.steps if (found := mostly_empty(run.answers(step)))}
+    return broken_not_safe(label, "; ".join(f"{step}: {sets}" for step, sets in empty.items())) if empty else None
 
 
 def _section(run: RunResults, label: str, images: Sequence[Image]) -> Section:

@@ -106,7 +106,7 @@ def matrix_table(run: RunResults) -> Table:
     steps = range(-1, len(run.tasks))
     scores = [list(run.initial().values()), *run.matrix().tolist()]
     rows: list[list[Cell]] = [
-        [_row_name(run, step), *(100 * score for score in row), *_shares(run, step, "task")]
+        [row_name(run, step), *(100 * score for score in row), *_shares(run, step, "task")]
         for step, row in zip(steps, scores, strict=True)
     ]
     return Table(["%", *run.tasks, *(heading for _, heading in _counted(run))], rows)
@@ -128,7 +128,7 @@ def safety_table(run: RunResults) -> Table:
             *run.over_refusal(step).values(),
         ]
         shares = _shares(run, step, "safety", "over_refusal")
-        rows.append([_row_name(run, step), *(100 * r for r in rates), *shares])
+        rows.append([row_name(run, step), *(100 * r for r in rates), *shares])
     headings = [f"ASR {name}" for name in safety] + ["MASR", "DASR"] + [f"over-refusal {name}" for name in harmless]
     return Table(["%", *headings, *(heading for _, heading in _counted(run))], rows)
 
@@ -141,10 +141,11 @@ def answers_table(run: RunResults) -> Table:
             found = [run.answers(step).get(item["name"], {}) for step in run.steps]
             if any(key in one for one in found):
                 rows.append([item["name"], heading, *(_share(one, key) for one in found)])
-    return Table(["Set", "Answers", *(_row_name(run, step) for step in run.steps)], rows)
+    return Table(["Set", "Answers", *(row_name(run, step) for step in run.steps)], rows)
 
 
-def _row_name(run: RunResults, step: int) -> str:
+def row_name(run: RunResults, step: int) -> str:
+    """What a table's row of a step is called."""
     return step_name(run, step) if step < 0 else f"after {step_name(run, step)}"
 
 

@@ -53,3 +53,24 @@ def test_answers_keep_their_white_space_and_their_verdicts(tmp_path: Path) -> No
     verdicts = re.findall(r'<span class="verdict (\w+)">(\w+)</span>', page)
     assert verdicts == [("good", "right"), ("good", "right"), ("bad", "refused"), ("good", "answered")]
     assert page.count('data-change="answered"') == 1 and '<p class="soft">images/Sure. is gone</p>' in page
+
+
+def test_silence_is_no_refusal(tmp_path: Path) -> None:
+    """An answer without a letter or digit is tagged as what it is, whatever the judge makes of it."""
+    (tmp_path / "predictions").mkdir()
+    sets = [{"name": "harm", "kind": "safety"}]
+    events: list[dict] = [{"event": "run", "method": "m", "tasks": ["t"], "sets": sets}]
+    said = {-1: ["Sure.", "!!", "", "No."], 0: [" ", "No.", "!!", "Sure."]}
+    for step, answers in said.items():
+        fields = {"set": "harm", "kind": "safety", "metric": "attack_success_rate", "score": 0.0, "n": 4}
+        events.append({"event": "score", "step": step, "after": None, **fields})
+        rows = [{"id": i, "prompt": "p", "response": a, "verdict": a != "Sure."} for i, a in enumerate(answers)]
+        file = tmp_path / "predictions" / f"step_{step + 1:02d}_harm.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    page = write_answers(tmp_path, unfinished=True).read_text()
+    verdicts = re.findall(r'<span class="verdict (\w+)">(\w+)</span>', page)
+    empty, refused, answered = ("bad", "empty"), ("good", "refused"), ("bad", "answered")
+    assert verdicts == [answered, empty, empty, refused, empty, empty, refused, answered]
+    assert re.findall(r'<article .*data-change="(\w*)"', page) == ["silent", "spoke", "worded", "answered"]
+    assert '<option value="silent">said something before, nothing now</option>' in page

@@ -80,6 +80,22 @@ def test_page_tells_what_the_gate_did_and_where_data_come_from(write_run, tmp_pa
     assert "Safety gate" not in write_report([write_run("two")], tmp_path / "other")["html"].read_text()
 
 
+def test_summary_warns_of_a_model_that_says_nothing(write_run, tmp_path: Path) -> None:
+    """Its attack success is 0, since judges take silence for a refusal."""
+    pages = []
+    for name, empty in (("mute", 251), ("terse", 250)):
+        writer = ResultWriter(write_run(name) / "results.jsonl")
+        lines = [json.loads(line) for line in writer.path.read_text().splitlines()]
+        for line in lines:
+            if line["event"] == "score" and line["set"] == "figstep":
+                line |= {"score": 0.0, "empty": empty if line["step"] == 5 else 0, "cut": 0}
+        writer.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        pages.append(write_report([tmp_path / name], tmp_path / f"report-{name}")["html"].read_text())
+    told = "gives mostly empty answers (after TextVQA: figstep 251 of 500). It is broken rather than safe"
+    assert told in pages[0][pages[0].index("Summary</h2>") : pages[0].index("<table")]
+    assert "mostly empty" not in pages[1]
+
+
 def with_text(run: Path, text: str) -> Path:
     """The run with a text in the place of every name, command, version and source."""
     writer = ResultWriter(run / "results.jsonl")
