@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 if TYPE_CHECKING:
     from hpa_lightning.callbacks.task import TaskCallback
 
 FINISHED = "finished.ckpt"
+
+Marks = dict[str, dict[str, Any]]
+"""Path of a checkpoint -> what its file system says of it."""
 
 
 def unfinished(trainer: L.Trainer) -> str | None:
@@ -35,33 +39,70 @@ def unfinished(trainer: L.Trainer) -> str | None:
     )
 
 
-def save_after_end(trainer: L.Trainer, ended_at: float, late: bool) -> str | None:
+def saving(trainer: L.Trainer) -> list[ModelCheckpoint]:
+    """The trainer's ``ModelCheckpoint``s, but for those that never write (``save_top_k=0`` without ``save_last``)."""
+    return [
+        callback
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint)
+        and callback.dirpath
+        and (callback.save_top_k != 0 or callback.save_last)
+    ]
+
+
+def checkpoint_marks(trainer: L.Trainer) -> Marks:
+    """What the file systems say of the checkpoints that Lightning keeps, by their paths (that of the file, not a link).
+
+    A checkpoint that is written anew has another mark; no clock has to agree with another for that.
+    """
+    marks: Marks = {}
+    for callback in saving(trainer):
+        for path in (callback.best_model_path, callback.last_model_path, *callback.best_k_models):
+            marks |= _mark(path)
+    return marks
+
+
+def save_after_end(trainer: L.Trainer, before: Marks, late: bool) -> str | None:
     """Write a checkpoint of the model after its task's end where Lightning's own are all from before.
 
     ``last.ckpt`` (``save_last``) is brought up to date if it is older than the end, as ``every_n_train_steps`` leaves
-    it. If the task ended after all checkpoints (``late``), and there is no ``last.ckpt``, ``finished.ckpt`` is written
-    beside them. A trainer without ``ModelCheckpoint`` saves nothing. Every process has to call it.
+    it. Without one, ``finished.ckpt`` is written beside the others if all of them are from before the end: those of
+    ``every_n_train_steps``, those of a validation, which runs before an epoch's end, the best of a ``monitor``. A
+    trainer without a ``ModelCheckpoint`` that writes saves nothing. Every process has to call it.
 
     Args:
         trainer: whose strategy is still set up.
-        ended_at: when the task ended, in seconds since the epoch.
-        late: the task ended after the epoch's checkpoints were written.
+        before: what :func:`checkpoint_marks` returned when the task ended.
+        late: the task ended after the epoch's checkpoints were written, and maybe after Lightning's ``on_train_end``.
 
     Returns:
         The file that was written, if any.
     """
-    for callback in trainer.checkpoint_callbacks:
-        if not isinstance(callback, ModelCheckpoint) or not callback.dirpath:
-            continue
-        last = callback.last_model_path if callback.save_last else ""
-        if not last and not late:
-            continue
-        path = trainer.strategy.broadcast(last or os.path.join(callback.dirpath, FINISHED))
-        stale = late or not Path(path).exists() or Path(path).stat().st_mtime < ended_at
-        if trainer.strategy.broadcast(stale):
-            if trainer.is_global_zero and Path(path).is_symlink():
-                Path(path).unlink()  # the file behind a link is another checkpoint
-            trainer.save_checkpoint(path, callback.save_weights_only)
-            return str(path)
+    writers = saving(trainer)
+    if not writers:
         return None
-    return None
+    callback = next((item for item in writers if item.save_last and item.last_model_path), writers[0])
+    if not late and any(item.save_last and not item.last_model_path for item in writers):
+        return None  # ModelCheckpoint.on_train_end writes its first one, after this
+    last = callback.last_model_path if callback.save_last else ""
+    marks = _mark(last) if last else checkpoint_marks(trainer)
+    stale = late or all(before.get(path) == mark for path, mark in marks.items())
+    if not trainer.strategy.broadcast(stale):
+        return None
+    path = trainer.strategy.broadcast(last or os.path.join(str(callback.dirpath), FINISHED))
+    if trainer.is_global_zero and os.path.islink(path):
+        os.unlink(path)  # the file behind a link is another checkpoint
+    trainer.save_checkpoint(path, callback.save_weights_only)
+    return str(path)
+
+
+def _mark(path: str) -> Marks:
+    if not path:
+        return {}
+    system, inner = url_to_fs(path)
+    if isinstance(system, LocalFileSystem):
+        inner = os.path.realpath(inner)
+    try:
+        return {inner: system.info(inner)}
+    except OSError:  # deleted by now
+        return {}

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, TypeVar
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
 from hpa_lightning.callbacks.checkpoint_files import write_whole_checkpoints
 from hpa_lightning.callbacks.divergence import DivergenceWatch
-from hpa_lightning.callbacks.ending import save_after_end, unfinished
+from hpa_lightning.callbacks.ending import Marks, checkpoint_marks, save_after_end, unfinished
 from hpa_lightning.callbacks.event_log import EventLog
 from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
 from hpa_lightning.callbacks.leaving import leave_in_order_at_exit
@@ -65,9 +65,9 @@ class TaskCallback(L.Callback):
 
     A task ends once, in ``on_train_epoch_end``, before checkpoints are written. Where the last epoch cannot be known
     there (a fit stopped by ``max_time`` or by another callback), it ends in ``on_train_end``; where Lightning finds
-    nothing left to train and runs no loop (a resume after the last batch), in ``on_fit_end``. What checkpoints hold
-    then is from before the end: one more is written (:func:`save_after_end`). A checkpoint from within an end goes on
-    with the callbacks that were not through.
+    nothing left to train and runs no loop (a resume after the last batch), in ``on_fit_end``. If all checkpoints that
+    are left when the fit ends are from before its last task's end, one more is written (:func:`save_after_end`). A
+    checkpoint from within an end goes on with the callbacks that were not through.
 
     A loss, gradient or weight that is not finite stops the fit (:class:`DivergenceWatch`), and so does anything but an
     optimizer that writes weights between a task's end and the next one's start, or the end of the fit
@@ -122,7 +122,7 @@ class TaskCallback(L.Callback):
         self._restored = False
         self._started_at: float | None = None
         self._train_seconds = 0.0
-        self._ended_at: float | None = None  # when the last task of this fit ended
+        self._before_end: Marks | None = None  # the checkpoints there were when the last task of this fit ended
         self._kept: Digest | None = None  # of the weights then, until the next task starts
         self._divergence = DivergenceWatch()
         self._settings: dict[str, Any] | None = None  # of the whole fit, where this is the first task callback
@@ -193,7 +193,7 @@ class TaskCallback(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             self._restored = self.ended_the_stream = False
-            self._ended_at = self._kept = None
+            self._before_end = self._kept = None
             self._divergence = DivergenceWatch()
             check_strategy(trainer.strategy, self)
             check_weight_writers(trainer, self)
@@ -420,8 +420,8 @@ class TaskCallback(L.Callback):
                 return  # told in on_fit_end
             self._end(trainer, pl_module, current)
             late = True
-        if self._ended_at is not None:
-            written = save_after_end(trainer, self._ended_at, late)
+        if self._before_end is not None:
+            written = save_after_end(trainer, self._before_end, late)
             if late:
                 rank_zero_warn(
                     f"Task {current.index} ({current.name!r}) ended after the last checkpoint was written. "
@@ -431,6 +431,8 @@ class TaskCallback(L.Callback):
                         else "Save the model again (`trainer.save_checkpoint`) to keep what the task's end changed."
                     )
                 )
+            elif written:
+                rank_zero_info(f"The finished model is in {written}, which was written when the fit ended.")
 
     def _tell_module(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._is_leader(trainer) and trainer.state.fn == "fit" and isinstance(pl_module, MLLMModule):
@@ -456,7 +458,7 @@ class TaskCallback(L.Callback):
             callback._open_task = None
             callback._trained = callback._ending = callback._ended = False
             callback._finished_tasks = task.index + 1
-        self._ended_at, self._kept = time.time(), digest(pl_module)
+        self._before_end, self._kept = checkpoint_marks(trainer), digest(pl_module)
 
     def _require_one_model(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A mask or weights that differ between processes would never be noticed: each keeps to its own."""

@@ -68,11 +68,13 @@ class TestedEvent(RunEvent):
 
     Args:
         tested: the checkpoint; ``None``: the model as configured.
+        weights: the same in words; older files lack it.
     """
 
     __test__ = False  # pytest takes it for a class of tests
 
     tested: str | None = null_field()
+    weights: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from hpa_lightning.callbacks import TaskEvaluation
+from hpa_lightning.callbacks.ending import saving
 from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
 from hpa_lightning.cli.errors import UserError, on_one_line
 from hpa_lightning.cli.parser import OneLineErrors
@@ -44,8 +45,14 @@ class TuningCLI(LightningCLI):
     """LightningCLI whose `validate`, `test` and `predict` never touch the files of a run.
 
     Each of them writes ``config.yaml``, its logs and its results into a new folder, ``<the run's folder>/test`` (then
-    ``test_2``, ...). ``fit`` goes on with a run's ``metrics.csv`` after a resume.
+    ``test_2``, ...). ``fit`` goes on with a run's ``metrics.csv`` after a resume. For all of them ``--ckpt_path last``
+    is the newest whole checkpoint of the run, whatever its name.
+
+    Attributes:
+        run_folder: the run's folder.
     """
+
+    run_folder: Path
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Mistakes are told in one line, and in the command's name."""
@@ -83,9 +90,10 @@ class TuningCLI(LightningCLI):
         trainer: Any = super().instantiate_trainer(**kwargs)
         if self.subcommand in (None, "fit"):
             trainer.loggers = [_keeping(logger) for logger in trainer.loggers]
+            self.run_folder = _log_folder(trainer)
             return trainer
-        run = _log_folder(trainer)
-        folder = _unused(run / self.subcommand)
+        self.run_folder = _log_folder(trainer)
+        folder = _unused(self.run_folder / self.subcommand)
         trainer.loggers = [_moved(logger, folder) for logger in trainer.loggers]
         for callback in trainer.callbacks:
             if isinstance(callback, SaveRunConfig):
@@ -101,14 +109,10 @@ class TuningCLI(LightningCLI):
         """
         trainer: Any = self.trainer
         rank: Any = rank_zero_only
-        folder, checkpoint = _log_folder(trainer), arguments.get("ckpt_path")
-        saved = [item.dirpath for item in trainer.checkpoint_callbacks if getattr(item, "dirpath", None)]
-        folders = [folder, *map(Path, saved)]
+        folder = self.run_folder
         try:
-            if checkpoint == "last":
-                checkpoint, torn = newest_checkpoint(folders)
-                for line in torn:
-                    rank_zero_warn(line)
+            if arguments.get("ckpt_path") == "last":
+                checkpoint = self._newest_checkpoint()
                 arguments["ckpt_path"] = None if checkpoint is None else str(checkpoint)
                 rank_zero_info(
                     f"--ckpt_path last: {folder} holds no checkpoint yet, the run starts."
@@ -123,6 +127,46 @@ class TuningCLI(LightningCLI):
         except ValueError as error:
             raise UserError(str(error)) from error
         trainer.fit(**arguments)
+        if not saving(trainer) and not trainer.fast_dev_run:
+            rank_zero_info("No checkpoint is written with these settings: the tuned model was in memory only.")
+
+    def validate(self, **arguments: Any) -> None:
+        """Called for the subcommand `validate`."""
+        self.trainer.validate(**self._with_newest(arguments))
+
+    def test(self, **arguments: Any) -> None:
+        """Called for the subcommand `test`."""
+        self.trainer.test(**self._with_newest(arguments))
+
+    def predict(self, **arguments: Any) -> None:
+        """Called for the subcommand `predict`."""
+        self.trainer.predict(**self._with_newest(arguments))
+
+    def _with_newest(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments with a path for ``last``, which Lightning would leave out where it finds no such file.
+
+        Raises:
+            UserError: the run has no checkpoint.
+        """
+        if arguments.get("ckpt_path") != "last":
+            return arguments
+        checkpoint = self._newest_checkpoint()
+        if checkpoint is None:
+            raise UserError(
+                f"--ckpt_path last: {self.run_folder} holds no checkpoint. Name one with --ckpt_path PATH, or leave "
+                "the option out to take the model as it is configured."
+            )
+        self.config[self.subcommand].ckpt_path = str(checkpoint)  # so says the config.yaml beside the scores
+        return {**arguments, "ckpt_path": str(checkpoint)}
+
+    def _newest_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint of the run; newer ones that are torn are told."""
+        callbacks: Any = self.trainer.checkpoint_callbacks
+        saved = [Path(item.dirpath) for item in callbacks if getattr(item, "dirpath", None)]
+        checkpoint, torn = newest_checkpoint([self.run_folder, *saved])
+        for line in torn:
+            rank_zero_warn(line)
+        return checkpoint
 
 
 class _ParserBuilt(Exception):
@@ -204,9 +248,10 @@ class CommandResults(L.Callback):
 
     `validate` and `test`: ``results.jsonl`` and ``predictions/``, as a run has them, so that ``hpa-lightning report``,
     ``judge`` and ``answers`` read them; one table of all scores, and their means. `predict`: ``answers.jsonl``, one
-    object for each record.
+    object for each record. All say first whose weights these are, and note it (``weights``) in what they write.
 
-    Hooks: ``on_validation_end``, ``on_test_end``, ``on_predict_batch_end``, ``on_predict_end``. State: none.
+    Hooks: ``on_validation_start``, ``on_validation_end``, ``on_test_start``, ``on_test_end``, ``on_predict_start``,
+    ``on_predict_batch_end``, ``on_predict_end``. State: none.
 
     Args:
         command: its name.
@@ -216,6 +261,15 @@ class CommandResults(L.Callback):
     def __init__(self, command: str, folder: Path) -> None:
         self.command, self.folder = command, folder
         self._answers: dict[int, list[Any]] = {}
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._tell_weights(trainer)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._tell_weights(trainer)
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._tell_weights(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._scores(trainer, pl_module)
@@ -253,11 +307,15 @@ class CommandResults(L.Callback):
             decoding = {}
             if callable(tell):
                 decoding = {"decoding": decoding_of(sets[index], pl_module) if index < len(sets) else tell()}
-            rows += [{**of, **row, **decoding} for row in found]
+            rows += [{**of, **row, **decoding, "weights": _weights(trainer)} for row in found]
         if trainer.is_global_zero:
             write_rows(self.folder / ANSWERS, rows)
             cut = sum(row.get("cut") is True for row in rows)
             print(f"{len(rows)} answers, {cut} of them cut by the limit on new tokens: {self.folder / ANSWERS}")
+
+    def _tell_weights(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero:
+            print(f"{self.command} takes {_weights(trainer)}.")
 
     def _scores(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         scored: list[ScoredSet] = getattr(pl_module, "scored", [])
@@ -272,6 +330,7 @@ class CommandResults(L.Callback):
         run = TestedEvent(
             method=f"{self.command} of {checkpoint or 'the model as configured'}",
             tested=checkpoint,
+            weights=_weights(trainer),
             tasks=tuple(item["name"] for item in sets if item["kind"] == "task"),
             sets=tuple(sets),
             ends=True,
@@ -299,6 +358,13 @@ def score_text(scored: Sequence[ScoredSet]) -> str:
     empty = mostly_empty({fields["set"]: fields for fields, _ in scored})
     warning = f"\nWarning: {broken_not_safe('The model', listed(empty))}" if empty else ""
     return f"{table}\n{figures}{warning}"
+
+
+def _weights(trainer: L.Trainer) -> str:
+    """Say whose weights the trainer has loaded."""
+    if trainer.ckpt_path is None:
+        return "the model as configured, no checkpoint was given"
+    return f"the checkpoint {trainer.ckpt_path}"
 
 
 def _log_folder(trainer: L.Trainer) -> Path:

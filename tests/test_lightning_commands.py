@@ -163,7 +163,40 @@ def test_validate_and_predict_leave_the_run_alone(fitted: Path, capsys: pytest.C
     assert snapshot(fitted / "run") == before
 
 
-def test_without_a_logger_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_last_is_the_newest_checkpoint_of_the_run(
+    command: str, fitted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning looks for files named `last`, and takes the untuned model where there is none."""
+    newest = fitted / "checkpoints" / "finished.ckpt"  # the fit's own are from before its end
+    for checkpoint in ("last", None):
+        options = ["--ckpt_path", checkpoint] if checkpoint else []
+        earlier = set((fitted / "run").iterdir())
+        run(fitted, command, *options)
+        (folder,) = set((fitted / "run").iterdir()) - earlier
+        text = f"the checkpoint {newest}" if checkpoint else "the model as configured, no checkpoint was given"
+        assert capsys.readouterr().out.splitlines().count(f"{command} takes {text}.") == 1
+        name = "answers.jsonl" if command == "predict" else "results.jsonl"
+        assert json.loads((folder / name).read_text().splitlines()[0])["weights"] == text
+        assert yaml.safe_load((folder / "config.yaml").read_text())["ckpt_path"] == (
+            str(newest) if checkpoint else None
+        )
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_last_of_a_run_without_checkpoints_is_an_error(command: str, fitted: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((fitted / "fit.yaml").read_text())
+    config["trainer"] |= {"logger": False, "default_root_dir": str(tmp_path / "new"), "callbacks": None}
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(
+        SystemExit, match=r"--ckpt_path last: .*new holds no checkpoint\. Name one with --ckpt_path PATH"
+    ):
+        run(tmp_path, command, "--ckpt_path", "last")
+
+
+def test_without_a_logger_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("hpa_lightning.lightning_commands.rank_zero_info", told.append)
     path = write_configuration(tmp_path)
     config = yaml.safe_load(path.read_text())
     config["trainer"] |= {
@@ -173,6 +206,7 @@ def test_without_a_logger_too(tmp_path: Path) -> None:
     }
     path.write_text(yaml.safe_dump(config))
     run(tmp_path, "fit")
+    assert told == ["No checkpoint is written with these settings: the tuned model was in memory only."]
     saved = (tmp_path / "config.yaml").read_bytes()
     run(tmp_path, "test")
     assert (tmp_path / "config.yaml").read_bytes() == saved
