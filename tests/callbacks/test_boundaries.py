@@ -150,7 +150,7 @@ def test_a_checkpoint_of_half_written_weights_is_refused(tmp_path: Path, monkeyp
     def fail(*arguments: Any) -> None:
         raise OUT_OF_MEMORY
 
-    monkeypatch.setattr(fusion, "record_audit", fail)  # after the layers were written
+    monkeypatch.setattr("hpa_lightning.callbacks.harmonious_fusion.record_audit", fail)  # after the layers were written
     with pytest.raises(torch.OutOfMemoryError):
         trainer(tmp_path, [fusion, OnExceptionCheckpoint(tmp_path)]).fit(build(True), ResumableLoader())
     resumed = trainer(tmp_path, METHODS["post_training"](calibration_data()))
