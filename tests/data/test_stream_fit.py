@@ -82,7 +82,7 @@ def test_every_task_is_trained_for_its_length(whole: Any) -> None:
         (what, epoch) for epoch in range(4) for what in ("start", "end")
     ]
     steps = 12 if accumulate == 1 else 2 + 2 + 2 + 3
-    assert len(list(folder.glob("*.ckpt"))) == steps
+    assert len(list(folder.glob("step=*.ckpt"))) == steps
 
 
 @pytest.mark.parametrize(
