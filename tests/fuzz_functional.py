@@ -258,6 +258,26 @@ CASES: dict[str, Case] = {
         changes=("weight",),
         looks=False,
     ),
+    "freeze_columns_": Case(
+        hpa.freeze_columns_,
+        lambda d: {"trained": d.tensor(d.r, d.c), "origin": d.tensor(d.r, d.c), "retained": d.mask(d.c)},
+        _same("trained"),
+        changes=("trained",),
+        looks=False,
+    ),
+    "null_space_projection_": Case(
+        hpa.null_space_projection_,
+        lambda d: {"trained": d.tensor(d.r, d.c), "origin": d.tensor(d.r, d.c), "basis": torch.eye(d.c)[:, : d.q]},
+        lambda a: [],
+        changes=("trained",),
+        looks=False,
+    ),
+    "regression_fusion": Case(
+        lambda weight_prev, weight_new: hpa.regression_fusion(weight_prev, weight_new, lambda rows: rows),
+        _pair,
+        lambda a: [(tuple(a["weight_prev"].shape), torch.float32)],
+        looks=False,
+    ),
     "zero_columns_": Case(
         hpa.zero_columns_,
         lambda d: {"tensor": d.tensor(d.r, d.c), "retained": d.mask(d.c)},

@@ -84,7 +84,9 @@ def regression_fusion(
         >>> regression_fusion(torch.ones(1, 2), torch.tensor([[2.0, 2.0]]), mapping)
         tensor([[2.0000, 1.2500]])
     """
+    check_float("weight_prev", weight_prev, ("r", "c"))
     before = weight_prev.float()
     if isinstance(weight_new, LoraUpdate):
         return before + lora_update(mapping(weight_new.lora_a.float()), weight_new.lora_b.float(), weight_new.scaling)
+    check_float("weight_new", weight_new, tuple(weight_prev.shape), like=weight_prev)
     return before + mapping(weight_new.float() - before)

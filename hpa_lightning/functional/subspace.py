@@ -102,6 +102,10 @@ def null_space_projection_(trained: Tensor, origin: Tensor | None, basis: Tensor
     if origin is None:
         leave_subspace_(trained, basis)
         return
+    if isinstance(trained, Tensor) and trained.dim() == 2 and len(trained) == 0:
+        return  # a process whose share of a sharded weight is empty
+    check_float("origin", origin, ("r", "c"))
+    check_float("trained", trained, tuple(origin.shape), like=origin)
     before = origin.float()
     update = trained.float() - before
     leave_subspace_(update, basis)
