@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -236,8 +237,9 @@ def _steps(cell: Cell, store: Store) -> str:
     path = store.folder(cell) / RESULT_FILE
     if not path.exists():
         return "starts"
-    steps = path.read_text(errors="replace").count('"phase": "evaluate"')
-    return f"{max(0, steps - 1)} tasks done"
+    # A run that was interrupted and went on evaluates a step twice.
+    steps = re.findall(r'"step": (-?\d+), "phase": "evaluate"', path.read_text(errors="replace"))
+    return f"{max(map(int, steps), default=-1) + 1} tasks done"
 
 
 def _gpus() -> list[str]:

@@ -371,3 +371,15 @@ def test_a_store_s_files_lead_nowhere_else(stand_in: None, tmp_path: Path) -> No
     mark.write_text(json.dumps({**json.loads(mark.read_text()), "key": "../../elsewhere"}))
     with pytest.raises(ValueError, match=r"'../../elsewhere'; expected a path within"):
         Store(tmp_path / "store").finished(cell)
+
+
+def test_a_step_that_was_evaluated_twice_counts_once(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from hpa_lightning.study.runner import _steps
+
+    where = SimpleNamespace(folder=lambda cell: tmp_path)
+    assert _steps(None, where) == "starts"
+    lines = [f'{{"event": "time", "step": {step}, "phase": "evaluate", "seconds": 1.0}}' for step in (-1, 0, -1, 0, 1)]
+    (tmp_path / "results.jsonl").write_text("\n".join(lines))
+    assert _steps(None, where) == "2 tasks done"
