@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,10 +46,18 @@ def _runs() -> bool:
 
 def fits(*tensors: Tensor) -> bool:
     """Whether the kernels take these tensors: on a GPU, contiguous, of at most 32 bits."""
-    return all(
-        one.is_cuda and one.is_contiguous() and one.dtype in (torch.float16, torch.bfloat16, torch.float32)
-        for one in tensors
-    ) and (_runs())
+    return (
+        all(
+            one.is_cuda and one.is_contiguous() and one.dtype in (torch.float16, torch.bfloat16, torch.float32)
+            for one in tensors
+        )
+        and _runs()
+    )
+
+
+def _device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, whatever its arguments' is."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def update_product(weight: Tensor, weight_prev: Tensor, retained: Tensor | None) -> Tensor:
@@ -55,9 +65,11 @@ def update_product(weight: Tensor, weight_prev: Tensor, retained: Tensor | None)
     count = weight.numel()
     parts = triton.cdiv(count, _BLOCK)
     partial = torch.empty(parts, dtype=torch.float64, device=weight.device)
-    _product_kernel[(parts,)](
-        weight, weight_prev, retained, partial, count, weight.shape[1], MASKED=retained is not None, BLOCK=_BLOCK
-    )
+    mask = None if retained is None else retained.contiguous()
+    with _device_of(weight):
+        _product_kernel[(parts,)](
+            weight, weight_prev, mask, partial, count, weight.shape[1], MASKED=mask is not None, BLOCK=_BLOCK
+        )
     return partial.sum()
 
 
@@ -66,18 +78,21 @@ def subtract_(weight: Tensor, weight_prev: Tensor, retained: Tensor | None, shar
     count = weight.numel()
     parts = triton.cdiv(count, _BLOCK)
     partial = torch.empty(2, parts, dtype=torch.float64, device=weight.device)
-    _subtract_kernel[(parts,)](
-        weight,
-        weight_prev,
-        retained,
-        share,
-        partial[0],
-        partial[1],
-        count,
-        weight.shape[1],
-        MASKED=retained is not None,
-        BLOCK=_BLOCK,
-    )
+    mask = None if retained is None else retained.contiguous()
+    residuals, squares = partial
+    with _device_of(weight):
+        _subtract_kernel[(parts,)](
+            weight,
+            weight_prev,
+            mask,
+            share,
+            residuals,
+            squares,
+            count,
+            weight.shape[1],
+            MASKED=mask is not None,
+            BLOCK=_BLOCK,
+        )
     residual, norm_square = partial.sum(1)
     return residual, norm_square
 
@@ -85,7 +100,8 @@ def subtract_(weight: Tensor, weight_prev: Tensor, retained: Tensor | None, shar
 def copy_where_(weight: Tensor, weight_prev: Tensor, back: Tensor) -> None:
     """`W = W_prev` where the 0-dim boolean says so; nothing is read otherwise."""
     count = weight.numel()
-    _copy_kernel[(triton.cdiv(count, _BLOCK),)](weight, weight_prev, back, count, BLOCK=_BLOCK)
+    with _device_of(weight):
+        _copy_kernel[(triton.cdiv(count, _BLOCK),)](weight, weight_prev, back, count, BLOCK=_BLOCK)
 
 
 def settle_rungs(
@@ -96,19 +112,20 @@ def settle_rungs(
     settled = torch.empty(weights, slots - first, dtype=torch.float64, device=values.device)
     residual = residual.clone()
     block = min(64, triton.next_power_of_2(weights))
-    _rungs_kernel[(triton.cdiv(weights, block),)](
-        values.contiguous(),
-        direction.contiguous(),
-        residual,
-        limit.contiguous(),
-        settled,
-        weights,
-        slots,
-        first,
-        RUNGS=slots - first,
-        BLOCK=block,
-        DTYPE={torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}[dtype],
-    )
+    with _device_of(values):
+        _rungs_kernel[(triton.cdiv(weights, block),)](
+            values.contiguous(),
+            direction.contiguous(),
+            residual,
+            limit.contiguous(),
+            settled,
+            weights,
+            slots,
+            first,
+            RUNGS=slots - first,
+            BLOCK=block,
+            DTYPE={torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}[dtype],
+        )
     return settled, residual
 
 

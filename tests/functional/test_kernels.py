@@ -50,7 +50,9 @@ def test_update_projection(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, 
     shapes = [(260, 300), (331, 257), (300, 400)]  # none is a multiple of a kernel's block
     old = [torch.randn(shape, generator=rng).to(dtype).to(DEVICE) for shape in shapes]
     new = [(w + 0.01 * torch.randn(w.shape, generator=rng).to(DEVICE)).to(dtype) for w in old]
-    masks = [(torch.rand(w.shape[1], generator=rng) < 0.1).to(DEVICE) if masked else None for w in old]
+    # A column of a matrix: the mask's entries do not lie side by side.
+    drawn = [(torch.rand(w.shape[1], 2, generator=rng) < 0.1).to(DEVICE) for w in old]
+    masks = [one[:, 0] if masked else None for one in drawn]
 
     def run() -> list[Tensor]:
         weights = [weight.clone() for weight in new]
