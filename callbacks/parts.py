@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
+
+from hpa_lightning.values import nearest
 
 if TYPE_CHECKING:
     from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
@@ -52,16 +53,6 @@ class Part:
         """Take what belongs to this part out of the callback's state."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"``, or nothing if no known name is near.
-
-    >>> nearest("retentoin", ["retention", "calibration"])
-    " Did you mean 'retention'?"
-    """
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {found[0]!r}?" if found else ""
-
-
 def answer_misspelt_arguments(init: Callable[..., None]) -> Callable[..., None]:
     """Let a constructor answer unknown keywords in the name of the class that is made, with the nearest name."""
     known = [name for name in inspect.signature(init).parameters if name != "self"]
@@ -72,8 +63,9 @@ def answer_misspelt_arguments(init: Callable[..., None]) -> Callable[..., None]:
     def checked(self: Any, *arguments: Any, **settings: Any) -> None:
         unknown = next((name for name in settings if name not in known), None)
         if unknown is not None:
-            takes = f"It takes {', '.join(known)}." if known else "It takes none."
-            raise TypeError(f"{type(self).__name__} has no argument {unknown!r}.{nearest(unknown, known)} {takes}")
+            takes = ", ".join(known) or "none"
+            meant = nearest(unknown, known)
+            raise TypeError(f"{type(self).__name__} has no argument {unknown!r}; it takes {takes}{meant}")
         init(self, *arguments, **settings)
 
     return checked

@@ -13,11 +13,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor
 
-from hpa_lightning.callbacks.parts import nearest
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import as_records
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
+from hpa_lightning.values import nearest
 
 S = TypeVar("S")
 
@@ -67,7 +67,7 @@ def settings_of(kind: type[S], given: S | Mapping[str, Any] | None, argument: st
     unknown = sorted(set(map(str, given)) - set(known))
     if unknown:
         near = nearest(unknown[0], known)
-        raise ValueError(f"{argument} has {unknown}, which {kind.__name__} does not; expected {known}.{near}")
+        raise ValueError(f"{argument} has {unknown}, which {kind.__name__} does not; expected {known}{near}")
     return kind(**given)
 
 

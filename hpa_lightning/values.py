@@ -1,7 +1,8 @@
-"""Values in messages: short, whatever they are."""
+"""Values in messages: short, whatever they are; and the known name that one is nearest to."""
 
 from __future__ import annotations
 
+import difflib
 import reprlib
 from collections.abc import Iterable
 from typing import Any
@@ -54,3 +55,16 @@ def cut(text: object, limit: int = 1000) -> str:
     """Return the text, cut to its first ``limit`` characters: another library's message may hold the whole input."""
     text = str(text)
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'NAME'?"`` with the most similar known name, ``""`` if none is similar.
+
+    >>> nearest("learning_rat", ["learning_rate", "steps"])
+    "; did you mean 'learning_rate'?"
+    >>> nearest("x", ["learning_rate"])
+    ''
+    """
+    by_lower = {item.lower(): item for item in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[found[0]]!r}?" if found else ""

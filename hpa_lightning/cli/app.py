@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from hpa_lightning.cli.errors import UserError, nearest, on_one_line
+from hpa_lightning.cli.errors import UserError, on_one_line
+from hpa_lightning.values import nearest
 
 PROGRAM = "hpa-lightning"
 

@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from hpa_lightning.cli.app import COMMANDS, LIGHTNING, PROGRAM
-from hpa_lightning.cli.errors import UserError, nearest
+from hpa_lightning.cli.errors import UserError
+from hpa_lightning.values import nearest
 
 SHELLS = ("bash", "zsh", "fish")
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
 from hpa_lightning.values import cut
 
 
@@ -23,19 +20,6 @@ class UserError(SystemExit):
         """The same error, named by the command."""
         message = str(self)
         return UserError(message if message.startswith(prefix) else f"{prefix}: {message}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'NAME'?"`` with the most similar known name, ``""`` if none is similar.
-
-    >>> nearest("learning_rat", ["learning_rate", "steps"])
-    "; did you mean 'learning_rate'?"
-    >>> nearest("x", ["learning_rate"])
-    ''
-    """
-    by_lower = {item.lower(): item for item in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
 
 
 def on_one_line(text: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from hpa_lightning.cli.errors import UserError, nearest, on_one_line
+from hpa_lightning.cli.errors import UserError, on_one_line
+from hpa_lightning.values import nearest
 
 _HOW = "YAML file of options, as --print_config prints it"
 

@@ -11,10 +11,10 @@ from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
 from hpa_lightning.callbacks.refusals import strategy_refusal
 from hpa_lightning.callbacks.task import TaskCallback
-from hpa_lightning.cli.errors import nearest
 from hpa_lightning.doctor.fit_plan import FitPlan
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.tuned_linear import find_tuned_linears
+from hpa_lightning.values import nearest
 
 
 @dataclass(frozen=True)
