@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from hpa_lightning.calibration import Uncounted
@@ -31,6 +31,7 @@ from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibratio
 from hpa_lightning.data.tasks import Data
 from hpa_lightning.events import SafetyCalibrationEvent
 from hpa_lightning.metrics.judges import StringRefusalJudge, judge_name
+from hpa_lightning.trainer_attributes import datamodule_of
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class CalibrationData(Part):
         if self.safety_data is not None:
             check_safety_data(self.safety_data, self.asker)
             return
-        datamodule: Any = trainer.datamodule
+        datamodule: Any = datamodule_of(trainer)
         if not hasattr(datamodule or object(), "harmful_calibration_records"):
             raise MisconfigurationException(
                 f"{self.asker} needs safety calibration data: pass safety_data= (batches of harmful inputs "
@@ -150,19 +151,19 @@ class CalibrationData(Part):
 
     def _safety_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[Any]:
         size = self.settings.safety_samples
-        if self.safety_data is not None and (records := safety_records(self.safety_data)) is None:
-            given: Any = repeatable(self.safety_data)  # batches: neither a file nor a set
-            self.safety_data = given
-            batches, samples, more = self._take(given, size, look_on=True)
+        records = None if self.safety_data is None else safety_records(self.safety_data)
+        if self.safety_data is not None and records is None:
+            given: Any = self.safety_data  # batches: neither a file nor a set
+            self.safety_data = repeatable(given)
+            batches, samples, more = self._take(self.safety_data, size, look_on=True)
             self._tell_of_samples("safety_data", samples, more)
             return self._share(trainer, batches)
         if self._safety_calibration is None:
-            if self.safety_data is not None:
+            if records is not None:
                 self._tell_of_samples("safety_data", min(len(records), size), len(records) > size)
-            elif hasattr(trainer.datamodule, "refused_calibration_records"):
-                records = trainer.datamodule.refused_calibration_records()
-            else:
-                records = None
+            elif hasattr(datamodule_of(trainer), "refused_calibration_records"):
+                datamodule: Any = datamodule_of(trainer)
+                records = datamodule.refused_calibration_records()
             self._safety_calibration = self._made_safety_calibration(trainer, pl_module, records)
         collator = collator_of(trainer, pl_module, self.asker)
         used, size = list(self._safety_calibration.records), self.settings.batch_size
@@ -177,7 +178,7 @@ class CalibrationData(Part):
         if given is not None:
             made = given_safety_calibration(given, judge, size)
         else:
-            datamodule: Any = trainer.datamodule
+            datamodule: Any = datamodule_of(trainer)
             with evaluation_mode(pl_module), forward_context(trainer):
                 made = build_safety_calibration(
                     lambda batch: pl_module.generate(to_device(trainer, batch)),  # type: ignore[operator]
@@ -216,14 +217,14 @@ class CalibrationData(Part):
         )
 
     def _task_batches(self, trainer: L.Trainer, task: CurrentTask, size: int) -> list[Any]:
-        stream = task_stream(trainer)
-        if self.task_data is None and stream is None:  # Lightning has given every process a loader of other samples
-            loader = training_batches(trainer)
-            return self._share(trainer, self._take(loader, -(-size // trainer.world_size))[0], alike=False)
         if self.task_data is not None:
             self.task_data = repeatable(self.task_data, self.settings.task_samples)
-        data = self.task_data if self.task_data is not None else stream.calibration_dataloader(task.index, size)
-        return self._share(trainer, self._take(data, size)[0])
+            return self._share(trainer, self._take(self.task_data, size)[0])
+        if (stream := task_stream(trainer)) is not None:
+            return self._share(trainer, self._take(stream.calibration_dataloader(task.index, size), size)[0])
+        # Lightning has given every process a loader of other samples.
+        own = self._take(training_batches(trainer), -(-size // trainer.world_size))[0]
+        return self._share(trainer, own, alike=False)
 
     def _take(self, data: Iterable[Any], size: int, look_on: bool = False) -> tuple[list[Any], int, bool]:
         """Batches until they hold ``size`` samples; how many they hold; and, with ``look_on``, whether more follow."""

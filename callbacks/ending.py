@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-if TYPE_CHECKING:
-    from hpa_lightning.callbacks.task import TaskCallback
+from hpa_lightning.modules.task_state import TellsTaskState
+from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run
 
 FINISHED = "finished.ckpt"
 
@@ -21,8 +21,8 @@ Marks = dict[str, dict[str, Any]]
 
 def unfinished(trainer: L.Trainer) -> str | None:
     """Say in one sentence what a fit that is over has left undone; ``None`` if nothing."""
-    callbacks: list[TaskCallback] = [callback for callback in trainer.callbacks if hasattr(callback, "task_state")]
-    if not callbacks or trainer.fast_dev_run:
+    callbacks = [callback for callback in callbacks_of(trainer) if isinstance(callback, TellsTaskState)]
+    if not callbacks or is_dev_run(trainer):
         return None
     state = callbacks[0].task_state(trainer)
     if state["open_task"] is not None:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.tasks import Data
 from hpa_lightning.modules.sharding import is_sharded
 from hpa_lightning.modules.token_weights import TokenWeightedModule
+from hpa_lightning.trainer_attributes import callbacks_of
 
 
 class FocusPartition(TaskCallback):
@@ -98,7 +99,7 @@ class FocusPartition(TaskCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and not any(getattr(callback, "uses_partition", False) for callback in trainer.callbacks):
+        if stage == "fit" and not any(getattr(callback, "uses_partition", False) for callback in callbacks_of(trainer)):
             rank_zero_warn(
                 "FocusPartition only measures: it selects columns, and none of the trainer's callbacks protects them. "
                 "Add MaskedFreezing() and OrthogonalProjection() for in-training HPA, or leave it alone to look at the "

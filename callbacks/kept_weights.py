@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from hpa_lightning.modules.sharding import own_rows
+from hpa_lightning.trainer_attributes import callbacks_of
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _HOOKS = ("on_train_epoch_end", "on_train_epoch_start", "on_train_end", "on_fit_end", "on_validation_end")
@@ -50,7 +51,7 @@ def check_unmoved(trainer: L.Trainer, pl_module: L.LightningModule, kept: Digest
         return
     from hpa_lightning.callbacks.task import TaskCallback
 
-    others = [callback for callback in trainer.callbacks if not isinstance(callback, TaskCallback)]
+    others = [callback for callback in callbacks_of(trainer) if not isinstance(callback, TaskCallback)]
     suspects = [
         type(item).__name__
         for item in (*others, pl_module)

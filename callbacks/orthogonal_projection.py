@@ -16,6 +16,7 @@ from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
 from hpa_lightning.modules.sharding import gather_all, own_rows, sum_over_rows
 from hpa_lightning.modules.tuned_linear import FullLinear, LoraLinear
+from hpa_lightning.trainer_attributes import callbacks_of
 
 
 class OrthogonalProjection(StepCallback):
@@ -68,7 +69,7 @@ class OrthogonalProjection(StepCallback):
 
     def _prepare(self, trainer: L.Trainer) -> None:
         partition: FocusPartition = required_callback(trainer, FocusPartition, self)
-        frozen = any(isinstance(callback, MaskedFreezing) for callback in trainer.callbacks)
+        frozen = any(isinstance(callback, MaskedFreezing) for callback in callbacks_of(trainer))
         full = [linear for linear in partition.layers if isinstance(linear, FullLinear)]
         adapters = [linear for linear in partition.layers if isinstance(linear, LoraLinear)]
         self._projections = [full_projection(full, partition.retained if frozen else {})] if full else []

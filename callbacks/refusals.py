@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.strategies import (
     DDPStrategy,
@@ -14,7 +15,8 @@ from lightning.pytorch.strategies import (
     SingleDeviceStrategy,
     Strategy,
 )
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from hpa_lightning.trainer_attributes import callbacks_of
 
 if TYPE_CHECKING:
     from hpa_lightning.callbacks.task import TaskCallback
@@ -81,7 +83,7 @@ def check_weight_writers(trainer: L.Trainer, asker: TaskCallback) -> None:
     """
     for name, what in _WRITERS.items():
         kind = getattr(lightning_callbacks, name, None)  # not in every supported version of Lightning
-        found = [callback for callback in trainer.callbacks if kind is not None and isinstance(callback, kind)]
+        found = [callback for callback in callbacks_of(trainer) if kind is not None and isinstance(callback, kind)]
         if found:
             raise MisconfigurationException(
                 f"{type(asker).__name__} does not support {type(found[0]).__name__}: it {what}, and what a task's end "

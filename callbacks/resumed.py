@@ -6,10 +6,11 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from hpa_lightning.callbacks.parts import answer_misspelt_arguments
 from hpa_lightning.resuming import described, differences, refuse_changes
+from hpa_lightning.trainer_attributes import datamodule_of
 
 if TYPE_CHECKING:
     from hpa_lightning.callbacks.task import TaskCallback
@@ -77,7 +78,7 @@ def fit_settings(trainer: L.Trainer, callbacks: list[TaskCallback]) -> dict[str,
         ``"callbacks"``: class name -> settings; ``"trainer"``: what changes training whatever the machine;
         ``"datamodule"``: its class, or ``None``.
     """
-    datamodule = getattr(trainer, "datamodule", None)
+    datamodule = datamodule_of(trainer)
     return {
         "callbacks": {
             type(callback).__name__: callback_settings(callback) for callback in callbacks if callback.shapes_training

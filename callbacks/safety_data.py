@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import as_records
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
+from hpa_lightning.trainer_attributes import datamodule_of
 from hpa_lightning.values import nearest
 
 S = TypeVar("S")
@@ -128,7 +129,7 @@ def collator_of(trainer: L.Trainer, pl_module: L.LightningModule, asker: str) ->
     Raises:
         MisconfigurationException: there is neither.
     """
-    collator = getattr(trainer.datamodule, "collator", None) if trainer.datamodule is not None else None
+    collator = getattr(datamodule_of(trainer), "collator", None)
     if collator is not None:
         return collator
     processor = getattr(pl_module, "processor", None)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
@@ -20,6 +20,7 @@ from hpa_lightning.events import GateEvent
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.metrics import mean_attack_success_rate
 from hpa_lightning.metrics.scoring import answer_counts, listed, mostly_empty
+from hpa_lightning.trainer_attributes import datamodule_of
 
 Action = Literal["stop", "rollback", "raise_retention"]
 
@@ -106,7 +107,7 @@ class SafetyGate(TaskCallback):
         required_callback(trainer, TaskEvaluation, self)
         if self.action == "raise_retention":
             required_callback(trainer, HarmoniousFusion, self).repeatable = True
-        datamodule: Any = trainer.datamodule
+        datamodule: Any = datamodule_of(trainer)
         if not any(item.kind == "safety" for item in datamodule.evaluation_sets()):
             raise MisconfigurationException(
                 "SafetyGate needs the attack success rate, and the datamodule has no evaluation set of kind 'safety'; "
@@ -213,7 +214,8 @@ class SafetyGate(TaskCallback):
     def _mostly_empty(self, trainer: L.Trainer, step: int) -> dict[str, str]:
         """The safety sets to which the model says mostly nothing."""
         evaluation: TaskEvaluation = required_callback(trainer, TaskEvaluation, self)
-        safety = {item.name for item in trainer.datamodule.evaluation_sets() if item.kind == "safety"}
+        datamodule: Any = datamodule_of(trainer)
+        safety = {item.name for item in datamodule.evaluation_sets() if item.kind == "safety"}
         return {name: count for name, count in evaluation.mostly_empty(step).items() if name in safety}
 
     def _verdict(self, rate: float, empty: Mapping[str, str]) -> str:
@@ -264,7 +266,8 @@ class SafetyGate(TaskCallback):
     def _passes(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         """Whether the model as it is keeps the budget, with answers."""
         rates = []
-        for item in trainer.datamodule.evaluation_sets():
+        datamodule: Any = datamodule_of(trainer)
+        for item in datamodule.evaluation_sets():
             if item.kind == "safety":
                 rate, rows = score_set(trainer, pl_module, item)
                 if mostly_empty({item.name: {"n": len(rows), **answer_counts(rows)}}):

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.modules.adapters import merge_lora_, restart_lora_

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
 from hpa_lightning.callbacks.checkpoint_files import write_whole_checkpoints
@@ -36,6 +36,7 @@ from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.sharding import whole
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter
+from hpa_lightning.trainer_attributes import callbacks_of, datamodule_of, is_dev_run
 
 P = TypeVar("P", bound=Part)
 
@@ -476,7 +477,7 @@ class TaskCallback(L.Callback):
 
     def _write(self, trainer: L.Trainer, events: Iterable[Mapping[str, Any]]) -> None:
         directory = results_directory(trainer)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not is_dev_run(trainer):
             writer = ResultWriter(directory / RESULT_FILE)
             for entry in events:
                 writer.write(entry)
@@ -484,7 +485,7 @@ class TaskCallback(L.Callback):
 
 def task_stream(trainer: L.Trainer) -> Any | None:
     """Return the trainer's datamodule if it streams tasks, else ``None``."""
-    datamodule = getattr(trainer, "datamodule", None)
+    datamodule = datamodule_of(trainer)
     return datamodule if hasattr(datamodule, "task_at_epoch") else None
 
 
@@ -502,7 +503,7 @@ def required_callback(trainer: L.Trainer, wanted: type, asker: object) -> Any:
     Raises:
         MisconfigurationException: there is none, or more than one.
     """
-    found = [callback for callback in trainer.callbacks if isinstance(callback, wanted)]
+    found = [callback for callback in callbacks_of(trainer) if isinstance(callback, wanted)]
     if len(found) != 1:
         raise MisconfigurationException(
             f"{type(asker).__name__} works with exactly one {wanted.__name__} among the trainer's callbacks; "
@@ -512,7 +513,7 @@ def required_callback(trainer: L.Trainer, wanted: type, asker: object) -> Any:
 
 
 def task_callbacks(trainer: L.Trainer) -> list[TaskCallback]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, TaskCallback)]
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, TaskCallback)]
 
 
 def _from_span(span: Any) -> CurrentTask:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from hpa_lightning.callbacks.divergence import check_finite
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm.auto import tqdm
 
 from hpa_lightning.callbacks.ending import unfinished
@@ -39,6 +39,7 @@ from hpa_lightning.predictions import prediction_file, write_rows
 from hpa_lightning.result_file import RESULT_FILE
 from hpa_lightning.results import COUNTED, RunResults, run_origin
 from hpa_lightning.run_folder import claim_folder, new_identity, unlock_folder
+from hpa_lightning.trainer_attributes import callbacks_of, datamodule_of, is_dev_run
 
 # Pixels of the longer side of the images that are kept beside the answers.
 _IMAGE_SIDE = 160
@@ -96,11 +97,11 @@ class TaskEvaluation(TaskCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        missing = [name for name in _NEEDED if not hasattr(getattr(trainer, "datamodule", None), name)]
+        missing = [name for name in _NEEDED if not hasattr(datamodule_of(trainer), name)]
         if stage == "fit" and missing:
             raise MisconfigurationException(
-                f"TaskEvaluation asks the datamodule for {missing}, which {type(trainer.datamodule).__name__} does not "
-                "have; fit with a CVITDataModule."
+                f"TaskEvaluation asks the datamodule for {missing}, which {type(datamodule_of(trainer)).__name__} does "
+                "not have; fit with a CVITDataModule."
             )
         if stage == "fit" and not hasattr(pl_module, "generate"):
             raise MisconfigurationException(
@@ -110,13 +111,13 @@ class TaskEvaluation(TaskCallback):
     def on_fit_begins(self, trainer: L.Trainer, resumed: bool) -> None:
         """Take the folder of the results for this run; every process hears if that is not possible."""
         folder, error = results_directory(trainer), None
-        if trainer.fast_dev_run:
+        if is_dev_run(trainer):
             return
         self._claimed = folder
         if not resumed:
             self._run = new_identity()
         if trainer.is_global_zero:
-            changed = any(isinstance(item, AllowChanges) and item.allowed for item in trainer.callbacks)
+            changed = any(isinstance(item, AllowChanges) and item.allowed for item in callbacks_of(trainer))
             try:
                 claim_folder(folder, self._run, resumed, changed)
             except ValueError as refused:
@@ -141,7 +142,7 @@ class TaskEvaluation(TaskCallback):
     def on_restored(self, trainer: L.Trainer) -> None:
         super().on_restored(trainer)
         step = self._finished_tasks if self._open_task is None else self._open_task
-        allowed = [name for item in trainer.callbacks if isinstance(item, AllowChanges) for name in item.allowed]
+        allowed = [name for item in callbacks_of(trainer) if isinstance(item, AllowChanges) for name in item.allowed]
         self.record(trainer, ResumeEvent(step=step, changes=tuple(allowed) or None, **run_origin()))
 
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
@@ -167,13 +168,13 @@ class TaskEvaluation(TaskCallback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         if self._to_log:
-            self.log_dict(self._to_log, rank_zero_only=True)  # so that ModelCheckpoint can monitor them
+            pl_module.log_dict(self._to_log, rank_zero_only=True)  # so that ModelCheckpoint can monitor them
             self._to_log = {}
 
     def on_tasks_done(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         directory = results_directory(trainer)
         if unfinished(trainer) is None:
-            stream: Any = trainer.datamodule
+            stream: Any = datamodule_of(trainer)
             self.record(trainer, EndEvent(finished_tasks=self._finished_tasks, tasks=len(stream.tasks)))
         if self.report and trainer.is_global_zero and (directory / RESULT_FILE).exists():
             from hpa_lightning.report import write_report  # matplotlib, which training does not need
@@ -189,7 +190,7 @@ class TaskEvaluation(TaskCallback):
         after: str | None,
         phase: str = "evaluate",
     ) -> None:
-        datamodule: Any = trainer.datamodule
+        datamodule: Any = datamodule_of(trainer)
         sets = datamodule.evaluation_sets()
         bar = tqdm(
             total=len(sets),
@@ -201,7 +202,7 @@ class TaskEvaluation(TaskCallback):
             for evaluation_set in sets:
                 score, answers = score_set(trainer, pl_module, evaluation_set)
                 decoding = decoding_of(evaluation_set, pl_module)
-                if self.keep_predictions and not trainer.fast_dev_run:
+                if self.keep_predictions and not is_dev_run(trainer):
                     self._keep_images(trainer, answers, evaluation_set)
                     self._keep_answers(trainer, answers, evaluation_set, step, decoding)
                 fields = score_fields(evaluation_set, score, answers, decoding)
@@ -245,7 +246,7 @@ class TaskEvaluation(TaskCallback):
         folder = results_directory(trainer) / PREDICTIONS
         if not trainer.is_global_zero:
             return
-        datamodule: Any = trainer.datamodule
+        datamodule: Any = datamodule_of(trainer)
         dataset = getattr(datamodule.evaluation_dataloader(evaluation_set), "dataset", ())
         if len(dataset) != len(answers) or not all(isinstance(record, Record) for record in dataset):
             return
@@ -275,10 +276,10 @@ class TaskEvaluation(TaskCallback):
         write_rows(path, ({**answer, "decoding": decoding} for answer in answers))
 
     def _record_run(self, trainer: L.Trainer) -> None:
-        datamodule: Any = trainer.datamodule
+        datamodule: Any = datamodule_of(trainer)
         own = [
             type(callback).__name__
-            for callback in trainer.callbacks
+            for callback in callbacks_of(trainer)
             if isinstance(callback, TaskCallback) and not isinstance(callback, (SequentialTuning, TaskEvaluation))
         ]
         self.record(
@@ -315,7 +316,7 @@ def score_set(
     metric: Any = metric_of(evaluation_set).to(pl_module.device)
     if is_multiple_choice(evaluation_set):
         return _score_choices(trainer, pl_module, evaluation_set, metric)
-    datamodule: Any = trainer.datamodule
+    datamodule: Any = datamodule_of(trainer)
     answers: list[list[dict[str, Any]]] = []
     limit = decoding_of(evaluation_set, pl_module)["max_new_tokens"]
     with evaluation_mode(pl_module), forward_context(trainer):
@@ -337,7 +338,7 @@ def _score_choices(
     trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: Any, metric: Any
 ) -> tuple[float, list[dict[str, Any]]]:
     """Multiple choice by likelihood: the processes share the questions."""
-    datamodule: Any = trainer.datamodule
+    datamodule: Any = datamodule_of(trainer)
     records = list(datamodule.evaluation_dataloader(evaluation_set).dataset)
     # A sharded model needs all processes in every forward pass.
     sharing = (0, 1) if is_sharded(pl_module) else (trainer.global_rank, trainer.world_size)

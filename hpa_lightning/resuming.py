@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from hpa_lightning.data.digests import array_digest, file_digest, records_digest, same_records
 from hpa_lightning.data.records import Record

@@ -55,7 +55,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _copy_sources(target: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("hpa_lightning", "callbacks"):
-        shutil.copytree(ROOT / name, target / name, ignore=ignored)
+        shutil.copytree(ROOT / name, target / name, ignore=ignored, symlinks=True)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, target / name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.metrics.judges import StringRefusalJudge

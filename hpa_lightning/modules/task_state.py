@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 TASK_STATE = "hpa_lightning"
 """The key of a checkpoint that holds what ``TaskCallback.task_state`` returned."""
 
 
+@runtime_checkable
+class TellsTaskState(Protocol):
+    """A callback that knows where the weights stand: any ``TaskCallback``."""
+
+    ended_the_stream: bool
+
+    def task_state(self, trainer: Any) -> dict[str, Any]: ...
+
+
 def state_of_trainer(trainer: Any) -> dict[str, Any] | None:
     """Where the weights of the model that ``trainer`` has trained stand; ``None`` without a task callback."""
-    leader = next((item for item in getattr(trainer, "callbacks", ()) if hasattr(item, "task_state")), None)
+    leader = next((item for item in getattr(trainer, "callbacks", ()) if isinstance(item, TellsTaskState)), None)
     return None if leader is None else leader.task_state(trainer)
 
 

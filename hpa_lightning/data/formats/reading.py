@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from hpa_lightning.data.formats.tables import Row
 from hpa_lightning.data.formats.turns import ImagePlace, Turn, check_image_place
