@@ -237,6 +237,22 @@ CASES: dict[str, Case] = {
         lambda d: {"weight": d.tensor(d.r, d.c), "reference": d.tensor(d.r, d.c), "share": d.number(0.0, 1.0)},
         _same("reference"),
     ),
+    "merge_spherically": Case(
+        hpa.merge_spherically,
+        lambda d: {"weight": d.tensor(d.r, d.c), "reference": d.tensor(d.r, d.c), "share": d.number(0.0, 1.0)},
+        _same("reference"),
+    ),
+    "merge_task_vectors": Case(
+        lambda first, second, **settings: hpa.merge_task_vectors([first, second], **settings),
+        lambda d: {
+            "first": d.tensor(d.r, d.c),
+            "second": d.tensor(d.r, d.c),
+            "method": d.random.choice(("task_arithmetic", "magnitude_prune", "ties", "dare_linear", "dare_ties")),
+            "density": d.number(0.1, 1.0),
+            "convention": d.random.choice(("peft", "mergekit")),
+        },
+        lambda a: [(tuple(a["first"].shape), _stat(a["first"], a["second"]))],
+    ),
     "project_update_": Case(
         hpa.project_update_,
         lambda d: {"weight": d.tensor(d.r, d.c), "weight_prev": d.tensor(d.r, d.c), "retained": d.mask(d.c)},

@@ -6,21 +6,19 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks.reference_weights import ReferenceWeights
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
-from hpa_lightning.modules.merging import MajoritySign, MergingMethod, Rescale, check_merging, merge_task_vectors
 from hpa_lightning.modules.tuned_linear import TunedLinear
 
 
 class TaskVectorMerging(TaskEndFusion):
     """Keeps ``W_aligned + merge([D_1, ..., D_t])`` after task t, ``D_i`` being the update that task i made.
 
-    The merged vector is made anew after every task from all updates, through peft's functions. Decision: the sources
+    The merged vector is made anew after every task from all updates. Decision: the sources
     merge models that were tuned apart from one another; here task t starts from the weights kept after task t - 1, so
     ``D_t`` is its update of those. ``task_arithmetic`` with weight 1 is then sequential tuning, up to rounding.
 
@@ -39,15 +37,16 @@ class TaskVectorMerging(TaskEndFusion):
 
     Args:
         method: ``"task_arithmetic"``, ``"ties"``, ``"dare_linear"``, ``"dare_ties"`` or ``"magnitude_prune"``; see
-            :func:`hpa_lightning.modules.merging.merge_task_vectors`.
+            :func:`hpa_lightning.functional.merge_task_vectors`.
         weight: factor of every update.
         density: share of the entries of each update that is kept, in (0, 1]; not used by ``"task_arithmetic"``.
         seed: of the dare methods.
         majority_sign_method: ``"total"`` or ``"frequency"``, for the methods with TIES.
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
-        normalize, rescale: see :func:`hpa_lightning.modules.merging.merge_task_vectors`; mergekit's ``dare_ties`` is
-            ``normalize=False, rescale="norm"``, its ``dare_linear`` ``rescale="norm"``.
+        normalize, rescale: see :func:`hpa_lightning.functional.merge_task_vectors`; what ``convention`` says when
+            ``None``.
+        convention: ``"peft"`` or ``"mergekit"``: which program's ``ties``, ``dare_linear`` and ``dare_ties`` are meant.
 
     Attributes:
         vectors: name -> for each task its update: ``(D,)``, or ``(scaling * B, A)`` with LoRA; fp32 on the CPU.
@@ -63,18 +62,19 @@ class TaskVectorMerging(TaskEndFusion):
 
     def __init__(
         self,
-        method: MergingMethod = "task_arithmetic",
+        method: F.MergingMethod = "task_arithmetic",
         weight: float = 1.0,
         density: float = 0.5,
         seed: int = 0,
-        majority_sign_method: MajoritySign = "total",
+        majority_sign_method: F.MajoritySign = "total",
         blocks: str | None = None,
         target_modules: list[str] | None = None,
         normalize: bool | None = None,
-        rescale: Rescale = "density",
+        rescale: F.Rescale | None = None,
+        convention: F.MergingConvention = "peft",
     ) -> None:
         super().__init__(blocks, target_modules)
-        check_merging(method, weight, density, majority_sign_method, rescale)
+        F.check_merging(method, weight, density, majority_sign_method, rescale, convention)
         self.method = method
         self.weight = weight
         self.density = density
@@ -82,6 +82,7 @@ class TaskVectorMerging(TaskEndFusion):
         self.majority_sign_method = majority_sign_method
         self.normalize = normalize
         self.rescale = rescale
+        self.convention = convention
         self.aligned = self.own(ReferenceWeights(self.layers))
         self.vectors: dict[str, list[tuple[Tensor, ...]]] = {}
 
@@ -95,20 +96,20 @@ class TaskVectorMerging(TaskEndFusion):
         self.starts_writing("merging")
         for name, update in updates.items():
             self.vectors.setdefault(name, []).append(update)
-        with isolate_rng():
-            for position, linear in enumerate(self.layers):
-                device = linear.weight.device
-                torch.manual_seed(self.seed * 1_000_003 + position)
-                merged = merge_task_vectors(
-                    [_dense(vector, device) for vector in self.vectors[linear.name]],
-                    self.method,
-                    self.weight,
-                    self.density,
-                    self.majority_sign_method,
-                    self.normalize,
-                    self.rescale,
-                )
-                linear.write_(self.aligned.of(linear).float() + merged)
+        for position, linear in enumerate(self.layers):
+            device = linear.weight.device
+            merged = F.merge_task_vectors(
+                [_dense(vector, device) for vector in self.vectors[linear.name]],
+                self.method,
+                self.weight,
+                self.density,
+                self.majority_sign_method,
+                self.normalize,
+                self.rescale,
+                self.convention,
+                torch.Generator(device).manual_seed(self.seed * 1_000_003 + position),
+            )
+            linear.write_(self.aligned.of(linear).float() + merged)
 
     def _update(self, linear: TunedLinear) -> tuple[Tensor, ...]:
         made = linear.update()

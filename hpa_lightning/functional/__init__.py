@@ -2,8 +2,8 @@
 
 Weights are `(out_features, in_features)` = `(r, c)`; masks are boolean `(c,)` over input columns and True
 keeps the old column. Any floating dtype comes in; sums and factors are float64, statistics come back as
-float32 (float64 for float64 inputs), weights in their own dtype after one cast. No function builds a graph,
-draws a random number or touches global state; in-place functions end in `_`.
+float32 (float64 for float64 inputs), weights in their own dtype after one cast. No function builds a graph or
+touches global state, and what draws random numbers takes a generator; in-place functions end in `_`.
 """
 
 from hpa_lightning.functional.accepting import safe_delta
@@ -18,7 +18,13 @@ from hpa_lightning.functional.focus import (
 from hpa_lightning.functional.fusion import Units, fuse, lora_fuse_, orthogonal_update, projection_scale
 from hpa_lightning.functional.hessian import HessianAccumulator, inverse_hessian_diagonal
 from hpa_lightning.functional.hpa import RetentionSettings, focus_partition, freeze_columns_, harmonious_fusion
-from hpa_lightning.functional.merging import LoraUpdate, dense_update, lora_update, merge_linearly
+from hpa_lightning.functional.merging import (
+    LoraUpdate,
+    dense_update,
+    lora_update,
+    merge_linearly,
+    merge_spherically,
+)
 from hpa_lightning.functional.projection import (
     LoraTensors,
     UpdateProjection,
@@ -41,16 +47,29 @@ from hpa_lightning.functional.sketch import InputSketch
 from hpa_lightning.functional.subspace import dominant_subspace, leave_subspace_, null_space_projection_
 from hpa_lightning.functional.surgeon import surgeon_factor
 from hpa_lightning.functional.tailoring import model_tailor
+from hpa_lightning.functional.vector_merging import (
+    MajoritySign,
+    MergingConvention,
+    MergingMethod,
+    Rescale,
+    check_merging,
+    merge_task_vectors,
+)
 
 __all__ = [
     "HessianAccumulator",
     "InputSketch",
     "LoraTensors",
     "LoraUpdate",
+    "MajoritySign",
+    "MergingConvention",
+    "MergingMethod",
+    "Rescale",
     "RetentionSettings",
     "Units",
     "UpdateProjection",
     "balance_coefficient",
+    "check_merging",
     "column_energy",
     "column_focus",
     "columns_by_rule",
@@ -67,6 +86,8 @@ __all__ = [
     "lora_row_focus",
     "lora_update",
     "merge_linearly",
+    "merge_spherically",
+    "merge_task_vectors",
     "model_tailor",
     "null_space_projection_",
     "orthogonal_update",

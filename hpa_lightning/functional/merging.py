@@ -1,7 +1,8 @@
-"""Merging of weights: linear merging of two, and the update that a task or its adapter stands for."""
+"""Merging of two weights, along a line or an arc, and the update that a task or its adapter stands for."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,60 @@ def merge_linearly(weight: Tensor, reference: Tensor, share: float) -> Tensor:
         merged[lines] = torch.lerp(
             weight[lines].to(torch.float64), reference[lines].to(torch.float64), float(share)
         ).to(reference.dtype)
+    return check_result("merged weight", merged)
+
+
+_COLLINEAR = 0.9995
+_SMALLEST_LENGTH = 1e-8
+
+
+@torch.no_grad()
+def merge_spherically(weight: Tensor, reference: Tensor, share: float) -> Tensor:
+    """Compute the spherical interpolation (SLERP) of two weights, each taken as one vector.
+
+    `(sin((1 - share) t) weight + sin(share t) reference) / sin(t)`, `t` being the angle between them. As mergekit has
+    it: where the cosine's magnitude is above 0.9995 (an angle below 1.8 degrees, the rule between a model and a short
+    tuning of it) the two are merged linearly, and a vector shorter than 1e-8 counts as at a right angle. Share 0 gives
+    `weight` and share 1 `reference`, exactly. Sums are float64, with one cast when the result is written.
+
+    Args:
+        weight: the task's weight, `(out_features, in_features)`, any floating dtype.
+        reference: the safe weight, same shape, any floating dtype.
+        share: share of the angle towards the reference, in [0, 1]; mergekit's `t` with `weight` as its base model.
+
+    Returns:
+        `(out_features, in_features)` in the dtype of `reference`.
+
+    Raises:
+        ValueError: wrong shapes, a share outside [0, 1], or non-finite values.
+
+    Source: Shoemake, Animating rotation with quaternion curves (SIGGRAPH 1985); mergekit's `slerp`.
+
+    Example:
+        >>> import torch
+        >>> merge_spherically(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]]), 0.5)
+        tensor([[1.4142, 1.4142]])
+    """
+    check_float("weight", weight, ("r", "c"))
+    check_float("reference", reference, tuple(weight.shape), like=weight)
+    check_number("share", share, 0.0, 1.0)
+    check_finite("weight", weight)
+    check_finite("reference", reference)
+    products = torch.zeros(3, dtype=torch.float64, device=weight.device)
+    for lines in blocks(*weight.shape):
+        one, other = weight[lines].to(torch.float64), reference[lines].to(torch.float64)
+        products += torch.stack([(one * one).sum(), (other * other).sum(), (one * other).sum()])
+    lengths = products[:2].sqrt()
+    lengths = torch.where(lengths > _SMALLEST_LENGTH, lengths, 1.0)
+    cosine = float((products[2] / lengths[0] / lengths[1]).clamp(-1.0, 1.0))
+    if abs(cosine) > _COLLINEAR:
+        return merge_linearly(weight, reference, share)
+    angle = math.acos(cosine)
+    first, second = (math.sin(part * angle) / math.sin(angle) for part in (1.0 - share, float(share)))
+    merged = torch.empty_like(reference)
+    for lines in blocks(*weight.shape):
+        arc = first * weight[lines].to(torch.float64) + second * reference[lines].to(torch.float64)
+        merged[lines] = arc.to(reference.dtype)
     return check_result("merged weight", merged)
 
 
