@@ -30,7 +30,7 @@ from machine import command, commit, device_name, host_memory, memory_now, memor
 from hpa_lightning.callbacks import CalibrationSettings
 from hpa_lightning.fuse import fuse_checkpoints, fusing
 from hpa_lightning.fuse.checkpoint import Checkpoint
-from hpa_lightning.fuse.output import PartialOutput
+from hpa_lightning.fuse.diagonals import FusionOutput
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -96,8 +96,8 @@ def phases(before: Path, after: Path, output: Path, options: argparse.Namespace)
     watch = Phases(device)
     for owner, name, phase in (
         (Checkpoint, "tensor", "reading weights"),
-        (PartialOutput, "copy_weights", "copying files"),
-        (PartialOutput, "write_block", "selecting, fusing, writing"),
+        (FusionOutput, "copy_weights", "copying files"),
+        (FusionOutput, "write_part", "selecting, fusing, writing"),
         (fusing, "visit_hessians", "forward passes"),
         (fusing.HessianAccumulator, "update", "sums"),
         (fusing, "shared_inverse_diagonals", "factors"),

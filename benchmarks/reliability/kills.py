@@ -54,7 +54,7 @@ BOUNDARIES: dict[str, list[tuple[Any, str]]] = {
     ],
     "fuse": [
         (PartialOutput, "copy_weights"),
-        (PartialOutput, "write_block"),
+        (PartialOutput, "write_part"),
         (PartialOutput, "finish"),
         (os, "replace"),
         (os, "rename"),

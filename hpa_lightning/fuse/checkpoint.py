@@ -104,8 +104,8 @@ class Checkpoint:
                 continue
             if converted:
                 raise ValueError(
-                    f"{self.folder}: {key} has to be split or joined with others to become {name}, which fuse does not "
-                    "do. Load the model with from_pretrained and write it with save_pretrained(..., "
+                    f"{self.folder}: {key} has to be split or joined with others to become {name}, which is not "
+                    "done here. Load the model with from_pretrained and write it with save_pretrained(..., "
                     "save_original_format=False)."
                 )
             found, wanted = self.tensors.stored[key].shape, tuple(expected[name].shape)

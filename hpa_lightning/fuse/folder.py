@@ -85,13 +85,13 @@ def weights_left_out(folder: Path, read: Collection[str], kind: str) -> list[Pat
     if unknown:
         way_out = (
             "Merge all of it into the base with the code that wrote it, save the whole model with save_pretrained, and "
-            "pass that folder as --after; or move the file away if it is no part of the model"
+            "pass that folder in the adapter's place; or move the file away if it is no part of the model"
             if kind == "adapter"
             else "Move the file away if it is no part of the model; else load the model with the code that wrote it "
             "and save it with save_pretrained"
         )
         raise ValueError(
             f"{folder} holds {', '.join(unknown)} beside the {kind}'s weights ({', '.join(sorted(read)[:3])}"
-            f"{', ...' if len(read) > 3 else ''}); fuse would leave out what was tuned there. {way_out}."
+            f"{', ...' if len(read) > 3 else ''}); what was tuned there would be left out. {way_out}."
         )
     return beside

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -25,18 +23,17 @@ from hpa_lightning.data.formats import as_records
 from hpa_lightning.data.loading import named_generator
 from hpa_lightning.data.records import Record, message_text, open_image
 from hpa_lightning.functional import HessianAccumulator, RetentionSettings
-from hpa_lightning.fuse.adapted import AdaptedCheckpoint, is_adapter
+from hpa_lightning.fuse.adapted import AdaptedCheckpoint
 from hpa_lightning.fuse.checkpoint import Checkpoint
-from hpa_lightning.fuse.output import PartialOutput, write_tensors
-from hpa_lightning.fuse.pairing import check_pair
+from hpa_lightning.fuse.diagonals import SAFETY, TASK, FusionOutput, read_diagonals, write_diagonals
+from hpa_lightning.fuse.opening import open_checkpoint, stamps, versions, warn_of_left_out
+from hpa_lightning.fuse.pairing import check_architectures, check_layers, check_settings
 from hpa_lightning.fuse.streaming import StreamedModel, empty_model
 from hpa_lightning.fuse.tensor_files import require_finite
 from hpa_lightning.metrics.judges import StringRefusalJudge
 from hpa_lightning.modules.loading import load_processor
 from hpa_lightning.modules.tuned_linear import TunedLinear, find_tuned_linears
 from hpa_lightning.results import nothing_retained
-
-SAFETY, TASK = "safety", "task"
 
 Data = str | Path | Sequence[Record]
 
@@ -111,7 +108,10 @@ def fuse_checkpoints(
         progress,
     )
     data = {SAFETY: safety_data, TASK: task_data}
-    known = _read_diagonals(diagonals, job) if diagonals is not None else {SAFETY: {}, TASK: {}}
+    known: dict[str, dict[str, Tensor]] = {SAFETY: {}, TASK: {}}
+    if diagonals is not None:
+        widths = {layer.name: layer.in_features for layers in job.layers for layer in layers}
+        known = read_diagonals(diagonals, widths, job.calibration)
     records = {what: _records(what, data[what], image_folder, job) for what in (SAFETY, TASK) if not known[what]}
     settings = {
         "retention": dataclasses.asdict(job.retention),
@@ -123,17 +123,17 @@ def fuse_checkpoints(
     }
     files = [*job.before.inputs(), *job.after.inputs()]
     files += [Path(item) for item in (safety_data, task_data, diagonals) if isinstance(item, str | Path)]
-    with PartialOutput(
+    with FusionOutput(
         output,
         {
             **settings,
             "version": version("hpa-lightning"),
-            "inputs": {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
+            "inputs": stamps(files),
             "records": {what: [record.id for record in chosen] for what, chosen in records.items()},
         },
     ) as result:
         result.copy_small(job.before, job.after)
-        result.copy_weights(job.before, job.after, job.merged)
+        result.copy_weights([job.before], job.after, job.merged)
         for what, checkpoint in ((SAFETY, job.before), (TASK, job.after)):
             for block in range(job.blocks):
                 if known[what] and not result.has_diagonals(what, block):
@@ -143,17 +143,17 @@ def fuse_checkpoints(
             if what in records:
                 _calibrate(what, checkpoint, records[what], job, result, chat_template, max_length)
         if save_diagonals is not None:
-            _write_diagonals(Path(save_diagonals), job, result)
+            fused_blocks = [block for block in range(job.blocks) if job.layers[block]]
+            write_diagonals(Path(save_diagonals), result, fused_blocks, job.calibration)
         for block in tqdm(range(job.blocks), desc="Fusing", disable=not progress):
-            if not result.has_block(block):
+            if not result.has_part(block):
                 _fuse_block(block, job, result)
         layers = result.audit(job.blocks)
         fused = [entry for entry in layers if "retained" in entry]
         audit = {
             "before": str(before),
             "after": str(after),
-            "versions": {name: version(name) for name in ("hpa-lightning", "torch", "transformers")}
-            | {"python": platform.python_version()},
+            "versions": versions(),
             "settings": settings,
             "diagonals": str(diagonals) if diagonals is not None else None,
             "samples": {what: len(chosen) for what, chosen in records.items()},
@@ -188,16 +188,19 @@ class _Job:
         self.device = device
         self.progress = progress
         self.before = Checkpoint(before)
-        self.after = AdaptedCheckpoint(before, after) if is_adapter(after) else Checkpoint(after)
+        self.after = open_checkpoint(after, before)
         found = []
         for checkpoint in (self.before, self.after):
             model = empty_model(checkpoint.config, checkpoint.dtype)
             checkpoint.bind(model)
             found.append(find_tuned_linears(model, target_modules=target_modules))
         both, counts = [linears for _, linears in found], [len(blocks) for blocks, _ in found]
-        check_pair(self.before.config, self.after.config, both, counts)
+        configs, names = (self.before.config, self.after.config), ("before", "after")
+        check_architectures(configs, names)
+        check_layers(both, counts, names)
+        check_settings(configs, names, "the fused model gets the one after. Each calibration runs with its own.")
         blocks, linears = found[1]
-        self._warn_of_left_out()
+        warn_of_left_out((self.before, self.after))
         weights = {f"{linear.name}.weight" for linear in linears}
         adapted = set(self.after.adapted) if isinstance(self.after, AdaptedCheckpoint) else weights
         self.blocks = len(blocks)
@@ -206,22 +209,13 @@ class _Job:
             if f"{linear.name}.weight" in adapted:
                 self.layers[linear.layer - 1].append(linear)
         self.merged = sorted(adapted - weights)
-        names = [f"{linear.name}.weight" for layers in self.layers for linear in layers]
+        weights_of = [f"{linear.name}.weight" for layers in self.layers for linear in layers]
         for checkpoint in (self.before, self.after):
-            checkpoint.need(names)
-        if not any(_changed(*self.weights(name)) for name in names):
+            checkpoint.need(weights_of)
+        if not any(_changed(*self.weights(name)) for name in weights_of):
             raise ValueError(
                 f"no linear layer of the decoder blocks differs between {self.before.folder} and {after}; there is "
                 "nothing to fuse."
-            )
-
-    def _warn_of_left_out(self) -> None:
-        left_out = list(dict.fromkeys([*self.before.left_out, *self.after.left_out]))
-        if left_out:
-            warnings.warn(
-                f"not read and not in the output, as transformers and peft do not read them either: "
-                f"{', '.join(map(str, left_out))}.",
-                stacklevel=2,
             )
 
     def weights(self, name: str, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
@@ -238,7 +232,7 @@ def _calibrate(
     checkpoint: Checkpoint,
     records: Sequence[Record],
     job: _Job,
-    result: PartialOutput,
+    result: FusionOutput,
     chat_template: str | None,
     max_length: int | None,
 ) -> None:
@@ -284,7 +278,7 @@ def _calibrate(
         )
 
 
-def _fuse_block(block: int, job: _Job, result: PartialOutput) -> None:
+def _fuse_block(block: int, job: _Job, result: FusionOutput) -> None:
     audit: list[dict[str, Any]] = []
 
     def fused() -> Iterator[tuple[Any, Tensor]]:
@@ -315,7 +309,7 @@ def _fuse_block(block: int, job: _Job, result: PartialOutput) -> None:
             entry.update(fusion)
             yield job.after.stored(name), weight
 
-    result.write_block(block, fused(), audit)
+    result.write_part(block, fused(), audit)
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
@@ -365,45 +359,3 @@ def _processor(checkpoint: Checkpoint, job: _Job) -> Any:
 
 def _refused(records: Sequence[Record]) -> int:
     return sum(StringRefusalJudge()([message_text(record.messages[-1]) for record in records]))
-
-
-# -- diagonals in a file ---------------------------------------------------------------------------------------------
-
-
-def _read_diagonals(path: str | Path, job: _Job) -> dict[str, dict[str, Tensor]]:
-    if not Path(path).is_file():
-        raise ValueError(f"there is no file of diagonals {str(path)!r}.")
-    found: dict[str, dict[str, Tensor]] = {SAFETY: {}, TASK: {}}
-    with safe_open(path, "pt") as file:
-        made_with = file.metadata() or {}
-        for key in file.keys():  # noqa: SIM118 - no mapping
-            what, _, name = key.partition("/")
-            if what in found:
-                found[what][name] = file.get_tensor(key)
-    for setting, value in _made_with(job.calibration).items():
-        if made_with.get(setting) != value:
-            raise ValueError(f"{path} was made with {setting} {made_with.get(setting)}; this run has {value}.")
-    wanted = {layer.name: (layer.in_features,) for layers in job.layers for layer in layers}
-    for what, tensors in found.items():
-        wrong = [name for name, shape in wanted.items() if name not in tensors or tuple(tensors[name].shape) != shape]
-        if tensors and wrong:
-            raise ValueError(f"{path} does not fit these models: no {what} diagonal of the right size for {wrong[:3]}.")
-    if not any(found.values()):
-        raise ValueError(f"{path} holds no diagonals; expected a file that --save-diagonals has written.")
-    return found
-
-
-def _write_diagonals(path: Path, job: _Job, result: PartialOutput) -> None:
-    tensors = {
-        f"{what}/{name}": tensor
-        for what in (SAFETY, TASK)
-        for block in range(job.blocks)
-        if job.layers[block]
-        for name, tensor in result.load_diagonals(what, block).items()
-    }
-    write_tensors(path, tensors, _made_with(job.calibration))
-
-
-def _made_with(calibration: CalibrationSettings) -> dict[str, str]:
-    """The settings that diagonals depend on beside their data."""
-    return {"damping": repr(calibration.damping), "normalized": repr(calibration.normalized)}

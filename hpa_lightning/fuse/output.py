@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import Self
 
 from hpa_lightning.files import flush, name_folder, whole_file, write_text
 from hpa_lightning.fuse.checkpoint import INDEX_FILE, Checkpoint
@@ -31,9 +32,10 @@ _PROCESSOR_FILES = {"tokenizer_config.json", "processor_config.json", "preproces
 class PartialOutput:
     """The folder ``OUTPUT.partial``, which becomes ``OUTPUT`` in one step at the end.
 
-    It holds the new weights under construction: the files of the tuned model, copied, in which the fused layers are
-    overwritten where they lie (a layer keeps shape and dtype, so every other byte stays), and ``progress/``, whose
-    files tell what is finished. Each file there is written under another name first. One process at a time works on it.
+    It holds the new weights under construction: the files of one of the models, copied, in which the new tensors are
+    written over the old ones where they lie (a tensor keeps shape and dtype, so every other byte stays), and
+    ``progress/``, whose files tell what is finished. Each file there is written under another name first. One process
+    at a time works on it.
 
     Args:
         output: the folder to be made.
@@ -64,7 +66,7 @@ class PartialOutput:
             self._lock.release()
             raise
 
-    def __enter__(self) -> PartialOutput:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -88,93 +90,78 @@ class PartialOutput:
         else:
             _write_json(record, run)
 
-    # -- diagonals ---------------------------------------------------------------------------------------------------
-
-    def has_diagonals(self, what: str, block: int) -> bool:
-        """Whether the diagonals of that kind and block are finished."""
-        return self._diagonals(what, block).is_file()
-
-    def save_diagonals(self, what: str, block: int, diagonals: Mapping[str, Tensor]) -> None:
-        """Keep the diagonals of one block."""
-        write_tensors(self._diagonals(what, block), diagonals)
-
-    def load_diagonals(self, what: str, block: int) -> dict[str, Tensor]:
-        """Read the diagonals of one block."""
-        return load_file(self._diagonals(what, block))
-
-    def _diagonals(self, what: str, block: int) -> Path:
-        return self.progress / f"{what}-{block:04d}.safetensors"
-
     # -- weights -----------------------------------------------------------------------------------------------------
 
-    def copy_weights(self, before: Checkpoint, after: Checkpoint, merged: Iterable[str]) -> None:
-        """Copy the weight files of ``after``; write into them the tensors named ``merged``, which it computes.
+    def copy_weights(self, others: Iterable[Checkpoint], kept: Checkpoint, merged: Iterable[str]) -> None:
+        """Copy the weight files of ``kept``; write into them the tensors named ``merged``, which it computes.
 
-        All weights of both models are looked through first: calibration would run for hours on what is not finite.
+        All weights of all models are looked through first: what follows would run for hours on what is not finite.
 
         Raises:
             ValueError: too little space on the disk, or a weight that is not finite.
         """
-        missing = [file for file in after.tensors.files if not (self.folder / file).is_file()]
-        needed = sum((after.folder / file).stat().st_size for file in missing)
+        missing = [file for file in kept.tensors.files if not (self.folder / file).is_file()]
+        needed = sum((kept.folder / file).stat().st_size for file in missing)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise ValueError(f"{self.folder} needs {needed / 1e6:.0f} MB; the disk has {free / 1e6:.0f} MB left.")
-        places = {name: after.stored(name) for name in merged}
-        if len(missing) == len(after.tensors.files):
-            before.check_finite()
-            after.check_finite()
+        places = {name: kept.stored(name) for name in merged}
+        if len(missing) == len(kept.tensors.files):
+            for checkpoint in (*others, kept):
+                checkpoint.check_finite()
         for file in missing:
             with whole_file(self.folder / file) as unfinished:
-                shutil.copyfile(after.folder / file, unfinished)
+                shutil.copyfile(kept.folder / file, unfinished)
                 for name, place in places.items():
                     if place.file == file:
-                        tensor = after.tensor(name).to(place.dtype)
+                        tensor = kept.tensor(name).to(place.dtype)
                         require_finite(name, tensor, self.folder)
                         _overwrite(unfinished, place, tensor)
 
-    def has_block(self, block: int) -> bool:
-        """Whether the block's fused layers are written."""
-        return self._block(block).is_file()
+    def has_part(self, part: int) -> bool:
+        """Whether the new tensors of that part are written."""
+        return self._part(part).is_file()
 
-    def write_block(self, block: int, layers: Iterable[tuple[StoredTensor, Tensor]], audit: list[dict]) -> None:
-        """Write the fused layers of a block, then the mark that it is finished, with its audit."""
+    def write_part(
+        self, part: int, tensors: Iterable[tuple[StoredTensor, Tensor]], audit: list[dict[str, Any]]
+    ) -> None:
+        """Write the new tensors of a part of the model, then the mark that it is finished, with its audit."""
         files = set()
-        for place, weight in layers:
-            _overwrite(self.folder / place.file, place, weight)
+        for place, tensor in tensors:
+            _overwrite(self.folder / place.file, place, tensor)
             files.add(place.file)
         for file in files:
             flush(self.folder / file)
-        _write_json(self._block(block), audit)
+        _write_json(self._part(part), audit)
 
-    def audit(self, blocks: int) -> list[dict]:
-        """The audit of all blocks, in order."""
-        return [entry for block in range(blocks) for entry in json.loads(self._block(block).read_text("utf-8"))]
+    def audit(self, parts: int) -> list[dict[str, Any]]:
+        """The audit of all parts, in order."""
+        return [entry for part in range(parts) for entry in json.loads(self._part(part).read_text("utf-8"))]
 
-    def _block(self, block: int) -> Path:
-        return self.progress / f"fused-{block:04d}.json"
+    def _part(self, part: int) -> Path:
+        return self.progress / f"written-{part:04d}.json"
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def finish(self, after: Checkpoint, audit: Mapping[str, Any]) -> None:
+    def finish(self, kept: Checkpoint, audit: Mapping[str, Any]) -> None:
         """Add configuration and audit, and give the folder its name."""
         _write_json(self.folder / AUDIT_FILE, audit)
-        shutil.copyfile(after.folder / "config.json", self.folder / "config.json")
+        shutil.copyfile(kept.folder / "config.json", self.folder / "config.json")
         name_folder(self.folder, self.output)
         shutil.rmtree(self.output / self.progress.name)
 
     # -- small files -------------------------------------------------------------------------------------------------
 
-    def copy_small(self, before: Checkpoint, after: Checkpoint) -> None:
-        """Copy processor, templates and the like of ``after``; where it has no processor, that of ``before`` too.
+    def copy_small(self, other: Checkpoint, kept: Checkpoint) -> None:
+        """Copy processor, templates and the like of ``kept``; where it has no processor, that of ``other`` too.
 
         Raises:
             ValueError: a file that is a link out of its folder.
         """
-        names = {file.name for file in after.folder.iterdir()}
+        names = {file.name for file in kept.folder.iterdir()}
         if not names & _PROCESSOR_FILES:
-            self._copy_small(before.folder, _MODEL_FILES)
-        self._copy_small(after.folder, set())
+            self._copy_small(other.folder, _MODEL_FILES)
+        self._copy_small(kept.folder, set())
 
     def _copy_small(self, folder: Path, without: set[str]) -> None:
         for file in sorted(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""Whether two checkpoints are the same model before and after tuning."""
+"""Whether two checkpoints are of one model."""
 
 from __future__ import annotations
 
@@ -20,46 +20,72 @@ _MAY_DIFFER = re.compile(
 )
 
 
-def check_pair(
-    before: PretrainedConfig, after: PretrainedConfig, linears: Sequence[Sequence[TunedLinear]], blocks: Sequence[int]
-) -> None:
-    """Check that two models have the same decoder blocks, and warn where their configurations differ.
+def check_layers(linears: Sequence[Sequence[TunedLinear]], blocks: Sequence[int], names: Sequence[str]) -> None:
+    """Check that two models have the same decoder blocks.
 
     Args:
-        before, after: their configurations.
         linears: the linear layers in the decoder blocks of each.
         blocks: number of decoder blocks of each.
+        names: what they are called in messages.
 
     Raises:
-        ValueError: another architecture, another number of blocks, or linear layers of other names or shapes.
+        ValueError: another number of blocks, or linear layers of other names or shapes.
     """
-    kinds = [(config.model_type, config.architectures) for config in (before, after)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(f"before and after are different models: {kinds[0]} and {kinds[1]}.")
     if blocks[0] != blocks[1]:
         raise ValueError(
-            f"the model before has {blocks[0]} decoder blocks and the one after {blocks[1]}; expected the same model "
-            "before and after tuning."
+            f"the model {names[0]} has {blocks[0]} decoder blocks and the one {names[1]} {blocks[1]}; expected the "
+            "same model before and after tuning."
         )
     shapes = [{linear.name: tuple(linear.weight.shape) for linear in model} for model in linears]
     differ = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]
     if differ:
-        found = "; ".join(f"{name}: {shapes[0].get(name)} before, {shapes[1].get(name)} after" for name in differ[:3])
+        found = "; ".join(
+            f"{name}: {shapes[0].get(name)} {names[0]}, {shapes[1].get(name)} {names[1]}" for name in differ[:3]
+        )
         raise ValueError(f"{len(differ)} linear layers of the decoder blocks differ in shape ({found}).")
-    entries = [dict(_entries(config.to_dict())) for config in (before, after)]
+
+
+def check_architectures(configs: Sequence[PretrainedConfig], names: Sequence[str]) -> None:
+    """Check that the configurations of two models are one architecture's.
+
+    Args:
+        configs: of both.
+        names: what they are called in messages.
+
+    Raises:
+        ValueError: another architecture.
+    """
+    kinds = [(config.model_type, config.architectures) for config in configs]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{names[0]} and {names[1]} are different models: {kinds[0]} and {kinds[1]}.")
+
+
+def check_settings(configs: Sequence[PretrainedConfig], names: Sequence[str], outcome: str) -> None:
+    """Warn where the configurations of two models of one architecture differ, and refuse what makes another function.
+
+    Args:
+        configs: of both.
+        names: what they are called in messages.
+        outcome: ends the warning: which of them the new model gets.
+
+    Raises:
+        ValueError: an entry differs that says how weights of the same shapes are read.
+    """
+    entries = [dict(_entries(config.to_dict())) for config in configs]
     changed = {
         name: (entries[0].get(name), entries[1].get(name))
         for name in sorted({**entries[0], **entries[1]})
         if entries[0].get(name) != entries[1].get(name)
     }
-    listed = [f"{name} ({old!r} before, {new!r} after)" for name, (old, new) in changed.items()]
+    listed = [f"{name} ({old!r} {names[0]}, {new!r} {names[1]})" for name, (old, new) in changed.items()]
     fatal = [text for name, text in zip(changed, listed, strict=True) if name.rsplit(".", 1)[-1] in _SHAPE_THE_MODEL]
     if fatal:
-        raise ValueError(f"the weights before and after mean different things: config.json differs in {fatal[0]}.")
+        raise ValueError(
+            f"the weights {names[0]} and {names[1]} mean different things: config.json differs in {fatal[0]}."
+        )
     if changed:
         warnings.warn(
-            f"config.json differs before and after tuning in {', '.join(listed)[:500]}; the fused model gets the one "
-            "after. Each calibration runs with its own.",
+            f"config.json differs between {names[0]} and {names[1]} in {', '.join(listed)[:500]}; {outcome}",
             stacklevel=2,
         )
 

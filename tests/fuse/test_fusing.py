@@ -26,7 +26,7 @@ from hpa_lightning.cli import main
 from hpa_lightning.data import MLLMCollator
 from hpa_lightning.fuse import fuse_checkpoints, fusing
 from hpa_lightning.fuse.checkpoint import Checkpoint
-from hpa_lightning.fuse.output import PartialOutput
+from hpa_lightning.fuse.diagonals import FusionOutput
 from hpa_lightning.modules.blocks import find_decoder_blocks
 
 RETENTION = RetentionSettings(p_min=20.0, p_max=40.0)
@@ -307,8 +307,8 @@ class Interruption(Exception):
             ("copy_weights", ()),
             ("save_diagonals", ("safety", 1)),
             ("save_diagonals", ("task", 2)),
-            ("write_block", (0,)),
-            ("write_block", (2,)),
+            ("write_part", (0,)),
+            ("write_part", (2,)),
             ("finish", ()),
         )
         for when in ("before", "after")
@@ -320,9 +320,9 @@ def test_interrupted_and_continued_gives_the_same_files(
 ) -> None:
     run: Callable[[str], Any] = lambda name: fuse_checkpoints(*pair, tmp_path / name, SAFETY, TASK, **SETTINGS)  # noqa: E731
     run("whole")
-    original, calls = getattr(PartialOutput, method), []
+    original, calls = getattr(FusionOutput, method), []
 
-    def interrupted(self: PartialOutput, *arguments: Any) -> Any:
+    def interrupted(self: FusionOutput, *arguments: Any) -> Any:
         calls.append(arguments[: len(at)])
         if arguments[: len(at)] == at and when == "before":
             raise Interruption
@@ -331,7 +331,7 @@ def test_interrupted_and_continued_gives_the_same_files(
             raise Interruption
         return result
 
-    monkeypatch.setattr(PartialOutput, method, interrupted)
+    monkeypatch.setattr(FusionOutput, method, interrupted)
     with pytest.raises(Interruption):
         run("broken")
     done = [call for call in calls if when == "after" or call != at]
@@ -341,7 +341,7 @@ def test_interrupted_and_continued_gives_the_same_files(
 
     repeated: list[tuple] = []
     monkeypatch.setattr(
-        PartialOutput, method, lambda self, *rest: repeated.append(rest[: len(at)]) or original(self, *rest)
+        FusionOutput, method, lambda self, *rest: repeated.append(rest[: len(at)]) or original(self, *rest)
     )
     run("broken")
     assert not at or not set(done) & set(repeated)  # what was finished is not done again
@@ -374,7 +374,7 @@ def test_an_interrupted_run_is_not_continued_with_other_settings(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(PartialOutput, "finish", lambda *_: (_ for _ in ()).throw(Interruption()))
+        patch.setattr(FusionOutput, "finish", lambda *_: (_ for _ in ()).throw(Interruption()))
         with pytest.raises(Interruption):
             fuse_checkpoints(*pair, tmp_path / "out", SAFETY, TASK, **SETTINGS)
     other = SETTINGS | {"retention": replace(RETENTION, p_max=30.0)}

@@ -1,0 +1,47 @@
+"""Opening the models that a command reads: a folder, or an adapter on one; and what is recorded of them."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from hpa_lightning.fuse.adapted import AdaptedCheckpoint, is_adapter
+from hpa_lightning.fuse.checkpoint import Checkpoint
+
+
+def open_checkpoint(folder: str | Path, base: str | Path | None) -> Checkpoint:
+    """Open the folder of a model, or that of a peft adapter on ``base``.
+
+    Raises:
+        ValueError: an adapter without a base, or what the checkpoint itself refuses.
+    """
+    if not is_adapter(folder):
+        return Checkpoint(folder)
+    if base is None:
+        raise ValueError(f"{folder} holds a peft adapter; expected the model that it belongs to beside it (--base).")
+    return AdaptedCheckpoint(base, folder)
+
+
+def warn_of_left_out(checkpoints: Iterable[Checkpoint]) -> None:
+    """Warn once of the weight files beside those that are read."""
+    left_out = dict.fromkeys(path for checkpoint in checkpoints for path in checkpoint.left_out)
+    if left_out:
+        warnings.warn(
+            f"not read and not in the output, as transformers and peft do not read them either: "
+            f"{', '.join(map(str, left_out))}.",
+            stacklevel=3,
+        )
+
+
+def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
+    """Size and time of every file, by which an interrupted run tells that its inputs are the same."""
+    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+
+
+def versions() -> Mapping[str, str]:
+    """What the weights are made with."""
+    programs = {name: version(name) for name in ("hpa-lightning", "torch", "transformers")}
+    return programs | {"python": platform.python_version()}
