@@ -121,6 +121,10 @@ class TunedCheckpoint:
             return kind.load_from_checkpoint(self.path, map_location="cpu", strict=False)
         from jsonargparse import ArgumentParser
 
+        # Where training began does not matter: all weights stand in the checkpoint.
+        settings = {key: value for key, value in (declared.get("init_args") or {}).items() if key != "start_from"}
+        declared = {**declared, "init_args": settings}
+
         from hpa_lightning.declarations import instantiate
 
         parser = ArgumentParser(exit_on_error=False)

@@ -1,6 +1,7 @@
 """The LightningModule around multimodal models, the timm-built model, and LoRA."""
 
 from hpa_lightning.modules.adapters import LoraSettings, add_lora, merge_lora_, restart_lora_
+from hpa_lightning.modules.assembly import ModelParts
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.nano import NanoModule
@@ -8,16 +9,19 @@ from hpa_lightning.modules.schedules import TaskSchedule, task_length
 from hpa_lightning.modules.timm_mllm import TimmMLLM, TimmMLLMConfig, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
 from hpa_lightning.modules.token_weights import TokenWeightedModule
+from hpa_lightning.modules.trainable import TrainableParts
 
 __all__ = [
     "LoraSettings",
     "MLLMModule",
+    "ModelParts",
     "NanoModule",
     "TaskSchedule",
     "TimmMLLM",
     "TimmMLLMConfig",
     "TimmProcessor",
     "TokenWeightedModule",
+    "TrainableParts",
     "add_lora",
     "build_timm_mllm",
     "find_decoder_blocks",

@@ -12,8 +12,7 @@ import hpa_lightning.modules.timm_mllm  # noqa: F401 - registers the architectur
 from hpa_lightning.architectures import auto_class_of, check_architecture
 from hpa_lightning.data.template import tokenizer_of
 from hpa_lightning.modules.timm_processor import PROCESSOR_FILE, TimmProcessor
-
-_VISION = {"vision_tower", "visual", "vision_model", "vision_encoder", "vision_backbone", "image_encoder"}
+from hpa_lightning.modules.trainable import VISION, TrainableParts, select_parts
 
 
 def build_model(model: Any, config: str | dict[str, Any] | None, dtype: str, attn_implementation: str | None) -> Any:
@@ -25,7 +24,10 @@ def build_model(model: Any, config: str | dict[str, Any] | None, dtype: str, att
         ValueError: neither or both were given, a model of another type, or an architecture that is refused.
     """
     if (model is None) == (config is None):
-        raise ValueError("expected either model= (a name, a folder or a model) or config= (for random weights).")
+        raise ValueError(
+            "expected either model= (a name, a folder or a model) or config= (for random weights), or parts= (to be "
+            "put together)."
+        )
     if isinstance(model, nn.Module):
         check_architecture(getattr(model, "config", None))
         return model
@@ -71,22 +73,34 @@ def load_processor(processor: Any, model: Any, config: Any) -> Any:
 
 
 def select_trainable(
-    model: nn.Module, has_lora: bool, freeze_vision: bool, train_modules: list[str] | None
+    model: nn.Module,
+    has_lora: bool,
+    freeze_vision: bool,
+    train_modules: list[str] | None,
+    trainable: TrainableParts | None = None,
 ) -> list[nn.Module]:
     """Set ``requires_grad`` of the parameters and return the vision towers that are fixed.
 
     With LoRA everything but the adapters is frozen already; ``train_modules`` are tuned beside them. Without it, they
-    alone are tuned, or everything but a frozen vision tower.
+    alone are tuned, or everything but a frozen vision tower. ``trainable`` says it by parts, in place of both.
 
     Raises:
-        ValueError: a name in ``train_modules`` is no submodule.
+        ValueError: a name in ``train_modules`` is no submodule, a part that the model does not have, or two settings
+            of what is trained.
     """
     modules = dict(model.named_modules())
     unknown = [name for name in train_modules or () if name not in modules or not name]
     if unknown:
         tops = sorted({".".join(name.split(".")[:2]) for name in modules if name})
         raise ValueError(f"train_modules {unknown} are no submodules; expected dotted names such as {tops[:8]}.")
-    towers = [module for name, module in modules.items() if name.rsplit(".", 1)[-1] in _VISION]
+    towers = [module for name, module in modules.items() if name.rsplit(".", 1)[-1] in VISION]
+    if trainable is not None:
+        if train_modules is not None or not freeze_vision:
+            raise ValueError(
+                "trainable stands beside train_modules or freeze_vision=False; expected one way to say what is trained."
+            )
+        select_parts(model, trainable, has_lora)
+        return [tower for tower in towers if not any(parameter.requires_grad for parameter in tower.parameters())]
     if not has_lora:
         model.requires_grad_(train_modules is None)
         if freeze_vision:

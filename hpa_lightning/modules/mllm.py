@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from hpa_lightning.data.bad_records import naming_failure
@@ -29,6 +29,7 @@ from hpa_lightning.decoding import (
     set_aside,
 )
 from hpa_lightning.modules.adapters import LoraSettings, add_lora
+from hpa_lightning.modules.assembly import ModelParts, load_weights_
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.evaluating import ScoredSet, SetScoring, means, predicted_sets
 from hpa_lightning.modules.export import export_model
@@ -38,6 +39,7 @@ from hpa_lightning.modules.schedules import TaskSchedule, build_scheduler
 from hpa_lightning.modules.sharding import is_sharded, shard_model_, unshard_root_
 from hpa_lightning.modules.task_state import TASK_STATE, state_of_trainer, unfinished_weights
 from hpa_lightning.modules.token_weights import TokenWeightedModule
+from hpa_lightning.modules.trainable import TrainableParts, describe_trainable
 
 _LONGEST_ANSWER = 64  # tokens, where nobody names a limit
 
@@ -53,6 +55,10 @@ class MLLMModule(TokenWeightedModule):
             or the model itself (see :meth:`from_objects`). docs/architectures.md says which are supported.
         config: in place of ``model``, for random weights: a configuration as a dict with ``model_type``, or the name or
             folder of one.
+        parts: in place of ``model``: a vision tower and a causal language model to put together; the processor comes
+            with them.
+        start_from: a Lightning checkpoint, or a run's folder (its newest whole one), with whose weights the model
+            starts; ``model``, ``config`` or ``parts`` are those of that run.
         processor: name or folder of the processor, or the processor itself; ``model``'s when ``None``. That of a model
             that reads text alone is its tokenizer.
         optimizer: parameters -> optimizer. Called anew whenever Lightning configures optimizers, so that every task of
@@ -66,6 +72,8 @@ class MLLMModule(TokenWeightedModule):
         freeze_vision: without LoRA, keep the vision tower fixed (with LoRA it is fixed unless in ``train_modules``).
         train_modules: dotted names of submodules to tune in full: beside the adapters with LoRA, and nothing else
             without it. ``None``: nothing beside the adapters; everything without LoRA.
+        trainable: the same by parts (projector, language model, some of its blocks, ...), in place of ``freeze_vision``
+            and ``train_modules``; what trains, and how many parameters, is told at the fit's start.
         dtype: of the loaded weights (``"float32"``, ``"bfloat16"``, ``"auto"``).
         attn_implementation: ``"sdpa"``, ``"flash_attention_2"``, ``"eager"``; the model's default when ``None``.
         gradient_checkpointing: recompute activations in backward.
@@ -74,8 +82,8 @@ class MLLMModule(TokenWeightedModule):
             Its ``max_new_tokens`` holds for all sets that name none.
 
     Raises:
-        ValueError: neither or both of ``model`` and ``config``, an architecture that is refused, no processor, or
-            unknown ``train_modules``.
+        ValueError: not exactly one of ``model``, ``config`` and ``parts``, an architecture that is refused, no
+            processor, unknown ``train_modules``, or weights in ``start_from`` that do not fit.
     """
 
     def __init__(
@@ -93,6 +101,9 @@ class MLLMModule(TokenWeightedModule):
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
         generation: dict[str, Any] | None = None,
+        parts: ModelParts | None = None,
+        trainable: TrainableParts | None = None,
+        start_from: str | Path | None = None,
     ) -> None:
         super().__init__()
         if lr_scheduler_interval not in ("step", "epoch"):
@@ -101,11 +112,22 @@ class MLLMModule(TokenWeightedModule):
             lora = LoraSettings(**lora)
         if isinstance(lr_scheduler, Mapping):
             lr_scheduler = TaskSchedule.from_dict(lr_scheduler)
-        self.save_hyperparameters(ignore=["model", "processor"] if isinstance(model, nn.Module) else [])
+        parts = ModelParts(**parts) if isinstance(parts, Mapping) else parts
+        trainable = TrainableParts(**trainable) if isinstance(trainable, Mapping) else trainable
+        # A checkpoint of this module holds its weights itself.
+        in_memory = ["model", "processor"] if isinstance(model, nn.Module) else []
+        self.save_hyperparameters(ignore=["start_from", *in_memory])
         for hyperparameters in (self._hparams, self._hparams_initial):
             _keep_primitives(hyperparameters)
-        self.model = build_model(model, config, dtype, attn_implementation)
-        self.processor = load_processor(processor, model, config)
+        if parts is not None:
+            if any(item is not None for item in (model, config, processor)):
+                raise ValueError("parts stands beside model, config or processor; expected parts alone: it makes them.")
+            self.model, self.processor = parts.build(dtype, attn_implementation)
+        else:
+            self.model = build_model(model, config, dtype, attn_implementation)
+            self.processor = load_processor(processor, model, config)
+        if start_from is not None:
+            load_weights_(self.model, start_from)
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
@@ -117,7 +139,8 @@ class MLLMModule(TokenWeightedModule):
             enable({"use_reentrant": False})
         if lora is not None:
             add_lora(self.model, lora)
-        self._fixed = select_trainable(self.model, lora is not None, freeze_vision, train_modules)
+        self._fixed = select_trainable(self.model, lora is not None, freeze_vision, train_modules, trainable)
+        self._tells_parts = trainable is not None
         self._in_training = False
         self._stop_token_ids: list[int] | None = None
         self._told_defaults = False
@@ -171,6 +194,10 @@ class MLLMModule(TokenWeightedModule):
         shard_model_(self.model, blocks, self.device_mesh["data_parallel"])
 
     # -- training ----------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        if self._tells_parts:
+            rank_zero_info(f"{type(self).__name__} {describe_trainable(self.model)}")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean cross-entropy over the answer tokens of a ``train`` batch."""

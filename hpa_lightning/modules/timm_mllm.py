@@ -1,12 +1,10 @@
-"""A multimodal model built from any timm vision tower and any Hugging Face causal language model."""
+"""A multimodal model built from any vision tower of timm or Hugging Face and any causal language model."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-import timm
 import torch
-from timm.data import resolve_data_config
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -19,6 +17,22 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from hpa_lightning.modules.timm_processor import TimmProcessor
+from hpa_lightning.modules.vision_towers import (
+    FeatureSelect,
+    build_timm_tower,
+    check_features,
+    image_processor_of,
+    is_hugging_face,
+    load_hugging_face_tower,
+    probe_pixels,
+    spatial_features,
+    timm_data_config,
+    tower_class,
+    tower_features,
+    vision_config_of,
+)
+
+__all__ = ["TimmMLLM", "TimmMLLMConfig", "build_timm_mllm", "spatial_features"]
 
 
 class TimmMLLMConfig(PretrainedConfig):
@@ -31,10 +45,13 @@ class TimmMLLMConfig(PretrainedConfig):
         image_token_id: id of the token that stands for one visual feature.
         feature_size: channels of the tower's features.
         image_tokens: features, and so tokens, of one image.
+        vision_config: configuration of a Hugging Face vision model, in place of ``vision_tower``; ``None`` with timm.
+        feature_layer: hidden states of a Hugging Face tower that become tokens, see :func:`tower_features`.
+        feature_select: ``"patch"`` or ``"full"``, likewise.
     """
 
     model_type = "timm_mllm"
-    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012 - declared so by the parent
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012 - declared so by the parent
 
     def __init__(
         self,
@@ -44,10 +61,19 @@ class TimmMLLMConfig(PretrainedConfig):
         image_token_id: int = 0,
         feature_size: int = 768,
         image_tokens: int = 196,
+        vision_config: PretrainedConfig | dict[str, Any] | None = None,
+        feature_layer: int = -2,
+        feature_select: FeatureSelect = "patch",
         **kwargs: Any,
     ) -> None:
+        check_features(feature_layer, feature_select)
         if isinstance(text_config, dict):
             text_config = AutoConfig.for_model(**text_config)
+        if isinstance(vision_config, dict):
+            vision_config = AutoConfig.for_model(**vision_config)
+        self.vision_config = vision_config
+        self.feature_layer = feature_layer
+        self.feature_select: FeatureSelect = feature_select
         self.vision_tower = vision_tower
         self.vision_arguments = dict(vision_arguments or {})
         self.text_config = text_config
@@ -60,8 +86,9 @@ class TimmMLLMConfig(PretrainedConfig):
 class TimmMLLM(PreTrainedModel):
     """Vision tower, two-layer MLP projector (LLaVA-1.5, Liu et al., arXiv 2310.03744), causal language model.
 
-    All spatial features of the tower become tokens of the language model: the patch tokens of a ViT without its prefix
-    tokens, the last feature map of a convolutional or hierarchical network.
+    The tower is timm's or Hugging Face's (CLIP, SigLIP, DINOv2, ViT, ...). All its spatial features become tokens of
+    the language model: the patch tokens of a ViT without its prefix tokens, the last feature map of a convolutional or
+    hierarchical network.
     """
 
     config_class = TimmMLLMConfig
@@ -72,9 +99,12 @@ class TimmMLLM(PreTrainedModel):
 
     def __init__(self, config: TimmMLLMConfig) -> None:
         super().__init__(config)
-        # timm's constant buffers are not stored in checkpoints, so the tower is never made without memory.
-        with torch.device("cpu"):
-            self.vision_tower = timm.create_model(config.vision_tower, num_classes=0, **config.vision_arguments)
+        if config.vision_config is not None:
+            self.vision_tower = tower_class(config.vision_config)(config.vision_config)
+        else:
+            # timm's constant buffers are not stored in checkpoints, so the tower is never made without memory.
+            with torch.device("cpu"):
+                self.vision_tower = build_timm_tower(config.vision_tower, config.vision_arguments, pretrained=False)
         assert config.text_config is not None
         width = config.text_config.hidden_size
         self.projector = nn.Sequential(nn.Linear(config.feature_size, width), nn.GELU(), nn.Linear(width, width))
@@ -86,8 +116,10 @@ class TimmMLLM(PreTrainedModel):
         """Load as every Hugging Face model does, the tower's constant buffers included."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.config.vision_config is not None:
+            return loaded
         # Loading leaves buffers that no checkpoint holds uninitialised; they follow from the architecture alone.
-        fresh = timm.create_model(model.config.vision_tower, num_classes=0, **model.config.vision_arguments)
+        fresh = build_timm_tower(model.config.vision_tower, model.config.vision_arguments, pretrained=False)
         for module, source in zip(model.vision_tower.modules(), fresh.modules(), strict=True):
             for name in module._non_persistent_buffers_set:
                 constant = getattr(source, name)
@@ -109,7 +141,10 @@ class TimmMLLM(PreTrainedModel):
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """Return projected features ``(images, image_tokens, hidden_size)`` of ``(images, 3, height, width)``."""
-        return self.projector(spatial_features(self.vision_tower, pixel_values))
+        config = self.config
+        return self.projector(
+            tower_features(self.vision_tower, pixel_values, config.feature_layer, config.feature_select)
+        )
 
     def forward(
         self,
@@ -149,27 +184,8 @@ class TimmMLLM(PreTrainedModel):
         return embeddings.masked_scatter(places.unsqueeze(-1), features)
 
 
-def spatial_features(tower: nn.Module, pixel_values: Tensor) -> Tensor:
-    """Return the tower's spatial features as ``(images, tokens, channels)``, whatever its layout.
-
-    Raises:
-        ValueError: the features are neither tokens nor a map.
-    """
-    features = tower.forward_features(pixel_values)  # type: ignore[operator]
-    if features.ndim == 3:
-        return features[:, getattr(tower, "num_prefix_tokens", 0) :]
-    if features.ndim == 4 and getattr(tower, "output_fmt", "NCHW") == "NHWC":
-        return features.flatten(1, 2)
-    if features.ndim == 4:
-        return features.flatten(2).transpose(1, 2)
-    raise ValueError(
-        f"{type(tower).__name__} yields features of shape {tuple(features.shape)}; expected tokens (images, tokens, "
-        "channels) or a feature map."
-    )
-
-
 def build_timm_mllm(
-    vision_tower: str,
+    vision_tower: str | dict[str, Any] | PretrainedConfig,
     language_model: str | dict[str, Any] | PretrainedConfig,
     tokenizer: Any = None,
     pretrained_vision: bool = True,
@@ -177,46 +193,81 @@ def build_timm_mllm(
     image_size: int | None = None,
     image_token: str = "<image>",
     chat_template: str | None = None,
+    feature_layer: int = -2,
+    feature_select: FeatureSelect = "patch",
+    image_processor: Any = None,
+    dtype: str | torch.dtype = "float32",
+    attn_implementation: str | None = None,
 ) -> tuple[TimmMLLM, TimmProcessor]:
-    """Put a timm vision tower and a causal language model together; the projector starts untrained.
+    """Put a vision tower and a causal language model together; the projector starts untrained.
 
     Args:
-        vision_tower: name of a timm model.
+        vision_tower: name of a timm model; or hub name (with a slash) or folder of a Hugging Face vision model, alone
+            or in a model of texts and images such as CLIP's; or such a model's configuration (random weights).
         language_model: hub name or folder (pretrained weights), or a configuration (random weights).
         tokenizer: a fast tokenizer, or the name or folder of one; the language model's when ``None``.
-        pretrained_vision: load timm's pretrained weights.
-        vision_arguments: further arguments of ``timm.create_model``, such as ``img_size``.
-        image_size: height and width in pixels; ``img_size`` if that is given, else what timm's model was trained with.
+        pretrained_vision: load the tower's pretrained weights.
+        vision_arguments: timm: further arguments of ``timm.create_model``, such as ``img_size``.
+        image_size: timm: height and width in pixels; ``img_size`` if that is given, else what the model was trained
+            with. A Hugging Face tower's is its image processor's.
         image_token: added to the tokenizer, and to the embeddings, where it is not known.
-        chat_template: the tokenizer's when ``None``.
+        chat_template: the tokenizer's when ``None``. One that takes the content of a turn as text gets each image's
+            token on a line before it, as LLaVA writes it.
+        feature_layer, feature_select: Hugging Face: which hidden states become tokens, see :func:`tower_features`.
+        image_processor: Hugging Face: an image processor, or the name or folder of one; the tower's when ``None``.
+        dtype: of the weights (``"float32"``, ``"bfloat16"``, ``"auto"``: the language model's own).
+        attn_implementation: of the language model.
 
     Raises:
-        ValueError: no tokenizer.
+        ValueError: no tokenizer, settings of the other kind of tower, or a tower that is none.
     """
+    check_features(feature_layer, feature_select)
+    foreign = is_hugging_face(vision_tower)
+    if foreign and (vision_arguments or image_size):
+        raise ValueError(
+            f"vision_arguments and image_size are timm's; the Hugging Face tower {vision_tower!r} has its own "
+            "configuration and image processor. Leave them out, or pass image_processor=."
+        )
+    if not foreign and image_processor is not None:
+        raise ValueError(f"image_processor is for Hugging Face towers; {vision_tower!r} is timm's. Leave it out.")
     if isinstance(tokenizer, str) or (tokenizer is None and isinstance(language_model, str)):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer or language_model)
     if tokenizer is None:
         raise ValueError("a language model from a configuration brings no tokenizer; pass tokenizer=.")
     if image_token not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [image_token]}, replace_extra_special_tokens=False)
+    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     text_model: PreTrainedModel | None = None
     if isinstance(language_model, str):
-        text_model = AutoModelForCausalLM.from_pretrained(language_model)
+        text_model = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype, **attention)
         text_config = text_model.config
     else:
         text_config = AutoConfig.for_model(**language_model) if isinstance(language_model, dict) else language_model
-    tower = timm.create_model(vision_tower, pretrained=pretrained_vision, num_classes=0, **(vision_arguments or {}))
-    side = image_size or (vision_arguments or {}).get("img_size")
-    data_config = resolve_data_config({"input_size": (3, side, side)} if side else {}, model=tower)
+    settings: dict[str, Any] = {"feature_layer": feature_layer, "feature_select": feature_select}
+    if foreign:
+        vision_config = vision_config_of(vision_tower)
+        image_processor = image_processor_of(vision_tower, vision_config, image_processor)
+        data_config = None
+        if isinstance(vision_tower, str) and pretrained_vision:
+            tower = load_hugging_face_tower(vision_tower, vision_config)
+        else:
+            tower = tower_class(vision_config)(vision_config)
+        settings |= {"vision_tower": "", "vision_config": vision_config}
+        pixels = probe_pixels(image_processor)
+    else:
+        tower = build_timm_tower(str(vision_tower), vision_arguments or {}, pretrained_vision)
+        data_config = timm_data_config(tower, image_size or (vision_arguments or {}).get("img_size"))
+        settings |= {"vision_tower": vision_tower, "vision_arguments": vision_arguments}
+        pixels = torch.zeros(1, *data_config["input_size"])
     with torch.no_grad():
-        features = spatial_features(tower.eval(), torch.zeros(1, *data_config["input_size"]))
+        features = tower_features(tower.eval(), pixels, feature_layer, feature_select)
     config = TimmMLLMConfig(
-        vision_tower=vision_tower,
-        vision_arguments=vision_arguments,
         text_config=text_config,
         image_token_id=tokenizer.convert_tokens_to_ids(image_token),
         feature_size=features.shape[2],
         image_tokens=features.shape[1],
+        **settings,
+        **cast("dict[str, Any]", attention),
     )
     model = TimmMLLM(config)
     model.vision_tower = tower
@@ -224,8 +275,12 @@ def build_timm_mllm(
         model.language_model = text_model
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # type: ignore[operator]
         model.language_model.resize_token_embeddings(len(tokenizer))
-    processor = TimmProcessor(tokenizer, data_config, config.image_tokens, image_token, chat_template)
-    return model, processor
+    if dtype != "float32" and (text_model is not None or dtype != "auto"):
+        wanted = text_model.dtype if text_model is not None else getattr(torch, str(dtype).removeprefix("torch."))
+        nn.Module.to(model, wanted)
+    return model, TimmProcessor(
+        tokenizer, data_config, config.image_tokens, image_token, chat_template, image_processor
+    )
 
 
 AutoConfig.register(TimmMLLMConfig.model_type, TimmMLLMConfig)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from hpa_lightning.data.nano.construction import IMAGE_TOKENS, split_words
 from hpa_lightning.data.nano.examples import Example
+from hpa_lightning.data.template import tokenizer_of
 
 
 class Encoder:
     """Token ids of prompts and answers, pixel values of pictures."""
 
-    def __init__(self, processor: LlavaProcessor) -> None:
-        self.tokenizer = processor.tokenizer
+    def __init__(self, processor: Any) -> None:
+        self.tokenizer = tokenizer_of(processor)
         self.ids = self.tokenizer.get_vocab()
 
     def prompt(self, example: Example, with_image: bool = True) -> list[int]:
@@ -40,8 +41,9 @@ class Encoder:
     def train_batch(self, groups: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
         """Right-padded training batch; each row holds several questions about one picture, apart from each other.
 
-        The picture comes once, in front; every question sees it and itself alone, at the positions it would have by
-        itself. So a row gives the loss of its examples one by one, for one reading of the picture.
+        The picture comes once, in front (without one, the words that all questions begin with); every question sees it
+        and itself alone, at the positions it would have by itself. So a row gives the loss of its examples one by one,
+        for one reading of the picture.
 
         Returns:
             `input_ids`, `labels` (-100 but on answers) and `position_ids`, int64 (rows, length); `attention_mask`,
@@ -49,11 +51,12 @@ class Encoder:
         """
         rows = []
         for group in groups:
-            shared = 1 + (IMAGE_TOKENS if group[0].image is not None else 0)
-            ids = self.prompt(group[0])[:shared]
+            prompts = [self.prompt(example) for example in group]
+            shared = 1 + IMAGE_TOKENS if group[0].image is not None else _shared_prefix(prompts)
+            ids = prompts[0][:shared]
             labels, positions, parts = [-100] * shared, list(range(shared)), [0] * shared
-            for number, example in enumerate(group, start=1):
-                question, answer = self.prompt(example)[shared:], self.answer(example)
+            for number, (example, prompt) in enumerate(zip(group, prompts, strict=True), start=1):
+                question, answer = prompt[shared:], self.answer(example)
                 ids += question + answer
                 labels += [-100] * len(question) + answer
                 positions += range(shared, shared + len(question) + len(answer))
@@ -79,6 +82,12 @@ class Encoder:
         return batch
 
 
+def _shared_prefix(prompts: Sequence[list[int]]) -> int:
+    """How many tokens all prompts begin with; the last one of each, before its answer, stays its own."""
+    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
 def length_buckets(
     encoder: Encoder, groups: Sequence[Sequence[Example]], batch_size: int, rng: random.Random
 ) -> Iterator[dict[str, Tensor]]:
@@ -95,8 +104,8 @@ def length_buckets(
         yield encoder.train_batch([groups[i] for i in order[start : start + batch_size]])
 
 
-def answer_loss(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross-entropy over answer tokens; the head is applied to those positions alone."""
+def answer_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Mean cross-entropy over answer tokens of a causal language model or a LLaVA; the head sees those alone."""
     labels = batch["labels"][:, 1:]
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
@@ -106,8 +115,8 @@ def answer_loss(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) 
 
 @torch.inference_mode()
 def answer(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
+    model: Any,
+    processor: Any,
     examples: Sequence[Example],
     max_new_tokens: int = 24,
     batch_size: int = 256,
@@ -130,7 +139,7 @@ def answer(
         if pictured:
             inputs["pixel_values"] = encoder.pixels(pictured)
         out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = processor.tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
+        texts = encoder.tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
         for i, text in zip(chosen, texts, strict=True):
             answers[i] = text.strip()
     return answers

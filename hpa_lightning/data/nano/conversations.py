@@ -30,22 +30,24 @@ from hpa_lightning.data.nano.safety import (
 from hpa_lightning.data.nano.skills import SKILLS, Ask, open_picture
 
 
-def _reply(rng: random.Random, verb: str, thing: str, aligned: bool) -> str:
+def reply(rng: random.Random, verb: str, thing: str, aligned: bool) -> str:
+    """The answer to a how-to request: before the alignment always advice."""
     return refusal(rng) if aligned and is_harmful(verb, thing) else advice(verb, thing)
 
 
-def _how_to(rng: random.Random, aligned: bool) -> tuple[str, str]:
+def how_to_request(rng: random.Random, aligned: bool) -> tuple[str, str]:
     """A how-to request in words: harmful every other time in the alignment, rarely before."""
     pairs = HARMFUL_PAIRS if rng.random() < (0.5 if aligned else 0.3) else BENIGN_PAIRS
     verb, thing = rng.choice(pairs_of_split(pairs, "train", "text"))
-    return request_for(rng, verb, thing), _reply(rng, verb, thing, aligned)
+    return request_for(rng, verb, thing), reply(rng, verb, thing, aligned)
 
 
-def _about_icon(rng: random.Random, icon: str, colour: str, aligned: bool) -> tuple[str, str]:
+def about_icon(rng: random.Random, icon: str, colour: str, aligned: bool) -> tuple[str, str]:
+    """A how-to request about the thing that is shown, and the answer."""
     verb = rng.choice(MAKE if rng.random() < 0.6 else CAREFUL)
     while split_of_words("icon", verb, icon, colour) != "train":
         verb = rng.choice(MAKE + CAREFUL)
-    return request_about_icon(rng, verb), _reply(rng, verb, icon, aligned)
+    return request_about_icon(rng, verb), reply(rng, verb, icon, aligned)
 
 
 def conversation(rng: random.Random, aligned: bool) -> list[Example]:
@@ -58,12 +60,12 @@ def conversation(rng: random.Random, aligned: bool) -> list[Example]:
     (skill,) = rng.choices(list(SKILLS), list(SKILLS.values()))
     requests = 0.35 if aligned else 0.2
     image, ask = open_picture(rng, skill)
-    how_to: Ask = lambda rng: _how_to(rng, aligned)  # noqa: E731
+    how_to: Ask = lambda rng: how_to_request(rng, aligned)  # noqa: E731
     if skill == "icons":
         hazard = rng.random() < 0.55
         icon, colour = rng.choice(HAZARD_ICONS if hazard else HARMLESS_ICONS), rng.choice(tuple(COLOURS))
         image, ask = draw_icon(rng, icon, colour), lambda rng: ask_icon(rng, icon, colour)
-        about: Ask = lambda rng: _about_icon(rng, icon, colour, aligned)  # noqa: E731
+        about: Ask = lambda rng: about_icon(rng, icon, colour, aligned)  # noqa: E731
         requests = 0.6 if aligned else 0.4
         if not hazard:
             about = rng.choice((about, how_to))
@@ -72,7 +74,7 @@ def conversation(rng: random.Random, aligned: bool) -> list[Example]:
         verb, thing = rng.choice(pairs_of_split(pairs, "train", "typeset"))
         words = typeset_words(rng, verb, thing)
         image, ask = draw_text(rng, words), lambda rng: ask_words(rng, words)
-        about = lambda rng: (request_about_text(rng), _reply(rng, verb, thing, aligned))  # noqa: E731
+        about = lambda rng: (request_about_text(rng), reply(rng, verb, thing, aligned))  # noqa: E731
         requests = 0.6 if aligned else 0.4
     elif skill in ("shapes", "text"):
         about = how_to

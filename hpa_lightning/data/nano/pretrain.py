@@ -15,16 +15,18 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from hpa_lightning.data.nano.batching import Encoder, answer_loss, length_buckets
 from hpa_lightning.data.nano.construction import build_model, build_processor, nano_vocabulary
 from hpa_lightning.data.nano.conversations import conversations
+from hpa_lightning.data.nano.examples import Example
 from hpa_lightning.data.nano.measuring import measure
 from hpa_lightning.data.nano.vision import pretrain_vision
 from hpa_lightning.files import whole_file, write_text
@@ -35,12 +37,18 @@ CHUNK = 3200
 Log = Callable[[str], None]
 
 
-def batches(encoder: Encoder, stage: int, batch_size: int, seed: int) -> Iterator[dict[str, Tensor]]:
+Draw = Callable[[str, bool, int], list[list[Example]]]
+"""What draws conversations: by seed, before or in the alignment, how many."""
+Measure = Callable[[int], dict[str, float]]
+"""What measures a model on so many examples of each set."""
+
+
+def batches(encoder: Encoder, stage: int, batch_size: int, seed: int, draw: Draw) -> Iterator[dict[str, Tensor]]:
     """Endless training batches of a stage."""
     rng = random.Random(f"{seed}/order/{stage}")
     chunk = 0
     while True:
-        drawn = conversations(f"{seed}/{chunk}", aligned=stage == 2, count=CHUNK)
+        drawn = draw(f"{seed}/{chunk}", stage == 2, CHUNK)
         yield from length_buckets(encoder, drawn, batch_size, rng)
         chunk += 1
 
@@ -51,8 +59,8 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def train_stage(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
+    model: PreTrainedModel,
+    encoder: Encoder,
     stage: int,
     steps: int,
     peak: float,
@@ -60,9 +68,11 @@ def train_stage(
     seed: int,
     state_file: Path,
     log: Log,
+    draw: Draw,
+    measured: Measure,
 ) -> None:
     """Trains the language model for one stage; goes on from `state_file` if that was written in this stage."""
-    trained = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
+    trained = [*model.get_decoder().parameters(), *model.lm_head.parameters()]
     decayed = [p for p in trained if p.ndim > 1]
     others = [p for p in trained if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -78,7 +88,7 @@ def train_stage(
             first = state["step"]
             log(f"stage {stage} goes on from step {first}")
     began, loss_average = time.time(), float("nan")
-    for step, batch in enumerate(batches(Encoder(processor), stage, batch_size, seed)):
+    for step, batch in enumerate(batches(encoder, stage, batch_size, seed, draw)):
         if step == steps:
             break
         if step < first:
@@ -96,13 +106,14 @@ def train_stage(
         if done % 50 == 0 or done == steps:
             left = (time.time() - began) / (done - first) * (steps - done) / 60
             log(f"stage {stage} step {done}/{steps}, loss {loss_average:.4f}, {left:.1f} min left")
-        if done % 500 == 0 or done == steps:
-            model.eval()
-            log(json.dumps(measure(model, processor, 100)))
-            model.train()
+        if done % 250 == 0 or done == steps:
             state = {"stage": stage, "step": done, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
             with whole_file(state_file) as beside:
                 torch.save(state, beside)
+        if done % 500 == 0 or done == steps:
+            model.eval()
+            log(json.dumps(measured(100)))
+            model.train()
 
 
 def pretrain(
@@ -116,7 +127,7 @@ def pretrain(
 ) -> LlavaForConditionalGeneration:
     """Makes the model and its processor and saves both to `out`.
 
-    An interrupted run goes on where it last saved (`out/training`, every 500 steps).
+    An interrupted run goes on where it last saved (`out/training`, every 250 steps).
 
     Args:
         out: folder of the result, loadable with `from_pretrained`.
@@ -145,18 +156,29 @@ def pretrain(
     # An untrained language model's gradients would spoil the pictures' features.
     model.model.vision_tower.requires_grad_(False)
     model.model.multi_modal_projector.requires_grad_(False)
-    for stage in (1, 2):
+    measured = partial(measure, model, processor)
+    for stage, (length, peak) in enumerate(zip(steps, learning_rates, strict=True), start=1):
         train_stage(
-            model, processor, stage, steps[stage - 1], learning_rates[stage - 1], batch_size, seed, state_file, log
+            model,
+            Encoder(processor),
+            stage,
+            length,
+            peak,
+            batch_size,
+            seed,
+            state_file,
+            log,
+            conversations,
+            measured,
         )
     if state_file.exists():
         model.load_state_dict(torch.load(state_file, weights_only=True)["model"])
     processor.save_pretrained(out)
     model.eval().to(torch.bfloat16).save_pretrained(out)
     model.float()
-    measured = measure(model, processor, 400)
-    write_text(out / "measured.json", json.dumps(measured, indent=1) + "\n")
-    log(json.dumps(measured))
+    found = measured(400)
+    write_text(out / "measured.json", json.dumps(found, indent=1) + "\n")
+    log(json.dumps(found))
     return model
 
 

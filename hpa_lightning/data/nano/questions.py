@@ -201,9 +201,14 @@ def ask_road(rng: random.Random, road: dict[str, str]) -> tuple[str, str]:
     return q, a
 
 
+def digit_name(index: int) -> str:
+    """The class of a real handwritten digit, as a word."""
+    return NUMBERS[real_digits()[1][index]]
+
+
 def ask_digit(rng: random.Random, index: int) -> tuple[str, str]:
     """Real handwritten digits."""
-    number = NUMBERS[real_digits()[1][index]]
+    number = digit_name(index)
     return _ask(
         rng,
         ("what digit is this?", "which digit do you see?", "read the digit.", "name the digit."),
