@@ -26,6 +26,7 @@ COMMANDS = {
     "demo": ("demo", "sequential tuning against both modes of HPA on the embedded benchmark, one table"),
     "data": ("data", "`data check`: everything that can be wrong with a configuration's or a benchmark's data"),
     "fuse": ("fuse", "post-training HPA on two checkpoints that were trained elsewhere"),
+    "merge": ("merge", "a safety-tuned and a task-tuned model in one, at a ratio or along a front"),
     "study": ("study", "a grid of runs from one YAML file: run, status, report, archive"),
     "judge": ("judge", "judge the answers of an earlier run anew, and compare judges"),
     "answers": ("answers", "one HTML page of a run's answers before and after, with filters"),

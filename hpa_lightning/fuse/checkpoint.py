@@ -111,7 +111,23 @@ class Checkpoint:
             found, wanted = self.tensors.stored[key].shape, tuple(expected[name].shape)
             if found != wanted:
                 raise ValueError(f"{self.folder}: {key} has the shape {found}; its configuration says {wanted}.")
+            if name in self._key:
+                raise ValueError(
+                    f"{self.folder} holds {self._key[name]} and {key}, which are one tensor, {name}; remove the one "
+                    "that is out of date."
+                )
             self._key[name] = key
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the model's tensors that are stored; known once bound."""
+        return list(self._key)
+
+    @property
+    def unbuilt(self) -> list[str]:
+        """Keys of the stored tensors that the configuration builds no tensor for; known once bound."""
+        bound = set(self._key.values())
+        return [key for key in self.tensors.stored if key not in bound]
 
     def __contains__(self, name: str) -> bool:
         return name in self._key
@@ -166,10 +182,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def tied_groups(model: nn.Module) -> list[set[str]]:
+    """The weights of ``model`` that several layers share, each with all its names."""
+    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
+    groups: list[set[str]] = []
+    for pair in tied.items():
+        meant = [group for group in groups if group & {*pair}]
+        groups = [group for group in groups if group not in meant] + [{*pair}.union(*meant)]
+    return groups
+
+
 def tied_weights(model: nn.Module) -> set[str]:
     """Names of the weights that two layers of ``model`` share."""
-    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
-    return {*tied.keys(), *tied.values()}
+    return set().union(*tied_groups(model))
 
 
 def rename_keys(model: nn.Module, keys: Sequence[str]) -> dict[str, str]:

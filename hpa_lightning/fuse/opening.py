@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import warnings
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from hpa_lightning.fuse.adapted import AdaptedCheckpoint, is_adapter
 from hpa_lightning.fuse.checkpoint import Checkpoint
+
+_PIECE = 1 << 22
 
 
 def open_checkpoint(folder: str | Path, base: str | Path | None) -> Checkpoint:
@@ -39,6 +44,21 @@ def warn_of_left_out(checkpoints: Iterable[Checkpoint]) -> None:
 def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
     """Size and time of every file, by which an interrupted run tells that its inputs are the same."""
     return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+
+
+def file_digests(files: Iterable[Path], progress: bool = False) -> dict[str, str]:
+    """SHA-256 of every file, as the hub shows it beside large files."""
+    found, files = {}, list(files)
+    total = sum(file.stat().st_size for file in files)
+    with tqdm(total=total, desc="Digests", unit="B", unit_scale=True, disable=not progress) as bar:
+        for file in files:
+            digest = hashlib.sha256()
+            with file.open("rb") as opened:
+                while piece := opened.read(_PIECE):
+                    digest.update(piece)
+                    bar.update(len(piece))
+            found[str(file)] = digest.hexdigest()
+    return found
 
 
 def versions() -> Mapping[str, str]:

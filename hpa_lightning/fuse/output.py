@@ -21,11 +21,12 @@ from hpa_lightning.fuse.tensor_files import StoredTensor, require_finite
 from hpa_lightning.modules.timm_processor import PROCESSOR_FILE
 
 AUDIT_FILE = "audit.json"
+MERGE_FILE = "merge.json"
 
 _LOCK_FILE = "lock"
 _TEXT = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
 _MODEL_FILES = {"config.json", "generation_config.json", INDEX_FILE}
-_NOT_COPIED = {"config.json", "trainer_state.json", "adapter_config.json", AUDIT_FILE}
+_NOT_COPIED = {"config.json", "trainer_state.json", "adapter_config.json", AUDIT_FILE, MERGE_FILE}
 _PROCESSOR_FILES = {"tokenizer_config.json", "processor_config.json", "preprocessor_config.json", PROCESSOR_FILE}
 
 
@@ -143,9 +144,9 @@ class PartialOutput:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def finish(self, kept: Checkpoint, audit: Mapping[str, Any]) -> None:
+    def finish(self, kept: Checkpoint, audit: Mapping[str, Any], name: str = AUDIT_FILE) -> None:
         """Add configuration and audit, and give the folder its name."""
-        _write_json(self.folder / AUDIT_FILE, audit)
+        _write_json(self.folder / name, audit)
         shutil.copyfile(kept.folder / "config.json", self.folder / "config.json")
         name_folder(self.folder, self.output)
         shutil.rmtree(self.output / self.progress.name)

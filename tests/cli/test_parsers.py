@@ -31,6 +31,7 @@ NEEDED = {
     "demo": [],
     "export": ["a.ckpt", "out"],
     "fuse": ["--before", "a", "--after", "b", "--output", "c"],
+    "merge": ["--task", "a", "--safety", "b", "--output", "c"],
     "judge": ["run"],
     "report": ["run", "other"],
     "study": ["run", "study.yaml"],

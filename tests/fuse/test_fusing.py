@@ -15,6 +15,7 @@ from helpers_mllm import evaluation_records, tiny_llava, training_records, write
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support.model_folders import load, tuned, write
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, MixtralConfig, MixtralForCausalLM
 
@@ -36,22 +37,6 @@ SETTINGS: dict[str, Any] = {"retention": RETENTION, "calibration": CALIBRATION}
 LAYERS = 3
 
 
-def tuned(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Move every weight a little, as full-parameter tuning does."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator) * 0.1 * parameter.float().std().nan_to_num(0.1)
-            parameter.add_(noise.to(parameter.dtype))
-    return model
-
-
-def write(folder: Path, model: Any, processor: Any, shards: str = "60KB") -> Path:
-    model.save_pretrained(folder, max_shard_size=shards)
-    processor.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folders of a model before and after tuning, sharded differently."""
@@ -59,10 +44,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     model, processor = tiny_llava(LAYERS)
     before = write(root / "before", model, processor, "40KB")
     return before, write(root / "after", tuned(model), processor)
-
-
-def load(folder: Path) -> Any:
-    return AutoModelForImageTextToText.from_pretrained(folder, dtype="auto").eval()
 
 
 def linears_of(model: nn.Module) -> tuple[list[nn.Module], dict[str, nn.Module]]:
