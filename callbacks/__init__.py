@@ -7,6 +7,7 @@ post-training HPA is :class:`HarmoniousFusion`. :class:`SequentialTuning` belong
 from hpa_lightning.callbacks.calibrator import CalibrationSettings
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
+from hpa_lightning.callbacks.layer_drift import LayerDrift
 from hpa_lightning.callbacks.masked_freezing import MaskedFreezing
 from hpa_lightning.callbacks.null_space_projection import NullSpaceProjection
 from hpa_lightning.callbacks.orthogonal_projection import OrthogonalProjection
@@ -24,6 +25,7 @@ __all__ = [
     "CurrentTask",
     "FocusPartition",
     "HarmoniousFusion",
+    "LayerDrift",
     "MaskedFreezing",
     "NullSpaceProjection",
     "OrthogonalProjection",

@@ -16,6 +16,8 @@ from hpa_lightning.values import shown
 
 __all__ = [
     "KINDS",
+    "DriftEvent",
+    "DriftPromptsEvent",
     "EndEvent",
     "Event",
     "FusionEvent",
@@ -28,6 +30,7 @@ __all__ = [
     "ScoreEvent",
     "TestedEvent",
     "TimeEvent",
+    "WeightDriftEvent",
     "event_of",
 ]
 
@@ -207,6 +210,66 @@ class SafetyLayersEvent(Event):
     last: int | None = null_field()
     found: bool | None = null_field()
     gap_degrees: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftPromptsEvent(Event):
+    """The prompts of ``LayerDrift``, and the safety layers that the model before the first task shows on them.
+
+    Args:
+        sets: name of the prompts -> how many.
+        first, last: the safety layers, counted from 1; ``None``: no block tells harmful prompts from harmless ones, or
+            the prompts of one kind are missing.
+        gap_degrees: the measured gap, one angle for each block.
+    """
+
+    event: ClassVar[str] = "drift_prompts"
+
+    sets: Mapping[str, int]
+    first: int | None = null_field()
+    last: int | None = null_field()
+    gap_degrees: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftEvent(Event):
+    """How the hidden states of one set of prompts compare with those before the first task.
+
+    Args:
+        step, at: the task, and the optimizer steps of the fit so far.
+        phase: ``"train"``: within the task; ``"end"``: after its end, fusion and merge included.
+        set: name of the prompts.
+        n: how many.
+        cosine: mean cosine over the prompts at the last token, one value for each decoder block.
+    """
+
+    event: ClassVar[str] = "drift"
+
+    step: int
+    at: int
+    phase: str
+    set: str
+    n: int
+    cosine: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightDriftEvent(Event):
+    """How far the tuned weights are from those before the first task, ``||W - W_0|| / ||W_0||``.
+
+    Args:
+        step, at, phase: when, as in :class:`DriftEvent`.
+        blocks: over all tuned layers of each decoder block.
+        modules: last name of the layers -> over the layers of that name in all blocks.
+    """
+
+    event: ClassVar[str] = "weight_drift"
+
+    step: int
+    at: int
+    phase: str
+    blocks: tuple[float, ...]
+    modules: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)

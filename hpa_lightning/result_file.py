@@ -26,7 +26,7 @@ RESULT_FILE = "results.jsonl"
 _WRITING = threading.Lock()
 
 #: The keys that tell two lines of one event apart; every other key is a value.
-IDENTITY_KEYS = ("event", "step", "after", "task", "set", "kind", "metric", "layer", "module", "phase", "commit")
+IDENTITY_KEYS = ("event", "step", "after", "task", "set", "kind", "metric", "layer", "module", "phase", "at", "commit")
 
 
 def _finite(value: Any) -> Any:

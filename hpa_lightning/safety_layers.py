@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.apply_func import move_data_to_device
-from torch import Tensor, nn
+from torch import Tensor
 
-from hpa_lightning.calibration import uncompiled
-from hpa_lightning.modules.blocks import find_decoder_blocks
-from hpa_lightning.modules.mllm import eval_mode
+from hpa_lightning.functional.drift import directions
+from hpa_lightning.prompt_states import prompt_states
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def cosine_gap(normal: Tensor, malicious: Tensor) -> CosineGap:
             f"got hidden states of shapes {shapes[0]} (normal) and {shapes[1]} (malicious); expected (n, layers, "
             "width) with at least 2 normal and 1 malicious prompts and the same layers and width."
         )
-    normal, malicious = _units("normal", normal), _units("malicious", malicious)
+    normal, malicious = directions("normal", normal), directions("malicious", malicious)
     count = normal.shape[0]
     # The sum over all pairs i != j is the square of the sum less the squares, which are 1.
     same = (normal.sum(dim=0).square().sum(dim=-1) - count) / (count * (count - 1))
@@ -166,54 +163,8 @@ def find_safety_layers(
             "and 1."
         )
     normal, malicious = (
-        _prompt_states(pl_module, collator, records, batch_size, blocks)
+        prompt_states(pl_module, collator, records, batch_size, blocks)
         for records in (normal_records, malicious_records)
     )
     gap = cosine_gap(normal, malicious)
     return SafetyLayers(*safety_layer_range(gap.degrees, low, high), gap)
-
-
-def _units(name: str, states: Tensor) -> Tensor:
-    wide = states.to(torch.float64)
-    norms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    if not bool((torch.isfinite(norms) & (norms > 0)).all()):
-        raise ValueError(f"{name}: a hidden state is zero or not finite; expected vectors that have a direction.")
-    return wide / norms
-
-
-def _prompt_states(
-    pl_module: L.LightningModule, collator: Any, records: Sequence[Any], batch_size: int, path: str | None
-) -> Tensor:
-    """Outputs of all decoder blocks at the last token of each prompt, ``(n, layers, width)``, fp32 on the CPU."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
-    prefix, blocks = find_decoder_blocks(pl_module, path)
-    seen: dict[int, Tensor] = {}
-
-    def hook(index: int) -> Any:
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            seen.setdefault(index, hidden[:, -1].detach().float().cpu())  # the first call is the prompt's
-
-        return keep
-
-    states = []
-    with ExitStack() as stack, torch.no_grad(), uncompiled():
-        stack.enter_context(eval_mode(pl_module))
-        for index, block in enumerate(blocks):
-            stack.callback(block.register_forward_hook(hook(index)).remove)
-        for start in range(0, len(records), batch_size):
-            chunk = list(records[start : start + batch_size])
-            seen.clear()
-            pl_module.generate(  # type: ignore[operator]
-                move_data_to_device(collator.generate(chunk), pl_module.device), max_new_tokens=1
-            )
-            rows = {tuple(hidden.shape[:1]) for hidden in seen.values()}
-            if len(seen) < len(blocks) or rows != {(len(chunk),)}:
-                raise ValueError(
-                    f"{len(chunk)} prompts went through {len(seen)} of the {len(blocks)} blocks of {prefix!r}, in "
-                    f"batches of {sorted(row[0] for row in rows)}; expected all blocks and one "
-                    "row for each prompt (no beams)."
-                )
-            states.append(torch.stack([seen[index] for index in range(len(blocks))], dim=1))
-    return torch.cat(states)

@@ -155,6 +155,11 @@ def _units(d: Draw) -> dict[str, Any]:
 
 
 CASES: dict[str, Case] = {
+    "state_cosines": Case(
+        hpa.state_cosines,
+        lambda d: {name: d.tensor(d.q, d.r, d.c) for name in ("before", "after")},
+        lambda a: [(tuple(a["before"].shape[:2]), F64)],
+    ),
     "column_energy": Case(
         hpa.column_energy, lambda d: {"delta": d.tensor(d.r, d.c)}, lambda a: [((a["delta"].shape[1],), F64)]
     ),

@@ -13,7 +13,8 @@ from helpers_mllm import tiny_llava, tiny_qwen, training_records
 from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.records import user_turn
 from hpa_lightning.modules import MLLMModule
-from hpa_lightning.safety_layers import _prompt_states, cosine_gap, find_safety_layers, safety_layer_range
+from hpa_lightning.prompt_states import prompt_states
+from hpa_lightning.safety_layers import cosine_gap, find_safety_layers, safety_layer_range
 
 
 def planted(layers: int = 12, opens: int = 5, done: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,7 +91,7 @@ def test_hidden_states_are_those_at_the_last_prompt_token(architecture: type) ->
     module.train()
     collator = MLLMCollator(processor)
     records = [*prompts(4, 3), Record("short", user_turn("hi"))]
-    states = _prompt_states(module, collator, records, 3, None)
+    states = prompt_states(module, collator, records, 3, None)
     assert states.shape == (5, 3, 32) and module.training and module.model.training
     assert not any(block._forward_hooks for block in model.model.language_model.layers)
     model.eval()

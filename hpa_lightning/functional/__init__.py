@@ -7,6 +7,7 @@ touches global state, and what draws random numbers takes a generator; in-place 
 """
 
 from hpa_lightning.functional.accepting import safe_delta
+from hpa_lightning.functional.drift import state_cosines
 from hpa_lightning.functional.focus import (
     column_energy,
     column_focus,
@@ -103,6 +104,7 @@ __all__ = [
     "retention_percent",
     "row_focus",
     "safe_delta",
+    "state_cosines",
     "surgeon_factor",
     "top_columns",
     "update_focus",
