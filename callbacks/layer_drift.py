@@ -21,6 +21,7 @@ from hpa_lightning.functional import state_cosines
 from hpa_lightning.modules.tuned_linear import TunedLinear, find_tuned_linears
 from hpa_lightning.prompt_states import prompt_states
 from hpa_lightning.safety_layers import cosine_gap, safety_layer_range
+from hpa_lightning.trainer_attributes import datamodule_of
 from hpa_lightning.weight_drift import WeightDrift
 
 HARMLESS, HARMFUL = "harmless", "harmful"
@@ -107,7 +108,7 @@ class LayerDrift(TaskCallback):
             self._records = {name: self._read(trainer, name, data) for name, data in self.prompts.items()}
             return
         needed = ("calibration_dataloader", "harmful_calibration_records")
-        if task_stream(trainer) is None or not all(hasattr(trainer.datamodule, name) for name in needed):
+        if task_stream(trainer) is None or not all(hasattr(datamodule_of(trainer), name) for name in needed):
             raise MisconfigurationException(
                 "LayerDrift needs prompts={name: file or records}; without them it takes those of a datamodule with "
                 f"tasks, {' and '.join(needed)}, such as CVITDataModule."
@@ -227,7 +228,7 @@ class LayerDrift(TaskCallback):
         return self._records
 
     def _read(self, trainer: L.Trainer, name: str, data: Data) -> list[Record]:
-        datamodule: Any = trainer.datamodule
+        datamodule: Any = datamodule_of(trainer)
         sets = {item.name: item for item in datamodule.evaluation_sets()} if task_stream(trainer) is not None else {}
         if isinstance(data, str) and data in sets:
             records: Sequence[Record] = list(datamodule.evaluation_dataloader(sets[data]).dataset)
