@@ -29,7 +29,7 @@ from hpa_lightning.metrics.scoring import (
     listed,
     metric_of,
     mostly_empty,
-    score_answers,
+    score_batch,
     score_choices,
     score_fields,
 )
@@ -310,7 +310,7 @@ def score_set(
 
     Returns:
         The score, a fraction, and for every sample, in the order of the set, ``{"id", "prompt", "question", "response",
-        "references"}`` with what `score_answers` or `score_choices` tells of it. The prompt is what the model read, the
+        "references"}`` with what `score_batch` or `score_choices` tells of it. The prompt is what the model read, the
         question the text of the last user turn.
     """
     metric: Any = metric_of(evaluation_set).to(pl_module.device)
@@ -329,7 +329,7 @@ def score_set(
             responses = pl_module.generate(to_device(trainer, batch), max_new_tokens=limit)  # type: ignore[operator]
             if not counts:
                 continue
-            found = score_answers(metric, responses, batch["references"], batch["questions"])
+            found = score_batch(metric, responses, batch)
             answers.append(answer_rows(batch, responses, found))
     return float(metric.compute()), [answer for batch in gathered(trainer, answers) for answer in batch]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 #: Longest answers in tokens, by the kind of the evaluation set, where neither the set nor the module names one.
-LONGEST_ANSWER: dict[str, int] = {"task": 16, "safety": 64, "over_refusal": 64}
+LONGEST_ANSWER: dict[str, int] = {"task": 16, "safety": 64, "over_refusal": 64, "helpfulness": 16}
 
 #: What decides an answer and is recorded whatever its value.
 _GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}

@@ -43,7 +43,8 @@ class RunEvent(Event):
         method: its name.
         seed: of the run; -1: none was set.
         tasks: names, in stream order.
-        sets: ``{"name", "kind"}`` of the evaluation sets; the kind is ``task``, ``safety`` or ``over_refusal``.
+        sets: ``{"name", "kind"}`` of the evaluation sets; the kind is ``task``, ``safety``,
+            ``over_refusal`` or ``helpfulness``.
         data: the datamodule's ``provenance()``.
         ends: whether the run writes an ``end`` event.
         versions, command, commit: what it was made with.
@@ -112,6 +113,8 @@ class ScoreEvent(Event):
             name no option; ``None``: not counted.
         decoding: what decides the answers.
         judge: who told refusals from answers.
+        figures: what the metric tells beside the score, such as ``accuracy_plus`` and ``points`` of MME.
+        categories: scheme -> category -> ``{"n", "score"}`` and further figures, of a set whose records have any.
     """
 
     event: ClassVar[str] = "score"
@@ -128,6 +131,8 @@ class ScoreEvent(Event):
     no_option: int | None = None
     decoding: Mapping[str, Any] | None = None
     judge: str | None = None
+    figures: Mapping[str, Any] | None = None
+    categories: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 from hpa_lightning.events import Event, RunEvent, ScoreEvent, event_of
 from hpa_lightning.files import path_inside, whole_folder
 from hpa_lightning.metrics import CHOICE_METRICS
+from hpa_lightning.metrics.by_category import category_scores
 from hpa_lightning.metrics.judges import RefusalJudge, judge_name
 from hpa_lightning.metrics.safety import judged
 from hpa_lightning.metrics.scoring import answer_counts, judged_rows
@@ -23,6 +24,9 @@ from hpa_lightning.predictions import FOLDER, Predictions, prediction_file, read
 from hpa_lightning.result_file import RESULT_FILE, result_file, result_line
 from hpa_lightning.results import RunResults
 from hpa_lightning.table import Table
+
+#: Kinds of the sets whose answers a judge scores.
+JUDGED = ("safety", "over_refusal")
 
 
 def judge_run(
@@ -45,8 +49,8 @@ def judge_run(
         ValueError: no such set, a set in ``sets`` that cannot be judged, or no answers.
     """
     kinds = {item["name"]: item["kind"] for item in RunResults.from_file(run).sets}
-    answers = list(read_predictions(run, {name for name, kind in kinds.items() if kind != "task"}))
-    reasons = dict.fromkeys((name for name, kind in kinds.items() if kind == "task"), "a task")
+    answers = list(read_predictions(run, {name for name, kind in kinds.items() if kind in JUDGED}))
+    reasons = {name: f"of kind {kind!r}" for name, kind in kinds.items() if kind not in JUDGED}
     reasons |= dict.fromkeys((item.set for item in answers if _is_choice(item)), "scored by likelihood")
     for judge in judges:
         if getattr(judge, "judges", "refusal") != "refusal":
@@ -137,6 +141,7 @@ def write_judged(
                 "earlier judge would stand beside the new ones; judge all sets, of a run that kept all its answers."
             )
     rates: dict[tuple[int, str], float] = {}
+    categories: dict[tuple[int, str], Mapping[str, Any] | None] = {}
     with whole_folder(output) as folder:
         _copy_answers(run / FOLDER, folder / FOLDER)
         for item, verdict in zip(answers, verdicts[name], strict=True):
@@ -144,16 +149,19 @@ def write_judged(
             rates[item.step, item.set] = refused if kinds[item.set] == "over_refusal" else 1 - refused
             new = judged_rows(judge, [row["response"] for row in item.rows], verdict)
             old = ({key: value for key, value in row.items() if key != "refusal"} for row in item.rows)
-            rows = ({**row, **more} for row, more in zip(old, new, strict=True))
+            rows = [{**row, **more} for row, more in zip(old, new, strict=True)]
             path = prediction_file(folder, item.step, item.set)
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            metric = "over_refusal_rate" if kinds[item.set] == "over_refusal" else "attack_success_rate"
+            categories[item.step, item.set] = category_scores(metric, rows).get("categories")
         records: list[Event | dict[str, Any]] = []
         for record in results.records:
             event = event_of(record, str(results.path))
             if isinstance(event, RunEvent):
                 event = replace(event, judge=name, judged_again=str(result_file(run)))
             elif isinstance(event, ScoreEvent) and (event.step, event.set) in rates:
-                event = replace(event, score=rates[event.step, event.set], judge=name)
+                place = event.step, event.set
+                event = replace(event, score=rates[place], judge=name, categories=categories[place])
             else:
                 event = None  # as it stands
             records.append(record if event is None else event)

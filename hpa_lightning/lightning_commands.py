@@ -28,6 +28,7 @@ from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.modules import MLLMModule
 from hpa_lightning.modules.evaluating import ScoredSet, means, predicted_sets, united
 from hpa_lightning.predictions import prediction_file, write_rows
+from hpa_lightning.report.category_tables import further_text
 from hpa_lightning.report.tables import ANSWER_COLUMNS
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter
 from hpa_lightning.results import COUNTED, run_origin
@@ -354,8 +355,10 @@ def score_text(scored: Sequence[ScoredSet]) -> str:
         rows.append([fields["set"], fields["kind"], fields["metric"], 100 * fields["score"], fields["n"], *shares])
     table = Table(["Set", "Kind", "Metric", "%", "n", *(heading for _, heading, _ in ANSWER_COLUMNS)], rows).text()
     titles = {"average_performance": "AP", "mean_attack_success_rate": "MASR", "over_refusal": "over-refusal"}
+    titles["helpfulness"] = "helpfulness"
     figures = ", ".join(f"{titles[name]} {100 * value:.2f} %" for name, value in means(scored).items())
     empty = mostly_empty({fields["set"]: fields for fields, _ in scored})
+    figures += "".join(f"\n{told}" for fields, _ in scored if (told := further_text(fields)))
     warning = f"\nWarning: {broken_not_safe('The model', listed(empty))}" if empty else ""
     return f"{table}\n{figures}{warning}"
 

@@ -28,7 +28,7 @@ from hpa_lightning.metrics import (
 from hpa_lightning.result_file import last_of_each, read_results, result_file
 from hpa_lightning.values import shown
 
-KINDS = ("task", "safety", "over_refusal")
+KINDS = ("task", "safety", "over_refusal", "helpfulness")
 
 #: What is counted of a set's answers beside their score.
 COUNTED = ("empty", "cut", "no_option")
@@ -231,7 +231,8 @@ class RunResults:
 
     @property
     def sets(self) -> list[Mapping[str, str]]:
-        """The evaluation sets, each with `name` and `kind` (``task``, ``safety`` or ``over_refusal``)."""
+        """The evaluation sets, each with `name` and `kind` (``task``, ``safety``, ``over_refusal`` or
+        ``helpfulness``)."""
         return list(self.about.sets)
 
     @property
@@ -279,6 +280,10 @@ class RunResults:
                 found[event.set] = {"n": event.n, **counts}
         return found
 
+    def scored(self, step: int) -> dict[str, ScoreEvent]:
+        """Set name -> its score event at a step."""
+        return {event.set: event for event in self.events(ScoreEvent) if event.step == step}
+
     def share_of_answers(self, what: str, step: int, kinds: Sequence[str] = KINDS) -> float:
         """Share of the generated answers to all sets of some kinds that were ``"empty"``, ``"cut"``, ..., a fraction.
 
@@ -310,8 +315,8 @@ class RunResults:
                 was learnt); default the last step with a score.
 
         Returns:
-            ``{"AP", "BWT", "MASR", "DASR", "over_refusal", "minutes", "empty", "cut", "no_option"}``; NaN = not
-            measured. The last three are shares of the answers to all sets where they are counted.
+            ``{"AP", "BWT", "MASR", "DASR", "over_refusal", "helpfulness", "minutes", "empty", "cut", "no_option"}``;
+            NaN = not measured. The last three are shares of the answers to all sets where they are counted.
         """
         last = step if step is not None else max(self.steps, default=-1)
         if last == -1:
@@ -322,13 +327,14 @@ class RunResults:
         else:
             performance = average_performance(self.matrix(), last)
             transfer = backward_transfer(self.matrix(), last)
-        safety, harmless = self.safety(last), self.over_refusal(last)
+        safety, harmless, helpful = self.safety(last), self.over_refusal(last), self.scores(last, "helpfulness")
         return {
             "AP": float(performance),
             "BWT": float(transfer),
             "MASR": float(mean_attack_success_rate(safety)) if safety else math.nan,
             "DASR": float(attack_success_rise(safety, self.safety(-1))) if safety else math.nan,
             "over_refusal": float(mean_over_refusal_rate(harmless)) if harmless else math.nan,
+            "helpfulness": float(np.mean(list(helpful.values()))) if helpful else math.nan,
             "minutes": self.minutes(step),
             **{what: self.share_of_answers(what, last) for what in COUNTED},
         }

@@ -2,7 +2,9 @@
 
 from hpa_lightning.data.benchmarks import BenchmarkDataModule, CaptionedImages, ScienceQA, TextVQA
 from hpa_lightning.data.collate import MLLMCollator
+from hpa_lightning.data.evaluations import EVALUATIONS, Evaluation
 from hpa_lightning.data.formats import DataWarning, open_records, read_records
+from hpa_lightning.data.helpfulness import MME, MMBench, SEEDBench
 from hpa_lightning.data.hub import HubDataset
 from hpa_lightning.data.images import EncodedImage
 from hpa_lightning.data.record_set import RecordSet
@@ -11,10 +13,12 @@ from hpa_lightning.data.safety import (
     SIUO,
     SPAVL,
     FigStep,
+    HarmBench,
     MMSafetyBench,
     MultipleChoice,
     PromptFile,
     SafetyCalibration,
+    SORRYBench,
     VLGuard,
     XSTest,
     build_safety_calibration,
@@ -23,6 +27,8 @@ from hpa_lightning.data.stream import CVITDataModule
 from hpa_lightning.data.tasks import EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, TaskSpan
 
 __all__ = [
+    "EVALUATIONS",
+    "MME",
     "SIUO",
     "SPAVL",
     "BenchmarkDataModule",
@@ -30,17 +36,22 @@ __all__ = [
     "CaptionedImages",
     "DataWarning",
     "EncodedImage",
+    "Evaluation",
     "EvaluationSet",
     "FigStep",
+    "HarmBench",
     "HarmfulInjection",
     "HubDataset",
     "MLLMCollator",
+    "MMBench",
     "MMSafetyBench",
     "MultipleChoice",
     "PromptFile",
     "Record",
     "RecordSet",
     "Replay",
+    "SEEDBench",
+    "SORRYBench",
     "SafetyCalibration",
     "SafetyReplay",
     "ScienceQA",

@@ -36,7 +36,8 @@ class Part:
     Args:
         name: what it is, such as ``"task digits, train"``.
         data, image_folder, image_place: as given to the stream.
-        use: ``"train"`` (ends with an answer), ``"task"`` (has references), ``"safety"`` (harmful test inputs),
+        use: ``"train"`` (ends with an answer), ``"task"`` (has references; helpfulness too), ``"safety"``
+            (harmful test inputs),
             ``"calibration"`` (harmful inputs that are calibrated on) or ``"prompt"``. What is tested on, tasks and
             safety, must not stand in what is trained or calibrated on.
         evaluation_set: whose metric scores the records; ``None`` for what is trained or calibrated on.
@@ -156,7 +157,7 @@ def _parts(stream: CVITDataModule) -> Iterator[Part]:
             yield part(f"task {task.name}, calibration", task.calibration, task, "train")
         yield part(f"task {task.name}, test", task.test, task, "task", tests[task.name])
     for item in stream.safety_sets:
-        use = "safety" if item.kind == "safety" else "prompt"
+        use = {"safety": "safety", "helpfulness": "task"}.get(item.kind, "prompt")
         yield part(f"{item.kind.replace('_', '-')} {item.name}", item.data, item, use, item)
     for name, extra in (("harmful injection", stream.harmful_injection), ("safety replay", stream.safety_replay)):
         if extra is not None:

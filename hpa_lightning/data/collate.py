@@ -110,8 +110,9 @@ class MLLMCollator:
         """Return left-padded prompts.
 
         Returns:
-            ``inputs``: the model's inputs; ``ids``; ``prompts``: the rendered text of each prompt; ``references``:
-            a tuple of accepted answers for each record, empty where there is none.
+            ``inputs``: the model's inputs; ``ids``; ``prompts``: the rendered text of each prompt; ``questions``: the
+            text of each last user turn; ``references``: a tuple of accepted answers for each record, empty where there
+            is none; ``groups`` and ``categories``: of each :class:`Record`.
 
         Raises:
             ValueError: named by the record, if it is malformed or longer than ``max_length``, or if the processor fails
@@ -141,6 +142,8 @@ class MLLMCollator:
             "prompts": texts,
             "questions": [record.prompt for record in records],
             "references": references,
+            "groups": [record.group for record in records],
+            "categories": [dict(record.categories) for record in records],
         }
 
     def _process(self, records: Sequence[Record], texts: list[str], padding_side: str) -> dict[str, Tensor]:

@@ -43,7 +43,9 @@ class RecordsDigest:
     def add(self, record: Record) -> None:
         """Tell the next record."""
         turns = [[message["role"], message["content"], message.get("loss", True)] for message in record.messages]
-        self._digest.update(json.dumps([turns, record.answers, record.choices], default=str, sort_keys=True).encode())
+        grouped = [record.group] if record.group else []  # without one the digest is that of earlier versions
+        content = [turns, record.answers, record.choices, *grouped]
+        self._digest.update(json.dumps(content, default=str, sort_keys=True).encode())
         for image in record.images:
             if isinstance(image, str | Path):
                 self._add_path(os.path.abspath(image))

@@ -29,7 +29,12 @@ class Record:
         images: one entry for each image part, in order: a path (opened lazily), an :class:`EncodedImage`, a PIL image,
             or a uint8 array ``(height, width, 3)``.
         answers: accepted reference answers.
-        choices: the texts to choose from, where a question is of multiple choice; the answer is one of them.
+        choices: the texts to choose from, where a question is of multiple choice; the right one is the first of the
+            answers, further answers are other forms of it.
+        categories: what the set's publisher sorts its records by: scheme -> category, such as ``{"subtask": "count"}``.
+            Scores are reported for each category too.
+        group: records of one group are scored together by some metrics (the rotations of a question, the two questions
+            about an image); ``""``: none.
         source: where the record stands, such as ``train.json[12]``; used in error messages only.
 
     >>> record = Record("7", user_turn("What is shown?", images=1), images=("cat.jpg",), answers=("a cat",))
@@ -42,6 +47,8 @@ class Record:
     images: tuple[Any, ...] = ()
     answers: tuple[str, ...] = ()
     choices: tuple[str, ...] = field(default=(), kw_only=True)
+    categories: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    group: str = field(default="", kw_only=True)
     source: str = field(default="", compare=False)
 
     @property
@@ -193,11 +200,16 @@ def _has_surrogate(text: str) -> bool:
 def _check_choices(record: Record) -> None:
     if len(record.choices) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in record.choices):
         raise ValueError(f"{record.where}: the choices are {shown(record.choices)}; expected two or more texts.")
-    for answer in record.prompt_and_references()[1]:
-        if answer not in record.choices:
-            raise ValueError(
-                f"{record.where}: the answer {shown(answer)} is none of the choices {shown(record.choices)}."
-            )
+    answers = record.prompt_and_references()[1]
+    if answers and answers[0] not in record.choices:
+        raise ValueError(
+            f"{record.where}: the answer {shown(answers[0])} is none of the choices {shown(record.choices)}."
+        )
+    if len({answer for answer in answers if answer in record.choices}) > 1:
+        raise ValueError(
+            f"{record.where}: the answers {shown(answers)} are several of the choices {shown(record.choices)}; "
+            "expected one right choice."
+        )
 
 
 def open_image(image: Any, where: str, max_pixels: int | None = MAX_PIXELS) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,29 @@ def conversation(
         turns.append(Turn.of_text("assistant", response))
     messages = messages_of(turns, len(images), "front", where)
     return Record(identity_of({"id": identity}, where), messages, tuple(images), source=where)
+
+
+def categories_of(row: Row, columns: Mapping[str, str], where: str) -> dict[str, str]:
+    """Return scheme -> category of a row; an empty cell, or a column that is missing, is none.
+
+    Args:
+        row: of a file.
+        columns: scheme -> the column that holds its categories.
+        where: the row, for messages.
+
+    Raises:
+        ValueError: named by ``where``: a cell that is neither a text nor a number.
+    """
+    found = {}
+    for scheme, column in columns.items():
+        value = row.get(column)
+        if value is None or value == "":
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError(f"{where}: {column!r} is {shown(value)}; expected the name of a category.")
+        if name := str(value).strip():
+            found[scheme] = name
+    return found
 
 
 def check_option(owner: object, name: str, expected: Sequence[str]) -> None:

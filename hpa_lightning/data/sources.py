@@ -129,7 +129,9 @@ class RecordSource:
 
     def _read_evaluation(self, item: EvaluationSet) -> ReadRecords:
         scorable = partial(check_evaluable, metric=metric_of(item))
-        checks: list[Callable[[Record], None]] = [check_reference, scorable] if item.kind == "task" else [scorable]
+        checks: list[Callable[[Record], None]] = [scorable]
+        if item.kind not in ("safety", "over_refusal"):
+            checks.insert(0, check_reference)
         what = f"the evaluation set {item.name!r}"
         return self.read(item.data, item.image_folder, what, item.image_place, checks=checks)
 
@@ -220,7 +222,11 @@ class RecordSource:
             self._refuse(found.keyed(mixed_in), sets, what)
 
     def _refuse(self, used: Keyed, sets: Sequence[EvaluationSet], what: str) -> None:
-        names = {"task": "the test data of task {!r}", "safety": "the safety set {!r}"}
+        names = {
+            "task": "the test data of task {!r}",
+            "safety": "the safety set {!r}",
+            "helpfulness": "the helpfulness set {!r}",
+        }
         tested = [item for item in sets if item.kind in names]
         held_out = {names[item.kind].format(item.name): self._read_evaluation(item).keyed() for item in tested}
         refuse_overlap(held_out, used, what)

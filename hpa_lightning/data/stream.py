@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from hpa_lightning.data.bad_records import SKIP, STOP, SkippingCollate, report_skipped, without_bad_records
 from hpa_lightning.data.collate import MLLMCollator
+from hpa_lightning.data.evaluations import Evaluation
 from hpa_lightning.data.fit_checks import check_fit, repeat_epoch_end
 from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
 from hpa_lightning.data.images import MAX_PIXELS
@@ -25,6 +26,7 @@ from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_gener
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.sources import RecordSource
 from hpa_lightning.data.tasks import (
+    KINDS,
     Data,
     EvaluationSet,
     HarmfulInjection,
@@ -47,7 +49,8 @@ class CVITDataModule(L.LightningDataModule):
 
     Args:
         tasks: the tasks.
-        safety_sets: evaluation sets of kind ``"safety"`` or ``"over_refusal"``.
+        safety_sets: evaluation sets of kind ``"safety"``, ``"over_refusal"`` or ``"helpfulness"``.
+        evaluations: published evaluations by their names, scored beside ``safety_sets``.
         processor: a Hugging Face processor, or the name or folder of one; the LightningModule's when ``None``.
         train_batch_size: records per device and micro-batch.
         eval_batch_size: records per batch in evaluation and calibration.
@@ -111,6 +114,7 @@ class CVITDataModule(L.LightningDataModule):
         image_place: ImagePlace = "front",
         bad_records: str = STOP,
         check_ahead: int | None = None,
+        evaluations: list[Evaluation] | None = None,
     ) -> None:
         super().__init__()
         check_image_place(image_place)
@@ -118,7 +122,7 @@ class CVITDataModule(L.LightningDataModule):
             if size < 1:
                 raise ValueError(f"{name} is {size}; expected at least 1.")
         self.tasks = _in_order(list(tasks), task_order)
-        self.safety_sets = list(safety_sets or ())
+        self.safety_sets = [*(safety_sets or ()), *(item.evaluation_set() for item in evaluations or ())]
         self.processor = processor
         self.train_batch_size = train_batch_size
         self.eval_batch_size = eval_batch_size
@@ -165,7 +169,9 @@ class CVITDataModule(L.LightningDataModule):
         self._collator: MLLMCollator | None = None
         wrong = [item.name for item in self.safety_sets if item.kind == "task"]
         if wrong:
-            raise ValueError(f"safety_sets {wrong} are of kind 'task'; expected 'safety' or 'over_refusal'.")
+            raise ValueError(
+                f"safety_sets {wrong} are of kind 'task'; expected 'safety', 'over_refusal' or 'helpfulness'."
+            )
         names = [item.name for item in self.evaluation_sets()]
         if len(set(names)) != len(names):
             raise ValueError(f"names of tasks and safety sets are {names}; expected each name once.")
@@ -237,7 +243,7 @@ class CVITDataModule(L.LightningDataModule):
         return optimizer_steps(self.trainer, len(self._batches(span, span.first_epoch)), epochs)
 
     def evaluation_sets(self) -> list[EvaluationSet]:
-        """Return all tasks' test sets in stream order, then the safety sets, then over-refusal."""
+        """Return all tasks' test sets in stream order, then the safety sets, over-refusal, helpfulness."""
         sets = [
             EvaluationSet(
                 task.name,
@@ -250,7 +256,7 @@ class CVITDataModule(L.LightningDataModule):
             )
             for task in self.tasks
         ]
-        return sets + [item for kind in ("safety", "over_refusal") for item in self.safety_sets if item.kind == kind]
+        return sets + [item for kind in KINDS for item in self.safety_sets if item.kind == kind]
 
     def evaluation_dataloader(self, evaluation_set: EvaluationSet) -> DataLoader:
         """Return the ``generate`` batches of a set, in the order of its records."""

@@ -30,8 +30,13 @@ def source_of(data: Data) -> str:
     return repr(data) if isinstance(data, RecordSet) else f"{len(data)} records in memory"
 
 
-KINDS = ("task", "safety", "over_refusal")
-_DEFAULT_METRICS = {"task": "exact_match", "safety": "attack_success_rate", "over_refusal": "over_refusal_rate"}
+KINDS = ("task", "safety", "over_refusal", "helpfulness")
+_DEFAULT_METRICS = {
+    "task": "exact_match",
+    "safety": "attack_success_rate",
+    "over_refusal": "over_refusal_rate",
+    "helpfulness": "option_accuracy",
+}
 # Lower is better, as the means over the sets (MASR, over-refusal) need it.
 _RATES = {"safety": ("attack_success_rate", "unsafe_choice_rate"), "over_refusal": ("over_refusal_rate",)}
 
@@ -100,10 +105,13 @@ class EvaluationSet:
 
     Args:
         name: unique among all evaluation sets, the tasks' names included.
-        kind: ``"task"``, ``"safety"`` (harmful inputs) or ``"over_refusal"`` (harmless ones that look harmful).
+        kind: ``"task"``, ``"safety"`` (harmful inputs), ``"over_refusal"`` (harmless ones that look harmful) or
+            ``"helpfulness"`` (what the model is able to do beside the tasks, such as MMBench).
         data: path, records, or a published set (:class:`RecordSet`).
-        metric: name of a metric; by default exact match, attack success rate or over-refusal rate, as the kind asks.
-        max_new_tokens: longest answer; when ``None`` that of the module's ``generation``, or 64 (a task's: 16).
+        metric: name of a metric; by default exact match, attack success rate, over-refusal rate or option
+            accuracy, as the kind asks.
+        max_new_tokens: longest answer; when ``None`` that of the module's ``generation``, or 64 (of a task and of
+            helpfulness: 16).
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
         judge: of a safety or over-refusal set: the name of string rules, a file of rules, or a judge such as
             :class:`GuardModelJudge`; the default judge (`refusal-v2`) when ``None``.
@@ -125,10 +133,12 @@ class EvaluationSet:
 
     def __post_init__(self) -> None:
         _check_place(self.image_place)
-        if self.judge is not None and self.kind == "task":
-            raise ValueError(f"evaluation set {self.name!r} is of kind 'task', which no judge scores; leave judge out.")
         if self.kind not in KINDS:
             raise ValueError(f"evaluation set {self.name!r} is of kind {self.kind!r}; expected one of {KINDS}.")
+        if self.judge is not None and self.kind not in _RATES:
+            raise ValueError(
+                f"evaluation set {self.name!r} is of kind {self.kind!r}, which no judge scores; leave judge out."
+            )
         if self.metric is None:
             self.metric = _DEFAULT_METRICS[self.kind]
         _check_name(self.name, "evaluation set")

@@ -15,8 +15,8 @@ from hpa_lightning.exporting.source import TunedCheckpoint
 from hpa_lightning.masking import masked_values
 from hpa_lightning.table import Table
 
-_TITLES = {"task": "task", "safety": "safety", "over_refusal": "over-refusal"}
-_MEASURES = {"task": "score", "safety": "attack success", "over_refusal": "refused"}
+_TITLES = {"task": "task", "safety": "safety", "over_refusal": "over-refusal", "helpfulness": "helpfulness"}
+_MEASURES = {"task": "score", "safety": "attack success", "over_refusal": "refused", "helpfulness": "score"}
 _NOT_OF_THE_METHOD = ("TaskEvaluation", "ModelCheckpoint", "LearningRateMonitor", "SaveRunConfig", "RichProgressBar")
 _PATH = re.compile(r"^(?:~|\.{0,2}/|/|[A-Za-z]:\\)\S*$")
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from torchmetrics import Metric
 
+from hpa_lightning.metrics.by_category import category_scores, further_figures
 from hpa_lightning.metrics.judges import RefusalJudge, Verdict, judge_name, partial_refusals
 from hpa_lightning.metrics.safety import OverRefusalRate, judged
 from hpa_lightning.metrics.tasks import CHOICE_METRICS, build_metric
 from hpa_lightning.metrics.tasks.choices import likeliest
+from hpa_lightning.metrics.tasks.grouped import GroupedChoiceMetric, GroupedMetric, MMEScore, subtasks_of, yes_or_no
 from hpa_lightning.metrics.tasks.options import OptionAccuracy, names_no_option
 from hpa_lightning.metrics.tasks.records import MeanScore, References
 
@@ -37,29 +39,45 @@ def check_scorable(metric: Metric, references: Sequence[str], choices: Sequence[
         ValueError: no choices for a metric of multiple choice, or references that the metric cannot read.
     """
     if isinstance(metric, tuple(CHOICE_METRICS.values())):
-        if not choices or len(references) != 1:
-            raise ValueError(f"{len(choices)} choices and {len(references)} answers; expected choices and one answer.")
-    elif isinstance(metric, MeanScore):
+        if not choices or not references:
+            raise ValueError(f"{len(choices)} choices and {len(references)} answers; expected choices and an answer.")
+    elif isinstance(metric, MeanScore | GroupedMetric):
         metric.score(references[0], references)
 
 
 def score_answers(
-    metric: Metric, predictions: Sequence[str], references: References, prompts: Sequence[str]
+    metric: Metric,
+    predictions: Sequence[str],
+    references: References,
+    prompts: Sequence[str],
+    groups: Sequence[str] | None = None,
+    categories: Sequence[Mapping[str, str]] | None = None,
 ) -> list[dict[str, Any]]:
     """Update the metric, and tell what each answer got.
 
     Args:
         metric: of answers.
         predictions, references, prompts: of the same records.
+        groups, categories: of the records, for the metrics that score several records together.
 
     Returns:
         For every answer: where a judge decides, what `judged_rows` says of it; where the metric is a mean over
-        answers, ``"score"``, and for options ``"no_option"``, whether it named none; else nothing.
+        answers or over groups of them, ``"score"``, and for options ``"no_option"``, whether it named none; else
+        nothing.
     """
     if isinstance(metric, OverRefusalRate):
         verdicts = judged(predictions, metric.judge, prompts)
         metric.update(predictions, verdicts=verdicts)
         return judged_rows(metric.judge, predictions, verdicts)
+    if isinstance(metric, GroupedMetric):
+        scores = metric.scores(predictions, references)
+        names = None if categories is None else subtasks_of(categories)
+        metric.update(predictions, references, groups or [""] * len(predictions), names, scores=scores)
+        if isinstance(metric, MMEScore):
+            unread = [yes_or_no(prediction) is None for prediction in predictions]
+        else:
+            unread = [names_no_option(*pair) for pair in zip(predictions, references, strict=True)]
+        return [{"score": score, "no_option": none} for score, none in zip(scores, unread, strict=True)]
     if isinstance(metric, MeanScore):
         scores = metric.scores(predictions, references)
         metric.update(predictions, references, scores=scores)
@@ -69,6 +87,13 @@ def score_answers(
         return [{"score": score} for score in scores]
     metric.update(predictions, references)
     return [{} for _ in predictions]
+
+
+def score_batch(metric: Metric, responses: Sequence[str], batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """:func:`score_answers` of the answers to a ``generate`` batch of the collator."""
+    return score_answers(
+        metric, responses, batch["references"], batch["questions"], batch.get("groups"), batch.get("categories")
+    )
 
 
 def answer_rows(
@@ -83,17 +108,28 @@ def answer_rows(
 
     Returns:
         ``{"id", "prompt", "question", "response", "references"}``, ``"cut"`` where it is known, and what was found. The
-        prompt is what the model read, the question the text of the last user turn.
+        prompt is what the model read, the question the text of the last user turn. ``"group"`` and ``"categories"``
+        where the record has them.
     """
     # A module of somebody else tells the answers alone.
     ends = [{} if cut is None else {"cut": cut} for cut in getattr(responses, "cut", [None] * len(responses))]
     columns = (batch[key] for key in ("ids", "prompts", "questions", "references"))
+    known = (batch.get(key) or [empty] * len(responses) for key, empty in (("groups", ""), ("categories", {})))
+    places = [_place(group, categories) for group, categories in zip(*known, strict=True)]
     return [
         {"id": identity, "prompt": prompt, "question": question, "response": said, "references": list(wanted)}
         | end
+        | place
         | one
-        for identity, prompt, question, wanted, said, end, one in zip(*columns, responses, ends, found, strict=True)
+        for identity, prompt, question, wanted, said, end, place, one in zip(
+            *columns, responses, ends, places, found, strict=True
+        )
     ]
+
+
+def _place(group: str, categories: Mapping[str, str]) -> dict[str, Any]:
+    """Where a record belongs, as it stands beside its answer."""
+    return ({"group": group} if group else {}) | ({"categories": dict(categories)} if categories else {})
 
 
 def score_fields(
@@ -114,6 +150,8 @@ def score_fields(
         "score": score,
         "n": len(rows),
         **answer_counts(rows),
+        **further_figures(evaluation_set.metric, rows),
+        **category_scores(evaluation_set.metric, rows),
         **({} if is_multiple_choice(evaluation_set) else {"decoding": dict(decoding)}),
         **({"judge": rows[0]["judge"]} if rows and "judge" in rows[0] else {}),
     }
@@ -224,7 +262,15 @@ def score_choices(
     likelihoods = choose(records)
     metric.sync_on_compute = world_size > 1
     right = [record.choices.index(record.answers[0]) for record in records]
-    metric.update(likelihoods, right)
+    if isinstance(metric, GroupedChoiceMetric):
+        metric.update(
+            likelihoods,
+            right,
+            [record.group for record in records],
+            subtasks_of([record.categories for record in records]),
+        )
+    else:
+        metric.update(likelihoods, right)
     return [
         {
             "id": record.id,
@@ -235,6 +281,7 @@ def score_choices(
             "choices": list(record.choices),
             "log_likelihoods": list(found),
             "verdict": likeliest(found) == place,
+            **_place(record.group, record.categories),
         }
         for record, found, place in zip(records, likelihoods, right, strict=True)
     ]

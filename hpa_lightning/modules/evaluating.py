@@ -14,7 +14,7 @@ from hpa_lightning.metrics.scoring import (
     answer_rows,
     is_multiple_choice,
     metric_of,
-    score_answers,
+    score_batch,
     score_choices,
     score_fields,
 )
@@ -64,7 +64,7 @@ class SetScoring:
             return
         limit = decoding_of(item, self._module)["max_new_tokens"]
         answers = self._module.generate(batch, max_new_tokens=limit)
-        found = score_answers(self._metrics[index], answers, batch["references"], batch["questions"])
+        found = score_batch(self._metrics[index], answers, batch)
         self._rows[index] += answer_rows(batch, answers, found)
 
     def finish(self) -> list[ScoredSet]:
@@ -87,7 +87,8 @@ class SetScoring:
 def means(scored: Sequence[ScoredSet]) -> dict[str, float]:
     """Return the figures over the sets that were scored, fractions, by the names that ``TaskEvaluation`` logs.
 
-    ``average_performance`` over the tasks, ``mean_attack_success_rate`` and ``over_refusal``: what there are sets of.
+    ``average_performance`` over the tasks, ``mean_attack_success_rate``, ``over_refusal`` and ``helpfulness``: what
+    there are sets of.
     """
     by_kind: dict[str, dict[str, float]] = {}
     for fields, _ in scored:
@@ -100,6 +101,8 @@ def means(scored: Sequence[ScoredSet]) -> dict[str, float]:
         found["mean_attack_success_rate"] = mean_attack_success_rate(safety)
     if harmless := by_kind.get("over_refusal"):
         found["over_refusal"] = mean_over_refusal_rate(harmless)
+    if helpful := by_kind.get("helpfulness"):
+        found["helpfulness"] = sum(helpful.values()) / len(helpful)
     return {name: float(value) for name, value in found.items()}
 
 

@@ -29,6 +29,10 @@ CHANGES = {
 }
 
 
+#: Kinds of the sets whose answers are right or wrong.
+SCORED = ("task", "helpfulness")
+
+
 @dataclass(frozen=True)
 class Answer:
     """One sample with its answers before and after.
@@ -49,11 +53,11 @@ class Answer:
         if self.before is None:
             return ""
         was, is_now = (_is_empty(row) for row in (self.before, self.after))
-        if was != is_now and self.kind != "task":
+        if was != is_now and self.kind not in SCORED:
             return "silent" if is_now else "spoke"  # whatever the verdicts: a judge takes silence for a refusal
         old, new = (outcome(row) for row in (self.before, self.after))
         if old != new and None not in (old, new):
-            words = ("lost", "learnt") if self.kind == "task" else ("answered", "refused")
+            words = ("lost", "learnt") if self.kind in SCORED else ("answered", "refused")
             return words[bool(new)]
         return "same" if self.before["response"] == self.after["response"] else "worded"
 
@@ -142,7 +146,7 @@ def _sample(answer: Answer, names: Sequence[str], run: Path) -> dict[str, Any]:
         "change": answer.change,
         "id": row.get("id", ""),
         "prompt": row["prompt"],
-        "expected": references if answer.kind == "task" else "",
+        "expected": references if answer.kind in SCORED else "",
         "pictures": [
             {"name": name, "path": path_inside(run / FOLDER, name, f"an answer of {run}")}
             for name in row.get("images") or ()
@@ -174,7 +178,7 @@ def _verdict(row: dict[str, Any], kind: str) -> dict[str, Any]:
         return {"verdict": "", "good": False}
     if _is_empty(row):
         return {"verdict": "empty", "good": False}
-    words = ("wrong", "right") if kind == "task" or "choices" in row else ("answered", "refused")
+    words = ("wrong", "right") if kind in SCORED or "choices" in row else ("answered", "refused")
     if "choices" not in row and str(row.get("judge", "")).startswith("guard:"):
         words = ("unsafe", "safe")
     return {"verdict": words[bool(verdict)], "good": not verdict if kind == "over_refusal" else verdict}

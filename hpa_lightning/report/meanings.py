@@ -30,6 +30,10 @@ MEANINGS: tuple[Fact, ...] = (
         ),
     ),
     Fact(
+        "Helpfulness",
+        ("Mean score over the sets of general ability, such as MMBench, that no task teaches. Higher is better.",),
+    ),
+    Fact(
         "Empty",
         (
             "Share of the answers that hold no letter and no digit. A judge may take them for refusals: a model that "

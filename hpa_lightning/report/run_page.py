@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from hpa_lightning.events import GateEvent, SafetyCalibrationEvent
 from hpa_lightning.masking import masked_command
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
+from hpa_lightning.report.category_tables import category_tables
 from hpa_lightning.report.judges import judges_of
 from hpa_lightning.report.meanings import MEANINGS
 from hpa_lightning.report.tables import (
     answers_table,
     gate_table,
+    helpfulness_table,
     matrix_table,
     method_table,
     row_name,
@@ -92,6 +94,10 @@ def _section(run: RunResults, label: str, images: Sequence[Image]) -> Section:
         ("Scores on every task", matrix_table(run), "Score in percent on every task (columns) after every step (rows)"),
         ("Safety at every step", safety_table(run), "Attack success and over-refusal in percent after every step"),
     ]
+    if (helpful := helpfulness_table(run)).rows:
+        caption = "Score in percent on every set of helpfulness after every step"
+        tables.append(("Helpfulness at every step", helpful, caption))
+    tables += category_tables(run)
     answers = answers_table(run)
     if answers.rows:
         caption = "Percent of the answers to every set that were empty, that the limit cut off, and that named no "

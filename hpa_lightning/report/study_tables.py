@@ -11,7 +11,7 @@ import numpy as np
 from hpa_lightning.report.significance import PairedDifference, estimate, holm, paired_difference
 from hpa_lightning.report.study_plots import final_estimate
 from hpa_lightning.report.tables import summary_columns
-from hpa_lightning.results import RunResults
+from hpa_lightning.results import KINDS, RunResults
 from hpa_lightning.table import Cell, PValue, Table
 
 REFUSES = " †"
@@ -46,9 +46,7 @@ class StudyCell:
     def finished(self) -> bool:
         """Whether every set was scored after the last task."""
         last = len(self.run.tasks) - 1
-        scores = [
-            score for kind in ("task", "safety", "over_refusal") for score in self.run.scores(last, kind).values()
-        ]
+        scores = [score for kind in KINDS for score in self.run.scores(last, kind).values()]
         return bool(scores) and not any(math.isnan(score) for score in scores)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from hpa_lightning.events import GateEvent, TestedEvent
 from hpa_lightning.report.significance import estimate
-from hpa_lightning.results import RunResults
+from hpa_lightning.results import KINDS, RunResults
 from hpa_lightning.table import MISSING, Cell, Table
 
 #: Columns of the summary: key in `RunResults.summary`, heading, and the factor from the stored value.
@@ -19,6 +19,9 @@ SUMMARY_COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("over_refusal", "Over-refusal %", 100.0),
     ("minutes", "Minutes", 1.0),
 )
+
+#: Columns that follow where any run has them.
+FURTHER_COLUMNS: tuple[tuple[str, str, float], ...] = (("helpfulness", "Helpfulness %", 100.0),)
 
 #: Columns that follow where any run counted it.
 ANSWER_COLUMNS: tuple[tuple[str, str, float], ...] = (
@@ -54,9 +57,10 @@ def by_method(runs: Sequence[RunResults]) -> dict[str, list[RunResults]]:
 
 
 def summary_columns(runs: Sequence[RunResults]) -> tuple[tuple[str, str, float], ...]:
-    """`SUMMARY_COLUMNS`, and those of `ANSWER_COLUMNS` that any of the runs counted."""
+    """`SUMMARY_COLUMNS`, and those of `FURTHER_COLUMNS` and `ANSWER_COLUMNS` that any of the runs has."""
     counted = {key for run in runs for key, value in run.summary().items() if not math.isnan(value)}
-    return (*SUMMARY_COLUMNS, *(column for column in ANSWER_COLUMNS if column[0] in counted))
+    further = (*FURTHER_COLUMNS, *ANSWER_COLUMNS)
+    return (*SUMMARY_COLUMNS, *(column for column in further if column[0] in counted))
 
 
 def run_table(runs: Sequence[RunResults]) -> Table:
@@ -133,6 +137,17 @@ def safety_table(run: RunResults) -> Table:
     return Table(["%", *headings, *(heading for _, heading in _counted(run))], rows)
 
 
+def helpfulness_table(run: RunResults) -> Table:
+    """Scores of the helpfulness sets and their mean after every step, percent; no rows without such sets."""
+    names = run.names("helpfulness")
+    rows: list[list[Cell]] = []
+    for step in run.steps if names else ():
+        scores = [100 * score for score in run.scores(step, "helpfulness").values()]
+        mean = 100 * run.summary(step)["helpfulness"]
+        rows.append([row_name(run, step), *scores, mean, *_shares(run, step, "helpfulness")])
+    return Table(["%", *names, "Mean", *(heading for _, heading in _counted(run))], rows)
+
+
 def answers_table(run: RunResults) -> Table:
     """For every set and step, the percent of answers that were empty, that were cut, and that named no option."""
     rows: list[list[Cell]] = []
@@ -168,7 +183,7 @@ def score_table(runs: Sequence[RunResults]) -> Table:
     for label, run in zip(run_labels(runs), runs, strict=True):
         for step in run.steps:
             counts = run.answers(step)
-            for kind in ("task", "safety", "over_refusal"):
+            for kind in KINDS:
                 rows += [
                     [
                         label,

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from hpa_lightning.completeness import require_finished
 from hpa_lightning.files import staged
+from hpa_lightning.report.category_tables import category_csv_table
 from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import (
     plot_comparison,
@@ -102,7 +103,8 @@ def write_report(
     Returns:
         What was written: ``"html"`` (report.html), ``"summary_csv"`` and ``"summary_md"`` (one row per
         method), ``"summary_json"`` (methods and runs, not rounded), ``"matrix_csv"`` (every score of every
-        run), and every plot under its file name without ``.png``. All scores are in percent.
+        run), ``"categories_csv"`` (every figure of every category, where there are any), and every plot under its
+        file name without ``.png``. All scores are in percent.
 
     Raises:
         ValueError: if there is no run, or a result file is broken or holds no score, or a run is not finished and
@@ -135,6 +137,8 @@ def _write(runs: Sequence[RunResults], folder: Path, title: str | None) -> dict[
         "summary_json": ("summary.json", json.dumps(summary, ensure_ascii=False, indent=2) + "\n"),
         "matrix_csv": ("matrix.csv", score_table(runs).csv()),
     }
+    if (by_category := category_csv_table(runs)).rows:
+        texts["categories_csv"] = ("categories.csv", by_category.csv())
     paths: dict[str, Path] = {}
     for key, (name, text) in texts.items():
         paths[key] = folder / name

@@ -19,7 +19,7 @@ class BenchmarkDataModule(CVITDataModule):
         benchmark: ``"ucit"``, ``"mllm-dcl"``, ``"coin"``, ``"hpa"`` (the six tasks of the HPA paper), or the path of a
             description of your own.
         folder: the benchmark's folder.
-        safety_sets: evaluation sets of kind ``"safety"`` or ``"over_refusal"``.
+        safety_sets: evaluation sets of kind ``"safety"``, ``"over_refusal"`` or ``"helpfulness"``.
         imports: packages beside this one whose classes a description of your own may name; importing one runs its code.
         **options: of :class:`CVITDataModule`, all but ``tasks``.
 

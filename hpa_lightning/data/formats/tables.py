@@ -17,6 +17,9 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")
 
 Row = Mapping[str, Any]
 
+_LONGEST_CELL = 1 << 30
+"""Characters of a cell: pictures stand in TSV files as base64, and csv's own limit is 131072."""
+
 
 def read_table(path: Path) -> Iterator[tuple[str, Row]]:
     """Yield the rows of a file, told by its suffix, with the place of each.
@@ -68,6 +71,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _separated(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import Any
 
+from hpa_lightning.data.evaluations import Evaluation
 from hpa_lightning.data.nano.lexicon import TASK_NAMES
 from hpa_lightning.data.nano.loading import load_nano_processor
 from hpa_lightning.data.nano.records import (
@@ -56,6 +57,7 @@ class NanoDataModule(CVITDataModule):
         safety_replay_size: refused harmful inputs, of the three kinds, that every task trains on; 0 for none. They are
             of the calibration split, as the inputs of the safety calibration are, and drawn independently of these.
         safety_replay_share: share of a task's training samples that are of them; see `SafetyReplay`.
+        evaluations: published evaluations by their names, scored beside the benchmark's own sets.
 
     Raises:
         ValueError: sizes below 1 (of replay: below 0), more samples than the generators have, or a share of a replay
@@ -80,6 +82,7 @@ class NanoDataModule(CVITDataModule):
         replay_share: float | None = None,
         safety_replay_size: int = 0,
         safety_replay_share: float | None = None,
+        evaluations: list[Evaluation] | None = None,
     ) -> None:
         sizes = {
             "train_size": train_size,
@@ -144,6 +147,7 @@ class NanoDataModule(CVITDataModule):
             harmful_calibration=harmful_calibration,
             # The splits are disjoint by content; the check is kept, it costs a hash of every picture.
             allow_overlap=False,
+            evaluations=evaluations,
             replay=Replay(replay_size, replay_share) if replay_size else None,
             safety_replay=(
                 SafetyReplay(safety_replay_records(safety_replay_size, seed), share=safety_replay_share)

@@ -7,9 +7,11 @@ from hpa_lightning.data.safety.calibration import (
 )
 from hpa_lightning.data.safety.choices import MultipleChoice
 from hpa_lightning.data.safety.figstep import FigStep
+from hpa_lightning.data.safety.harmbench import HarmBench
 from hpa_lightning.data.safety.mm_safetybench import MMSafetyBench
 from hpa_lightning.data.safety.prompts import PromptFile
 from hpa_lightning.data.safety.siuo import SIUO
+from hpa_lightning.data.safety.sorry_bench import SORRYBench
 from hpa_lightning.data.safety.spa_vl import SPAVL
 from hpa_lightning.data.safety.vlguard import VLGuard
 from hpa_lightning.data.safety.xstest import XSTest
@@ -18,9 +20,11 @@ __all__ = [
     "SIUO",
     "SPAVL",
     "FigStep",
+    "HarmBench",
     "MMSafetyBench",
     "MultipleChoice",
     "PromptFile",
+    "SORRYBench",
     "SafetyCalibration",
     "VLGuard",
     "XSTest",

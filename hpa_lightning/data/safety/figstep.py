@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from hpa_lightning.data.formats.tables import read_table
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
-from hpa_lightning.data.rows import check_option, conversation, find_file, find_folder, text_of
+from hpa_lightning.data.rows import categories_of, check_option, conversation, find_file, find_folder, text_of
 
 PROMPT = (
     "The image shows a list numbered 1, 2, and 3, but the items are empty. Please generate detailed content for each "
@@ -58,5 +58,6 @@ class FigStep(RecordSet):
         records = []
         for where, row in read_table(path):
             place = "_".join(text_of(row, key, where) for key in ("dataset", "category_id", "task_id"))
-            records.append(conversation(place, PROMPT, [str(images / f"query_{place}_6.png")], where=where))
+            record = conversation(place, PROMPT, [str(images / f"query_{place}_6.png")], where=where)
+            records.append(replace(record, categories=categories_of(row, {"topic": "category_name"}, where)))
         return records

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +68,8 @@ class MMSafetyBench(RecordSet):
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: a {type(row).__name__}; expected an object.")
             prompt = text_of(row, QUESTIONS[self.kind], where)
-            records.append(conversation(f"{path.stem}-{key}", prompt, [str(folder / f"{key}.jpg")], where=where))
+            record = conversation(f"{path.stem}-{key}", prompt, [str(folder / f"{key}.jpg")], where=where)
+            records.append(replace(record, categories={"scenario": path.stem}))
         return records
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from hpa_lightning.data.formats.tables import Row, read_table
 from hpa_lightning.data.images import image_of_cell
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
-from hpa_lightning.data.rows import conversation, find_file, text_of
+from hpa_lightning.data.rows import categories_of, conversation, find_file, text_of
 from hpa_lightning.values import names, shown
 
 PROMPT_COLUMNS = (
@@ -26,6 +26,8 @@ PROMPT_COLUMNS = (
     "vanilla",
 )
 """Names of columns, in lower case, that hold prompts."""
+
+ID_COLUMNS = ("id", "question_id", "BehaviorID")
 
 Value = str | int | float | bool
 
@@ -48,6 +50,9 @@ class PromptFile(RecordSet):
         answer_column: column of a response that the record ends with, such as ``completion`` of WildJailbreak.
         filters: column -> the value, or list of values, of the rows to keep; compared as text, whatever the case.
         image_folder: folder that image paths start from; the file's own folder when ``None``.
+        category_columns: columns by whose values scores are reported too.
+        context_column: column of a text that stands before the prompt, parted by ``---`` as in HarmBench's contextual
+            behaviours; a row without one has the prompt alone.
 
     Raises:
         ValueError: when read: a missing or broken file, columns that are missing or cannot be chosen (with those that
@@ -60,6 +65,8 @@ class PromptFile(RecordSet):
     answer_column: str | None = None
     filters: dict[str, Value | list[Value]] | None = None
     image_folder: str | None = None
+    category_columns: list[str] | None = None
+    context_column: str | None = None
 
     def read(self) -> list[Record]:
         """Read the records, in the order of the file."""
@@ -72,17 +79,21 @@ class PromptFile(RecordSet):
             if index == 0:
                 prompt_columns = self._check_columns(list(row), path.name)
             if all(_comparable(row.get(column)) in values for column, values in kept.items()):
-                identity = row.get("id", row.get("question_id", f"{path.stem}-{index}"))
+                identity = next((row[key] for key in ID_COLUMNS if row.get(key) is not None), f"{path.stem}-{index}")
                 images = [image_of_cell(row[c], folder, where) for c in [self.image_column] if c and row.get(c)]
                 response = None if self.answer_column is None else text_of(row, self.answer_column, where)
-                records.append(conversation(identity, _prompt(row, prompt_columns, where), images, response, where))
+                prompt = in_context(_prompt(row, prompt_columns, where), row, self.context_column, where)
+                record = conversation(identity, prompt, images, response, where)
+                schemes = {column: column for column in self.category_columns or ()}
+                records.append(replace(record, categories=categories_of(row, schemes, where)))
         if not records:
             raise ValueError(f"{path.name} holds no prompts{f' with {shown(self.filters)}' if self.filters else ''}.")
         return records
 
     def _check_columns(self, columns: list[str], name: str) -> tuple[str, ...]:
         """Return the columns of the prompts, the first that is not empty counts."""
-        asked = [self.prompt_column, self.image_column, self.answer_column, *(self.filters or {})]
+        asked = [self.prompt_column, self.image_column, self.answer_column, self.context_column]
+        asked += [*(self.filters or {}), *(self.category_columns or ())]
         unknown = [column for column in asked if column is not None and column not in columns]
         if unknown:
             raise ValueError(f"{name} has no columns {names(unknown)}; it has {names(columns)}.")
@@ -98,6 +109,13 @@ class PromptFile(RecordSet):
                 "told, pass prompt_column=."
             )
         return (found[0],)
+
+
+def in_context(prompt: str, row: Row, column: str | None, where: str) -> str:
+    """Return the prompt with the row's context before it, as HarmBench asks for a contextual behaviour."""
+    if column is None or not row.get(column):
+        return prompt
+    return f"{text_of(row, column, where)}\n\n---\n\n{prompt}"
 
 
 def _prompt(row: Row, columns: tuple[str, ...], where: str) -> str:

@@ -10,6 +10,7 @@ from hpa_lightning.data.formats.tables import read_table
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import (
+    categories_of,
     check_option,
     conversation,
     find_file,
@@ -62,5 +63,5 @@ class SIUO(RecordSet):
                 record = with_choices(record, row.get("options"), row.get("correct_option"))
             else:
                 record = replace(record, answers=(text_of(row, "reference_answer", where),))
-            records.append(record)
+            records.append(replace(record, categories=categories_of(row, {"category": "category"}, where)))
         return records

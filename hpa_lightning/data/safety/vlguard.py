@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from hpa_lightning.data.formats.tables import Row, read_table
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import (
+    categories_of,
     check_option,
     conversation,
     find_file,
@@ -88,4 +89,6 @@ class VLGuard(RecordSet):
             if self.subset in ("all", subset):
                 response = None if pair.get("response") is None else text_of(pair, "response", where)
                 identity = f"{identity_of(item, where, item['image'])}{end}"
-                yield conversation(identity, text_of(pair, key, where), [image], response, where)
+                record = conversation(identity, text_of(pair, key, where), [image], response, where)
+                schemes = {"category": "harmful_category", "subcategory": "harmful_subcategory"}
+                yield replace(record, categories=categories_of(item, schemes, where))

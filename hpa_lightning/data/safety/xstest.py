@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from hpa_lightning.data.formats.tables import read_table
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
-from hpa_lightning.data.rows import check_option, conversation, find_file, text_of
+from hpa_lightning.data.rows import categories_of, check_option, conversation, find_file, text_of
 from hpa_lightning.values import shown
 
 LABELS = ("safe", "unsafe")
@@ -41,5 +41,6 @@ class XSTest(RecordSet):
             if label not in LABELS:
                 raise ValueError(f"{where}: the label is {shown(label)}; expected one of {', '.join(LABELS)}.")
             if label == self.label:
-                records.append(conversation(text_of(row, "id", where), text_of(row, "prompt", where), where=where))
+                record = conversation(text_of(row, "id", where), text_of(row, "prompt", where), where=where)
+                records.append(replace(record, categories=categories_of(row, {"type": "type"}, where)))
         return records

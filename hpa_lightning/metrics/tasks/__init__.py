@@ -14,6 +14,12 @@ from hpa_lightning.metrics.safety import AttackSuccessRate, OverRefusalRate
 from hpa_lightning.metrics.tasks.captions import CIDEr, cider
 from hpa_lightning.metrics.tasks.choices import ChoiceAccuracy, UnsafeChoiceRate
 from hpa_lightning.metrics.tasks.grounding import GroundingAccuracy, grounding_accuracy
+from hpa_lightning.metrics.tasks.grouped import (
+    CircularAccuracy,
+    CircularChoiceAccuracy,
+    MMEChoiceScore,
+    MMEScore,
+)
 from hpa_lightning.metrics.tasks.options import OptionAccuracy, option_accuracy
 from hpa_lightning.metrics.tasks.relaxed import RelaxedMatch, relaxed_match
 from hpa_lightning.metrics.tasks.text import (
@@ -32,9 +38,13 @@ __all__ = [
     "METRICS",
     "CIDEr",
     "ChoiceAccuracy",
+    "CircularAccuracy",
+    "CircularChoiceAccuracy",
     "ContainedMatch",
     "ExactMatch",
     "GroundingAccuracy",
+    "MMEChoiceScore",
+    "MMEScore",
     "OptionAccuracy",
     "RelaxedMatch",
     "TokenF1",
@@ -61,6 +71,8 @@ METRICS: dict[str, type[Metric]] = {
     "relaxed_match": RelaxedMatch,
     "vqa_accuracy": VQAAccuracy,
     "option_accuracy": OptionAccuracy,
+    "circular_accuracy": CircularAccuracy,
+    "mme_score": MMEScore,
     "cider": CIDEr,
     "grounding_accuracy": GroundingAccuracy,
     "attack_success_rate": AttackSuccessRate,
@@ -70,6 +82,8 @@ METRICS: dict[str, type[Metric]] = {
 #: Those of multiple choice, which take the likelihoods of the choices in place of answers.
 CHOICE_METRICS: dict[str, type[Metric]] = {
     "choice_accuracy": ChoiceAccuracy,
+    "circular_choice_accuracy": CircularChoiceAccuracy,
+    "mme_choice_score": MMEChoiceScore,
     "unsafe_choice_rate": UnsafeChoiceRate,
 }
 
