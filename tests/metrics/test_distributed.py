@@ -60,6 +60,14 @@ CASES: dict[str, tuple[Callable[[], Metric], list[list[tuple]]]] = {
             [(["a blue caf\u00e9"], [("a blue house",)])],
         ],
     ),
+    "circular_accuracy": (  # a question's rotations on two processes
+        metrics.CircularAccuracy,
+        [[(["A", "B"], [("A",), ("B",)], ["1", "2"])], [(["A", "B"], [("B",), ("B",)], ["1", "2"])], []],
+    ),
+    "mme_score": (
+        metrics.MMEScore,
+        [[(["Yes", "no"], [("Yes",), ("No",)], ["1", "2"], ["a", "a"])], [(["no"], [("Yes",)], ["1"], ["b"])]],
+    ),
     "cider_with_an_idle_process": (
         metrics.CIDEr,
         [[], [(["a red cube", "two dogs"], [("a red cube", "the cube"), ("two cats",)])], []],

@@ -19,7 +19,7 @@ THINGS = ("a red cat", "two dogs", "one green boat", "no tree", "blue paint", "f
 FORMS = ("{letter}", "{letter}.", "({letter})", "{letter}. {text}", "The answer is {letter}.", "{text}")
 
 
-def jpeg(seed: int, size: int = 16) -> bytes:
+def jpeg(seed: int, size: int = 32) -> bytes:
     """A small picture of one colour."""
     buffer = io.BytesIO()
     Image.new("RGB", (size, size), ((37 * seed) % 256, (91 * seed) % 256, (153 * seed) % 256)).save(buffer, "JPEG")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
+from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
 
 from hpa_lightning.metrics.tasks.choices import likeliest
@@ -105,7 +106,7 @@ def mme_figures(subtasks: Sequence[str], groups: Sequence[str], correct: Sequenc
 class GroupedMetric(Metric):
     """Base of the metrics that look at several records together, on whichever process each of them was answered.
 
-    State: of every record the hash of its subtask, the hash of its group and whether it is right, ``(records, 3)``
+    State: of every record the hash of its subtask, the hash of its group and whether it is right, one behind the other,
     int64.
     """
 
@@ -114,7 +115,7 @@ class GroupedMetric(Metric):
     full_state_update = False
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
-    rows: list[Tensor]
+    rows: list[Tensor] | Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -160,19 +161,27 @@ class GroupedMetric(Metric):
             [_key(subtask), _key(f"{subtask}\0{group}"), int(score)]
             for subtask, group, score in zip(subtasks, groups, scores, strict=True)
         ]
-        if rows:
-            self.rows.append(torch.tensor(rows, dtype=torch.int64, device=self.device))
+        found = torch.tensor(rows, dtype=torch.int64, device=self.device).flatten()
+        self.rows.append(found)  # type: ignore[union-attr]
 
     def compute(self) -> Tensor:
         """The score over all records; NaN with a warning if there were none."""
-        if not (isinstance(self.rows, Tensor) or self.rows):
+        rows = dim_zero_cat(self.rows) if len(self.rows) else torch.empty(0, dtype=torch.int64)
+        if not len(rows):
             rank_zero_warn(f"{type(self).__name__} has seen no prediction, so its value is NaN.", UserWarning)
-            return torch.tensor(float("nan"))
-        subtasks, groups, correct = dim_zero_cat(self.rows).T.tolist()
+            return torch.tensor(float("nan"), device=self.device)
+        subtasks, groups, correct = rows.reshape(-1, 3).T.tolist()
         found = self.figures(
             [str(one) for one in subtasks], [str(one) for one in groups], correct, [False] * len(groups)
         )
-        return torch.tensor(found["score"])
+        return torch.tensor(found["score"], device=self.device)
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
+    ) -> None:
+        if not len(self.rows):  # every process must gather a tensor of the same type, those without a record too
+            self.rows = [torch.empty(0, dtype=torch.int64, device=self.device)]
+        super()._sync_dist(dist_sync_fn, process_group)
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: _AX_TYPE | None = None) -> _PLOT_OUT_TYPE:
         """Plots one value or several; see `torchmetrics.Metric.plot`."""
