@@ -27,6 +27,7 @@ from hpa_lightning.table import Table
 
 #: Kinds of the sets whose answers a judge scores.
 JUDGED = ("safety", "over_refusal")
+_NOT_JUDGED = {"task": "a task", "helpfulness": "one of helpfulness"}
 
 
 def judge_run(
@@ -50,7 +51,7 @@ def judge_run(
     """
     kinds = {item["name"]: item["kind"] for item in RunResults.from_file(run).sets}
     answers = list(read_predictions(run, {name for name, kind in kinds.items() if kind in JUDGED}))
-    reasons = {name: f"of kind {kind!r}" for name, kind in kinds.items() if kind not in JUDGED}
+    reasons = {name: _NOT_JUDGED.get(kind, kind) for name, kind in kinds.items() if kind not in JUDGED}
     reasons |= dict.fromkeys((item.set for item in answers if _is_choice(item)), "scored by likelihood")
     for judge in judges:
         if getattr(judge, "judges", "refusal") != "refusal":

@@ -173,7 +173,7 @@ def test_views(records: list[dict]) -> None:
     ],
 )
 def test_summary_by_hand(records: list[dict], step: int | None, expected: dict) -> None:
-    not_counted = {"empty": math.nan, "cut": math.nan, "no_option": math.nan}
+    not_counted = {"helpfulness": math.nan, "empty": math.nan, "cut": math.nan, "no_option": math.nan}
     assert RunResults(records).summary(step) == pytest.approx({**expected, **not_counted}, nan_ok=True)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from hpa_lightning import metrics
 from hpa_lightning.metrics import METRICS, build_metric, exact_match, token_f1
+from hpa_lightning.metrics.tasks.grouped import GroupedMetric
 
 
 @pytest.mark.parametrize(
@@ -57,11 +58,16 @@ def test_every_metric_is_updated_the_same_way(name: str) -> None:
         "option_accuracy": ("The answer is B.", "A", ("B",)),
         "cider": ("Some red cubes lie.", "blue", ("some red cubes lie",)),
         "grounding_accuracy": (box, "[0, 0, 0.5, 1]", (box,)),
+        "circular_accuracy": ("B", "A", ("B",)),
+        "mme_score": ("Yes.", "no", ("Yes",)),
     }.get(name, ("red", "i cannot help with that .", ("red",)))
     metric = build_metric(name)
-    metric.update([right, wrong], [references, references])
+    grouped = isinstance(metric, GroupedMetric)
+    metric.update([right, wrong], [references, references], *([["1", "2"]] if grouped else []))
     metric.update(
-        [wrong, wrong], [references, ("a text that is not the prediction",) * 4 if name == "cider" else references]
+        [wrong, wrong],
+        [references, ("a text that is not the prediction",) * 4 if name == "cider" else references],
+        *([["3", "4"]] if grouped else []),
     )
     expected = {
         "attack_success_rate": 1 / 4,
@@ -98,7 +104,8 @@ def samples(name: str) -> tuple[list[str], list[tuple[str, ...]]]:
 
 
 def test_every_metric_for_tasks_is_tested_here() -> None:
-    assert set(TASK_METRICS) == set(METRICS) - {"attack_success_rate", "over_refusal_rate"}
+    grouped = {name for name, kind in METRICS.items() if issubclass(kind, GroupedMetric)}  # tests/metrics/tasks
+    assert set(TASK_METRICS) == set(METRICS) - {"attack_success_rate", "over_refusal_rate"} - grouped
     assert all(METRICS[name] is metric_class for name, (metric_class, _) in TASK_METRICS.items())
 
 

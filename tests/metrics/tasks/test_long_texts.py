@@ -5,6 +5,7 @@ import time
 import pytest
 
 from hpa_lightning.metrics import METRICS, build_metric
+from hpa_lightning.metrics.tasks.grouped import GroupedMetric
 
 LONG = 20_000
 ODD = {
@@ -30,9 +31,10 @@ ODD = {
 @pytest.mark.parametrize("name", [name for name in METRICS if not name.endswith("_rate")])
 @pytest.mark.parametrize("kind", ODD)
 def test_long_and_odd_texts_are_scored_at_once(name: str, kind: str) -> None:
-    reference = "[0, 0, 1, 1]" if name == "grounding_accuracy" else "b"
+    reference = {"grounding_accuracy": "[0, 0, 1, 1]", "mme_score": "yes"}.get(name, "b")
     metric = build_metric(name)
+    groups = [["1", "2"]] if isinstance(metric, GroupedMetric) else []
     start = time.perf_counter()
-    metric.update([ODD[kind], ""], [(reference,) * 4] * 2)
+    metric.update([ODD[kind], ""], [(reference,) * 4] * 2, *groups)
     assert 0.0 <= float(metric.compute()) <= 0.5
     assert time.perf_counter() - start < 5, "a regular expression backtracks"
