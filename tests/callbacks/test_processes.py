@@ -55,6 +55,7 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return request.param, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.processes
 def test_two_processes_do_what_one_does(one: dict[str, Any], two: tuple[str, list[dict[str, Any]]]) -> None:
     strategy, ranks = two
     cases = [case for case in TUNING_IDS if strategy == "ddp" or case not in NOT_SHARDED]
@@ -96,6 +97,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_processes_share_the_evaluation(evaluated: Path, strategy: str, tmp_path: Path) -> None:
     run("evaluation_script.py", str(tmp_path), strategy)
@@ -165,6 +167,7 @@ def test_every_batch_belongs_to_one_process(kind: str) -> None:
     assert shares[0][0] == str(next(iter(loader))) and min(map(len, shares)) >= 2
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_late_end_and_a_diverged_process(strategy: str, tmp_path: Path) -> None:
     """A task that ends in `on_fit_end` does so on both; a loss that is not finite on one of them stops both."""

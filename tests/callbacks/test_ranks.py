@@ -31,6 +31,7 @@ def ranks() -> Any:
     return module
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("accident", "says"),
     [
@@ -45,6 +46,7 @@ def test_the_other_process_stops_and_says_why(ranks: Any, accident: str, says: s
     assert all(outcome.codes) and says in outcome.says
 
 
+@pytest.mark.processes
 def test_processes_leave_when_nobody_has_anything_to_send() -> None:
     """Without `leave_in_order` about every second pair ends with SIGABRT on one core."""
     with socket.socket() as free:

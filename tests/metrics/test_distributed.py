@@ -121,6 +121,7 @@ dist.destroy_process_group()  # threads of gloo that still run would abort the p
 """
 
 
+@pytest.mark.processes
 @pytest.mark.filterwarnings("ignore:.*called before.*")
 def test_two_real_processes_give_what_one_gives(tmp_path: Path) -> None:
     """Over gloo, with shares of unequal size, one of which is empty for CIDEr."""

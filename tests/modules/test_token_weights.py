@@ -205,6 +205,7 @@ def test_the_probe_takes_the_steps_that_training_takes(tmp_path: Path) -> None:
     assert len(same) > 0 and float(same.mean()) == 1.0
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_weigh_by_tokens_too(tmp_path: Path, strategy: str) -> None:
     path = Path(__file__).parents[1] / "helpers_token_weights.py"

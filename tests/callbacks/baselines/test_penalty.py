@@ -202,6 +202,7 @@ def test_penalty_is_logged_and_falls(tmp_path: Path) -> None:
     assert float(trainer.logged_metrics["train/penalty"]) == pytest.approx(overlaps[1.0], rel=0.3)
 
 
+@pytest.mark.processes
 def test_two_processes_add_the_penalty_once(tmp_path: Path) -> None:
     run("penalty_script.py", str(tmp_path))
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))

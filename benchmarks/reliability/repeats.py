@@ -1,0 +1,79 @@
+"""The tests that start two processes, again and again: how many of how many runs of each fail.
+
+    python benchmarks/reliability/repeats.py --runs 50 --logs folder
+    python benchmarks/reliability/repeats.py --runs 2 --tests tests/callbacks/test_ranks.py
+
+They are those that carry the mark `processes`. The output of a run that fails stays in the folder of logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "@pytest.mark.processes"
+
+
+def marked() -> list[str]:
+    """Files with tests of two processes, relative to the repository."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if MARK in file.read_text(encoding="utf-8")]
+
+
+def outcomes(report: Path) -> list[tuple[str, str, float]]:
+    """Name, outcome and seconds of each test in a JUnit report."""
+    found = []
+    for case in ElementTree.parse(report).iter("testcase"):
+        kinds = {child.tag for child in case}
+        outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+        found.append((f"{case.get('classname')}::{case.get('name')}", outcome, float(case.get("time") or 0)))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--tests", nargs="*", help="files of tests; all that have marked ones when left out")
+    parser.add_argument("--logs", type=Path, help="folder for the output of runs that fail; a new one when left out")
+    arguments = parser.parse_args()
+    logs = arguments.logs or Path(tempfile.mkdtemp(prefix="repeats-"))
+    logs.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "processes", "-p", "no:cacheprovider"]
+    files = arguments.tests or marked()
+    counts: dict[str, Counter[str]] = {}
+    longest: Counter[str] = Counter()
+    broken = 0
+    for number in range(1, arguments.runs + 1):
+        report, begin = logs / "report.xml", time.monotonic()
+        report.unlink(missing_ok=True)
+        done = subprocess.run(
+            [*command, f"--junitxml={report}", *files],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode:
+            broken += 1
+            (logs / f"run{number}.log").write_text(done.stdout, encoding="utf-8")
+        for name, outcome, seconds in outcomes(report) if report.exists() else []:
+            counts.setdefault(name, Counter())[outcome] += 1
+            longest[name] = max(longest[name], round(seconds))
+        print(f"run {number}: status {done.returncode}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+    print("| test | passed | failed | longest, s |\n|---|---|---|---|")
+    for name, kinds in counts.items():
+        if kinds["passed"] or kinds["failed"]:
+            print(f"| {name} | {kinds['passed']} | {kinds['failed']} | {longest[name]} |")
+    print(f"\n{broken} of {arguments.runs} runs failed" + (f"; their output: {logs}" if broken else ""))
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
