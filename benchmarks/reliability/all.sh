@@ -32,6 +32,7 @@ run inputs "$python" $here/inputs.py ${small:+--inputs 2000}
 run kills "$python" $here/kills.py --kills "$([ -n "$small" ] && echo 8 || echo 200)" --log "$logs/kills.jsonl" --failed "$logs/failed"
 # shellcheck disable=SC2086  (several words)
 run ranks "$python" $here/ranks.py ${small:+killed-1 mask data --strategies ddp}
+run repeats "$python" $here/repeats.py ${small:+--runs 1 --only "leave or penalty"}
 run determinism "$python" $here/determinism.py ${small:+--methods post_training-lora --only seed resumed merged}
 if [ "$(id -u)" = 0 ]; then
   run disk "$python" $here/disk.py ${small:+results report checkpoint}

@@ -4,8 +4,10 @@
     sudo python benchmarks/reliability/disk.py report judge
 
 Root mounts a small file system in memory; every write is made as the user `nobody`. The disk is full to the last page,
-or has room for a quarter, a half and nine tenths of what is to be written. For each writer: an artefact is made, the
-disk is spoilt, it is made again (or, where an output may not exist, another one), the disk is mended, it is made again.
+or has room for a quarter, a half and nine tenths of what is to be written. `fuse` looks at what room there is before it
+writes: for it the disk becomes full after that look as well ("taken"), up to the last bytes. For each writer: an
+artefact is made, the disk is spoilt, it is made again (or, where an output may not exist, another one), the disk is
+mended, it is made again.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from hpa_lightning.study import Cell, Store
 NOBODY = 65534
 SIZE = 96 * 2**20
 SHARES = (0.0, 0.25, 0.5, 0.9)
+TAKEN = (0.0, 0.5, 0.99, 0.999, 1.0, 1.002, 1.004, 1.008, 1.012, 1.016, 1.02, 1.03)
 LEFTOVER = (".partial", ".unfinished")
 """What a failed write may leave beside; the next one takes it away or goes on from it."""
 
@@ -67,6 +70,8 @@ class Writers:
 
     #: Those that refuse an output that exists: there is nothing of before that could be spoilt but its absence.
     new_output = ("judge", "export", "fuse")
+    #: Those that look at the room that there is before they write.
+    look_first = ("fuse",)
 
     def __init__(self, inputs: Path) -> None:
         self.inputs = inputs
@@ -152,14 +157,22 @@ def attempt(writer: Callable[[Path, int], Any], folder: Path, number: int) -> st
 
 @contextlib.contextmanager
 def spoilt(how: str, disk: Path, folder: Path, size: int) -> Iterator[None]:
-    """The disk full but for a share of ``size``, read-only, or closed to the user."""
-    ballast = disk / "ballast"
-    if how.startswith("full"):
-        usage = shutil.disk_usage(disk)
+    """The disk full but for a share of ``size``, at once or when somebody has looked; read-only; closed to the user."""
+    ballast, look = disk / "ballast", shutil.disk_usage
+
+    def fill(*_: Any) -> Any:
+        usage = look(disk)
         left = int(float(how.split()[1]) * size)
-        with contextlib.suppress(OSError), ballast.open("wb") as file:
+        with contextlib.suppress(OSError), ballast.open("ab") as file:
             for _ in range((usage.free - left) // 4096):
                 file.write(bytes(4096))
+        shutil.disk_usage = look
+        return usage
+
+    if how.startswith("full"):
+        fill()
+    elif how.startswith("taken"):
+        shutil.disk_usage = fill
     elif how == "read-only":
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     else:
@@ -170,6 +183,7 @@ def spoilt(how: str, disk: Path, folder: Path, size: int) -> Iterator[None]:
     try:
         yield
     finally:
+        shutil.disk_usage = look
         if how == "read-only":
             subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         elif how == "denied":
@@ -180,7 +194,8 @@ def spoilt(how: str, disk: Path, folder: Path, size: int) -> Iterator[None]:
 
 def clear(error: str, how: str, folder: Path) -> bool:
     """Whether the message says what is wrong, in words, and of what file."""
-    words = {"full": ("No space left", "the disk has"), "read-only": ("Read-only",), "denied": ("denied",)}
+    full = ("No space left", "the disk has")
+    words = {"full": full, "taken": full, "read-only": ("Read-only",), "denied": ("denied",)}
     return any(word in error for word in words[how.split()[0]]) and str(folder) in error
 
 
@@ -203,7 +218,7 @@ def check(name: str, writer: Callable[[Path, int], Any], how: str, disk: Path, n
         error = attempt(writer, folder, 1)
     told = error or ""
     after = contents(folder)
-    if error is None and how.startswith("full"):
+    if error is None and how.startswith(("full", "taken")):
         return "fits", ""
     problems = []
     if error is None:
@@ -248,14 +263,19 @@ def main() -> None:
                 if options.writers and name not in options.writers:
                     continue
                 row = []
-                for how in ways:
+                taken = [f"taken {share}" for share in TAKEN] if name in writers.look_first else []
+                for how in [*ways, *taken]:
                     result, told = check(name, writer, how, disk, name in writers.new_output)
                     row.append(result)
                     tried += result != "fits"
                     bad += result not in ("ok", "fits")
                     if told and (options.messages or result != "ok"):
                         print(f"  {name}, {how}: {result}: {told[:300]}", flush=True)
-                print(f"| {name} | {' | '.join(row)} |", flush=True)
+                print(f"| {name} | {' | '.join(row[: len(ways)])} |", flush=True)
+                if taken:
+                    print(
+                        f"  {name}: " + ", ".join(map(": ".join, zip(taken, row[len(ways) :], strict=True))), flush=True
+                    )
         finally:
             subprocess.run(["umount", str(disk)], check=False)
     print(f"{tried} writes failed as they had to, {bad} of them not as they should.")

@@ -1,7 +1,7 @@
 """The tests that start two processes, again and again: how many of how many runs of each fail.
 
     python benchmarks/reliability/repeats.py --runs 50 --logs folder
-    python benchmarks/reliability/repeats.py --runs 2 --tests tests/callbacks/test_ranks.py
+    python benchmarks/reliability/repeats.py --runs 2 --only "not do_what_one_does"    an expression of pytest's -k
 
 They are those that carry the mark `processes`. The output of a run that fails stays in the folder of logs.
 """
@@ -40,13 +40,24 @@ def outcomes(report: Path) -> list[tuple[str, str, float]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--tests", nargs="*", help="files of tests; all that have marked ones when left out")
+    parser.add_argument("--only", default="", help="an expression that the tests' names have to match (pytest -k)")
     parser.add_argument("--logs", type=Path, help="folder for the output of runs that fail; a new one when left out")
     arguments = parser.parse_args()
     logs = arguments.logs or Path(tempfile.mkdtemp(prefix="repeats-"))
     logs.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "processes", "-p", "no:cacheprovider"]
-    files = arguments.tests or marked()
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "processes",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        arguments.only,
+        *marked(),
+    ]
     counts: dict[str, Counter[str]] = {}
     longest: Counter[str] = Counter()
     broken = 0
@@ -54,7 +65,7 @@ def main() -> int:
         report, begin = logs / "report.xml", time.monotonic()
         report.unlink(missing_ok=True)
         done = subprocess.run(
-            [*command, f"--junitxml={report}", *files],
+            [*command, f"--junitxml={report}"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import Self
 
-from hpa_lightning.files import flush, name_folder, whole_file, write_text
+from hpa_lightning.files import flush, name_folder, told, whole_file, write_text
 from hpa_lightning.fuse.checkpoint import INDEX_FILE, Checkpoint
 from hpa_lightning.fuse.folder import file_inside
 from hpa_lightning.fuse.tensor_files import StoredTensor, require_finite
@@ -22,6 +22,8 @@ from hpa_lightning.modules.timm_processor import PROCESSOR_FILE
 
 AUDIT_FILE = "audit.json"
 MERGE_FILE = "merge.json"
+
+_GOES_ON = "the output is unfinished; the same command goes on with it"
 
 _LOCK_FILE = "lock"
 _TEXT = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
@@ -128,11 +130,12 @@ class PartialOutput:
     ) -> None:
         """Write the new tensors of a part of the model, then the mark that it is finished, with its audit."""
         files = set()
-        for place, tensor in tensors:
-            _overwrite(self.folder / place.file, place, tensor)
-            files.add(place.file)
-        for file in files:
-            flush(self.folder / file)
+        with told(self.folder, _GOES_ON):
+            for place, tensor in tensors:
+                _overwrite(self.folder / place.file, place, tensor)
+                files.add(place.file)
+            for file in files:
+                flush(self.folder / file)
         _write_json(self._part(part), audit)
 
     def audit(self, parts: int) -> list[dict[str, Any]]:
@@ -148,7 +151,8 @@ class PartialOutput:
         """Add configuration and audit, and give the folder its name."""
         _write_json(self.folder / name, audit)
         shutil.copyfile(kept.folder / "config.json", self.folder / "config.json")
-        name_folder(self.folder, self.output)
+        with told(self.folder, _GOES_ON):
+            name_folder(self.folder, self.output)
         shutil.rmtree(self.output / self.progress.name)
 
     # -- small files -------------------------------------------------------------------------------------------------
