@@ -234,7 +234,7 @@ def test_filters_in_a_browser(run: Path, tmp_path: Path) -> None:
     quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "page.html").as_uri()]
-    dom = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    dom = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
     everything, *filtered = json.loads(unescape(re.search(r'data-found="([^"]*)"', dom)[1]))  # type: ignore[index]
     assert everything[0] == "12 of 12 shown" and len(everything) == 13
     assert filtered == [

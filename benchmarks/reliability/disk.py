@@ -41,7 +41,7 @@ from hpa_lightning.study import Cell, Store
 NOBODY = 65534
 SIZE = 96 * 2**20
 SHARES = (0.0, 0.25, 0.5, 0.9)
-TAKEN = (0.0, 0.5, 0.99, 0.999, 1.0, 1.002, 1.004, 1.008, 1.012, 1.016, 1.02, 1.03)
+TAKEN = (0.0, 0.5, 0.99, 1.0, 1.003, *(round(1.005 + step / 4000, 5) for step in range(12)))
 LEFTOVER = (".partial", ".unfinished")
 """What a failed write may leave beside; the next one takes it away or goes on from it."""
 

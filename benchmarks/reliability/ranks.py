@@ -45,7 +45,7 @@ class Outcome:
     """How both processes ended.
 
     Args:
-        seconds: from the accident to the end of the last process; ``None``: it had to be killed after `LIMIT`.
+        seconds: from the accident to the end of the last process; ``None``: it had to be killed after the limit.
         codes: exit codes.
         says: the last line of the process that had no accident of its own.
     """
@@ -55,8 +55,8 @@ class Outcome:
     says: str
 
 
-def run(accident: str, strategy: str, folder: Path) -> Outcome:
-    """Start both processes and wait for their ends."""
+def run(accident: str, strategy: str, folder: Path, limit: float = LIMIT) -> Outcome:
+    """Start both processes and wait for their ends, ``limit`` seconds after the accident at most."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -79,7 +79,7 @@ def run(accident: str, strategy: str, folder: Path) -> Outcome:
     while any(process.poll() is None for process in started):
         if happened.exists():
             began = float(happened.read_text() or began)
-        if time.time() - began > (LIMIT if happened.exists() else 5 * LIMIT):
+        if time.time() - began > (limit if happened.exists() else 5 * limit):
             for process in started:
                 process.kill()
             return Outcome(None, tuple(process.wait() for process in started), "")

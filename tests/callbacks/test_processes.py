@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +14,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from processes_script import NOT_SHARDED, RESUMED
 from registry import TUNING_IDS
+from support.programs import run_script
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageTextToText
 
@@ -26,17 +25,7 @@ from hpa_lightning.results import RunResults
 
 
 def run(script: str, *arguments: str) -> None:
-    path = Path(__file__).with_name(script)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_", "MASTER_"))}
-    places = [str(path.parent), str(path.parent.parent), os.environ.get("PYTHONPATH")]
-    done = subprocess.run(
-        [sys.executable, str(path), *arguments],
-        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, places))},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_script(Path(__file__).with_name(script), *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -149,7 +149,7 @@ def test_two_real_processes_give_what_one_gives(tmp_path: Path) -> None:
     ]
     try:
         for process in processes:
-            out, err = process.communicate(timeout=300)
+            out, err = process.communicate(timeout=800)
             assert process.returncode == 0, err[-2000:]
             values = json.loads(out.splitlines()[-1])
             assert values == {name: pytest.approx(pair, rel=1e-6) for name, pair in expected.items()}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +14,7 @@ from helpers_mllm import tiny_llava
 from helpers_token_weights import LENGTHS, Gradients, fit, records
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from support.programs import run_script
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -209,15 +207,7 @@ def test_the_probe_takes_the_steps_that_training_takes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_weigh_by_tokens_too(tmp_path: Path, strategy: str) -> None:
     path = Path(__file__).parents[1] / "helpers_token_weights.py"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_", "MASTER_"))}
-    done = subprocess.run(
-        [sys.executable, str(path), str(tmp_path), strategy],
-        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(path.parent)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_script(path, str(tmp_path), strategy)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     assert len(first) == 2  # three batches of each process: a window of two and one of one
     for left, right in zip(first, second, strict=True):

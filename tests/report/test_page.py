@@ -29,7 +29,7 @@ def browse(page: Path, profile: Path, *arguments: str) -> str:
     quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet]
     command += [f"--user-data-dir={profile}", *arguments, page.as_uri()]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
 
 
 def test_report_of_one_run(write_run, tmp_path: Path) -> None:

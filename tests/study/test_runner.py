@@ -213,7 +213,7 @@ def test_an_interrupted_study_goes_on(number: signal.Signals, tmp_path: Path) ->
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 130 and "1 running cells were stopped" in output
     assert store.finished(cells[0]) is not None and store.finished(cells[1]) is None
     lock = store.lock(cells[1])

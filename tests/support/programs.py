@@ -1,0 +1,34 @@
+"""Scripts that tests run in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+LIMIT = 800
+"""Seconds until a script counts as hanging: less than pytest's own limit, which would leave its processes behind."""
+
+
+def run_script(path: Path, *arguments: str) -> None:
+    """Run a script of tests, which may start further processes, with one thread each; it has to end with status 0."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_", "MASTER_"))}
+    tests = Path(__file__).parents[1]
+    places = [str(path.parent), str(tests), os.environ.get("PYTHONPATH")]
+    process = subprocess.Popen(
+        [sys.executable, str(path), *arguments],
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, places))},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _, errors = process.communicate(timeout=LIMIT)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)  # with those that it started, which would hold the pipe open
+        process.communicate()
+        raise
+    assert process.returncode == 0, errors[-3000:]
