@@ -13,8 +13,11 @@ from typing import Any
 
 import torch.distributed as dist
 
-#: How long a process waits at its end for the others to come to theirs.
-LEAVE = timedelta(seconds=60)
+#: How long a process waits at its end for the others to come to theirs: as long as torch waits in any other place. One
+#: that dies is noticed at once; one that still works (an export, a starved machine) is no failure.
+LEAVE = timedelta(minutes=30)
+IDLE = timedelta(seconds=60)
+"""How long a process waits for gloo's threads."""
 _children: list[subprocess.Popen[Any]] = []
 
 
@@ -35,7 +38,7 @@ def leave_in_order() -> None:
     active exception") after all its work is done. So every process first waits until nobody has anything to send.
 
     After an error there is nothing to wait for: the others may be gone. A process whose child ends with another status
-    than 0 ends with status 1.
+    than 0, or does not end within :data:`LEAVE`, ends with status 1 and says so.
     """
     failed = getattr(sys, "last_value", None) is not None
     if not failed and dist.is_initialized() and "gloo" in dist.get_backend():
@@ -43,18 +46,21 @@ def leave_in_order() -> None:
             for group in _groups():
                 dist.barrier(group, async_op=True).wait(LEAVE)
             _wait_for_idle_threads()
-        except RuntimeError as error:
-            print(f"The other processes did not come to their end within {LEAVE}: {error}", file=sys.stderr)
-            return
-        dist.destroy_process_group()
+        except RuntimeError as error:  # the statuses of the children, below, tell what became of them
+            print(f"The other processes did not come to their end with this one: {error}", file=sys.stderr)
+        else:
+            dist.destroy_process_group()
     if failed or not _children:
         return
+    told = ""
     try:
         ended = [child.wait(timeout=LEAVE.total_seconds()) for child in _children]
-    except subprocess.TimeoutExpired:
-        ended = [1]
-    if any(ended):
-        print(f"The processes that this one started ended with the statuses {ended}.", file=sys.stderr)
+        if any(ended):
+            told = f"The processes that this one started ended with the statuses {ended}."
+    except subprocess.TimeoutExpired as error:
+        told = f"A process that this one started has not ended {error.timeout:.0f} s after it: {error.cmd}."
+    if told:
+        print(told, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
@@ -66,7 +72,7 @@ def _wait_for_idle_threads() -> None:
     They do so after the work counts as done, and need Python's lock for it. This thread lets go of the lock while it
     sleeps: a thread that has not run in the meantime, and does not want to, wants nothing.
     """
-    until = time.monotonic() + LEAVE.total_seconds()
+    until = time.monotonic() + IDLE.total_seconds()
     before: dict[str, str] | None = None
     while time.monotonic() < until:
         time.sleep(0.05)

@@ -6,6 +6,7 @@ import importlib.util
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,3 +100,42 @@ def test_a_child_that_fails_fails_the_program(
         monkeypatch.setattr(leaving, "_children", [child])
         leaving.leave_in_order()
     assert left == [1] and "ended with the statuses [3]" in capsys.readouterr().err
+
+
+def test_a_child_that_is_late_is_waited_for_and_one_that_hangs_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a starved machine a child needs more than a minute to end; that is no status of failure."""
+    assert leaving.LEAVE.total_seconds() >= 1800  # as long as torch's own limit of a collective
+    left: list[int] = []
+    monkeypatch.setattr(leaving.os, "_exit", left.append)
+    monkeypatch.setattr(leaving, "LEAVE", timedelta(seconds=0.1))
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(leaving, "_children", [child])
+    try:
+        leaving.leave_in_order()
+    finally:
+        child.kill()
+        child.wait()
+    said = capsys.readouterr().err
+    assert left == [1] and "has not ended" in said and "statuses" not in said
+
+
+def test_a_group_that_broke_does_not_hide_a_child_that_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(leaving.os, "_exit", left.append)
+    monkeypatch.setattr(leaving, "_groups", lambda: [None])
+    monkeypatch.setattr(leaving.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(leaving.dist, "get_backend", lambda: "gloo")
+
+    def gone(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("connection closed by peer")
+
+    monkeypatch.setattr(leaving.dist, "barrier", gone)
+    child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    monkeypatch.setattr(leaving, "_children", [child])
+    leaving.leave_in_order()
+    said = capsys.readouterr().err
+    assert left == [1] and "connection closed" in said and "statuses [3]" in said
