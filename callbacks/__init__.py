@@ -13,6 +13,7 @@ from hpa_lightning.callbacks.null_space_projection import NullSpaceProjection
 from hpa_lightning.callbacks.orthogonal_projection import OrthogonalProjection
 from hpa_lightning.callbacks.regression_fusion import RegressionFusion
 from hpa_lightning.callbacks.resumed import AllowChanges
+from hpa_lightning.callbacks.safety_curve import SafetyCurve
 from hpa_lightning.callbacks.safety_gate import SafetyGate
 from hpa_lightning.callbacks.sequential_tuning import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
@@ -31,6 +32,7 @@ __all__ = [
     "OrthogonalProjection",
     "RegressionFusion",
     "RetentionSettings",
+    "SafetyCurve",
     "SafetyGate",
     "SequentialTuning",
     "TaskCallback",

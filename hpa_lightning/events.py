@@ -16,6 +16,7 @@ from hpa_lightning.values import shown
 
 __all__ = [
     "KINDS",
+    "CurveEvent",
     "DriftEvent",
     "DriftPromptsEvent",
     "EndEvent",
@@ -121,6 +122,37 @@ class ScoreEvent(Event):
 
     step: int
     after: str | None = null_field()
+    set: str
+    kind: str
+    metric: str
+    score: float | None
+    n: int | None = None
+    empty: int | None = None
+    cut: int | None = None
+    no_option: int | None = None
+    decoding: Mapping[str, Any] | None = None
+    judge: str | None = None
+    figures: Mapping[str, Any] | None = None
+    categories: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveEvent(Event):
+    """The score of one evaluation set while a task is trained (``SafetyCurve``).
+
+    Args:
+        step, task: which task is trained.
+        optimizer_step: of the whole fit; 0: before the first one.
+        moment: ``start``, ``step``, ``checkpoint`` or ``end`` (of the task, after its methods).
+        set, kind, metric, score, n, empty, cut, no_option, decoding, judge, figures, categories: as in a score.
+    """
+
+    event: ClassVar[str] = "curve"
+
+    step: int
+    task: str
+    optimizer_step: int
+    moment: str
     set: str
     kind: str
     metric: str

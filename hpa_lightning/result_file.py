@@ -26,7 +26,10 @@ RESULT_FILE = "results.jsonl"
 _WRITING = threading.Lock()
 
 #: The keys that tell two lines of one event apart; every other key is a value.
-IDENTITY_KEYS = ("event", "step", "after", "task", "set", "kind", "metric", "layer", "module", "phase", "at", "commit")
+IDENTITY_KEYS = (
+    "event", "step", "after", "task", "set", "kind", "metric", "layer", "module", "phase", "at", "commit",
+    "optimizer_step", "moment",
+)  # fmt: skip
 
 
 def _finite(value: Any) -> Any:

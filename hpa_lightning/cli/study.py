@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from hpa_lightning.cli.errors import UserError
 from hpa_lightning.cli.parser import CommandParser
@@ -16,7 +16,8 @@ _DESCRIPTION = """\
 run      runs the cells that are not finished; interrupt it at any moment, the same command goes on
 status   lists the cells of every group and whether they are finished
 report   tables and figures of the finished cells, as results.md and results.html
-archive  gathers the finished cells in one file, to be kept or committed"""
+archive  gathers the finished cells in one file, to be kept or committed
+windows  freezes each window of decoder blocks in turn in the fit of a configuration, and reports it (with --output)"""
 
 _IMPORTS = "run: packages of your own whose classes the study names; their code runs"
 
@@ -25,14 +26,18 @@ def parser() -> CommandParser:
     """Options of the command."""
     parser = CommandParser("study", _DESCRIPTION)
     add = parser.add_argument
-    add("action", choices=["run", "status", "report", "archive"], help="what to do with the study")
-    add("study", type=Path, help="the study's YAML file")
+    add("action", choices=["run", "status", "report", "archive", "windows"], help="what to do with the study")
+    add("study", type=Path, help="the study's YAML file; windows: the configuration of a fit")
     add("--groups", type=str, nargs="+", help="only these groups of the study (default: all)")
     add("--store", type=Path, help="folder of the runs (default: runs/ and the study file's name)")
     add("--archive", type=Path, nargs="+", default=[], help="files of finished cells that count too")
     add("--jobs", type=Optional[int], help="run: processes at a time (default: one for each GPU or core)")  # noqa: UP045
     add("--imports", type=str, nargs="+", default=[], help=_IMPORTS)
-    add("--output", type=Path, help="report: a folder; archive: a file")
+    add("--output", type=Path, help="report, windows: a folder; archive: a file")
+    add("--size", type=int, default=2, help="windows: blocks that are frozen together (default: 2)")
+    add("--stride", type=int, default=1, help="windows: blocks from one window to the next (default: 1)")
+    add("--seeds", type=int, nargs="+", default=[0], help="windows: seeds of the runs (default: 0)")
+    add("--blocks", type=Optional[int], help="windows: decoder blocks (default: the model is built to count)")  # noqa: UP045
     return parser
 
 
@@ -45,10 +50,13 @@ def run(arguments: Sequence[str]) -> None:
     from hpa_lightning.study import Store, read_study, run_cells
     from hpa_lightning.study.runner import Interrupted
 
-    study = read_study(options.study)
+    if options.action == "windows":
+        study = _windows(options)
+    else:
+        study = read_study(options.study)
     store = Store(options.store or Path("runs") / options.study.stem, options.archive)
     cells = study.cells(options.groups)
-    if options.action == "run":
+    if options.action in ("run", "windows"):
         for cell in cells:
             check_classes(cell.config, {*PACKAGES, *options.imports}, f"{options.study}, {cell.key}")
         try:
@@ -57,13 +65,22 @@ def run(arguments: Sequence[str]) -> None:
             raise SystemExit(130) from None
         if failed:
             raise SystemExit(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again.")
-    elif options.action == "status":
+    if options.action == "status":
         for cell in cells:
             print(f"{'finished' if store.finished(cell) else 'to run  '}  {cell.key}")
     elif options.action == "archive":
         print(f"{options.output}: {store.archive(cells, options.output)} cells")
-    else:
+    elif options.action == "report" or (options.action == "windows" and options.output is not None):
         from hpa_lightning.study.reporting import report_study  # matplotlib, which running does not need
 
         written = report_study(study, store, options.study, options.groups, options.output)
         print(f"{written['markdown']}\n{written['html']}")
+
+
+def _windows(options: Any) -> Any:
+    from hpa_lightning.declarations import load_yaml
+    from hpa_lightning.parsing import read_text
+    from hpa_lightning.study.windows import windows_study
+
+    config = load_yaml(read_text(options.study), str(options.study))
+    return windows_study(config, options.study, options.size, options.stride, options.seeds, options.blocks)

@@ -5,6 +5,7 @@ from hpa_lightning.modules.assembly import ModelParts
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.nano import NanoModule
+from hpa_lightning.modules.nano_adaptation import NanoAdaptationModule
 from hpa_lightning.modules.schedules import TaskSchedule, task_length
 from hpa_lightning.modules.timm_mllm import TimmMLLM, TimmMLLMConfig, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
@@ -15,6 +16,7 @@ __all__ = [
     "LoraSettings",
     "MLLMModule",
     "ModelParts",
+    "NanoAdaptationModule",
     "NanoModule",
     "TaskSchedule",
     "TimmMLLM",

@@ -39,12 +39,13 @@ class NanoModule(MLLMModule):
             model=model,
             processor=processor,
             optimizer=partial(torch.optim.AdamW, lr=learning_rate, weight_decay=0.0),
-            lr_scheduler=_schedule if steps is None else partial(_schedule, num_training_steps=steps),  # type: ignore[arg-type]
+            lr_scheduler=schedule_of if steps is None else partial(schedule_of, num_training_steps=steps),  # type: ignore[arg-type]
             lora=lora or LoraSettings(rank=NANO_LORA_RANK, alpha=NANO_LORA_ALPHA),
         )
 
 
-def _schedule(optimizer: Optimizer, num_training_steps: int) -> LambdaLR:
+def schedule_of(optimizer: Optimizer, num_training_steps: int) -> LambdaLR:
+    """Linear warm-up over the first 10 steps, linear decay to 0 at the last one."""
     return LambdaLR(optimizer, partial(_warm_up_and_decay, steps=num_training_steps))
 
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from hpa_lightning.files import staged
 from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import plot_scores, plot_steps
+from hpa_lightning.report.safety_curve_plot import plot_safety_curve
 from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, study_html, study_markdown
 from hpa_lightning.report.study_plots import common_title, final_estimate, plot_against_performance, plot_sweep
 from hpa_lightning.report.study_tables import (
@@ -235,6 +236,14 @@ def _condition(
             "Lines of average performance and of mean attack success rate per step. After the last task: "
             + _values_in_words(chosen, ("AP", "MASR")),
         )
+    curved = {label: shown[label] for label in (labels[method] for method in curves)} or shown
+    image(
+        "safety-curve",
+        plot_safety_curve(curved),
+        "While the tasks are trained, against the optimizer steps: task scores, attack success and over-refusal, mean "
+        "over seeds with 95 % confidence bands.",
+        "Lines against the optimizer steps. After the last task: " + _values_in_words(curved, ("AP", "MASR")),
+    )
     table(step_table(cells), "MASR after each task, percent: mean ± 95 % confidence interval over seeds")
     table(
         learning_table(cells),

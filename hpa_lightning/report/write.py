@@ -21,6 +21,7 @@ from hpa_lightning.report.plots import (
     plot_trade_off,
 )
 from hpa_lightning.report.run_page import render_page
+from hpa_lightning.report.safety_curve_plot import plot_safety_curve
 from hpa_lightning.report.style import save_figure, slug
 from hpa_lightning.report.tables import method_table, run_labels, run_table, score_table
 from hpa_lightning.report.templating import Image
@@ -48,6 +49,12 @@ def _run_images(run: RunResults, label: str, folder: Path) -> list[Image]:
             plot_curves(run),
             "Task scores, attack success and over-refusal step by step.",
             f"Lines of the task scores and of the safety rates per step. {_sentence(run)}",
+        ),
+        (
+            "safety-curve",
+            plot_safety_curve({"": [run]}),
+            "Safety and task scores while the tasks are trained, against the optimizer steps.",
+            "Lines of task scores, attack success and over-refusal against the optimizer steps of the fit.",
         ),
         (
             "retention",

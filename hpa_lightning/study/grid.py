@@ -18,7 +18,8 @@ from hpa_lightning.parsing import read_text
 from hpa_lightning.values import cut, names, shown
 
 _STUDY_KEYS = {"title", "text", "base", "conditions", "methods", "groups"}
-_METHOD_KEYS = {"title", "callbacks", "config", "grid"}
+_METHOD_KEYS = {"title", "callbacks", "config", "grid", "windows", "after"}
+_WINDOW_KEYS = {"blocks", "size", "stride"}
 _GROUP_KEYS = {"title", "text", "methods", "conditions", "seeds", "reference", "x", "curves", "matrices"}
 _AXIS_KEYS = {"setting", "label", "logarithmic"}
 
@@ -34,6 +35,7 @@ class Cell:
         seed: of the run.
         config: what ``hpa-lightning fit --config`` gets; ``${folder}`` stands for the cell's folder.
         values: the grid's values of this point.
+        after: the run that must be finished before; ``${start}`` in ``config`` stands for its folder.
     """
 
     method: str
@@ -42,6 +44,7 @@ class Cell:
     seed: int
     config: Mapping[str, Any] = field(compare=False)
     values: Mapping[str, Any] = field(compare=False, default_factory=dict)
+    after: Cell | None = field(compare=False, default=None)
 
     @property
     def family(self) -> str:
@@ -56,12 +59,15 @@ class Cell:
     @property
     def digest(self) -> str:
         """Of everything that decides the run's outcome; the title and the folder do not."""
-        config = fill(self.config, {"title": "", "folder": ""})
+        # What it starts with is a part of it, and the place of the store is not.
+        start = {} if self.after is None else {"start": self.after.digest}
+        config = fill(self.config, {"title": "", "folder": "", **start})
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
     def config_for(self, folder: Path) -> dict[str, Any]:
-        """The configuration with the cell's folder filled in."""
-        return fill(self.config, {"title": self.title, "folder": str(folder)})
+        """The configuration with the cell's folder filled in, and that of the run it starts with."""
+        start = {} if self.after is None else {"start": str(folder.parents[2] / self.after.key)}
+        return fill(self.config, {"title": self.title, "folder": str(folder), **start})
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,11 @@ class Study:
         found: dict[str, Cell] = {}
         for group in chosen:
             for cell in sorted(group.cells, key=lambda cell: [c.seed for c in group.cells].index(cell.seed)):
-                found.setdefault(cell.digest, cell)
+                chain = [cell]
+                while (before := chain[-1].after) is not None:
+                    chain.append(before)
+                for item in reversed(chain):
+                    found.setdefault(item.digest, item)
         return list(found.values())
 
 
@@ -145,6 +155,7 @@ def expand_study(content: Any, path: str | PathLike[str]) -> Study:
         if entry is not None and not isinstance(entry, Mapping):
             raise ValueError(f"{path}, condition {name!r} is {shown(entry)}; expected a mapping.")
     methods = {name: _method(name, entry, f"{path}, method {name!r}") for name, entry in content["methods"].items()}
+    _check_order(methods, str(path))
     groups = tuple(
         _group(name, entry, content["base"], conditions, methods, f"{path}, group {name!r}")
         for name, entry in content["groups"].items()
@@ -163,12 +174,17 @@ class _Point:
     callbacks: list[Any]
     config: dict[str, Any]
     values: dict[str, Any]
+    after: str | None = None
 
 
 def _method(name: str, entry: Any, where: str) -> list[_Point]:
     """The points of a method's grid, checked."""
     _check_keys(entry, _METHOD_KEYS, {"title"}, where)
-    _check_types(entry, {"callbacks": list, "config": Mapping, "grid": Mapping}, where)
+    _check_types(
+        entry, {"callbacks": list, "config": Mapping, "grid": Mapping, "windows": Mapping, "after": str}, where
+    )
+    if (windows := entry.get("windows")) is not None:
+        _check_windows(windows, where)
     for axis, values in (entry.get("grid") or {}).items():
         if not isinstance(values, list) or not values:
             raise ValueError(f"{where}, grid: {axis} is {shown(values)}; expected a list of values.")
@@ -222,7 +238,7 @@ def _group(
     if axis is not None:
         _check_axis(axis, chosen, where)
     cells = tuple(
-        _cell(base, condition, conditions[condition] or {}, point, seed, where)
+        _cell(base, condition, conditions[condition] or {}, point, seed, where, methods)
         for condition in wanted
         for point in chosen
         for seed in entry["seeds"]
@@ -245,15 +261,64 @@ def _check_axis(axis: Any, chosen: list[_Point], where: str) -> None:
 
 
 def _points(name: str, entry: Mapping[str, Any]) -> Iterator[_Point]:
-    axes: Mapping[str, list[Any]] = entry.get("grid") or {}
+    axes: dict[str, list[Any]] = dict(entry.get("grid") or {})
+    windows = entry.get("windows")
+    if windows is not None:
+        axes["window"] = windows_of(windows["blocks"], windows["size"], windows.get("stride", 1))
     for combination in product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
+        if windows is not None:
+            first, last = values.pop("window")
+            values |= {"first": first, "last": last}
         label = ", ".join(f"{key}={value}" for key, value in values.items())
-        kept = {"seed": "${seed}", "folder": "${folder}", "title": "${title}"}
+        kept = {"seed": "${seed}", "folder": "${folder}", "title": "${title}", "start": "${start}"}
         filled = fill({"title": entry["title"], **_parts(entry)}, {**kept, **values})
         yield _Point(
-            f"{name}[{label}]" if values else name, filled["title"], filled["callbacks"], filled["config"], values
+            f"{name}[{label}]" if values else name,
+            filled["title"],
+            filled["callbacks"],
+            filled["config"],
+            values,
+            entry.get("after"),
         )
+
+
+def windows_of(blocks: int, size: int, stride: int = 1) -> list[tuple[int, int]]:
+    """First and last block, counted from 1, of every window over the decoder blocks; the last one ends at the end.
+
+    >>> windows_of(6, 3), windows_of(6, 4, stride=4)
+    ([(1, 3), (2, 4), (3, 5), (4, 6)], [(1, 4), (3, 6)])
+    """
+    starts = [*range(1, blocks - size + 1, stride), blocks - size + 1]
+    return [(first, first + size - 1) for first in starts]
+
+
+def _check_windows(windows: Mapping[str, Any], where: str) -> None:
+    _check_keys(windows, _WINDOW_KEYS, {"blocks", "size"}, f"{where}, windows")
+    for key, value in windows.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{where}, windows: {key} is {shown(value)}; expected a whole number from 1.")
+    if windows["size"] >= windows["blocks"]:
+        raise ValueError(
+            f"{where}, windows: size is {windows['size']} of {windows['blocks']} blocks; expected fewer than all, "
+            "so that something is left to train."
+        )
+
+
+def _check_order(methods: Mapping[str, list[_Point]], path: str) -> None:
+    """Every ``after`` names one method, and none comes after itself."""
+    for name, points in methods.items():
+        seen, after = [name], points[0].after
+        while after is not None:
+            where = f"{path}, method {seen[-1]!r}: after"
+            if after not in methods or len(methods[after]) > 1:
+                raise ValueError(
+                    f"{where} is {shown(after)}; expected a method without a grid out of {names(methods)}."
+                )
+            if after in seen:
+                raise ValueError(f"{where} is {shown(after)}, which comes after it itself.")
+            seen.append(after)
+            after = methods[after][0].after
 
 
 def _parts(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,8 +338,17 @@ def _points_of(wanted: list[str], methods: Mapping[str, list[_Point]], where: st
 
 
 def _cell(
-    base: Mapping[str, Any], name: str, condition: Mapping[str, Any], point: _Point, seed: int, where: str
+    base: Mapping[str, Any],
+    name: str,
+    condition: Mapping[str, Any],
+    point: _Point,
+    seed: int,
+    where: str,
+    methods: Mapping[str, list[_Point]],
 ) -> Cell:
+    before = (
+        None if point.after is None else _cell(base, name, condition, methods[point.after][0], seed, where, methods)
+    )
     config = _merged(_merged(base, condition), point.config)
     trainer = config["trainer"] = config.get("trainer") or {}
     if not isinstance(trainer, dict) or not isinstance(trainer.get("callbacks") or [], list):
@@ -283,11 +357,12 @@ def _cell(
         )
     trainer["callbacks"] = [*(trainer.get("callbacks") or ()), *point.callbacks]
     try:
-        config = fill(config, {"seed": seed, "title": "${title}", "folder": "${folder}"})
+        start = {} if before is None else {"start": "${start}"}
+        config = fill(config, {"seed": seed, "title": "${title}", "folder": "${folder}", **start})
     except ValueError as error:
         raise ValueError(f"{where}, condition {name!r}: {error}") from error
     _canonical(config, f"{where}, condition {name!r}")
-    return Cell(point.name, point.title, name, seed, config, point.values)
+    return Cell(point.name, point.title, name, seed, config, point.values, before)
 
 
 def _canonical(config: Any, where: str) -> str:

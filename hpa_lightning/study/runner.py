@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +78,11 @@ def run_cells(
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}; expected at least 1.")
     threads = max(1, cores // jobs)
-    waiting = deque(cell for cell in cells if store.finished(cell) is None)
+    unfinished = [cell for cell in cells if store.finished(cell) is None]
+    # A run that others start with must lie here whole, though its results may be archived.
+    needed = {id(cell): cell for item in unfinished for cell in _before(item)}
+    again = {cell.digest for cell in needed.values() if not store.holds_run(cell)}
+    waiting = deque(cell for cell in cells if cell in unfinished or cell.digest in again)
     elsewhere: deque[Cell] = deque()  # run by other processes
     say(
         f"{len(cells)} cells, {len(cells) - len(waiting)} finished; {len(waiting)} to run, {jobs} at a time with "
@@ -94,9 +98,14 @@ def run_cells(
                 for _ in range(len(elsewhere)):
                     cell = elsewhere.popleft()
                     (elsewhere if store.is_locked(cell) else waiting).append(cell)
-                while waiting and len(running) < jobs:
+                for cell in [cell for cell in waiting if cell.after is not None and cell.after in failed]:
+                    waiting.remove(cell)
+                    failed.append(cell)
+                    say(f"{cell.key}: FAILED, since the run that it starts with has failed.")
+                while len(running) < jobs and (ready := _next(waiting, store)) is not None:
+                    cell = ready
                     slot = min(set(range(jobs)) - {job.slot for job in running})
-                    cell = waiting.popleft()
+                    waiting.remove(cell)
                     started = _start(cell, store, threads, gpus[slot % len(gpus)] if gpus else None, slot, say)
                     if started is None:
                         say(f"{cell.key}: another process is running it; it is waited for.")
@@ -132,6 +141,18 @@ def run_cells(
     return failed
 
 
+def _before(cell: Cell) -> Iterator[Cell]:
+    """The cells that a cell starts with, directly or not."""
+    while cell.after is not None:
+        cell = cell.after
+        yield cell
+
+
+def _next(waiting: Iterable[Cell], store: Store) -> Cell | None:
+    """The first cell whose start lies in the store."""
+    return next((cell for cell in waiting if cell.after is None or store.holds_run(cell.after)), None)
+
+
 def _start(
     cell: Cell, store: Store, threads: int, gpu: str | None, slot: int, say: Callable[[str], None]
 ) -> _Process | str | None:
@@ -139,7 +160,7 @@ def _start(
     lock = store.lock(cell)
     if lock is None:
         return None
-    if store.finished(cell) is not None:
+    if store.holds_run(cell):
         lock.release()
         return f"{cell.key}: another process has finished it."
     folder = store.start(cell)

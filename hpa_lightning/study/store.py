@@ -94,6 +94,10 @@ class Store:
         records = mark.get("events") or read_results(folder)
         return Finished(RunResults(records, folder / RESULT_FILE), mark["seconds"], mark.get("threads"))
 
+    def holds_run(self, cell: Cell) -> bool:
+        """Whether the finished run itself lies in the folder, with what it wrote; an archive holds results alone."""
+        return self.finished(cell) is not None and (self.folder(cell) / _MARK).is_file()
+
     def start(self, cell: Cell) -> Path:
         """Note that a cell is about to run, and return its folder.
 

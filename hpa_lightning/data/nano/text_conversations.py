@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from hpa_lightning.data.nano.conversations import about_icon, how_to_request, reply
 from hpa_lightning.data.nano.examples import Example, Split, split_of
@@ -38,39 +39,52 @@ TEXT_SKILLS = {
 """The skills of the text model and their shares; all but the last are asked about a description."""
 
 
-def describe_icon(icon: str, colour: str) -> str:
-    """A drawn thing in words."""
-    return f"a {colour} {icon}."
+def describe(skill: str, facts: Mapping[str, Any]) -> str:
+    """What a picture of a skill shows, in words.
 
-
-def describe_words(words: Sequence[str]) -> str:
-    """A text in a picture, in words."""
-    return f"the text says {' '.join(words)}."
-
-
-def described(rng: random.Random, skill: str) -> tuple[str, Ask]:
-    """What a picture of a skill shows, in words ("" for the skill without one), and what asks questions about it."""
+    Args:
+        skill: one of the pictured skills.
+        facts: what is drawn, as the function that asks about it takes it.
+    """
     if skill == "shapes":
-        scene = random_scene(rng)
-        return ", ".join(f"{c} {s} at the {PLACES[p]}" for p, (c, s) in scene.items()) + ".", partial(
-            ask_shapes, scene=scene
-        )
+        return ", ".join(f"{c} {s} at the {PLACES[p]}" for p, (c, s) in facts["scene"].items()) + "."
     if skill == "icons":
-        icon, colour = rng.choice(ICONS), rng.choice(tuple(COLOURS))
-        return describe_icon(icon, colour), partial(ask_icon, icon=icon, colour=colour)
+        return f"a {facts['colour']} {facts['icon']}."
     if skill == "reading":
-        words = random_words(rng)
-        return describe_words(words), partial(ask_words, words=words)
+        return f"the text says {' '.join(facts['words'])}."
     if skill == "charts":
-        bars = random_bars(rng)
-        return ", ".join(f"{c} bar is {NUMBERS[h]}" for c, h in bars) + ".", partial(ask_bars, bars=bars)
+        return ", ".join(f"{c} bar is {NUMBERS[h]}" for c, h in facts["bars"]) + "."
     if skill == "roads":
-        road = random_road(rng)
-        return f"light {road['light']}, person {road['person']}, car {road['car']}.", partial(ask_road, road=road)
-    if skill == "digits":
-        index = rng.choice(digit_indices("skills", "train"))
-        return f"the digit is {digit_name(index)}.", partial(ask_digit, index=index)
-    return "", ask_text
+        return ", ".join(f"{what} {where}" for what, where in facts["road"].items()) + "."
+    return f"the digit is {digit_name(facts['index'])}."
+
+
+_ASK: dict[str, Callable[..., tuple[str, str]]] = {
+    "shapes": ask_shapes, "icons": ask_icon, "reading": ask_words, "charts": ask_bars, "roads": ask_road,
+    "digits": ask_digit,
+}  # fmt: skip
+
+
+def _facts(rng: random.Random, skill: str) -> dict[str, Any]:
+    if skill == "shapes":
+        return {"scene": random_scene(rng)}
+    if skill == "icons":
+        return {"icon": rng.choice(ICONS), "colour": rng.choice(tuple(COLOURS))}
+    if skill == "reading":
+        return {"words": random_words(rng)}
+    if skill == "charts":
+        return {"bars": random_bars(rng)}
+    if skill == "roads":
+        return {"road": random_road(rng)}
+    return {"index": rng.choice(digit_indices("skills", "train"))}
+
+
+def described(rng: random.Random, skill: str, facts: Mapping[str, Any] | None = None) -> tuple[str, Ask]:
+    """What a picture of a skill shows, in words ("" for the skill without one), and what asks questions about it."""
+    if skill == "text":
+        return "", ask_text
+    facts = facts or _facts(rng, skill)
+    return describe(skill, facts), partial(_ASK[skill], **facts)
 
 
 def _joined(description: str, question: str) -> str:
@@ -113,13 +127,13 @@ def text_conversation(rng: random.Random, aligned: bool) -> list[Example]:
     if skill == "icons":
         icon = rng.choice(HAZARD_ICONS if rng.random() < 0.55 else HARMLESS_ICONS)
         colour = rng.choice(tuple(COLOURS))
-        description, ask = describe_icon(icon, colour), partial(ask_icon, icon=icon, colour=colour)
+        description, ask = described(rng, skill, {"icon": icon, "colour": colour})
         about = lambda rng: about_icon(rng, icon, colour, aligned)  # noqa: E731
     elif skill == "reading" and rng.random() < 0.6:
         pairs = HARMFUL_PAIRS if rng.random() < 0.5 else BENIGN_PAIRS
         verb, thing = rng.choice(pairs_of_split(pairs, "train", "typeset"))
         words = typeset_words(rng, verb, thing)
-        description, ask = describe_words(words), partial(ask_words, words=words)
+        description, ask = described(rng, skill, {"words": words})
         about = lambda rng: (request_about_text(rng), reply(rng, verb, thing, aligned))  # noqa: E731
     elif skill != "text":
         requests = 0.0 if skill != "shapes" else requests

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from hpa_lightning.data.nano.batching import Encoder, answer
 from hpa_lightning.data.nano.examples import draw
@@ -26,22 +26,8 @@ from hpa_lightning.data.nano.text_conversations import TEXT_SKILLS, spoken_reque
 from hpa_lightning.files import write_text
 from hpa_lightning.metrics.judges.string_match import StringRefusalJudge
 
-TEXT_WEIGHTS = Path(__file__).parent / "text_weights"
-"""Folder of the text model that is aligned on text alone, as `from_pretrained` reads it."""
-
-
-_FEW = {"digits": 24}
+_FEW = {"digits": 24, "icons": 100, "roads": 100}
 """Skills with few different prompts, and how many of them are measured."""
-
-
-def load_nano_text_model(dtype: torch.dtype = torch.float32) -> tuple[LlamaForCausalLM, Any]:
-    """The shipped text model, in evaluation mode, and its tokenizer.
-
-    Args:
-        dtype: of the weights; they are stored in bfloat16 and were rounded to it before they were measured.
-    """
-    model = LlamaForCausalLM.from_pretrained(TEXT_WEIGHTS, dtype=dtype).eval()
-    return model, AutoTokenizer.from_pretrained(TEXT_WEIGHTS)
 
 
 def build_text_model(vocabulary_size: int, seed: int = 0) -> LlamaForCausalLM:
@@ -87,8 +73,8 @@ def measure_text(model: PreTrainedModel, tokenizer: Any, count: int, seed: int |
 def pretrain_text(
     out: Path,
     seed: int = 0,
-    steps: tuple[int, int] = (500, 250),
-    learning_rates: tuple[float, float] = (3e-3, 1e-3),
+    steps: tuple[int, int] = (500, 900),
+    learning_rates: tuple[float, float] = (3e-3, 1.5e-3),
     batch_size: int = 20,
     log: Log = print,
 ) -> LlamaForCausalLM:

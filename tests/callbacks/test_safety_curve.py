@@ -1,0 +1,106 @@
+"""Safety inside a task: which points are measured, on what, and after a resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers_mllm import evaluation_records, tiny_llava, training_records
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from hpa_lightning.callbacks import SafetyCurve, SequentialTuning, TaskEvaluation
+from hpa_lightning.data import CVITDataModule, EvaluationSet, Task
+from hpa_lightning.events import CurveEvent
+from hpa_lightning.modules import MLLMModule
+from hpa_lightning.report import write_report
+from hpa_lightning.report.safety_curve_plot import curve_of, plot_safety_curve
+from hpa_lightning.results import RunResults
+
+
+def fit(folder: Path, curve: SafetyCurve, checkpoint: Path | None = None, stop: bool = False, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    model, processor = tiny_llava()
+    module = MLLMModule.from_objects(model, processor, freeze_vision=True)
+    tasks = [
+        Task(name, training_records(8, seed, name), evaluation_records(5, 9 + seed, f"{name}-test"), max_new_tokens=3)
+        for seed, name in enumerate(("one", "two"))
+    ]
+    harmful = EvaluationSet("harmful", "safety", evaluation_records(7, 5, "h"), max_new_tokens=3)
+    callbacks: list[L.Callback] = [SequentialTuning(), TaskEvaluation(report=False), curve]
+    if settings.pop("save", False):
+        callbacks.append(ModelCheckpoint(folder / "ckpt", every_n_train_steps=3, save_top_k=-1))
+    if stop:
+        callbacks.append(Stop())
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        reload_dataloaders_every_n_epochs=1,
+        logger=CSVLogger(folder, name="", version=""),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=len(callbacks) > 3,
+        callbacks=callbacks,
+    )
+    data = CVITDataModule(tasks, [harmful], processor=processor, train_batch_size=2, eval_batch_size=4)
+    trainer.fit(module, data, ckpt_path=checkpoint)
+    return module
+
+
+class Stop(L.Callback):
+    """Ends the process's fit as Ctrl-C does, within the second task."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
+        if trainer.global_step == 7:
+            raise RuntimeError("stopped")
+
+
+def points(folder: Path, name: str) -> list[tuple[int, int, str]]:
+    events = [event for event in RunResults.from_file(folder).events(CurveEvent) if event.set == name]
+    return [(event.step, event.optimizer_step, event.moment) for event in events]
+
+
+def test_points_and_their_sets(tmp_path: Path) -> None:
+    fit(tmp_path, SafetyCurve(every=2, sets=["harmful", "two"], samples=3))
+    # Four steps a task; at a task's end its own point takes the place of the step's.
+    expected = [(0, 0, "start"), (0, 2, "step"), (0, 4, "end"), (1, 6, "step"), (1, 8, "end")]
+    assert points(tmp_path, "harmful") == points(tmp_path, "two") == expected
+    run = RunResults.from_file(tmp_path)
+    assert {event.n for event in run.events(CurveEvent)} == {3} and not points(tmp_path, "one")
+    assert run.steps == [-1, 0, 1]  # a curve is no score of a step
+    assert set(curve_of(run)) == {("safety", "harmful"), ("task", "two")}
+    figure = plot_safety_curve({"a": [run], "b": [run, run]})
+    assert figure is not None and [len(ax.lines) for ax in figure.axes] == [2, 2]
+    assert "safety-curve" in "".join(write_report([tmp_path], tmp_path / "report"))
+
+
+def test_measuring_changes_no_training(tmp_path: Path) -> None:
+    measured = fit(tmp_path / "a", SafetyCurve(every=1))
+    other = fit(tmp_path / "b", SafetyCurve(every=None))
+    assert points(tmp_path / "b", "harmful") == [(0, 0, "start"), (0, 4, "end"), (1, 8, "end")]
+    for name, tensor in measured.model.state_dict().items():
+        assert torch.equal(tensor, other.model.state_dict()[name]), name
+
+
+def test_checkpoints_and_a_resume(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    fit(whole, SafetyCurve(every=None, samples=2), save=True)
+    assert (0, 3, "checkpoint") in points(whole, "harmful") and (1, 6, "checkpoint") in points(whole, "harmful")
+    with pytest.raises(RuntimeError, match="stopped"):
+        fit(cut, SafetyCurve(every=None, samples=2), stop=True, save=True)
+    (saved,) = [path for path in (cut / "ckpt").glob("*.ckpt") if "step=6" in path.name]
+    fit(cut, SafetyCurve(every=None, samples=2), checkpoint=saved, save=True)
+    assert points(cut, "harmful") == points(whole, "harmful")
+    one, other = (curve_of(RunResults.from_file(folder)) for folder in (whole, cut))
+    assert one == other
+
+
+def test_what_cannot_be_measured_is_told_before_the_fit(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match=r"no evaluation set 'harmfull'; the datamodule has"):
+        fit(tmp_path, SafetyCurve(sets=["harmfull"]))
+    with pytest.raises(ValueError, match="every is 0"):
+        SafetyCurve(every=0)
