@@ -42,6 +42,11 @@ def parser() -> CommandParser:
     add("--rescale", choices=("density", "norm"), help="of what DARE keeps (default: by convention)")
     add("--seed", type=int, default=0, help="of DARE (%(default)s)")
     add("--keep", type=str, nargs="+", default=[], help="tensors that stay the task-tuned model's: names, patterns")
+    add("--front", type=str, help="ratios to merge and evaluate, start:stop:step or a list: 0:1:0.1")
+    add("--evaluation", type=Path, help="--front: YAML file of fit or test whose data and judges score every ratio")
+    add("--budget", type=Optional[float], help="--front: highest mean attack success rate, a fraction; picks a ratio")  # noqa: UP045
+    add("--bootstrap", type=int, default=10_000, help="--front: resamples of the test questions (%(default)s)")
+    add("--keep-merged", action="store_true", help="--front: keep the weights of every ratio")
     add("--device", type=str, default="cpu", help="where tensors are merged (%(default)s)")
     return parser
 
@@ -49,6 +54,11 @@ def parser() -> CommandParser:
 def run(arguments: Sequence[str]) -> None:
     """Merge two checkpoints."""
     options = parser().parse_args(arguments)
+    if options.front is not None:
+        _front(options)
+        return
+    if options.evaluation is not None or options.budget is not None:
+        raise UserError("--evaluation and --budget belong to --front; add it, such as --front 0:1:0.1")
     from hpa_lightning.merge import merge_checkpoints
 
     audit = merge_checkpoints(
@@ -63,6 +73,34 @@ def run(arguments: Sequence[str]) -> None:
     )
     told = f"{len(audit['tensors'])} tensors merged, {len(audit['unchanged'])} the same in all models"
     print(f"{options.output}: {told}, {len(audit['kept'])} kept as they are in the task-tuned one.")
+
+
+def _front(options: Any) -> None:
+    if options.evaluation is None:
+        raise UserError(
+            "--front needs --evaluation, a YAML file of fit or test whose data and judges score every ratio"
+        )
+    if options.bootstrap < 100:
+        raise UserError(f"--bootstrap is {options.bootstrap}; expected at least 100 resamples")
+    from hpa_lightning.merge.ratio_front import merge_front, parse_ratios
+    from hpa_lightning.report.front_page import front_table
+
+    front = merge_front(
+        options.task,
+        options.safety,
+        options.output,
+        options.base,
+        parse_ratios(options.front),
+        options.evaluation,
+        settings=_settings(options),
+        keep=options.keep,
+        budget=options.budget,
+        resamples=options.bootstrap,
+        keep_merged=options.keep_merged,
+        device=options.device,
+    )
+    print(front_table(front).text())
+    print(f"{front.verdict()}\n{options.output / 'front.html'}")
 
 
 def _settings(options: Any) -> Any:

@@ -64,7 +64,7 @@ class PartialOutput:
         except Timeout as error:
             raise ValueError(f"{self.folder} is being worked on by another process; wait for it.") from error
         try:
-            self._check_or_begin(record, json.loads(json.dumps(run)))
+            check_or_begin(record, run, self.folder)
         except BaseException:
             self._lock.release()
             raise
@@ -80,18 +80,6 @@ class PartialOutput:
         found = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
         name = self.progress.name
         return found <= {name, f"{name}/{_LOCK_FILE}", f"{name}/run.json.unfinished"}
-
-    def _check_or_begin(self, record: Path, run: dict[str, Any]) -> None:
-        if record.is_file():
-            before = json.loads(record.read_text(encoding="utf-8"))
-            changed = sorted(key for key in {*before, *run} if before.get(key) != run.get(key))
-            if changed:
-                raise ValueError(
-                    f"{self.folder} was begun with other {', '.join(changed)}. Repeat its command to finish it, choose "
-                    "another output, or remove the folder to start anew."
-                )
-        else:
-            _write_json(record, run)
 
     # -- weights -----------------------------------------------------------------------------------------------------
 
@@ -173,6 +161,25 @@ class PartialOutput:
             wanted = file.suffix in _TEXT and file.name not in _NOT_COPIED | without
             if file.is_file() and wanted and not file.name.startswith("pytorch_model"):
                 shutil.copyfile(file_inside(folder, file.name, "the folder"), self.folder / file.name)
+
+
+def check_or_begin(record: Path, run: Mapping[str, Any], folder: Path) -> None:
+    """Note what a run is made of, or check that it is what an interrupted one was made of.
+
+    Raises:
+        ValueError: it is not, naming what differs.
+    """
+    run = json.loads(json.dumps(run))
+    if not record.is_file():
+        _write_json(record, run)
+        return
+    before = json.loads(record.read_text(encoding="utf-8"))
+    changed = sorted(key for key in {*before, *run} if before.get(key) != run.get(key))
+    if changed:
+        raise ValueError(
+            f"{folder} was begun with other {', '.join(changed)}. Repeat its command to finish it, choose another "
+            "output, or remove the folder to start anew."
+        )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

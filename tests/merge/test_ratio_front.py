@@ -1,0 +1,157 @@
+"""The front of merging ratios on the embedded benchmark, its comparisons, and its page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from helpers_pages import Structure
+from support.model_folders import tuned, write
+
+from hpa_lightning.cli import main
+from hpa_lightning.data.nano import load_nano_model
+from hpa_lightning.merge import MergeSettings
+from hpa_lightning.merge.front_figures import front_of
+from hpa_lightning.merge.question_scores import QuestionScores
+from hpa_lightning.merge.ratio_front import merge_front, parse_ratios
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The aligned nano model, one that was moved, and an evaluation of few questions."""
+    root = tmp_path_factory.mktemp("nano")
+    model, processor = load_nano_model()
+    write(root / "safety", model, processor)
+    write(root / "task", tuned(load_nano_model()[0], 1, 0.3), processor)
+    data = {"class_path": "hpa_lightning.data.nano.NanoDataModule"}
+    sizes = {"test_size": 6, "train_size": 16, "calibration_size": 8, "task_order": ["charts", "digits"]}
+    config = {
+        "model": {"class_path": "hpa_lightning.modules.NanoModule"},
+        "data": data | {"init_args": sizes},
+        "trainer": {"accelerator": "cpu", "max_epochs": -1, "enable_progress_bar": False, "logger": False},
+    }
+    (root / "evaluation.yaml").write_text(yaml.safe_dump(config))
+    return {name: str(root / name) for name in ("task", "safety", "evaluation.yaml")}
+
+
+def command(pair: dict[str, str], output: Path, *more: str) -> list[str]:
+    given = ["--task", pair["task"], "--safety", pair["safety"], "--evaluation", pair["evaluation.yaml"]]
+    return ["merge", *given, "--output", str(output), "--bootstrap", "500", *more]
+
+
+def test_a_front_is_resumed_refined_and_picks_a_ratio(
+    pair: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hpa_lightning.merge.folder_evaluation import FolderEvaluation
+
+    original, evaluated = FolderEvaluation.run, []
+
+    def counting(self: Any, folder: Any, output: Path) -> None:
+        if len(evaluated) == 2:
+            evaluated.append("interrupted")
+            raise KeyboardInterrupt
+        original(self, folder, output)
+        evaluated.append(output.name)
+
+    monkeypatch.setattr(FolderEvaluation, "run", counting)
+    output = tmp_path / "front"
+    with pytest.raises(SystemExit):
+        main(command(pair, output, "--front", "0:1:0.5"))
+    assert evaluated == ["task", "safety", "interrupted"] and not (output / "front.html").exists()
+    main(command(pair, output, "--front", "0:1:0.5", "--budget", "1.0"))
+    assert evaluated[3:] == ["0.5"]
+    assert "3 models to compare, 2 evaluated already" in capsys.readouterr().out
+    main(command(pair, output, "--front", "0:1:0.25", "--budget", "0.0"))
+    assert evaluated[4:] == ["0.25", "0.75"]
+    found = json.loads((output / "front.json").read_text())
+    assert [point["name"] for point in found["points"]] == ["task", "0.25", "0.5", "0.75", "safety"]
+    assert found["questions"]["charts"] == ["task", 6]
+    for point in found["points"]:
+        low, high = point["safety"][1:]
+        assert low <= point["safety"][0] <= high
+        scores = QuestionScores.from_folder(output / "points" / point["name"])
+        tasks = [scores.scores[name].mean() for name in scores.of_kind("task")]
+        assert point["helpfulness"][0] == pytest.approx(np.mean(tasks))
+    picked = found["picked"]
+    kept = sorted(path.name for path in output.glob("merged-*"))
+    assert kept == ([f"merged-{picked}"] if picked not in (None, "task", "safety") else [])
+    page = Structure((output / "front.html").read_text())
+    assert not [address for address in page.addresses if not address.startswith("data:")]
+    assert (output / "front.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(SystemExit, match="was begun with other method"):
+        main(command(pair, output, "--front", "0:1:0.5", "--method", "slerp"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--front", "0:2:0.5"], "expected start:stop:step"),
+        (["--front", "half"], "expected start:stop:step"),
+        (["--front", "0:1:0.5", "--budget", "20"], "a fraction in"),
+        (["--budget", "0.1"], "belong to --front"),
+        (["--front", "0:1:0.5", "--bootstrap", "3"], "at least 100 resamples"),
+    ],
+)
+def test_mistakes(more: list[str], message: str, pair: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"hpa-lightning merge: .*{message}"):
+        main(command(pair, tmp_path / "out", *more))
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_others_and_configurations_without_data(pair: dict[str, str], tmp_path: Path) -> None:
+    settings = {"settings": MergeSettings()}
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "file").touch()
+    with pytest.raises(ValueError, match="exists and holds no front"):
+        merge_front(pair["task"], pair["safety"], tmp_path / "theirs", None, [0.5], pair["evaluation.yaml"], **settings)
+    (tmp_path / "bare.yaml").write_text("trainer: {}")
+    with pytest.raises(ValueError, match=r"bare.yaml has no section data"):
+        merge_front(pair["task"], pair["safety"], tmp_path / "out", None, [0.5], tmp_path / "bare.yaml", **settings)
+
+
+def scores(safety: float, task: float, seed: int, empty: str = "", questions: int = 400) -> QuestionScores:
+    generator = np.random.default_rng(seed)
+    drawn = {name: (generator.random(questions) < rate) * 1.0 for name, rate in (("harm", safety), ("charts", task))}
+    ids = tuple(map(str, range(questions)))
+    return QuestionScores({"harm": "safety", "charts": "task"}, drawn, dict.fromkeys(drawn, ids), empty)
+
+
+def test_what_differs_is_marked_and_what_does_not_is_not() -> None:
+    task, safety = scores(0.2, 0.9, 1), scores(0.95, 0.3, 2)
+    models = {"task": task, "safety": safety, "0.25": scores(0.9, 0.88, 3), "0.75": scores(0.3, 0.35, 4)}
+    front = front_of(models, {"task": 0.0, "safety": 1.0, "0.25": 0.25, "0.75": 0.75}, 0.2, 2000)
+    points = {point.name: point for point in front.points}
+    assert points["0.25"].marks("task") == "safety +" and points["0.25"].marks("ensemble") == "safety +, helpfulness +"
+    assert points["0.75"].on_front is False and points["0.75"].share_on_front < 0.05 and points["0.25"].on_front
+    assert front.picked == "0.25" and "most helpful" in front.verdict()
+    ensemble = points["0.25"].safety.value - points["0.25"].comparisons["ensemble"]["safety"].difference.value
+    ends = [models[end].scores["harm"].mean() for end in ("task", "safety")]
+    assert ensemble == pytest.approx(0.75 * ends[0] + 0.25 * ends[1])
+    same = front_of(models | {"0.25": task}, {"task": 0.0, "safety": 1.0, "0.25": 0.25, "0.75": 0.75}, 0.01, 2000)
+    equal = next(point for point in same.points if point.name == "0.25")
+    assert equal.marks("task") == "none" and equal.p["task"] == {"safety": 1.0, "helpfulness": 1.0}
+    assert same.picked is None and same.verdict().startswith("No model keeps")
+
+
+def test_a_broken_model_is_not_picked() -> None:
+    models = {
+        "task": scores(0.2, 0.9, 1),
+        "safety": scores(0.95, 0.3, 2),
+        "0.5": scores(1.0, 0.8, 3, "harm 400 of 400"),
+    }
+    assert front_of(models, {"task": 0.0, "safety": 1.0, "0.5": 0.5}, 0.2, 200).picked == "safety"
+
+
+def test_models_must_have_answered_the_same() -> None:
+    models = {"task": scores(0.2, 0.9, 1), "safety": scores(0.9, 0.3, 2, questions=9)}
+    with pytest.raises(ValueError, match="have answered different questions"):
+        front_of(models, {"task": 0.0, "safety": 1.0}, None, 200)
+
+
+def test_ratios() -> None:
+    assert parse_ratios("0:1:0.1") == [number / 10 for number in range(11)]
+    assert parse_ratios("0.5") == [0.5] and parse_ratios("0.3,0.1") == [0.1, 0.3]
