@@ -70,7 +70,8 @@ def plot_front(front: Any) -> Figure:
         )
         chosen = " (picked)" if point.name == front.picked else ""
         name = point.name if point.comparisons else f"{point.name}-tuned"
-        ax.annotate(f"{name}{chosen}", (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        place = (5, 5) if point.comparisons else (5, -12)  # a ratio near an end would lie on its name
+        ax.annotate(f"{name}{chosen}", (x, y), xytext=place, textcoords="offset points", fontsize=8)
     if front.budget is not None:
         ax.axvline(100 * (1 - front.budget), color=COLOURS[2], linestyle="--", linewidth=1.0, label="budget")
     ax.set_xlabel("safety, %   safer →")

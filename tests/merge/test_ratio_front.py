@@ -77,8 +77,9 @@ def test_a_front_is_resumed_refined_and_picks_a_ratio(
         tasks = [scores.scores[name].mean() for name in scores.of_kind("task")]
         assert point["helpfulness"][0] == pytest.approx(np.mean(tasks))
     picked = found["picked"]
-    kept = sorted(path.name for path in output.glob("merged-*"))
-    assert kept == ([f"merged-{picked}"] if picked not in (None, "task", "safety") else [])
+    merged = {path.name for path in output.glob("merged-*")}
+    wanted = set() if picked in (None, "task", "safety") else {f"merged-{picked}"}
+    assert wanted <= merged <= wanted | {"merged-0.5"}  # which the budget before may have picked
     page = Structure((output / "front.html").read_text())
     assert not [address for address in page.addresses if not address.startswith("data:")]
     assert (output / "front.png").read_bytes()[:4] == b"\x89PNG"
