@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from hpa_lightning.answering import answering_module
 from hpa_lightning.calibration import Uncounted
 from hpa_lightning.callbacks.batches import batch_length, training_batches
 from hpa_lightning.callbacks.parts import Part
@@ -25,13 +26,13 @@ from hpa_lightning.callbacks.safety_data import (
     safety_records,
     settings_of,
 )
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, task_stream
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.data.needs import calibration_stream, harmful_data, refused_records
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration, given_safety_calibration
 from hpa_lightning.data.tasks import Data
 from hpa_lightning.events import SafetyCalibrationEvent
 from hpa_lightning.metrics.judges import StringRefusalJudge, judge_name
-from hpa_lightning.trainer_attributes import datamodule_of
 
 
 @dataclass(frozen=True)
@@ -113,19 +114,16 @@ class CalibrationData(Part):
         if self.safety_data is not None:
             check_safety_data(self.safety_data, self.asker)
             return
-        datamodule: Any = datamodule_of(trainer)
-        if not hasattr(datamodule or object(), "harmful_calibration_records"):
-            raise MisconfigurationException(
-                f"{self.asker} needs safety calibration data: pass safety_data= (batches of harmful inputs "
-                "answered with refusals), or fit with a datamodule that has harmful_calibration_records()."
-            )
+        data = harmful_data(trainer, self.asker)
         if trainer.ckpt_path is None:  # a checkpoint may hold the set
-            given, wanted = len(datamodule.harmful_calibration_records()), self.settings.safety_samples
+            given, wanted = len(data.harmful_calibration_records()), self.settings.safety_samples
             if given < wanted:
                 raise MisconfigurationException(
                     f"{self.asker}: harmful_calibration holds {given} records, and calibration.safety_samples "
                     f"is {wanted}; give more harmful inputs, or ask for fewer."
                 )
+            if refused_records(data) is None:
+                answering_module(pl_module, self.asker)
 
     def named(self, what: str) -> str:
         """What the ``"safety"`` or the ``"task"`` data are called in messages."""
@@ -161,9 +159,8 @@ class CalibrationData(Part):
         if self._safety_calibration is None:
             if records is not None:
                 self._tell_of_samples("safety_data", min(len(records), size), len(records) > size)
-            elif hasattr(datamodule_of(trainer), "refused_calibration_records"):
-                datamodule: Any = datamodule_of(trainer)
-                records = datamodule.refused_calibration_records()
+            else:
+                records = refused_records(harmful_data(trainer, self.asker))
             self._safety_calibration = self._made_safety_calibration(trainer, pl_module, records)
         collator = collator_of(trainer, pl_module, self.asker)
         used, size = list(self._safety_calibration.records), self.settings.batch_size
@@ -178,12 +175,12 @@ class CalibrationData(Part):
         if given is not None:
             made = given_safety_calibration(given, judge, size)
         else:
-            datamodule: Any = datamodule_of(trainer)
+            data, module = harmful_data(trainer, self.asker), answering_module(pl_module, self.asker)
             with evaluation_mode(pl_module), forward_context(trainer):
                 made = build_safety_calibration(
-                    lambda batch: pl_module.generate(to_device(trainer, batch)),  # type: ignore[operator]
-                    datamodule.collator,
-                    datamodule.harmful_calibration_records(),
+                    lambda batch: module.generate(to_device(trainer, batch)),
+                    collator_of(trainer, pl_module, self.asker),
+                    data.harmful_calibration_records(),
                     judge,
                     size=size,
                     batch_size=self.settings.batch_size,
@@ -220,7 +217,7 @@ class CalibrationData(Part):
         if self.task_data is not None:
             self.task_data = repeatable(self.task_data, self.settings.task_samples)
             return self._share(trainer, self._take(self.task_data, size)[0])
-        if (stream := task_stream(trainer)) is not None:
+        if (stream := calibration_stream(trainer, self.asker)) is not None:
             return self._share(trainer, self._take(stream.calibration_dataloader(task.index, size), size)[0])
         # Lightning has given every process a loader of other samples.
         own = self._take(training_batches(trainer), -(-size // trainer.world_size))[0]

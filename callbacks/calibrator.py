@@ -18,6 +18,7 @@ from hpa_lightning.callbacks.running import evaluation_mode, forward_context, mu
 from hpa_lightning.callbacks.safety_data import naming_data
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.data.needs import calibration_stream
 from hpa_lightning.data.tasks import Data
 from hpa_lightning.functional import HessianAccumulator
 from hpa_lightning.modules.sharding import is_sharded, reshard_
@@ -54,6 +55,8 @@ class Calibrator(CalibrationData):
         # Calibration calls training_step, which would step the optimizers.
         require_automatic_optimization(pl_module, self.owner)
         super().setup(trainer, pl_module)
+        if self.needs_task_data and self.task_data is None:
+            calibration_stream(trainer, self.asker)
 
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.owner.timed(trainer, task.index, "prepare"):

@@ -18,16 +18,18 @@ from hpa_lightning import functional as F
 from hpa_lightning.callbacks.batches import run_training_step, training_batches
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.phases import StartPhase
 from hpa_lightning.callbacks.processes import rank_zero_mask
 from hpa_lightning.callbacks.retention_audit import audit_of, random_columns, record_audit
 from hpa_lightning.callbacks.running import muted_logging, to_device_as_trained
 from hpa_lightning.callbacks.safety_data import settings_of
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, cpu_state, task_stream
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, cpu_state
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.data.needs import task_stream
 from hpa_lightning.data.tasks import Data
 from hpa_lightning.modules.sharding import is_sharded
 from hpa_lightning.modules.token_weights import TokenWeightedModule
-from hpa_lightning.trainer_attributes import callbacks_of
+from hpa_lightning.trainer_attributes import callbacks_of, datamodule_of
 
 
 class FocusPartition(TaskCallback):
@@ -69,7 +71,7 @@ class FocusPartition(TaskCallback):
         retained: name -> boolean ``(in_features,)`` on the weight's device; True keeps the old column.
     """
 
-    start_order: ClassVar[int] = 30
+    start_order: ClassVar[int] = StartPhase.MEASURING
 
     def __init__(
         self,
@@ -185,9 +187,9 @@ class FocusPartition(TaskCallback):
         for group in optimizer.param_groups:
             # A warm-up schedule starts at rate 0; the probe steps at the rate the schedule was built from.
             group["lr"] = group.get("initial_lr", group["lr"])
-        stream = task_stream(trainer)
+        datamodule = datamodule_of(trainer) if task_stream(trainer) is not None else None
         # Either loader gives this process its own share, as training gets it.
-        loader = stream.train_dataloader() if stream is not None else training_batches(trainer)
+        loader = datamodule.train_dataloader() if datamodule is not None else training_batches(trainer)
         batches = cycle_batches(loader)
         average = trainer.world_size > 1 and not is_sharded(pl_module)
         for step in range(self.probe_steps):

@@ -6,25 +6,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from hpa_lightning.answering import scored_module
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context
 from hpa_lightning.callbacks.safety_data import collator_of
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, task_stream
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.data.formats import as_records
+from hpa_lightning.data.needs import prompt_data, records_of, task_stream
+from hpa_lightning.data.protocols import EvaluationData
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.tasks import Data
 from hpa_lightning.events import DriftEvent, DriftPromptsEvent, WeightDriftEvent
 from hpa_lightning.functional import state_cosines
+from hpa_lightning.members import conforming
 from hpa_lightning.modules.tuned_linear import TunedLinear, find_tuned_linears
 from hpa_lightning.prompt_states import prompt_states
 from hpa_lightning.safety_layers import cosine_gap, safety_layer_range
-from hpa_lightning.trainer_attributes import datamodule_of
 from hpa_lightning.weight_drift import WeightDrift
 
 HARMLESS, HARMFUL = "harmless", "harmful"
+
+
+_PROMPTS = (
+    "LayerDrift needs prompts={name: file or records}; without them it takes those of a datamodule, and asks it for",
+    "Pass prompts=, or fit with a CVITDataModule.",
+)
 
 
 class LayerDrift(TaskCallback):
@@ -62,8 +72,8 @@ class LayerDrift(TaskCallback):
         >>> callbacks = [SequentialTuning(), LayerDrift(every_n_steps=50, most=32)]
     """
 
-    start_order: ClassVar[int] = 11
-    end_order: ClassVar[int] = 91
+    start_order: ClassVar[int] = StartPhase.COMPARING
+    end_order: ClassVar[int] = EndPhase.COMPARING
     shapes_training: ClassVar[bool] = False
 
     def __init__(
@@ -98,21 +108,13 @@ class LayerDrift(TaskCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        if not hasattr(pl_module, "generate"):
-            raise MisconfigurationException(
-                f"LayerDrift calls generate(batch, max_new_tokens=1), which {type(pl_module).__name__} does not have."
-            )
+        scored_module(pl_module, "LayerDrift")
         collator_of(trainer, pl_module, "LayerDrift")
         self._records = {}
         if self.prompts is not None:
             self._records = {name: self._read(trainer, name, data) for name, data in self.prompts.items()}
             return
-        needed = ("calibration_dataloader", "harmful_calibration_records")
-        if task_stream(trainer) is None or not all(hasattr(datamodule_of(trainer), name) for name in needed):
-            raise MisconfigurationException(
-                "LayerDrift needs prompts={name: file or records}; without them it takes those of a datamodule with "
-                f"tasks, {' and '.join(needed)}, such as CVITDataModule."
-            )
+        prompt_data(trainer, *_PROMPTS)
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.index > 0:
@@ -220,18 +222,17 @@ class LayerDrift(TaskCallback):
 
     def _prompts(self, trainer: L.Trainer) -> Mapping[str, Sequence[Record]]:
         if not self._records:
-            stream = task_stream(trainer)
-            assert stream is not None, "setup has checked it"
-            harmless = list(stream.calibration_dataloader(0, self.most).dataset)
-            harmful = list(stream.harmful_calibration_records())
+            data = prompt_data(trainer, *_PROMPTS)
+            harmless = list(records_of(data.calibration_dataloader(0, self.most)) or ())
+            harmful = list(data.harmful_calibration_records())
             self._records = {HARMLESS: harmless[: self.most], HARMFUL: harmful[: self.most]}
         return self._records
 
     def _read(self, trainer: L.Trainer, name: str, data: Data) -> list[Record]:
-        datamodule: Any = datamodule_of(trainer)
-        sets = {item.name: item for item in datamodule.evaluation_sets()} if task_stream(trainer) is not None else {}
-        if isinstance(data, str) and data in sets:
-            records: Sequence[Record] = list(datamodule.evaluation_dataloader(sets[data]).dataset)
+        scored: EvaluationData | None = conforming(task_stream(trainer), EvaluationData)
+        sets = {} if scored is None else {item.name: item for item in scored.evaluation_sets()}
+        if scored is not None and isinstance(data, str) and data in sets:
+            records: Sequence[Record] = records_of(scored.evaluation_dataloader(sets[data])) or ()
         else:
             try:
                 records = as_records(data, None, f"prompts {name!r}")

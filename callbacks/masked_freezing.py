@@ -13,6 +13,7 @@ from hpa_lightning import functional as F
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.kept_weights import bit_sum
 from hpa_lightning.callbacks.optimizer_step import StepCallback
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
 from hpa_lightning.modules.sharding import own_rows
 
@@ -40,8 +41,8 @@ class MaskedFreezing(StepCallback):
         >>> callbacks = [FocusPartition(probe_steps=8), MaskedFreezing()]                   # of a Trainer
     """
 
-    start_order: ClassVar[int] = 40
-    end_order: ClassVar[int] = 8
+    start_order: ClassVar[int] = StartPhase.FREEZING
+    end_order: ClassVar[int] = EndPhase.RESTORING
     uses_partition: ClassVar[bool] = True
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -15,6 +15,7 @@ from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.hessian_memory import HessianMemory
 from hpa_lightning.callbacks.optimizer_step import StepCallback
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.tasks import Data
@@ -57,8 +58,8 @@ class NullSpaceProjection(StepCallback):
         >>> callbacks = [SequentialTuning(), NullSpaceProjection(energy=0.7)]    # of a Trainer, over a stream of tasks
     """
 
-    start_order: ClassVar[int] = 35
-    end_order: ClassVar[int] = 10
+    start_order: ClassVar[int] = StartPhase.SUBSPACE
+    end_order: ClassVar[int] = EndPhase.FUSING
 
     def __init__(
         self,

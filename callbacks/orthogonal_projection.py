@@ -13,6 +13,7 @@ from hpa_lightning import functional as F
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.masked_freezing import MaskedFreezing
 from hpa_lightning.callbacks.optimizer_step import StepCallback
+from hpa_lightning.callbacks.phases import StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
 from hpa_lightning.modules.sharding import gather_all, own_rows, sum_over_rows
 from hpa_lightning.modules.tuned_linear import FullLinear, LoraLinear
@@ -38,7 +39,7 @@ class OrthogonalProjection(StepCallback):
         >>> callbacks = [FocusPartition(probe_steps=8), OrthogonalProjection()]                   # of a Trainer
     """
 
-    start_order: ClassVar[int] = 45
+    start_order: ClassVar[int] = StartPhase.PROJECTING
     uses_partition: ClassVar[bool] = True
 
     def __init__(self) -> None:

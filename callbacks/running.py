@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import islice, zip_longest
+from itertools import islice
 from typing import Any, TypeVar
 
 import lightning as L
@@ -96,10 +96,6 @@ def in_step(loader: Iterable[Any], trainer: L.Trainer, device: torch.device) -> 
         yield filler, batch is not None
 
 
-def gathered(trainer: L.Trainer, share: list[T]) -> list[T]:
-    """The batches of all processes' shares in the loader's order; on every process."""
-    if trainer.world_size == 1:
-        return share
-    shares: list[list[T]] = [[] for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(shares, share)
-    return [batch for turn in zip_longest(*shares) for batch in turn if batch is not None]
+def counted(share: Iterable[T]) -> Iterator[tuple[T, bool]]:
+    """Each batch with ``True``: all of them count, see :func:`in_step`."""
+    return ((batch, True) for batch in share)

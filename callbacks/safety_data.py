@@ -15,8 +15,10 @@ from torch import Tensor
 
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import as_records
+from hpa_lightning.data.protocols import CollatedData, Collator
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
+from hpa_lightning.members import conforming
 from hpa_lightning.trainer_attributes import datamodule_of
 from hpa_lightning.values import nearest
 
@@ -123,14 +125,14 @@ def safety_records(data: Any) -> Sequence[Record] | None:
     return as_records(data, None, "safety_data") if is_records or isinstance(data, str | Path | RecordSet) else None
 
 
-def collator_of(trainer: L.Trainer, pl_module: L.LightningModule, asker: str) -> Any:
+def collator_of(trainer: L.Trainer, pl_module: L.LightningModule, asker: str) -> Collator:
     """What makes batches of records: the datamodule's collator, or one from the LightningModule's processor.
 
     Raises:
         MisconfigurationException: there is neither.
     """
-    collator = getattr(datamodule_of(trainer), "collator", None)
-    if collator is not None:
+    data: CollatedData | None = conforming(datamodule_of(trainer), CollatedData)
+    if data is not None and (collator := data.collator) is not None:
         return collator
     processor = getattr(pl_module, "processor", None)
     if processor is None:

@@ -13,14 +13,16 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, required_callback
 from hpa_lightning.callbacks.task_evaluation import TaskEvaluation, score_set
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.data.needs import evaluation_data
+from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.events import GateEvent
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.metrics import mean_attack_success_rate
 from hpa_lightning.metrics.scoring import answer_counts, listed, mostly_empty
-from hpa_lightning.trainer_attributes import datamodule_of
 
 Action = Literal["stop", "rollback", "raise_retention"]
 
@@ -67,8 +69,8 @@ class SafetyGate(TaskCallback):
         >>> callbacks = [SequentialTuning(), HarmoniousFusion(), TaskEvaluation(), gate]
     """
 
-    start_order: ClassVar[int] = 20
-    end_order: ClassVar[int] = 95
+    start_order: ClassVar[int] = StartPhase.GUARDING
+    end_order: ClassVar[int] = EndPhase.JUDGING
 
     def __init__(
         self,
@@ -107,8 +109,7 @@ class SafetyGate(TaskCallback):
         required_callback(trainer, TaskEvaluation, self)
         if self.action == "raise_retention":
             required_callback(trainer, HarmoniousFusion, self).repeatable = True
-        datamodule: Any = datamodule_of(trainer)
-        if not any(item.kind == "safety" for item in datamodule.evaluation_sets()):
+        if not self._safety_sets(trainer):
             raise MisconfigurationException(
                 "SafetyGate needs the attack success rate, and the datamodule has no evaluation set of kind 'safety'; "
                 "add safety_sets."
@@ -211,11 +212,13 @@ class SafetyGate(TaskCallback):
         )
         rank_zero_info(f"Task {task.index} ({task.name}): {100 * kept:.1f} % after {self.action}.")
 
+    def _safety_sets(self, trainer: L.Trainer) -> list[EvaluationSet]:
+        return [item for item in evaluation_data(trainer, "SafetyGate").evaluation_sets() if item.kind == "safety"]
+
     def _mostly_empty(self, trainer: L.Trainer, step: int) -> dict[str, str]:
         """The safety sets to which the model says mostly nothing."""
         evaluation: TaskEvaluation = required_callback(trainer, TaskEvaluation, self)
-        datamodule: Any = datamodule_of(trainer)
-        safety = {item.name for item in datamodule.evaluation_sets() if item.kind == "safety"}
+        safety = {item.name for item in self._safety_sets(trainer)}
         return {name: count for name, count in evaluation.mostly_empty(step).items() if name in safety}
 
     def _verdict(self, rate: float, empty: Mapping[str, str]) -> str:
@@ -266,13 +269,11 @@ class SafetyGate(TaskCallback):
     def _passes(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         """Whether the model as it is keeps the budget, with answers."""
         rates = []
-        datamodule: Any = datamodule_of(trainer)
-        for item in datamodule.evaluation_sets():
-            if item.kind == "safety":
-                rate, rows = score_set(trainer, pl_module, item)
-                if mostly_empty({item.name: {"n": len(rows), **answer_counts(rows)}}):
-                    return False
-                rates.append(rate)
+        for item in self._safety_sets(trainer):
+            scored = score_set(trainer, pl_module, item)
+            if mostly_empty({item.name: {"n": len(scored.rows), **answer_counts(scored.rows)}}):
+                return False
+            rates.append(scored.score)
         return float(mean_attack_success_rate(rates)) <= self.max_attack_success_rate
 
 

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.modules.adapters import merge_lora_, restart_lora_
 from hpa_lightning.modules.mixture import has_mixtures
@@ -34,8 +35,8 @@ class SequentialTuning(TaskCallback):
         >>> callbacks = [SequentialTuning(), TaskEvaluation()]                   # the baseline, scored after every task
     """
 
-    start_order: ClassVar[int] = 0
-    end_order: ClassVar[int] = 20
+    start_order: ClassVar[int] = StartPhase.TUNING
+    end_order: ClassVar[int] = EndPhase.MERGING
     handles_task_boundaries: ClassVar[bool] = True
 
     def __init__(self, seed: int = 0, merge_last: bool = True) -> None:

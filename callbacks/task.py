@@ -22,6 +22,7 @@ from hpa_lightning.callbacks.event_log import EventLog
 from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
 from hpa_lightning.callbacks.leaving import leave_in_order_at_exit
 from hpa_lightning.callbacks.parts import Part, answer_misspelt_arguments
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase, check_phase
 from hpa_lightning.callbacks.processes import loader_facts, model_facts, require_agreement, settings_facts
 from hpa_lightning.callbacks.refusals import check_strategy, check_weight_writers
 from hpa_lightning.callbacks.resumed import (
@@ -31,12 +32,14 @@ from hpa_lightning.callbacks.resumed import (
     fit_settings,
     optimizer_settings,
 )
+from hpa_lightning.data.needs import check_stream, fingerprint_of, task_stream
+from hpa_lightning.data.protocols import Span
 from hpa_lightning.events import Event, TimeEvent
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.sharding import whole
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
 from hpa_lightning.result_file import RESULT_FILE, ResultWriter
-from hpa_lightning.trainer_attributes import callbacks_of, datamodule_of, is_dev_run
+from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run
 
 P = TypeVar("P", bound=Part)
 
@@ -61,8 +64,8 @@ class TaskCallback(L.Callback):
 
     With a datamodule that streams tasks (one that has ``task_at_epoch``) the tasks are its tasks. With any other the
     whole ``fit`` is one task. Of all task callbacks of a trainer the first one watches the epochs and calls the others,
-    so that all of them see one boundary, in the order of ``start_order`` and ``end_order`` whatever their order in
-    the trainer's list.
+    so that all of them see one boundary, in the order of their phases (``start_order``, ``end_order``;
+    :mod:`hpa_lightning.callbacks.phases`) whatever their order in the trainer's list.
 
     A task ends once, in ``on_train_epoch_end``, before checkpoints are written. Where the last epoch cannot be known
     there (a fit stopped by ``max_time`` or by another callback), it ends in ``on_train_end``; where Lightning finds
@@ -86,8 +89,10 @@ class TaskCallback(L.Callback):
     Strategies: one device, DDP, FSDP2 (``ModelParallelStrategy``); the others are refused in ``setup``.
     """
 
-    start_order: ClassVar[int] = 50
-    end_order: ClassVar[int] = 50
+    start_order: ClassVar[int] = StartPhase.LAST
+    """Where among the other callbacks ``on_task_open``, ``on_task_start`` and ``on_task_resume`` are called."""
+    end_order: ClassVar[int] = EndPhase.OTHER
+    """Where ``on_task_end`` is called."""
     refuses_sharding: str | None = None
     """Why FSDP2 is refused; ``None``: it is supported."""
     changes_weights_at_end: bool = False
@@ -101,6 +106,8 @@ class TaskCallback(L.Callback):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        check_phase(cls.__name__, "start_order", cls.start_order, StartPhase)
+        check_phase(cls.__name__, "end_order", cls.end_order, EndPhase)
         if "__init__" in cls.__dict__:
             cls.__init__ = answer_misspelt_arguments(cls.__init__)  # type: ignore[method-assign]
 
@@ -201,6 +208,7 @@ class TaskCallback(L.Callback):
             leave_in_order_at_exit(trainer)
             write_whole_checkpoints(trainer)
             if self._is_leader(trainer):
+                check_stream(trainer, type(self).__name__)
                 self._settings, self._saved_optimizers = fit_settings(trainer, task_callbacks(trainer)), None
             for part in self.parts:
                 part.setup(trainer, pl_module)
@@ -212,9 +220,7 @@ class TaskCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._is_leader(trainer):
             if trainer.world_size > 1:
-                stream: Any = task_stream(trainer)
-                data = stream.state_dict() if hasattr(stream, "fingerprint") else {}
-                require_agreement(trainer, settings_facts({**(self._settings or {}), **data}))
+                require_agreement(trainer, settings_facts({**(self._settings or {}), **fingerprint_of(trainer)}))
             self._begin(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -483,12 +489,6 @@ class TaskCallback(L.Callback):
                 writer.write(entry)
 
 
-def task_stream(trainer: L.Trainer) -> Any | None:
-    """Return the trainer's datamodule if it streams tasks, else ``None``."""
-    datamodule = datamodule_of(trainer)
-    return datamodule if hasattr(datamodule, "task_at_epoch") else None
-
-
 def results_directory(trainer: L.Trainer) -> Path:
     """The folder of a run's results: the logger's folder, or ``default_root_dir`` without a logger.
 
@@ -516,7 +516,7 @@ def task_callbacks(trainer: L.Trainer) -> list[TaskCallback]:
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, TaskCallback)]
 
 
-def _from_span(span: Any) -> CurrentTask:
+def _from_span(span: Span) -> CurrentTask:
     return CurrentTask(span.index, span.task.name, span.last_epoch)
 
 

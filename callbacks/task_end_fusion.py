@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from hpa_lightning.callbacks.divergence import check_finite
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.modules.sharding import is_sharded
@@ -34,8 +35,8 @@ class TaskEndFusion(TaskCallback):
         layers: the tuned linear layers, with their weights before the task and after it.
     """
 
-    start_order: ClassVar[int] = 30
-    end_order: ClassVar[int] = 10
+    start_order: ClassVar[int] = StartPhase.MEASURING
+    end_order: ClassVar[int] = EndPhase.FUSING
     changes_weights_at_end = True
 
     def __init__(

@@ -13,37 +13,30 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm.auto import tqdm
 
 from hpa_lightning.callbacks.ending import unfinished
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.resumed import AllowChanges
-from hpa_lightning.callbacks.running import evaluation_mode, forward_context, gathered, in_step, own_share, to_device
+from hpa_lightning.callbacks.running import counted, evaluation_mode, forward_context, in_step, own_share, to_device
 from hpa_lightning.callbacks.sequential_tuning import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
+from hpa_lightning.data.needs import evaluation_data, provenance_of, records_of
 from hpa_lightning.data.records import Record, open_image
+from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.decoding import decoding_of
+from hpa_lightning.evaluation import ScoredSet, SetScoring, check_scoring
 from hpa_lightning.events import EndEvent, ResumeEvent, RunEvent, ScoreEvent
 from hpa_lightning.files import whole_file
 from hpa_lightning.masking import masked_values
-from hpa_lightning.metrics.scoring import (
-    answer_rows,
-    broken_not_safe,
-    is_multiple_choice,
-    listed,
-    metric_of,
-    mostly_empty,
-    score_batch,
-    score_choices,
-    score_fields,
-)
+from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.modules.sharding import is_sharded
 from hpa_lightning.predictions import FOLDER as PREDICTIONS
 from hpa_lightning.predictions import prediction_file, write_rows
 from hpa_lightning.result_file import RESULT_FILE
 from hpa_lightning.results import COUNTED, RunResults, run_origin
 from hpa_lightning.run_folder import claim_folder, new_identity, unlock_folder
-from hpa_lightning.trainer_attributes import callbacks_of, datamodule_of, is_dev_run
+from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run
 
 # Pixels of the longer side of the images that are kept beside the answers.
 _IMAGE_SIDE = 160
-_NEEDED = ("evaluation_sets", "evaluation_dataloader", "tasks")
 
 
 class TaskEvaluation(TaskCallback):
@@ -75,8 +68,8 @@ class TaskEvaluation(TaskCallback):
         >>> callbacks = [SequentialTuning(), TaskEvaluation(method="SeqFT")]     # of a Trainer, over a stream of tasks
     """
 
-    start_order: ClassVar[int] = 10
-    end_order: ClassVar[int] = 90
+    start_order: ClassVar[int] = StartPhase.EVALUATION
+    end_order: ClassVar[int] = EndPhase.EVALUATION
     shapes_training: ClassVar[bool] = False
 
     def __init__(
@@ -97,16 +90,8 @@ class TaskEvaluation(TaskCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        missing = [name for name in _NEEDED if not hasattr(datamodule_of(trainer), name)]
-        if stage == "fit" and missing:
-            raise MisconfigurationException(
-                f"TaskEvaluation asks the datamodule for {missing}, which {type(datamodule_of(trainer)).__name__} does "
-                "not have; fit with a CVITDataModule."
-            )
-        if stage == "fit" and not hasattr(pl_module, "generate"):
-            raise MisconfigurationException(
-                f"TaskEvaluation calls generate(batch) -> list[str], which {type(pl_module).__name__} does not have."
-            )
+        if stage == "fit":
+            check_scoring(evaluation_data(trainer, "TaskEvaluation"), pl_module, "TaskEvaluation")
 
     def on_fit_begins(self, trainer: L.Trainer, resumed: bool) -> None:
         """Take the folder of the results for this run; every process hears if that is not possible."""
@@ -174,8 +159,8 @@ class TaskEvaluation(TaskCallback):
     def on_tasks_done(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         directory = results_directory(trainer)
         if unfinished(trainer) is None:
-            stream: Any = datamodule_of(trainer)
-            self.record(trainer, EndEvent(finished_tasks=self._finished_tasks, tasks=len(stream.tasks)))
+            tasks = len(evaluation_data(trainer, "TaskEvaluation").tasks)
+            self.record(trainer, EndEvent(finished_tasks=self._finished_tasks, tasks=tasks))
         if self.report and trainer.is_global_zero and (directory / RESULT_FILE).exists():
             from hpa_lightning.report import write_report  # matplotlib, which training does not need
 
@@ -190,8 +175,7 @@ class TaskEvaluation(TaskCallback):
         after: str | None,
         phase: str = "evaluate",
     ) -> None:
-        datamodule: Any = datamodule_of(trainer)
-        sets = datamodule.evaluation_sets()
+        sets = evaluation_data(trainer, "TaskEvaluation").evaluation_sets()
         bar = tqdm(
             total=len(sets),
             desc="Evaluating " + ("the aligned model" if after is None else f"after {after}"),
@@ -200,12 +184,10 @@ class TaskEvaluation(TaskCallback):
         )
         with self.timed(trainer, step, phase), bar:
             for evaluation_set in sets:
-                score, answers = score_set(trainer, pl_module, evaluation_set)
-                decoding = decoding_of(evaluation_set, pl_module)
+                fields, answers = score_set(trainer, pl_module, evaluation_set)
                 if self.keep_predictions and not is_dev_run(trainer):
                     self._keep_images(trainer, answers, evaluation_set)
-                    self._keep_answers(trainer, answers, evaluation_set, step, decoding)
-                fields = score_fields(evaluation_set, score, answers, decoding)
+                    self._keep_answers(trainer, answers, evaluation_set, step, decoding_of(evaluation_set, pl_module))
                 self.record(trainer, ScoreEvent(step=step, after=after, **fields))
                 bar.update()
         results = RunResults(list(self._events))
@@ -241,16 +223,15 @@ class TaskEvaluation(TaskCallback):
             who = "The aligned model" if after is None else f"The model after {after}"
             rank_zero_warn(broken_not_safe(who, listed(empty)))
 
-    def _keep_images(self, trainer: L.Trainer, answers: list[dict[str, Any]], evaluation_set: Any) -> None:
+    def _keep_images(self, trainer: L.Trainer, answers: list[dict[str, Any]], evaluation_set: EvaluationSet) -> None:
         """Write small copies of the set's images once, and name them in the answers."""
         folder = results_directory(trainer) / PREDICTIONS
         if not trainer.is_global_zero:
             return
-        datamodule: Any = datamodule_of(trainer)
-        dataset = getattr(datamodule.evaluation_dataloader(evaluation_set), "dataset", ())
-        if len(dataset) != len(answers) or not all(isinstance(record, Record) for record in dataset):
+        records = records_of(evaluation_data(trainer, "TaskEvaluation").evaluation_dataloader(evaluation_set))
+        if records is None or len(records) != len(answers) or not all(isinstance(one, Record) for one in records):
             return
-        for index, (record, answer) in enumerate(zip(dataset, answers, strict=True)):
+        for index, (record, answer) in enumerate(zip(records, answers, strict=True)):
             answer["images"] = []
             for number, image in enumerate(record.images):
                 name = f"images/{evaluation_set.name}/{index:05d}_{number}.jpg"
@@ -266,7 +247,7 @@ class TaskEvaluation(TaskCallback):
         self,
         trainer: L.Trainer,
         answers: list[dict[str, Any]],
-        evaluation_set: Any,
+        evaluation_set: EvaluationSet,
         step: int,
         decoding: dict[str, Any],
     ) -> None:
@@ -276,7 +257,7 @@ class TaskEvaluation(TaskCallback):
         write_rows(path, ({**answer, "decoding": decoding} for answer in answers))
 
     def _record_run(self, trainer: L.Trainer) -> None:
-        datamodule: Any = datamodule_of(trainer)
+        data = evaluation_data(trainer, "TaskEvaluation")
         own = [
             type(callback).__name__
             for callback in callbacks_of(trainer)
@@ -287,68 +268,37 @@ class TaskEvaluation(TaskCallback):
             RunEvent(
                 method=self.method or " + ".join(own) or "Sequential tuning",
                 seed=int(os.environ.get("PL_GLOBAL_SEED", "-1")),
-                tasks=tuple(task.name for task in datamodule.tasks),
-                sets=tuple({"name": item.name, "kind": item.kind} for item in datamodule.evaluation_sets()),
-                data=masked_values(datamodule.provenance()) if hasattr(datamodule, "provenance") else {},
+                tasks=tuple(task.name for task in data.tasks),
+                sets=tuple({"name": item.name, "kind": item.kind} for item in data.evaluation_sets()),
+                data=masked_values(provenance_of(data)),
                 ends=True,
                 **run_origin(),
             ),
         )
 
 
-def score_set(
-    trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: Any
-) -> tuple[float, list[dict[str, Any]]]:
-    """Let the model answer one evaluation set and score the answers by the set's metric.
+def score_set(trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: EvaluationSet) -> ScoredSet:
+    """Let the model answer one evaluation set, outside Lightning's loops, and score the answers by the set's metric.
 
     Several processes share the batches; the metric and the answers are united, and every process returns the same.
 
     Args:
         trainer: its datamodule gives the batches.
-        pl_module: the model, with ``generate(batch, max_new_tokens=) -> list[str]``.
+        pl_module: the model, see :mod:`hpa_lightning.answering`.
         evaluation_set: one of the datamodule's ``evaluation_sets()``.
 
     Returns:
-        The score, a fraction, and for every sample, in the order of the set, ``{"id", "prompt", "question", "response",
-        "references"}`` with what `score_batch` or `score_choices` tells of it. The prompt is what the model read, the
-        question the text of the last user turn.
+        What a score event tells, and for every sample, in the order of the set, ``{"id", "prompt", "question",
+        "response", "references"}`` with what `score_batch` or `score_choices` tells of it. The prompt is what the
+        model read, the question the text of the last user turn.
     """
-    metric: Any = metric_of(evaluation_set).to(pl_module.device)
-    if is_multiple_choice(evaluation_set):
-        return _score_choices(trainer, pl_module, evaluation_set, metric)
-    datamodule: Any = datamodule_of(trainer)
-    answers: list[list[dict[str, Any]]] = []
-    limit = decoding_of(evaluation_set, pl_module)["max_new_tokens"]
+    data, sharded = evaluation_data(trainer, "score_set"), is_sharded(pl_module)
+    scoring = SetScoring(evaluation_set, data, pl_module, trainer, together=sharded)
     with evaluation_mode(pl_module), forward_context(trainer):
-        loader = datamodule.evaluation_dataloader(evaluation_set)
-        if is_sharded(pl_module):
-            batches = in_step(loader, trainer, pl_module.device)
-        else:
-            batches = ((batch, True) for batch in own_share(loader, trainer))
-        for batch, counts in batches:
-            responses = pl_module.generate(to_device(trainer, batch), max_new_tokens=limit)  # type: ignore[operator]
-            if not counts:
-                continue
-            found = score_batch(metric, responses, batch)
-            answers.append(answer_rows(batch, responses, found))
-    return float(metric.compute()), [answer for batch in gathered(trainer, answers) for answer in batch]
-
-
-def _score_choices(
-    trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: Any, metric: Any
-) -> tuple[float, list[dict[str, Any]]]:
-    """Multiple choice by likelihood: the processes share the questions."""
-    datamodule: Any = datamodule_of(trainer)
-    records = list(datamodule.evaluation_dataloader(evaluation_set).dataset)
-    # A sharded model needs all processes in every forward pass.
-    sharing = (0, 1) if is_sharded(pl_module) else (trainer.global_rank, trainer.world_size)
-    with evaluation_mode(pl_module), forward_context(trainer):
-        rows = score_choices(
-            metric,
-            records,
-            lambda share: pl_module.choose(share, datamodule.collator, datamodule.eval_batch_size),  # type: ignore[operator]
-            *sharing,
-        )
-    if sharing[1] > 1:
-        rows = [row for turn in gathered(trainer, [[row] for row in rows]) for row in turn]
-    return float(metric.compute()), rows
+        if not scoring.chooses:
+            loader = data.evaluation_dataloader(evaluation_set)
+            shared = in_step(loader, trainer, pl_module.device) if sharded else counted(own_share(loader, trainer))
+            for batch, counts in shared:
+                scoring.answer(to_device(trainer, batch), counts)
+        scoring.choose()
+    return scoring.finish()

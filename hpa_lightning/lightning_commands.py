@@ -20,13 +20,14 @@ from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
 from hpa_lightning.cli.errors import UserError, on_one_line
 from hpa_lightning.cli.parser import OneLineErrors
 from hpa_lightning.data import CVITDataModule
+from hpa_lightning.data.needs import has_own_predict_data, predicted_sets
 from hpa_lightning.decoding import decoding_of
+from hpa_lightning.evaluation import ScoredSet, means, united
 from hpa_lightning.events import EndEvent, ScoreEvent, TestedEvent
 from hpa_lightning.files import whole_file
 from hpa_lightning.loggers import RunCSVLogger
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.modules import MLLMModule
-from hpa_lightning.modules.evaluating import ScoredSet, means, predicted_sets, united
 from hpa_lightning.predictions import prediction_file, write_rows
 from hpa_lightning.report.category_tables import further_text
 from hpa_lightning.report.tables import ANSWER_COLUMNS
@@ -34,6 +35,7 @@ from hpa_lightning.result_file import RESULT_FILE, ResultWriter
 from hpa_lightning.results import COUNTED, run_origin
 from hpa_lightning.run_folder import check_new_run, lock_folder
 from hpa_lightning.table import Table
+from hpa_lightning.trainer_attributes import datamodule_of
 
 ANSWERS = "answers.jsonl"
 
@@ -290,9 +292,8 @@ class CommandResults(L.Callback):
         self._answers.setdefault(dataloader_idx, []).extend(outputs if isinstance(outputs, list) else [outputs])
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        sets = predicted_sets(datamodule)
-        own_data = getattr(datamodule, "predict_data", None) is not None
+        datamodule = datamodule_of(trainer)
+        sets, own_data = predicted_sets(datamodule), has_own_predict_data(datamodule)
         tell: Any = getattr(pl_module, "decoding", None)
         rows = []
         loaders: Any = trainer.num_predict_batches

@@ -11,7 +11,9 @@ import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
+from hpa_lightning.answering import scored_module
 from hpa_lightning.calibration import uncompiled
+from hpa_lightning.data.protocols import Collator
 from hpa_lightning.data.records import Record
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.mllm import eval_mode
@@ -19,7 +21,7 @@ from hpa_lightning.modules.mllm import eval_mode
 
 def prompt_states(
     pl_module: L.LightningModule,
-    collator: Any,
+    collator: Collator,
     records: Sequence[Record],
     batch_size: int = 8,
     blocks: str | None = None,
@@ -44,6 +46,7 @@ def prompt_states(
         raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
     if not len(records):
         raise ValueError("got no prompts; expected at least one.")
+    module = scored_module(pl_module, "prompt_states")
     prefix, modules = find_decoder_blocks(pl_module, blocks)
     seen: dict[int, Tensor] = {}
 
@@ -62,9 +65,7 @@ def prompt_states(
         for start in range(0, len(records), batch_size):
             chunk = list(records[start : start + batch_size])
             seen.clear()
-            pl_module.generate(  # type: ignore[operator]
-                move_data_to_device(collator.generate(chunk), pl_module.device), max_new_tokens=1
-            )
+            module.generate(move_data_to_device(collator.generate(chunk), pl_module.device), max_new_tokens=1)
             rows = {tuple(hidden.shape[:1]) for hidden in seen.values()}
             if len(seen) < len(modules) or rows != {(len(chunk),)}:
                 raise ValueError(

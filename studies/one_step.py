@@ -26,6 +26,7 @@ from torch import Tensor
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.callbacks.task_evaluation import score_set
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
@@ -47,8 +48,8 @@ class UpdateVariants(TaskCallback):
         tasks: names of the tasks to look at.
     """
 
-    start_order: ClassVar[int] = 30
-    end_order: ClassVar[int] = 5
+    start_order: ClassVar[int] = StartPhase.MEASURING
+    end_order: ClassVar[int] = EndPhase.REMEMBERING
 
     def __init__(self, path: Path, seed: int, tasks: list[str]) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class UpdateVariants(TaskCallback):
         datamodule: Any = trainer.datamodule
         names = [item.name for item in datamodule.tasks[: task.index + 1]]
         sets = [s for s in datamodule.evaluation_sets() if s.name in names or s.kind == "safety"]
-        scores = {s.name: score_set(trainer, pl_module, s)[0] for s in sets}
+        scores = {s.name: score_set(trainer, pl_module, s).score for s in sets}
         old = [scores[name] for name in names[:-1]]
         safety = [scores[s.name] for s in sets if s.kind == "safety"]
         return {

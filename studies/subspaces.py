@@ -25,6 +25,7 @@ from torch import Tensor
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 
@@ -47,8 +48,8 @@ class UpdateSubspaces(TaskCallback):
         safety_samples: size of the safety calibration set.
     """
 
-    start_order: ClassVar[int] = 30
-    end_order: ClassVar[int] = 5
+    start_order: ClassVar[int] = StartPhase.MEASURING
+    end_order: ClassVar[int] = EndPhase.REMEMBERING
 
     def __init__(self, path: Path, seed: int, safety_samples: int = 128) -> None:
         super().__init__()

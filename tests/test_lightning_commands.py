@@ -14,9 +14,9 @@ import yaml
 from helpers_mllm import tiny_llava, training_records, write_llava_json
 
 from hpa_lightning.cli import main
+from hpa_lightning.evaluation import ScoredSet
 from hpa_lightning.lightning_commands import score_text
 from hpa_lightning.loggers import RunCSVLogger
-from hpa_lightning.modules.evaluating import ScoredSet
 from hpa_lightning.predictions import read_predictions
 from hpa_lightning.results import RunResults
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from hpa_lightning.answering import answering_module
+from hpa_lightning.callbacks.phases import StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.metrics.judges import StringRefusalJudge
 
@@ -35,7 +36,7 @@ class ConstantRefusal(TaskCallback):
         >>> callbacks = [SequentialTuning(), ConstantRefusal("I am sorry, I cannot help with that."), TaskEvaluation()]
     """
 
-    start_order: ClassVar[int] = 15
+    start_order: ClassVar[int] = StartPhase.ANSWERING
 
     def __init__(self, text: str = "I cannot help with this request.") -> None:
         if StringRefusalJudge("default")([text]) != [True]:
@@ -45,10 +46,7 @@ class ConstantRefusal(TaskCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if not hasattr(pl_module, "generate"):
-            raise MisconfigurationException(
-                f"ConstantRefusal replaces generate(batch), which {type(pl_module).__name__} does not have."
-            )
+        answering_module(pl_module, "ConstantRefusal replaces generate, and so")
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         pl_module.generate = self._answer  # type: ignore[assignment]

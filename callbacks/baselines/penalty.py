@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hpa_lightning.callbacks.phases import EndPhase
 from hpa_lightning.callbacks.refusals import require_automatic_optimization
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, cpu_state
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
@@ -41,7 +42,7 @@ class AdapterPenalty(TaskCallback):
         history: layer name -> what ``remember`` made of the earlier adapters; empty during the first task.
     """
 
-    end_order: ClassVar[int] = 5
+    end_order: ClassVar[int] = EndPhase.REMEMBERING
     refuses_sharding = "it needs whole adapters at every step, and fully_shard spreads them over the processes"
 
     def __init__(self, weight: float, blocks: str | None = None, target_modules: list[str] | None = None) -> None:

@@ -9,13 +9,22 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
+from hpa_lightning.answering import scored_module
+from hpa_lightning.callbacks.phases import StartPhase
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, task_stream
+from hpa_lightning.callbacks.safety_data import collator_of
+from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.data.formats import as_records
+from hpa_lightning.data.needs import prompt_data, records_of
 from hpa_lightning.data.tasks import Data
 from hpa_lightning.events import SafetyLayersEvent
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.safety_layers import SafetyLayers, find_safety_layers
+
+_PROMPTS = (
+    "SafetyLayerFreezing(layers=None) needs a datamodule to find the layers with: one that has",
+    "Pass layers=(first, last), or fit with a CVITDataModule.",
+)
 
 
 class SafetyLayerFreezing(TaskCallback):
@@ -55,7 +64,7 @@ class SafetyLayerFreezing(TaskCallback):
         >>> callbacks = [SequentialTuning(), SafetyLayerFreezing(layers=(6, 14))]
     """
 
-    start_order: ClassVar[int] = 20
+    start_order: ClassVar[int] = StartPhase.GUARDING
 
     def __init__(
         self,
@@ -91,13 +100,8 @@ class SafetyLayerFreezing(TaskCallback):
                 "their parameters. Find them on one device (find_safety_layers, or a run without DDP) and pass "
                 "layers=(first, last)."
             )
-        stream = task_stream(trainer)
-        needed = ("calibration_dataloader", "harmful_calibration_records", "collator")
-        if stream is None or not all(hasattr(stream, name) for name in needed):
-            raise MisconfigurationException(
-                f"SafetyLayerFreezing(layers=None) needs a datamodule with task_at_epoch, {', '.join(needed)} to find "
-                "the layers with; pass layers=(first, last), or fit with a CVITDataModule."
-            )
+        prompt_data(trainer, *_PROMPTS)
+        scored_module(pl_module, "SafetyLayerFreezing(layers=None)")
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         gap: dict[str, Any] = {}
@@ -139,18 +143,19 @@ class SafetyLayerFreezing(TaskCallback):
         self._found = None if state_dict["found"] is None else tuple(state_dict["found"])
 
     def _find(self, trainer: L.Trainer, pl_module: L.LightningModule) -> SafetyLayers:
-        stream = task_stream(trainer)
-        assert stream is not None, "setup has checked it"
-        if self.normal_data is not None:
-            normal = as_records(self.normal_data, None, "normal_data")
-        else:
-            normal = list(stream.calibration_dataloader(0, self.prompts).dataset)
+        data = prompt_data(trainer, *_PROMPTS)
+        normal = None if self.normal_data is None else as_records(self.normal_data, None, "normal_data")
+        if normal is None and (normal := records_of(data.calibration_dataloader(0, self.prompts))) is None:
+            raise ValueError(
+                "SafetyLayerFreezing(layers=None): the datamodule's calibration_dataloader has no dataset of records; "
+                "pass normal_data=."
+            )
         with evaluation_mode(pl_module), forward_context(trainer):
             return find_safety_layers(
                 pl_module,
-                stream.collator,
-                normal[: self.prompts],
-                list(stream.harmful_calibration_records())[: self.prompts],
+                collator_of(trainer, pl_module, "SafetyLayerFreezing"),
+                list(normal)[: self.prompts],
+                list(data.harmful_calibration_records())[: self.prompts],
                 batch_size=self.batch_size,
                 blocks=self.blocks,
             )

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from hpa_lightning.data.bad_records import naming_failure
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.loading import TaskLoader
+from hpa_lightning.data.needs import evaluation_data, predicted_sets, validation_data
+from hpa_lightning.data.protocols import Collator, EvaluationData
 from hpa_lightning.data.records import Record, assistant_turn
+from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.data.template import ChatTemplate, tokenizer_of
 from hpa_lightning.decoding import (
     Answers,
@@ -28,10 +31,10 @@ from hpa_lightning.decoding import (
     resolve,
     set_aside,
 )
+from hpa_lightning.evaluation import ScoredSet, SetScoring, means
 from hpa_lightning.modules.adapters import LoraSettings, add_lora
 from hpa_lightning.modules.assembly import ModelParts, load_weights_
 from hpa_lightning.modules.blocks import find_decoder_blocks
-from hpa_lightning.modules.evaluating import ScoredSet, SetScoring, means, predicted_sets
 from hpa_lightning.modules.export import export_model
 from hpa_lightning.modules.likelihood import answer_log_likelihoods
 from hpa_lightning.modules.loading import build_model, load_processor, select_trainable
@@ -40,6 +43,7 @@ from hpa_lightning.modules.sharding import is_sharded, shard_model_, unshard_roo
 from hpa_lightning.modules.task_state import TASK_STATE, state_of_trainer, unfinished_weights
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 from hpa_lightning.modules.trainable import TrainableParts, describe_trainable
+from hpa_lightning.trainer_attributes import datamodule_of
 
 _LONGEST_ANSWER = 64  # tokens, where nobody names a limit
 
@@ -144,6 +148,7 @@ class MLLMModule(TokenWeightedModule):
         self._in_training = False
         self._stop_token_ids: list[int] | None = None
         self._told_defaults = False
+        self._scoring: list[SetScoring] = []  # of the running loop's sets
         self.scored: list[ScoredSet] = []  # by the last validation or test
         self._kept_state: dict[str, Any] | None = None  # of the weights: a checkpoint's, or that of a fit that is over
         self.train()  # `from_pretrained` hands models over in eval mode, and Lightning leaves modes as they are
@@ -284,7 +289,7 @@ class MLLMModule(TokenWeightedModule):
                 "models are decoded alike. Put it into `generation` to use it."
             )
 
-    def choose(self, records: Sequence[Record], collator: MLLMCollator, batch_size: int = 8) -> list[list[float]]:
+    def choose(self, records: Sequence[Record], collator: Collator, batch_size: int = 8) -> list[list[float]]:
         """The mean log-likelihood per token of every choice of every record, as the answer to its prompt.
 
         Decision: the mean over the answer's tokens, as perplexity compares them (Ch3Ef, arXiv 2403.17830), so that long
@@ -330,7 +335,7 @@ class MLLMModule(TokenWeightedModule):
 
         An evaluation set is answered as ``test`` answers it, with its own limit on new tokens.
         """
-        sets = predicted_sets(getattr(self.trainer, "datamodule", None))
+        sets = predicted_sets(datamodule_of(self.trainer))
         limit = decoding_of(sets[dataloader_idx], self)["max_new_tokens"] if dataloader_idx < len(sets) else None
         answers = self.generate(batch, max_new_tokens=limit)
         found = zip(batch["ids"], batch["prompts"], answers, answers.cut, strict=True)
@@ -341,28 +346,36 @@ class MLLMModule(TokenWeightedModule):
     # -- validation and test -----------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self._scoring = SetScoring(self, "validation_sets")
+        data = validation_data(self.trainer, "validation")
+        self._scoring = self._scorings(data, data.validation_sets())
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer a ``generate`` batch and update the metric of its set."""
-        self._scoring.answer(batch, dataloader_idx)
+        self._scoring[dataloader_idx].answer(batch)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("validation")  # which may run inside a fit, beside TaskEvaluation's figures
 
     def on_test_epoch_start(self) -> None:
-        self._scoring = SetScoring(self, "evaluation_sets")
+        data = evaluation_data(self.trainer, "test")
+        self._scoring = self._scorings(data, data.evaluation_sets())
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer a ``generate`` batch and update the metric of its set."""
-        self._scoring.answer(batch, dataloader_idx)
+        self._scoring[dataloader_idx].answer(batch)
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("evaluation")
 
+    def _scorings(self, data: EvaluationData, sets: Sequence[EvaluationSet]) -> list[SetScoring]:
+        sharded = is_sharded(self.model)
+        return [SetScoring(item, data, self, self.trainer, together=sharded) for item in sets]
+
     def _log_scores(self, prefix: str) -> None:
         """Log every set's score and the means over the sets, and keep the answers in ``scored``."""
-        self.scored = self._scoring.finish()
+        for scoring in self._scoring:
+            scoring.choose()
+        self.scored = [scoring.finish(by_sample=True) for scoring in self._scoring]
         for fields, _ in self.scored:
             self.log(f"{fields['set']}/{fields['metric']}", fields["score"], sync_dist=True)  # the same on every rank
         for name, value in means(self.scored).items():
@@ -412,7 +425,7 @@ class MLLMModule(TokenWeightedModule):
 
     def _stops(self) -> list[int]:
         if self._stop_token_ids is None:
-            datamodule = getattr(self._trainer, "datamodule", None)
+            datamodule = None if self._trainer is None else datamodule_of(self._trainer)
             collator = getattr(datamodule, "collator", None)
             if isinstance(collator, MLLMCollator):
                 stops = collator.template.stop_token_ids()

@@ -26,6 +26,9 @@ from torch.optim.lr_scheduler import (
 )
 from transformers import get_scheduler
 
+from hpa_lightning.data.needs import counted_stream, task_stream
+from hpa_lightning.trainer_attributes import callbacks_of
+
 _STEPS = "num_training_steps"
 _NAMES = (
     "linear",
@@ -205,8 +208,8 @@ def task_length(trainer: Any, interval: str = "step") -> tuple[str, int]:
     Raises:
         UnknownLengthError: the length is not known: endless data or epochs, or a stream that does not tell it.
     """
-    stream: Any = getattr(trainer, "datamodule", None)
-    if not hasattr(stream, "task_at_epoch"):
+    stream = task_stream(trainer)
+    if stream is None:
         length = trainer.max_epochs if interval == "epoch" else trainer.estimated_stepping_batches
         if length in (None, -1, math.inf):
             raise UnknownLengthError(
@@ -214,19 +217,19 @@ def task_length(trainer: Any, interval: str = "step") -> tuple[str, int]:
                 "data with a length, or Trainer(max_steps=...)."
             )
         return "the fit", int(length)
-    if interval == "step" and not hasattr(stream, "task_steps"):
-        raise UnknownLengthError(
-            f"the schedule asks for the task's optimizer steps; {type(stream).__name__} has to tell them by "
-            "task_steps(index) -> int, as CVITDataModule does."
-        )
     spans = {span.index: span for span in map(stream.task_at_epoch, range(stream.total_epochs))}
     name = "the stream"
-    if any(getattr(callback, "handles_task_boundaries", False) for callback in trainer.callbacks):
+    if any(getattr(callback, "handles_task_boundaries", False) for callback in callbacks_of(trainer)):
         current = stream.task_at_epoch(min(trainer.current_epoch, stream.total_epochs - 1))
         spans, name = {current.index: current}, f"task {current.index} ({current.task.name!r})"
     if interval == "epoch":
         return name, sum(span.last_epoch - span.first_epoch + 1 for span in spans.values())
-    steps = sum(stream.task_steps(index) for index in spans)
+    if (counted := counted_stream(stream)) is None:
+        raise UnknownLengthError(
+            f"the schedule asks for the task's optimizer steps; {type(stream).__name__} has to tell them by "
+            "task_steps(index) -> int, as CVITDataModule does."
+        )
+    steps = sum(counted.task_steps(index) for index in spans)
     return name, steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
 

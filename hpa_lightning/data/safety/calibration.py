@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
-from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.images import to_rgb
+from hpa_lightning.data.protocols import Collator
 from hpa_lightning.data.records import Record, assistant_turn
 from hpa_lightning.metrics.scoring import says_nothing
 
@@ -65,8 +65,8 @@ class SafetyCalibration:
 
 
 def build_safety_calibration(
-    generate: Callable[[dict[str, Any]], list[str]],
-    collator: MLLMCollator,
+    generate: Callable[[dict[str, Any]], Sequence[str]],
+    collator: Collator,
     harmful_records: Sequence[Record],
     judge: Callable[[list[str]], Sequence[bool]],
     size: int = 8,
@@ -99,7 +99,7 @@ def build_safety_calibration(
     asked = refused = 0
     for start in range(0, len(harmful_records), batch_size):
         chunk = list(harmful_records[start : start + batch_size])
-        answers = generate(collator.generate(chunk))
+        answers = list(generate(collator.generate(chunk)))
         verdicts = list(judge(answers))
         if len(answers) != len(chunk) or len(verdicts) != len(chunk):
             raise ValueError(

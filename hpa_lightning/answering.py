@@ -1,0 +1,68 @@
+"""What callbacks ask a LightningModule for, besides what Lightning does; ``MLLMModule`` has all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import lightning as L
+
+from hpa_lightning.data.protocols import Collator
+from hpa_lightning.data.records import Record
+from hpa_lightning.members import require_members
+
+_INSTEAD = "Add it (hpa_lightning.answering says what it gives), or use MLLMModule."
+
+
+class AnsweringModule(Protocol):
+    """A module that answers: for the aligned model's own refusals."""
+
+    def generate(self, batch: dict[str, Any], /) -> Sequence[str]:
+        """Return the answers to a ``generate`` batch on the module's device, without their prompts."""
+
+
+class ScoredModule(Protocol):
+    """A module that answers up to a length: for everything that is scored."""
+
+    def generate(self, batch: dict[str, Any], /, *, max_new_tokens: int | None) -> Sequence[str]:
+        """Return the answers to a ``generate`` batch, each of at most ``max_new_tokens`` tokens."""
+
+
+class ChoosingModule(Protocol):
+    """A module that chooses among given answers: for multiple choice by likelihood."""
+
+    def choose(self, records: Sequence[Record], collator: Collator, batch_size: int, /) -> Sequence[Sequence[float]]:
+        """Return of every record one log-likelihood for each of its ``choices``."""
+
+
+def answering_module(pl_module: L.LightningModule, asker: str) -> AnsweringModule:
+    """Return the module as one that answers.
+
+    Raises:
+        MisconfigurationException: it does not.
+    """
+    asks = f"{asker} asks the module for"
+    module: AnsweringModule = require_members(pl_module, AnsweringModule, asks, _INSTEAD)
+    return module
+
+
+def scored_module(pl_module: L.LightningModule, asker: str) -> ScoredModule:
+    """Return the module as one that answers up to a length.
+
+    Raises:
+        MisconfigurationException: it does not.
+    """
+    asks = f"{asker} asks the module for"
+    module: ScoredModule = require_members(pl_module, ScoredModule, asks, _INSTEAD)
+    return module
+
+
+def choosing_module(pl_module: L.LightningModule, asker: str) -> ChoosingModule:
+    """Return the module as one that chooses.
+
+    Raises:
+        MisconfigurationException: it does not.
+    """
+    asks = f"{asker} scores multiple choice and asks the module for"
+    module: ChoosingModule = require_members(pl_module, ChoosingModule, asks, _INSTEAD)
+    return module
