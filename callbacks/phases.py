@@ -15,7 +15,7 @@ class StartPhase(IntEnum):
     COMPARING = 11
     """The aligned model is looked at, to be compared with later (``LayerDrift``)."""
     ANSWERING = 15
-    """What answers is exchanged (``ConstantRefusal``)."""
+    """What answers is exchanged (``ConstantRefusal``); the first point of ``SafetyCurve``."""
     GUARDING = 20
     """The weights that may come back are kept, and layers are frozen (``SafetyGate``, ``SafetyLayerFreezing``)."""
     MEASURING = 30
@@ -43,6 +43,8 @@ class EndPhase(IntEnum):
     """Adapters are merged into their layers (``SequentialTuning``)."""
     OTHER = 50
     """Whatever names no phase: it sees the merged weights, before they are scored."""
+    CURVE = 85
+    """The last point of the task (``SafetyCurve``)."""
     EVALUATION = 90
     """The model is scored (``TaskEvaluation``)."""
     COMPARING = 91

@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.callbacks.task_evaluation import score_set
+from hpa_lightning.data.needs import evaluation_data, records_of
+from hpa_lightning.data.protocols import EvaluationData
 from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.decoding import decoding_of
+from hpa_lightning.evaluation import check_scoring
 from hpa_lightning.events import CurveEvent
 from hpa_lightning.metrics.scoring import score_fields
-from hpa_lightning.trainer_attributes import datamodule_of, is_dev_run
+from hpa_lightning.trainer_attributes import is_dev_run
 from hpa_lightning.values import names
 
 
@@ -47,8 +51,8 @@ class SafetyCurve(TaskCallback):
         >>> callbacks = [SequentialTuning(), TaskEvaluation(), SafetyCurve(every=100, samples=50)]
     """
 
-    start_order: ClassVar[int] = 15
-    end_order: ClassVar[int] = 85
+    start_order: ClassVar[int] = StartPhase.ANSWERING
+    end_order: ClassVar[int] = EndPhase.CURVE
     shapes_training: ClassVar[bool] = False
 
     def __init__(
@@ -74,13 +78,9 @@ class SafetyCurve(TaskCallback):
         if stage != "fit":
             return
         self._measured, self._chosen = -1, None
-        stream: Any = datamodule_of(trainer)
-        if not hasattr(stream, "evaluation_sets") or not hasattr(pl_module, "generate"):
-            raise MisconfigurationException(
-                "SafetyCurve needs a datamodule with evaluation sets and a module that answers; fit an MLLMModule with "
-                "a CVITDataModule."
-            )
-        known = [item.name for item in stream.evaluation_sets()]
+        data = evaluation_data(trainer, "SafetyCurve")
+        check_scoring(data, pl_module, "SafetyCurve")
+        known = [item.name for item in data.evaluation_sets()]
         if unknown := [name for name in self.sets or () if name not in known]:
             raise MisconfigurationException(
                 f"SafetyCurve: there is no evaluation set {unknown[0]!r}; the datamodule has {names(known)}."
@@ -122,13 +122,13 @@ class SafetyCurve(TaskCallback):
         self._measured = step
         points = {}
         for item, cut in self._sets_of(trainer):
-            score, answers = score_set(trainer, pl_module, cut)
-            fields = score_fields(item, score, answers, decoding_of(item, pl_module))
+            scored = score_set(trainer, pl_module, cut)
+            fields = score_fields(item, scored.score, scored.rows, decoding_of(item, pl_module))
             self.record(
                 trainer,
                 CurveEvent(step=self._open_task, optimizer_step=step, moment=moment, task=self._task_name, **fields),
             )
-            points[f"curve/{item.name}"] = score
+            points[f"curve/{item.name}"] = scored.score
         if trainer.logger is not None:
             trainer.logger.log_metrics(points, step=step)
         shown = ", ".join(f"{name.removeprefix('curve/')} {100 * score:.1f} %" for name, score in points.items())
@@ -137,16 +137,20 @@ class SafetyCurve(TaskCallback):
     def _sets_of(self, trainer: L.Trainer) -> Sequence[tuple[EvaluationSet, EvaluationSet]]:
         """The chosen sets, and each of them cut to its samples."""
         if self._chosen is None:
-            stream: Any = datamodule_of(trainer)
-            every = stream.evaluation_sets()
-            chosen = [item for item in every if self.sets is None or item.name in self.sets]
-            self._chosen = [(item, self._cut(stream, item)) for item in chosen]
+            data = evaluation_data(trainer, "SafetyCurve")
+            chosen = [item for item in data.evaluation_sets() if self.sets is None or item.name in self.sets]
+            self._chosen = [(item, self._cut(data, item)) for item in chosen]
         return self._chosen
 
-    def _cut(self, stream: Any, item: EvaluationSet) -> EvaluationSet:
+    def _cut(self, data: EvaluationData, item: EvaluationSet) -> EvaluationSet:
         if self.samples is None:
             return item
-        records = stream.evaluation_dataloader(item).dataset
+        records = records_of(data.evaluation_dataloader(item))
+        if records is None:
+            raise MisconfigurationException(
+                f"SafetyCurve(samples={self.samples}): the loader of {item.name!r} has no dataset of records to choose "
+                "from; leave samples out."
+            )
         if len(records) <= self.samples:
             return item
         spread = [records[number * len(records) // self.samples] for number in range(self.samples)]

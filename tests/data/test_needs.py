@@ -211,7 +211,7 @@ def test_what_callbacks_need_is_told_before_the_fit(
 
 def test_without_a_datamodule_it_is_said_that_there_is_none(tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path, [TaskEvaluation()], max_epochs=1)
-    with pytest.raises(MisconfigurationException, match=r"tasks, evaluation_sets\(\), .*; there is none\. Add it"):
+    with pytest.raises(MisconfigurationException, match=r"evaluation_sets\(\), tasks, .*; there is none\. Add it"):
         trainer.fit(build(Answering), token_loader(1, 8))
     assert VOCABULARY > 0
 
