@@ -45,6 +45,7 @@ from hpa_lightning.functional.selection import (
     top_columns,
 )
 from hpa_lightning.functional.sketch import InputSketch
+from hpa_lightning.functional.sketched_regression import sketched_regression_map
 from hpa_lightning.functional.subspace import dominant_subspace, leave_subspace_, null_space_projection_
 from hpa_lightning.functional.surgeon import surgeon_factor
 from hpa_lightning.functional.tailoring import model_tailor
@@ -104,6 +105,7 @@ __all__ = [
     "retention_percent",
     "row_focus",
     "safe_delta",
+    "sketched_regression_map",
     "state_cosines",
     "surgeon_factor",
     "top_columns",

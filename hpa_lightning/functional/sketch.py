@@ -15,24 +15,28 @@ and an update whose rows are orthogonal to the first k right singular vectors of
 
 Source: Liberty, Simple and Deterministic Matrix Sketching (KDD 2013); Ghashami, Liberty, Phillips and Woodruff,
 Frequent Directions (SIAM J. Comput. 2016), theorem 1.1 and its proof, for the bound and for merging. Decision: a buffer
-of twice the rows is shrunk by its (l+1)-th eigenvalue, so that `l` rows stay.
+of twice the rows is shrunk by its (l+1)-th eigenvalue, so that `l` rows stay. The diagonal of `X^T X` is kept beside
+the rows, exactly: it tells what they lack of each column.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hpa_lightning.functional._checks import check_finite, check_float, check_number, check_result, describe, is_dense
+from hpa_lightning.functional.shrinking import gram_of_rows, rounding_error, shrink_rows
 
 
 class InputSketch:
     r"""A Frequent Directions sketch of a layer's inputs; see the module for what it guarantees.
 
-    Memory: twice `rank` rows of `columns` float32 numbers while inputs come, `rank` of them in between. Operations for
-    `rank` new rows: `6 rank^2 columns` and an eigendecomposition of `2 rank` columns, in float64.
+    Memory: twice `rank` rows of `columns` float32 numbers while inputs come, `rank` of them in between (bfloat16 after
+    :meth:`round_`). Operations for `rank` new rows: `12 rank^2 columns` in float32, and an eigendecomposition of
+    `2 rank` columns in float64.
 
     Args:
         columns: c, the layer's input width.
@@ -61,8 +65,8 @@ class InputSketch:
         self.columns = columns
         self.rank = rank
         self._error = 0.0
-        self.trace = 0.0
-        """`||X||_F^2`, exact."""
+        self.diagonal = torch.zeros(columns, dtype=torch.float64)
+        """`diag(X^T X)`, `(c,)` float64, exact, where the inputs lie."""
         self.count = 0
         """Rows seen; of merged sketches, all of theirs."""
         self._held: Tensor | None = None  # (<= l, c): the shrunk rows, or the first l rows as they came
@@ -72,7 +76,17 @@ class InputSketch:
     def rows(self) -> Tensor:
         """`B`, `(k, c)` float32 with k <= `rank`, on the inputs' device; no row before the first update."""
         self._settle(self.rank)
-        return torch.empty(0, self.columns) if self._held is None else self._held
+        return torch.empty(0, self.columns) if self._held is None else self._held.float()
+
+    @property
+    def trace(self) -> float:
+        """`||X||_F^2`, exact."""
+        return float(self.diagonal.sum())
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether every input seen so far is 0, so that no direction is told from another."""
+        return not bool(self.diagonal.any())
 
     @property
     def error(self) -> float:
@@ -106,19 +120,21 @@ class InputSketch:
         if rows.dtype == torch.float64:
             rows = check_result("inputs, as they are kept,", rows.to(torch.float32))
         self.count += len(rows)
-        self._add(rows)
+        self.diagonal = self.diagonal.to(rows.device)
+        for part in rows.split(self.rank):
+            part = part.to(torch.float32, copy=True)  # the model may overwrite what it was fed
+            self.diagonal += part.square().sum(0)
+            self._add(part)
 
     def _add(self, rows: Tensor) -> None:
         for part in rows.split(self.rank):
-            part = part.to(torch.float32, copy=True)
-            self.trace += float(part.double().square().sum())
             self._waiting.append(part)
             if sum(map(len, self._waiting)) >= self.rank:
                 self._settle(self.rank)
 
     def _settle(self, rank: int) -> None:
         """Shrink what is held and what waits to `rank` rows, if it is more."""
-        parts = ([] if self._held is None else [self._held]) + self._waiting
+        parts = ([] if self._held is None else [self._held.float()]) + self._waiting
         if not self._waiting and (self._held is None or len(self._held) <= rank):
             return
         self._waiting = []
@@ -138,26 +154,74 @@ class InputSketch:
             raise ValueError(f"expected a sketch of {self.columns} columns, got one of {other.columns}.")
         check_number("weight", weight, low=0.0)
         rows = other.rows
+        device = self.diagonal.device if self.count else rows.device
+        self.diagonal = self.diagonal.to(device) + weight * other.diagonal.to(device)
         if weight > 0 and len(rows):
-            trace = self.trace + weight * other.trace
-            device = rows.device if self._held is None else self._held.device
             self._add(rows.to(device) * weight**0.5)
             self._settle(self.rank)
-            self.trace = trace
             self._error += weight * other.error
         self.count += other.count
+
+    def scaled(self, weight: float, rank: int | None = None) -> InputSketch:
+        """A sketch of `weight` times the inputs' `X^T X`, of another rank if asked for; this one stays as it is."""
+        result = InputSketch(self.columns, self.rank if rank is None else min(rank, self.columns))
+        result.merge(self, weight)
+        return result
+
+    @torch.no_grad()
+    def round_(self) -> None:
+        """Hold the rows in bfloat16 from here on; what that may lose of any direction is counted in `error`.
+
+        `X^T X - B^T B` may then be negative somewhere, by about as much: the upper bounds hold, the lower one not.
+        """
+        self._settle(self.rank)
+        if self._held is not None and self._held.dtype != torch.bfloat16:
+            rounded = self._held.to(torch.bfloat16)
+            self._error += rounding_error(self._held, rounded)
+            self._held = rounded
+
+    def to(self, device: torch.device | str) -> InputSketch:
+        """Move it there, in place, and return it."""
+        self._settle(self.rank)
+        self.diagonal = self.diagonal.to(device)
+        self._held = None if self._held is None else self._held.to(device)
+        return self
+
+    @torch.no_grad()
+    def all_reduce(self, group: Any = None) -> None:
+        """Make what all processes have seen what this one has seen; every process of ``group`` has to call it.
+
+        One gather of the factors, `rank + 2` rows of float32 numbers from each process, and merging in the order of the
+        ranks. A process that has seen nothing needs an `update` without rows before, which tells it the device.
+        """
+        size = torch.distributed.get_world_size(group)
+        rows, device = self.rows.to(self.diagonal.device), self.diagonal.device
+        numbers = torch.tensor([self._error, self.count, len(rows)], dtype=torch.float64, device=device)
+        filled = torch.cat([rows, rows.new_zeros(self.rank - len(rows), self.columns)]).flatten()
+        own = torch.cat([filled, torch.cat([self.diagonal, numbers]).view(torch.float32)])
+        everyone = own.new_empty(size * len(own))
+        torch.distributed.all_gather_into_tensor(everyone, own, group=group)
+        total = InputSketch(self.columns, self.rank)
+        for part in everyone.view(size, -1):
+            factor, rest = part[: len(filled)], part[len(filled) :].clone().view(torch.float64)
+            error, count, used = rest[self.columns :].tolist()
+            one = InputSketch(self.columns, self.rank)
+            one._held = factor.view(self.rank, self.columns)[: int(used)].clone() if used else None
+            one._error, one.count, one.diagonal = error, int(count), rest[: self.columns]
+            total.merge(one)
+        self.__dict__.update(total.__dict__)
 
     @torch.no_grad()
     def spectrum(self) -> tuple[Tensor, Tensor]:
         """Directions and energies of the sketch: `(V, sigma^2)`, `(c, k)` float32 and `(k,)` float64, largest first."""
         rows = self.rows.double()
-        values, vectors = torch.linalg.eigh(rows @ rows.T)
+        values, vectors = torch.linalg.eigh(gram_of_rows(rows))
         values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
         live = int((values > values[:1] * 1e-14).sum()) if len(values) else 0
         directions = rows.T @ (vectors[:, :live] / values[:live].sqrt())
         return torch.linalg.qr(directions).Q.float() if live else directions.float(), values[:live]
 
-    def basis(self, energy: float) -> Tensor:
+    def basis(self, energy: float, most: int | None = None) -> Tensor:
         """Return the fewest directions that hold a share of the inputs' energy, as `dominant_subspace` does.
 
         The share is counted with `sigma_i^2 + Delta` of the exact trace: every shrinking takes its part from the large
@@ -165,6 +229,7 @@ class InputSketch:
 
         Args:
             energy: share in [0, 1]; 0 gives no direction, 1 all of the sketch's.
+            most: the most directions; all that the sketch has when ``None``.
 
         Returns:
             `U` `(c, k)` float32 with orthonormal columns. All `rank` directions, where these hold less than asked for;
@@ -175,11 +240,12 @@ class InputSketch:
         """
         check_number("energy", energy, 0.0, 1.0)
         directions, values = self.spectrum()
+        most = len(values) if most is None else min(most, len(values))
         if energy == 0.0 or not len(values):
             return directions[:, :0]
         held = (values + self.error).cumsum(0) / self.trace
         count = int((held < energy * (1 - 1e-12)).sum()) + 1
-        return directions[:, : len(values) if energy == 1.0 else min(count, len(values))]
+        return directions[:, : most if energy == 1.0 else min(count, most)]
 
     def held(self, count: int) -> float:
         """Least share of the inputs' energy that the first `count` directions of the sketch hold."""
@@ -206,8 +272,9 @@ class InputSketch:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors on the CPU that :meth:`from_state` reads: they fit into `safetensors` files and checkpoints."""
-        numbers = torch.tensor([self.error, self.trace, float(self.count), float(self.rank)], dtype=torch.float64)
-        return {"rows": self.rows.cpu().contiguous(), "numbers": numbers}
+        numbers = torch.tensor([self.error, float(self.count), float(self.rank)], dtype=torch.float64)
+        rows = self.rows if self._held is None else self._held
+        return {"rows": rows.cpu().contiguous(), "diagonal": self.diagonal.cpu(), "numbers": numbers}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> InputSketch:
@@ -216,43 +283,17 @@ class InputSketch:
         Raises:
             ValueError: tensors that no sketch has.
         """
-        rows, numbers = state.get("rows"), state.get("numbers")
-        if rows is None or numbers is None or rows.dim() != 2 or numbers.shape != (4,):
+        rows, diagonal, numbers = (state.get(name) for name in ("rows", "diagonal", "numbers"))
+        if rows is None or diagonal is None or numbers is None or rows.dim() != 2 or numbers.shape != (3,):
             found = {name: describe(tensor) for name, tensor in state.items()}
-            raise ValueError(f"expected a sketch's tensors rows (k, c) and numbers (4,), got {found}.")
-        error, trace, count, rank = numbers.tolist()
+            raise ValueError(f"expected a sketch's tensors rows (k, c), diagonal (c,) and numbers (3,), got {found}.")
+        check_float("diagonal", diagonal, (rows.shape[1],))
+        error, count, rank = numbers.tolist()
         sketch = cls(rows.shape[1], int(rank))
-        check_finite("rows", rows)
-        sketch._held = rows.float() if len(rows) else None
-        sketch._error, sketch.trace, sketch.count = error, trace, int(count)
+        for name, tensor in (("rows", rows), ("diagonal", diagonal), ("numbers", numbers)):
+            check_finite(name, tensor)
+        if len(rows) > sketch.rank:
+            raise ValueError(f"rows: expected at most {sketch.rank} (the sketch's rank), got {describe(rows)}.")
+        sketch._held = rows.clone() if len(rows) else None
+        sketch._error, sketch.count, sketch.diagonal = error, int(count), diagonal.double().clone()
         return sketch
-
-
-@torch.no_grad()
-def shrink_rows(rows: Tensor, rank: int) -> tuple[Tensor, float]:
-    """Shrink rows `(m, c)` to `rank` of them: the step of Frequent Directions.
-
-    All eigenvalues of `rows^T rows` become smaller by the (rank + 1)-th of them, or 0.
-
-    Returns:
-        `(B, delta)` with `0 <= rows^T rows - B^T B <= delta I` up to rounding; the rows as they are, with delta 0,
-        where there are no more than `rank`.
-
-    Source: Liberty (KDD 2013), algorithm 1.
-
-    Example:
-        >>> import torch
-        >>> shrink_rows(torch.diag(torch.tensor([3.0, 2.0, 1.0])), rank=2)[1]
-        1.0
-    """
-    if len(rows) <= rank:
-        return rows, 0.0
-    wide = rows.double()
-    values, vectors = torch.linalg.eigh(wide @ wide.T)
-    values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
-    delta = values[rank]
-    kept, directions = values[:rank], vectors[:, :rank]
-    scale = torch.where(
-        kept > 0, ((kept - delta).clamp(min=0.0) / kept.clamp(min=torch.finfo(kept.dtype).tiny)).sqrt(), 0.0
-    )
-    return ((directions * scale).T @ wide).to(rows.dtype), float(delta)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.functional import dominant_subspace
-from hpa_lightning.functional.sketch import InputSketch, shrink_rows
+from hpa_lightning.functional.shrinking import rounding_error, shrink_rows
+from hpa_lightning.functional.sketch import InputSketch
 
 RANK, COLUMNS, TOKENS = 24, 96, 700
 POSITIONS = torch.arange(1, COLUMNS + 1).double()
@@ -161,3 +162,38 @@ def test_bad_input_is_named() -> None:
         sketch.merge(InputSketch(4, 2))
     with pytest.raises(ValueError, match="rows"):
         InputSketch.from_state({"rows": torch.ones(2)})
+
+
+@pytest.mark.parametrize("kind", SPECTRA)
+def test_half_precision_rows_keep_the_upper_bound(kind: str) -> None:
+    x = inputs(kind)
+    sketch = sketched(x)
+    fine, error = sketch.rows.clone(), sketch.error
+    sketch.round_()
+    assert sketch.state_dict()["rows"].dtype == torch.bfloat16
+    lost = float(torch.linalg.eigvalsh(gram(fine) - gram(sketch.rows))[-1])
+    assert sketch.error - error == pytest.approx(lost, rel=1e-6, abs=1e-9 * float(gram(x).trace()))
+    slack = 1e-6 * float(gram(x).diagonal().sum())
+    assert float(torch.linalg.eigvalsh(gram(x) - gram(sketch.rows))[-1]) <= sketch.error + slack
+    before = sketch.error
+    sketch.round_()
+    assert sketch.error == before
+    read = InputSketch.from_state(sketch.state_dict())
+    assert torch.equal(read.rows, sketch.rows) and torch.equal(read.diagonal, sketch.diagonal)
+
+
+def test_the_diagonal_is_exact_through_merging_and_scaling() -> None:
+    one, two = sketched(inputs("slow")), sketched(inputs("fast"))
+    total = one.scaled(0.5, rank=10)
+    total.merge(two, 2.0)
+    exact = 0.5 * gram(inputs("slow")) + 2.0 * gram(inputs("fast"))
+    torch.testing.assert_close(total.diagonal, exact.diagonal(), rtol=1e-5, atol=1e-5)
+    assert total.rank == 10 and len(total.rows) == 10 and one.rank == RANK
+    rest = torch.linalg.eigvalsh(exact - gram(total.rows))
+    slack = 1e-6 * float(exact.diagonal().sum())
+    assert rest[0] >= -slack and rest[-1] <= total.error + slack
+
+
+def test_rounding_error_of_nothing_is_nothing() -> None:
+    assert rounding_error(torch.ones(2, 3), torch.ones(2, 3)) == pytest.approx(0.0, abs=1e-6)  # of 6
+    assert rounding_error(torch.empty(0, 3), torch.empty(0, 3)) == 0.0
