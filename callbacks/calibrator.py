@@ -10,7 +10,7 @@ import lightning as L
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hpa_lightning.calibration import inverse_hessian_diagonals, visit_hessians
+from hpa_lightning.calibration import Accumulator, inverse_hessian_diagonals, visit_inputs
 from hpa_lightning.callbacks.batches import run_training_step, valid_positions
 from hpa_lightning.callbacks.calibration_data import CalibrationData, CalibrationSettings
 from hpa_lightning.callbacks.refusals import require_automatic_optimization
@@ -20,7 +20,7 @@ from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.needs import calibration_stream
 from hpa_lightning.data.tasks import Data
-from hpa_lightning.functional import HessianAccumulator
+from hpa_lightning.functional import HessianAccumulator, InputSketch
 from hpa_lightning.modules.sharding import is_sharded, reshard_
 
 
@@ -74,7 +74,8 @@ class Calibrator(CalibrationData):
     ) -> dict[str, Tensor]:
         """diag(H^-1) of every tuned layer's inputs over ``batches``, with a progress bar over the blocks."""
         with self._running(trainer, pl_module, what) as options:
-            return inverse_hessian_diagonals(batches=batches, normalized=self.settings.normalized, **options)
+            damping, normalized = self.settings.damping, self.settings.normalized
+            return inverse_hessian_diagonals(batches=batches, normalized=normalized, damping=damping, **options)
 
     def safety_diagonals(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Tensor]:
         """diag(H_s^-1) of the safety inputs through the model as it is, for every tuned layer."""
@@ -92,14 +93,12 @@ class Calibrator(CalibrationData):
         what: str,
         visit: Callable[[Mapping[str, HessianAccumulator]], None],
     ) -> None:
-        """Hand the Hessians of one block after the other to ``visit``; see :func:`visit_hessians`."""
-        with self._running(trainer, pl_module, what) as options:
+        """Hand the Hessians of one block after the other to ``visit``."""
 
-            def visit_resharded(accumulators: Mapping[str, HessianAccumulator]) -> None:
-                reshard_(pl_module)
-                visit(accumulators)
+        def accumulate(columns: int) -> HessianAccumulator:
+            return HessianAccumulator(columns, self.settings.damping)
 
-            visit_hessians(batches=batches, visit=visit_resharded, **options)
+        self._visit(trainer, pl_module, batches, what, visit, accumulate)
 
     def hessians(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batches: Sequence[Any], what: str
@@ -114,14 +113,59 @@ class Calibrator(CalibrationData):
         first: dict[str, str] = {}
 
         def keep(accumulators: Mapping[str, HessianAccumulator]) -> None:
-            names: dict[int, str] = {}
-            for name, accumulator in accumulators.items():
-                first[name] = names.setdefault(id(accumulator), name)
-                if first[name] == name:
-                    held[name] = accumulator.hessian().float().cpu()
+            for name, accumulator in _distinct(accumulators, first):
+                held[name] = accumulator.hessian().float().cpu()
 
         self.visit_hessians(trainer, pl_module, batches, what, keep)
         return held, first
+
+    def sketches(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batches: Sequence[Any], what: str, rank: int
+    ) -> tuple[dict[str, InputSketch], dict[str, str]]:
+        """Sketches of ``H = (2/n) X^T X``, undamped, on the CPU, one for each distinct input; no matrix of ``c x c``.
+
+        Args:
+            trainer, pl_module, batches, what: as for :meth:`hessians`.
+            rank: of the sketches; all columns where there are fewer.
+
+        Returns:
+            As :meth:`hessians`, with sketches in place of matrices.
+
+        Raises:
+            ValueError: no position of the batches counts.
+        """
+        held: dict[str, InputSketch] = {}
+        first: dict[str, str] = {}
+
+        def accumulate(columns: int) -> InputSketch:
+            return InputSketch(columns, min(rank, columns))
+
+        def keep(accumulators: Mapping[str, InputSketch]) -> None:
+            for name, sketch in _distinct(accumulators, first):
+                if sketch.count == 0:
+                    raise ValueError(f"{name}: no calibration rows were seen: every position is padding.")
+                held[name] = sketch.scaled(2.0 / sketch.count).to("cpu")
+
+        self._visit(trainer, pl_module, batches, what, keep, accumulate)
+        return held, first
+
+    def _visit(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batches: Sequence[Any],
+        what: str,
+        visit: Callable[[Mapping[str, Accumulator]], None],
+        accumulate: Callable[[int], Accumulator],
+    ) -> None:
+        """Hand what was accumulated of one block after the other to ``visit``; see :func:`visit_inputs`."""
+        with self._running(trainer, pl_module, what) as options:
+
+            def visit_resharded(accumulators: Mapping[str, Accumulator]) -> None:
+                reshard_(pl_module)
+                visit(accumulators)
+
+            visit_inputs(batches=batches, visit=visit_resharded, accumulate=accumulate, **options)
 
     @contextmanager
     def _running(self, trainer: L.Trainer, pl_module: L.LightningModule, what: str) -> Iterator[dict[str, Any]]:
@@ -137,10 +181,18 @@ class Calibrator(CalibrationData):
                 "forward": lambda batch: run_training_step(pl_module, batch),
                 "blocks": self.layers.block_modules,
                 "linears": {linear.name: linear.module for linear in self.layers},
-                "damping": self.settings.damping,
                 "valid_positions": valid_positions,
                 "context": lambda: forward_context(trainer),
                 "on_block": lambda done, total: bar.update(),
                 "all_processes": trainer.world_size > 1,
                 "may_stop": not is_sharded(pl_module),
             }
+
+
+def _distinct(accumulators: Mapping[str, Accumulator], first: dict[str, str]) -> Iterator[tuple[str, Accumulator]]:
+    """Each distinct accumulator with its first layer's name; ``first`` is told that name for every layer."""
+    names: dict[int, str] = {}
+    for name, accumulator in accumulators.items():
+        first[name] = names.setdefault(id(accumulator), name)
+        if first[name] == name:
+            yield name, accumulator

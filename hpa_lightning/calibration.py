@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,23 @@ from hpa_lightning.functional import HessianAccumulator
 from hpa_lightning.functional._shelf import Shelf
 
 Mask = Tensor | Sequence[Tensor] | None
+
+
+class InputAccumulator(Protocol):
+    """What takes in a layer's inputs, batch by batch: a Hessian, or a sketch of it."""
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether every input seen so far is 0."""
+
+    def update(self, inputs: Tensor, mask: Tensor | None = None) -> None:
+        """Add inputs ``(..., c)``; ``mask`` is True at the positions that count."""
+
+    def all_reduce(self, group: Any = None) -> None:
+        """Make what all processes have seen what this one has seen."""
+
+
+Accumulator = TypeVar("Accumulator", bound=InputAccumulator)
 
 _CACHES = ("past_key_values", "past_key_value", "layer_past")
 
@@ -121,13 +138,39 @@ def visit_hessians(
     visit: Callable[[Mapping[str, HessianAccumulator]], None],
     *,
     damping: float = 0.01,
+    **options: Any,
+) -> None:
+    """Gather the Hessians of the inputs of each linear layer and hand them on, one decoder block at a time.
+
+    Args:
+        forward, batches, blocks, linears, visit, options: see :func:`visit_inputs`.
+        damping: share of the mean diagonal added to the diagonal.
+
+    Raises:
+        ValueError: see :func:`visit_inputs`.
+    """
+
+    def accumulate(columns: int) -> HessianAccumulator:
+        return HessianAccumulator(columns, damping=damping)
+
+    visit_inputs(forward, batches, blocks, linears, visit, accumulate, **options)
+
+
+def visit_inputs(
+    forward: Callable[[Any], Any],
+    batches: Sequence[Any],
+    blocks: Sequence[nn.Module],
+    linears: Mapping[str, nn.Module],
+    visit: Callable[[Mapping[str, Accumulator]], None],
+    accumulate: Callable[[int], Accumulator],
+    *,
     valid_positions: Callable[[Any], Mask] = lambda batch: None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     on_block: Callable[[int, int], None] | None = None,
     all_processes: bool = False,
     may_stop: bool = True,
 ) -> None:
-    """Gather the Hessians of the inputs of each linear layer and hand them on, one decoder block at a time.
+    """Accumulate the inputs of each linear layer and hand on what was made of them, one decoder block at a time.
 
     The modules that are passed must be in eval mode if dropout is to be off. Layers that are fed the very same tensor
     (query, key and value; gate and up) share one Hessian: the same object under several names.
@@ -139,7 +182,7 @@ def visit_hessians(
         linears: name -> module whose first input is recorded; every module lies inside one of ``blocks``.
         visit: called once for each block that has layers, with name -> accumulator. It must not change the weights:
             a model that cannot be replayed block by block is run again for the next block.
-        damping: share of the mean diagonal added to the diagonal.
+        accumulate: makes an accumulator for a number of columns.
         valid_positions: batch -> boolean ``(batch, tokens)``, True where a position is no padding, or ``None`` to
             take every position; several of them for a batch that the model runs in several forward passes. Decision:
             image tokens count, padding does not.
@@ -178,7 +221,7 @@ def visit_hessians(
                 stacklevel=2,
             )
         for index, block in enumerate(blocks):
-            with _Recorder(by_block[index], damping) as recorder:
+            with _Recorder(by_block[index], accumulate) as recorder:
                 if recorded is not None:
                     calls, hidden = recorded
                     for number, mask in enumerate(masks):
@@ -208,7 +251,7 @@ def visit_hessians(
         )
 
 
-def _without_signal(accumulators: Mapping[str, HessianAccumulator]) -> list[str]:
+def _without_signal(accumulators: Mapping[str, InputAccumulator]) -> list[str]:
     """The layers whose inputs are 0 throughout.
 
     Raises:
@@ -224,13 +267,13 @@ def _without_signal(accumulators: Mapping[str, HessianAccumulator]) -> list[str]
     return names
 
 
-class _Recorder:
+class _Recorder(Generic[Accumulator]):
     """Accumulates the inputs of one block's linear layers; owns the hooks and removes them on exit."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], damping: float) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], accumulate: Callable[[int], Accumulator]) -> None:
         self._modules = modules
-        self._damping = damping
-        self._accumulators: dict[str, HessianAccumulator] = {}
+        self._accumulate = accumulate
+        self._accumulators: dict[str, Accumulator] = {}
         self._leader: dict[str, str] = {}  # layer -> the layer that was fed the same tensor first
         self._inputs: dict[str, Tensor] = {}  # this batch's input of each layer, kept so that identity is meaningful
         self._masks: tuple[Tensor, ...] = ()
@@ -238,7 +281,7 @@ class _Recorder:
         self._counted = True
         self._hooks = ExitStack()
 
-    def __enter__(self) -> _Recorder:
+    def __enter__(self) -> _Recorder[Accumulator]:
         for name, module in self._modules.items():
             handle = module.register_forward_pre_hook(self._hook(name), with_kwargs=True)
             self._hooks.callback(handle.remove)
@@ -270,7 +313,7 @@ class _Recorder:
                 return
             self._inputs[name] = inputs
             if name not in self._accumulators:
-                self._accumulators[name] = HessianAccumulator(inputs.shape[-1], damping=self._damping)
+                self._accumulators[name] = self._accumulate(inputs.shape[-1])
             call = self._calls[name] = self._calls.get(name, -1) + 1
             mask = self._mask_of(name, inputs, call)
             if not self._counted:
@@ -303,7 +346,7 @@ class _Recorder:
             )
         return mask.reshape(inputs.shape[:-1])  # some layers see tokens in one row
 
-    def accumulators(self) -> dict[str, HessianAccumulator]:
+    def accumulators(self) -> dict[str, Accumulator]:
         silent = [name for name in self._modules if name not in self._leader]
         if silent:
             raise ValueError(

@@ -23,6 +23,8 @@ from hpa_lightning.modules.tuned_linear import TunedLinear, find_tuned_linears
 _SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _HESSIAN = 4  # bytes for a pair of columns: one half of a float64 matrix
 _REMEMBERED = 4  # a whole float32 matrix
+_HALF = 2  # a bfloat16 number of a sketch
+_DIAGONAL = 8  # its diagonal, float64
 _TOKENS = 640  # of a sample with a picture, where nothing limits it
 
 
@@ -120,10 +122,17 @@ def _of_callback(callback: Any, module: Any, tokens: int) -> Iterator[Need]:
         size = samples * tokens * hidden * next(module.parameters()).element_size()
         yield Need(f"hidden states of {samples} samples of {tokens} tokens", size, when="calibration", by=name)
     if (memory := parts.get(HessianMemory)) and memory.memory_weight > 0:
-        kept = sum(_REMEMBERED * columns**2 for columns in _inputs(linears).values())
-        yield Need("Hessians of the earlier tasks", kept, "host", by=name)
+        exact, columns_of = memory.form == "exact", _inputs(linears).values()
+        if exact:
+            kept = sum(_REMEMBERED * columns**2 for columns in columns_of)
+        else:
+            kept = sum((_HALF * min(memory.rank, columns) + _DIAGONAL) * columns for columns in columns_of)
+        yield Need(f"{'Hessians' if exact else 'sketches'} of the earlier tasks", kept, "host", by=name)
     if isinstance(callback, NullSpaceProjection):
-        most = sum(_REMEMBERED * columns**2 for columns in _inputs(linears).values())
+        exact, rank = callback.form == "exact", callback.rank
+        most = sum(
+            _REMEMBERED * columns * (columns if exact else min(rank, columns)) for columns in _inputs(linears).values()
+        )
         yield Need("bases of the inputs that are kept away from, at most", most, when="training", by=name)
     before = _bytes([linear.weight for linear in linears])
     if ReferenceWeights in parts:

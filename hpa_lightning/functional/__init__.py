@@ -46,7 +46,12 @@ from hpa_lightning.functional.selection import (
 )
 from hpa_lightning.functional.sketch import InputSketch
 from hpa_lightning.functional.sketched_regression import sketched_regression_map
-from hpa_lightning.functional.subspace import dominant_subspace, leave_subspace_, null_space_projection_
+from hpa_lightning.functional.subspace import (
+    dominant_subspace,
+    half_precision_basis,
+    leave_subspace_,
+    null_space_projection_,
+)
 from hpa_lightning.functional.surgeon import surgeon_factor
 from hpa_lightning.functional.tailoring import model_tailor
 from hpa_lightning.functional.vector_merging import (
@@ -80,6 +85,7 @@ __all__ = [
     "focus_partition",
     "freeze_columns_",
     "fuse",
+    "half_precision_basis",
     "harmonious_fusion",
     "inverse_hessian_diagonal",
     "leave_subspace_",

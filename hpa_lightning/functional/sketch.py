@@ -270,6 +270,24 @@ class InputSketch:
         largest = float(torch.linalg.eigvalsh(rows @ rows.T)[-1]) if len(rows) else 0.0
         return max(largest, 0.0) + self.error
 
+    @classmethod
+    @torch.no_grad()
+    def from_gram(cls, gram: Tensor, rank: int) -> InputSketch:
+        """The sketch of `X^T X` `(c, c)`, by one symmetric eigendecomposition; its number of rows is told as 1.
+
+        Raises:
+            ValueError: no finite square matrix, or a rank that no sketch has.
+        """
+        check_float("gram", gram, ("c", "c"))
+        check_finite("gram", gram)
+        sketch = cls(gram.shape[1], rank)
+        values, vectors = torch.linalg.eigh(gram.double())
+        values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
+        sketch._held = (vectors[:, :rank] * values[:rank].sqrt()).T.float()
+        sketch._error = float(values[rank]) if rank < len(values) else 0.0
+        sketch.diagonal, sketch.count = gram.diagonal().double().clone(), 1
+        return sketch
+
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors on the CPU that :meth:`from_state` reads: they fit into `safetensors` files and checkpoints."""
         numbers = torch.tensor([self.error, float(self.count), float(self.rank)], dtype=torch.float64)

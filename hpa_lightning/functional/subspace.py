@@ -44,6 +44,32 @@ def dominant_subspace(hessian: Tensor, energy: float) -> Tensor:
 
 
 @torch.no_grad()
+def half_precision_basis(basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Round a basis to bfloat16 and make it orthonormal again.
+
+    What is projected on is then exactly what a bfloat16 copy spans, so that a checkpoint may hold that copy:
+    ``(U @ turn).to(torch.bfloat16)`` is it, bit for bit, and this function makes the same ``U`` of it.
+
+    Args:
+        basis: ``(c, k)``, columns orthonormal up to rounding.
+
+    Returns:
+        ``U`` ``(c, k)`` with orthonormal columns and ``turn`` ``(k, k)``, float32 on the CPU.
+
+    Example:
+        >>> import torch
+        >>> basis, turn = half_precision_basis(torch.tensor([[0.6], [0.8]]))
+        >>> again, _ = half_precision_basis((basis @ turn).to(torch.bfloat16))
+        >>> torch.equal(basis, again)
+        True
+    """
+    check_float("basis", basis, ("c", "k"))
+    half = basis.cpu().to(torch.bfloat16).double()
+    factor = torch.linalg.cholesky(half.T @ half)
+    return torch.linalg.solve_triangular(factor, half.T, upper=False).T.float().contiguous(), factor.T.float()
+
+
+@torch.no_grad()
 def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
     """Subtract in place what ``rows`` have along ``basis``: ``rows <- rows (I - U U^T)``.
 

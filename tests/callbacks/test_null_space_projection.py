@@ -57,7 +57,7 @@ def test_safety_inputs_see_no_update(lora: bool, optimizer: str, trainer: str, t
     module.train()
     # Autocast calibrates in bf16; the directions are then compared with those of the callback itself.
     exact = "precision" not in TRAINERS[trainer]
-    projection = NullSpaceProjection(energy=0.8, **calibration_data())
+    projection = NullSpaceProjection(energy=0.8, form="exact", **calibration_data())
     watcher = Watcher(before, {name: basis_of(hessian(x), 0.8) for name, x in safety.items()})
 
     class Compare(L.Callback):
@@ -77,7 +77,9 @@ def test_safety_inputs_see_no_update(lora: bool, optimizer: str, trainer: str, t
 
 def test_the_second_task_stays_out_of_the_first_ones_inputs_too(tmp_path: Path) -> None:
     module = foreign_module(OPTIMIZERS["adamw_decay"], True)
-    projection = NullSpaceProjection(energy=0.8, safety_weight=2.0, memory_weight=0.5, **calibration_data())
+    projection = NullSpaceProjection(
+        energy=0.8, safety_weight=2.0, memory_weight=0.5, form="exact", **calibration_data()
+    )
     fit(module, [projection], tmp_path / "first")
     names = list(dense(module))
     task = inputs_of(module, list(token_loader(1, 20))[:3], names)  # 12 samples

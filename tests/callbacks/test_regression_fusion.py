@@ -11,6 +11,7 @@ from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
 from test_harmonious_fusion import inputs_of
 
 from hpa_lightning.callbacks import RegressionFusion
+from hpa_lightning.callbacks.hessian_memory import Form
 
 
 def hessian(x: np.ndarray, damping: float = 0.01) -> np.ndarray:
@@ -28,11 +29,12 @@ def build(lora: bool) -> ForeignModule:
     return module
 
 
+@pytest.mark.parametrize("form", ["exact", "sketch"])
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-def test_two_tasks_with_memory(lora: bool, tmp_path: Path) -> None:
+def test_two_tasks_with_memory(lora: bool, form: Form, tmp_path: Path) -> None:
     """The second fit is bent away from the first one's inputs too."""
     module = build(lora)
-    fusion = RegressionFusion(safety_weight=2.0, memory_weight=0.5, **calibration_data())
+    fusion = RegressionFusion(safety_weight=2.0, memory_weight=0.5, form=form, **calibration_data())
     safety_batches = list(token_loader(7, 8))
     task_batches = list(token_loader(1, 20))[:3]  # 12 samples
     memory: dict[str, np.ndarray] = {}
@@ -52,7 +54,11 @@ def test_two_tasks_with_memory(lora: bool, tmp_path: Path) -> None:
             kept = 2.0 * hessian(safety[name]) + 0.5 * memory.get(name, 0.0)
             mine = hessian(task[name])
             expected = before[name] + (after[name] - before[name]) @ mine @ np.linalg.inv(mine + kept)
-            np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-4, atol=3e-6)
+            if form == "exact" or number == 0:
+                np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-4, atol=3e-6 if form == "exact" else 1e-5)
+            # Layers are narrower than the rank: all that sketches lose is the rounding of what is remembered.
+            moved = np.linalg.norm(expected - before[name])
+            assert np.linalg.norm(weight.numpy() - expected) < 0.02 * moved
             memory[name] = memory.get(name, 0.0) + mine
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ def size(tensors: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
+def _leaves(tensors: Any) -> Iterator[torch.Tensor]:
+    for one in tensors.values():
+        yield from [one] if isinstance(one, torch.Tensor) else _leaves(one)
+
+
 class Measures(L.Callback):
     """Counts what is held while the second task is trained, when everything is there."""
 
@@ -36,17 +42,17 @@ class Measures(L.Callback):
         state = [value for one in optimizer.state.values() for value in one.values()]
         HELD["optimizer"] = size(value for value in state if isinstance(value, torch.Tensor) and value.ndim)
         kept = {"anchors": "weights before the task", "aligned": "weights before the first task"}
-        kept["memory"] = "Hessians of the earlier tasks"
+        kept["memory"] = "sketches of the earlier tasks"
         for callback in trainer.callbacks:
             for part in callback.parts if isinstance(callback, TaskCallback) else ():
                 for name, tensors in part.state_dict().items():
                     if name in kept and tensors:
-                        HELD[kept[name]] = size(tensors.values())
+                        HELD[kept[name]] = size(_leaves(tensors))
 
 
 CALLBACKS = {
     "HarmoniousFusion": ["weights before the task"],
-    "RegressionFusion": ["Hessians of the earlier tasks", "weights before the task"],
+    "RegressionFusion": ["sketches of the earlier tasks", "weights before the task"],
     "baselines.LinearMerging": ["weights before the first task", "weights before the task"],
 }
 

@@ -1,0 +1,113 @@
+"""Sketches as what the methods remember: against whole Hessians, through checkpoints, within their bound."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from helpers_foreign import foreign_module, token_loader
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
+from test_harmonious_fusion import inputs_of
+
+from hpa_lightning.callbacks import NullSpaceProjection, RegressionFusion
+from hpa_lightning.functional import InputSketch, half_precision_basis
+
+
+class Bases(L.Callback):
+    """Keeps the bases of the last batch."""
+
+    def __init__(self, projection: NullSpaceProjection) -> None:
+        self.projection = projection
+        self.seen: dict[str, torch.Tensor] = {}
+        self.saved: dict[str, Any] = {}
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        first = self.projection._first
+        self.seen = {name: self.projection._bases[first[name]].clone() for name in first}
+        self.saved = self.projection.state_dict()
+
+
+@pytest.mark.parametrize("rank", [192, 2])
+def test_updates_of_real_layers_stay_within_the_sketches_bound(rank: int, tmp_path: Path) -> None:
+    """Rank 192 is all columns of these layers; 2 is a few of them."""
+    module = foreign_module(OPTIMIZERS["adamw_decay"], True)
+    names = list(dense(module))
+    before = dense(module)
+    inputs = inputs_of(module, list(token_loader(7, 8)), names)
+    module.train()
+    projection = NullSpaceProjection(energy=0.95, rank=rank, **calibration_data())
+    bases = Bases(projection)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fit(module, [projection, bases], tmp_path)
+    assert any("Set a larger rank" in str(one.message) for one in told) is (rank == 2)
+    for name, weight in dense(module).items():
+        x, update = torch.from_numpy(inputs[name]).double(), weight - before[name]
+        basis = bases.seen[name]
+        assert basis.shape[1] <= rank
+        torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), rtol=0, atol=1e-5)
+        assert float((update @ basis.double()).norm()) <= 1e-5 * float(update.norm())
+        sketch = InputSketch(x.shape[1], min(rank, x.shape[1]))
+        sketch.update(x)
+        done, size = float((x @ update.T).square().sum()), float(update.square().sum())
+        assert done <= sketch.worst_case(basis) * size * (1 + 1e-4)
+        if rank == 192:  # the exact form's directions, up to the rounding of a bfloat16 basis
+            values, vectors = np.linalg.eigh(x.numpy().T @ x.numpy())
+            top = torch.from_numpy(vectors[:, ::-1][:, : basis.shape[1]].copy())
+            rest = torch.eye(x.shape[1]).double() - basis.double() @ basis.double().T
+            worst = float(torch.linalg.eigvalsh(rest @ (x.T @ x) @ rest)[-1])
+            exact = float(values[::-1][basis.shape[1]])
+            assert worst <= exact * 1.01 + 1e-5 * float(values[-1])
+            assert float((top.T @ basis.double()).square().sum()) > basis.shape[1] - 0.02
+
+
+def test_a_basis_comes_back_bit_for_bit_from_its_half_precision_copy(tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], True)
+    projection = NullSpaceProjection(energy=0.8, **calibration_data())
+    bases = Bases(projection)
+    fit(module, [projection, bases], tmp_path)
+    again = NullSpaceProjection(energy=0.8, **calibration_data())
+    again.load_state_dict(bases.saved)
+    assert all(basis.dtype == torch.bfloat16 for basis in bases.saved["bases"].values())
+    for name, first in bases.saved["first"].items():
+        assert torch.equal(again._bases[first], bases.seen[name])
+    rng = torch.Generator().manual_seed(0)
+    for columns, count in ((4096, 192), (300, 1), (64, 64)):
+        basis, turn = half_precision_basis(torch.linalg.qr(torch.randn(columns, count, generator=rng)).Q)
+        assert torch.equal(half_precision_basis((basis @ turn).to(torch.bfloat16))[0], basis)
+
+
+@pytest.mark.parametrize("callback", [NullSpaceProjection, RegressionFusion])
+def test_memory_goes_through_checkpoints_and_from_the_exact_form(callback: Any, tmp_path: Path) -> None:
+    states = {}
+    for form in ("exact", "sketch"):
+        module = foreign_module(OPTIMIZERS["adamw_decay"], True)
+        one = callback(form=form, **calibration_data())
+        fit(module, [one], tmp_path / form)
+        states[form] = one.state_dict()
+    for saved in states["sketch"]["memory"].values():
+        assert saved["rows"].dtype == torch.bfloat16
+    same, narrow, converted = callback(), callback(rank=5), callback(rank=5)
+    same.load_state_dict(states["sketch"])
+    narrow.load_state_dict(states["sketch"])
+    converted.load_state_dict(states["exact"])
+    for name, saved in same.state_dict()["memory"].items():
+        assert all(torch.equal(saved[key], states["sketch"]["memory"][name][key]) for key in saved)
+        sketch, exact = converted.memory._sketches[name], states["exact"]["memory"][name].double()
+        assert len(sketch.rows) == 5 == len(narrow.memory._sketches[name].rows)
+        rest = torch.linalg.eigvalsh(exact - sketch.rows.double().T @ sketch.rows.double())
+        assert float(rest[-1]) <= sketch.error + 1e-5 * float(exact.trace())
+    with pytest.raises(MisconfigurationException, match="form='sketch'"):
+        callback(form="exact").load_state_dict(states["sketch"])
+
+
+@pytest.mark.parametrize("options", [{"form": "whole"}, {"rank": 0}])
+def test_settings_are_checked(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        NullSpaceProjection(**options)
