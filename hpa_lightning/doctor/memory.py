@@ -25,6 +25,7 @@ _HESSIAN = 4  # bytes for a pair of columns: one half of a float64 matrix
 _REMEMBERED = 4  # a whole float32 matrix
 _HALF = 2  # a bfloat16 number of a sketch
 _DIAGONAL = 8  # its diagonal, float64
+_NUMBERS = 24  # its error, count and rank
 _TOKENS = 640  # of a sample with a picture, where nothing limits it
 
 
@@ -126,7 +127,7 @@ def _of_callback(callback: Any, module: Any, tokens: int) -> Iterator[Need]:
         if exact:
             kept = sum(_REMEMBERED * columns**2 for columns in columns_of)
         else:
-            kept = sum((_HALF * min(memory.rank, columns) + _DIAGONAL) * columns for columns in columns_of)
+            kept = sum((_HALF * min(memory.rank, c) + _DIAGONAL) * c + _NUMBERS for c in columns_of)
         yield Need(f"{'Hessians' if exact else 'sketches'} of the earlier tasks", kept, "host", by=name)
     if isinstance(callback, NullSpaceProjection):
         exact, rank = callback.form == "exact", callback.rank
