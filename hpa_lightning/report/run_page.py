@@ -10,6 +10,7 @@ from hpa_lightning.events import GateEvent, SafetyCalibrationEvent
 from hpa_lightning.masking import masked_command
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.report.category_tables import category_tables
+from hpa_lightning.report.drift_prediction import drift_table, has_drift
 from hpa_lightning.report.judges import judges_of
 from hpa_lightning.report.meanings import MEANINGS
 from hpa_lightning.report.tables import (
@@ -69,6 +70,9 @@ def render_page(
     tables = [(method_table(runs), "After the last task; mean ± 95 % confidence interval over the runs of a method")]
     if len(runs) > len({run.method for run in runs}):
         tables.append((run_table(runs), "Every run after its last task"))
+    if (drifted := [run for run in runs if has_drift(run)]) and len(drifted) > 2:
+        caption = f"Rank correlation of drift with the rise of attack success, over all steps of {len(drifted)} runs"
+        tables.append((drift_table(drifted), f"{caption}; interval: bootstrap over runs"))
     return render(
         "run_page.html",
         {

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from hpa_lightning.completeness import require_finished
 from hpa_lightning.files import staged
 from hpa_lightning.report.category_tables import category_csv_table
+from hpa_lightning.report.drift_plots import plot_drift
 from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import (
     plot_comparison,
@@ -61,6 +62,12 @@ def _run_images(run: RunResults, label: str, folder: Path) -> list[Image]:
             plot_retention(run),
             "Columns kept from before the task, by layer and by module type, mean over the tasks.",
             "Stacked bars: share of columns kept in each layer and each module type.",
+        ),
+        (
+            "drift",
+            plot_drift(run),
+            "How far each decoder block has moved from the model before the first task.",
+            "Lines over the decoder blocks, one for each step: drift of hidden states and of weights.",
         ),
     ]
     images = []
