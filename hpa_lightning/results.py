@@ -230,6 +230,12 @@ class RunResults:
         return list(self.about.tasks)
 
     @property
+    def tested(self) -> list[str]:
+        """Names of the tasks that have a test set, in stream order: a step of safety tuning, say, has none."""
+        scored = set(self.names("task"))
+        return [task for task in self.tasks if task in scored] or self.tasks
+
+    @property
     def sets(self) -> list[Mapping[str, str]]:
         """The evaluation sets, each with `name` and `kind` (``task``, ``safety``, ``over_refusal`` or
         ``helpfulness``)."""
@@ -249,14 +255,22 @@ class RunResults:
         return {name: self._scores.get((step, kind, name), math.nan) for name in self.names(kind)}
 
     def matrix(self) -> np.ndarray:
-        """Scores `R[j, i]` on task `i` after task `j`, shape `(T, T)`, float64; NaN = not measured."""
+        """Scores `R[j, i]` after task `j` on the `i`-th task with a test set, `(tasks, tested)`, float64.
+
+        NaN = not measured.
+        """
         return np.array(
-            [[self._scores.get((j, "task", task), math.nan) for task in self.tasks] for j in range(len(self.tasks))]
+            [[self._scores.get((j, "task", task), math.nan) for task in self.tested] for j in range(len(self.tasks))]
         )
 
+    def learnt(self) -> np.ndarray:
+        """Score on each task with a test set right after it was learnt, `(tested,)`, float64; NaN = not measured."""
+        steps = [self.tasks.index(task) for task in self.tested]
+        return self.matrix()[steps, np.arange(len(steps))]
+
     def initial(self) -> dict[str, float]:
-        """Score of the aligned model on every task, before any of them was learnt."""
-        return {task: self._scores.get((-1, "task", task), math.nan) for task in self.tasks}
+        """Score of the aligned model on every task with a test set, before any of them was learnt."""
+        return {task: self._scores.get((-1, "task", task), math.nan) for task in self.tested}
 
     def safety(self, step: int) -> dict[str, float]:
         """Attack success rate of every safety set at a step, fractions; -1 is the aligned model."""
@@ -324,6 +338,8 @@ class RunResults:
             # The aligned model has no row in the matrix; as the last row of one, its mean is over all tasks.
             performance = average_performance(np.tile(aligned, (len(aligned), 1)), len(aligned) - 1)
             transfer = torch.tensor(math.nan)
+        elif self.tested != self.tasks:
+            performance, transfer = self._performance_of_tested(last)
         else:
             performance = average_performance(self.matrix(), last)
             transfer = backward_transfer(self.matrix(), last)
@@ -338,3 +354,20 @@ class RunResults:
             "minutes": self.minutes(step),
             **{what: self.share_of_answers(what, last) for what in COUNTED},
         }
+
+    def _performance_of_tested(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """AP and BWT where some tasks have no test set: the others count, those before the step for BWT.
+
+        The matrix of the metrics is square: its rows are the steps of the tested tasks, the last one is ``step``, and a
+        step without a test set brings a column that neither counts for AP nor, as the last, for BWT.
+        """
+        names = [task for task in self.tested if self.tasks.index(task) <= step]
+        if not names:
+            return torch.tensor(math.nan), torch.tensor(math.nan)
+        now = self.matrix()[step, : len(names)]
+        rows = np.diag(self.learnt()[: len(names)])
+        performance = average_performance(np.tile(now, (len(names), 1)))
+        if self.tasks[step] not in names:
+            rows, now = np.pad(rows, (0, 1)), np.append(now, 0.0)
+        rows[-1] = now
+        return performance, backward_transfer(rows)

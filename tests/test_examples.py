@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 import lightning as L
+import pyarrow
 import pytest
 import torch
 from helpers_benchmarks import write_hpa
 from helpers_mllm import tiny_llava, training_records
-from helpers_safety import write_figstep, write_scenario, write_vlguard, write_xstest
+from helpers_safety import encoded, write_figstep, write_scenario, write_vlguard, write_xstest
+from pyarrow import parquet
 
 from hpa_lightning.cli import main
-from hpa_lightning.data import MLLMCollator, Record
+from hpa_lightning.data import DataWarning, MLLMCollator, Record
 from hpa_lightning.data.records import assistant_turn
 from hpa_lightning.modules import MLLMModule
 from hpa_lightning.results import RunResults
@@ -27,7 +29,12 @@ REFUSAL = "I cannot help with that."
 
 
 def test_there_is_a_test_for_every_example() -> None:
-    assert {path.name for path in EXAMPLES.iterdir()} == {"llava_7b_hpa.yaml", "own_trainer.py", *NANO}
+    assert {path.name for path in EXAMPLES.iterdir()} == {
+        "llava_7b_hpa.yaml",
+        "llava_7b_dpo.yaml",
+        "own_trainer.py",
+        *NANO,
+    }
     assert len(OTHERS) >= 14
 
 
@@ -42,9 +49,16 @@ def run_small(name: str, tmp_path: Path, tasks: list[str]) -> RunResults:
         "trainer.enable_progress_bar": "false",
         "trainer.enable_checkpointing": "false",
     }
+    steps = list(tasks)
+    if "safety_task:" in (EXAMPLES / name).read_text():
+        steps.append("safety")
+        small |= {
+            f"data.init_args.safety_task_{key}": value for key, value in (("size", 9), ("helpful", 4), ("steps", 2))
+        }
     main(["fit", "--config", str(EXAMPLES / name), *(f"--{key}={value}" for key, value in small.items())])
     results = RunResults.from_file(tmp_path / "run")
-    assert results.tasks == tasks and results.steps == [-1, *range(len(tasks))] and results.seed == 100
+    assert results.tasks == steps and results.tested == tasks
+    assert results.steps == [-1, *range(len(steps))] and results.seed == 100
     assert results.summary(-1)["MASR"] <= 0.2, "the aligned model refuses"
     return results
 
@@ -121,3 +135,28 @@ def test_llava_recipe_on_files_of_the_same_layout(tmp_path: Path) -> None:
     (calibration,) = results.events("safety_calibration")
     assert calibration["used"] == 8 and calibration["records"][0] == "train.json[0]"
     assert len(list((tmp_path / "runs").rglob("*.ckpt"))) == 6
+
+
+def test_llava_dpo_recipe_on_files_of_the_same_layout(tmp_path: Path) -> None:
+    L.seed_everything(0, verbose=False)
+    aligned_model(tmp_path / "models" / "llava-1.5-7b")
+    data = tmp_path / "data"
+    rows = [
+        {"image": {"bytes": encoded(index), "path": None}, "question": f"Is {index} wise?"}
+        | {"chosen": REFUSAL, "rejected": REFUSAL if index == 3 else f"It is, {index}."}
+        for index in range(9)
+    ]
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    fields = [(name, image if name == "image" else pyarrow.string()) for name in rows[0]]
+    (data / "SPA-VL" / "data").mkdir(parents=True)
+    table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(fields))
+    parquet.write_table(table, data / "SPA-VL" / "data" / "train-00000-of-00001.parquet")
+    write_vlguard(data / "VLGuard", "test", unsafe=3, safe=2)
+    write_xstest(data / "xstest_prompts.csv")
+    options = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--model.init_args.dtype=float32"]
+    options += ["--model.init_args.lora.rank=2", "--data.init_args.num_workers=0"]
+    with pytest.warns(DataWarning, match="1 with twice the same answer"):
+        main(["fit", "--config", str(EXAMPLES / "llava_7b_dpo.yaml"), *options])
+    results = RunResults.from_file(tmp_path / "runs" / "llava_7b_dpo")
+    assert results.tasks == ["spa-vl"] and results.steps == [-1, 0] and results.names("task") == []
+    assert results.summary(-1)["MASR"] == 0.0

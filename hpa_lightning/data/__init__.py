@@ -7,6 +7,8 @@ from hpa_lightning.data.formats import DataWarning, open_records, read_records
 from hpa_lightning.data.helpfulness import MME, MMBench, SEEDBench
 from hpa_lightning.data.hub import HubDataset
 from hpa_lightning.data.images import EncodedImage
+from hpa_lightning.data.mixed import DataPart, MixedData
+from hpa_lightning.data.pairs import NumberedRecords
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.safety import (
@@ -16,7 +18,9 @@ from hpa_lightning.data.safety import (
     HarmBench,
     MMSafetyBench,
     MultipleChoice,
+    PreferenceFile,
     PromptFile,
+    SafeRLHF,
     SafetyCalibration,
     SORRYBench,
     VLGuard,
@@ -34,6 +38,7 @@ __all__ = [
     "BenchmarkDataModule",
     "CVITDataModule",
     "CaptionedImages",
+    "DataPart",
     "DataWarning",
     "EncodedImage",
     "Evaluation",
@@ -45,13 +50,17 @@ __all__ = [
     "MLLMCollator",
     "MMBench",
     "MMSafetyBench",
+    "MixedData",
     "MultipleChoice",
+    "NumberedRecords",
+    "PreferenceFile",
     "PromptFile",
     "Record",
     "RecordSet",
     "Replay",
     "SEEDBench",
     "SORRYBench",
+    "SafeRLHF",
     "SafetyCalibration",
     "SafetyReplay",
     "ScienceQA",

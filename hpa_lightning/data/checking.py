@@ -20,7 +20,7 @@ from hpa_lightning.data.formats import DataWarning, examine_records
 from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.images import KINDS, EncodedImage, is_file, kinds_of
 from hpa_lightning.data.overlap import record_key
-from hpa_lightning.data.records import Record, check_record, open_image
+from hpa_lightning.data.records import Record, check_pair, check_record, open_image
 from hpa_lightning.data.stream import CVITDataModule
 from hpa_lightning.data.tasks import Data, EvaluationSet, check_evaluable
 from hpa_lightning.metrics.scoring import metric_of
@@ -41,6 +41,7 @@ class Part:
             ``"calibration"`` (harmful inputs that are calibrated on) or ``"prompt"``. What is tested on, tasks and
             safety, must not stand in what is trained or calibrated on.
         evaluation_set: whose metric scores the records; ``None`` for what is trained or calibrated on.
+        pairs: whether preference pairs are trained on.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Part:
     use: str
     evaluation_set: EvaluationSet | None = None
     image_place: ImagePlace = "front"
+    pairs: bool = False
     records: list[Record] = field(default_factory=list)
     images: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -152,10 +154,13 @@ def _parts(stream: CVITDataModule) -> Iterator[Part]:
         return Part(name, data, owner.image_folder, use, evaluation_set, owner.image_place or stream.image_place)
 
     for task in stream.tasks:
-        yield part(f"task {task.name}, train", task.train, task, "train")
+        training = part(f"task {task.name}, train", task.train, task, "train")
+        training.pairs = task.objective == "preference"
+        yield training
         if task.calibration is not None:
             yield part(f"task {task.name}, calibration", task.calibration, task, "train")
-        yield part(f"task {task.name}, test", task.test, task, "task", tests[task.name])
+        if task.test is not None:
+            yield part(f"task {task.name}, test", task.test, task, "task", tests[task.name])
     for item in stream.safety_sets:
         use = {"safety": "safety", "helpfulness": "task"}.get(item.kind, "prompt")
         yield part(f"{item.kind.replace('_', '-')} {item.name}", item.data, item, use, item)
@@ -172,6 +177,8 @@ def _check_answers(part: Part) -> None:
     for record in part.records:
         try:
             check_record(record, needs_answer=part.use == "train", needs_reference=part.use == "task")
+            if part.pairs:
+                check_pair(record)
             if metric is not None:
                 check_evaluable(record, metric)
         except ValueError as error:
@@ -232,7 +239,7 @@ def _count_tokens(part: Part, collator: MLLMCollator, samples: int | None) -> No
     for record in records:
         if record.where in part.faulty:
             continue
-        collate = "train" if part.use == "train" else "generate"
+        collate = "pairs" if part.pairs else "train" if part.use == "train" else "generate"
         try:
             found = getattr(whole, collate)([record])
             length = int(found.get("inputs", found)["input_ids"].shape[1])

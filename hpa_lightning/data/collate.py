@@ -14,7 +14,8 @@ from hpa_lightning.data.bad_records import naming_records
 from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.labels import carry_over, labelled_tokens
 from hpa_lightning.data.padding import cut_right, pad_on, padding_on
-from hpa_lightning.data.records import Record, check_record, is_learnt, message_text, open_image
+from hpa_lightning.data.pairs import PAIR_NUMBERS, answered, check_same_prompt, number_of
+from hpa_lightning.data.records import Record, check_pair, check_record, is_learnt, message_text, open_image
 from hpa_lightning.data.template import ChatTemplate, reads_text_alone, tokenizer_of
 
 IGNORED = -100
@@ -84,6 +85,10 @@ class MLLMCollator:
         return naming_records(self._train, records)
 
     def _train(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        return self._cut(self._labelled(records), records)
+
+    def _labelled(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        """The model's inputs with ``labels``, as long as they are."""
         texts, spans = [], []
         for record in records:
             check_record(record, needs_answer=True)
@@ -104,7 +109,45 @@ class MLLMCollator:
             positions = carry_over(self.processor, short["input_ids"][row], ids, kept, record)
             labels[row, positions] = batch["input_ids"][row, positions]
         batch["labels"] = labels
-        return self._cut(batch, records)
+        return batch
+
+    def pairs(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        """Return the sequences of preference pairs: all chosen answers, then all rejected ones, in the same order.
+
+        Both are full conversations, so that images and prompt stand in each. An answer is never cut, since the tokens
+        that are left would be compared with whole ones.
+
+        Returns:
+            as :meth:`train`, with ``2 * pairs`` rows and labels on the last answer alone; and ``pair_numbers``,
+            ``(pairs,)`` int64, see :data:`~hpa_lightning.data.pairs.PAIR_NUMBERS`.
+
+        Raises:
+            ValueError: named by the record, as :meth:`train`; if a record is no pair, is longer than ``max_length``, or
+                if the tokens of its prompt depend on the answer.
+        """
+        return naming_records(self._pairs, records)
+
+    def _pairs(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        for record in records:
+            check_record(record)
+            check_pair(record)
+        twice = [answered(record, rejected=False) for record in records]
+        twice += [answered(record, rejected=True) for record in records]
+        batch = self._labelled(twice)
+        kept = batch["attention_mask"].bool()
+        sequences = [(batch["input_ids"][row, kept[row]], batch["labels"][row, kept[row]]) for row in range(len(kept))]
+        for index, record in enumerate(records):
+            chosen, rejected = sequences[index], sequences[index + len(records)]
+            check_same_prompt(record, chosen, rejected)
+            length = max(len(chosen[0]), len(rejected[0]))
+            if self.max_length is not None and length > self.max_length:
+                which = "chosen" if len(chosen[0]) == length else "rejected"
+                raise ValueError(
+                    f"{record.where}: {length} tokens with the {which} answer; max_length={self.max_length} would cut "
+                    "the answer of a preference pair. Raise max_length, shrink the image, or drop the pair."
+                )
+        batch[PAIR_NUMBERS] = torch.tensor([number_of(record) for record in records])
+        return batch
 
     def generate(self, records: Sequence[Record]) -> dict[str, Any]:
         """Return left-padded prompts.

@@ -43,8 +43,10 @@ class RecordsDigest:
     def add(self, record: Record) -> None:
         """Tell the next record."""
         turns = [[message["role"], message["content"], message.get("loss", True)] for message in record.messages]
-        grouped = [record.group] if record.group else []  # without one the digest is that of earlier versions
-        content = [turns, record.answers, record.choices, *grouped]
+        # Without a group or a rejected answer the digest is that of earlier versions.
+        grouped = [record.group] if record.group else []
+        paired = [{"rejected": record.rejected}] if record.rejected else []
+        content = [turns, record.answers, record.choices, *grouped, *paired]
         self._digest.update(json.dumps(content, default=str, sort_keys=True).encode())
         for image in record.images:
             if isinstance(image, str | Path):

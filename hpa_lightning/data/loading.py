@@ -169,6 +169,11 @@ class TaskLoader:
                 self._skipped(list(left_out.values()))
             yield batch
 
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.sampler.task
+
     def names(self, batch: int) -> list[str]:
         """The names of the records of a batch of this epoch."""
         indices = next(islice(self.sampler, batch, None), [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from hpa_lightning.data.records import Record
 
@@ -16,7 +17,7 @@ class RecordSet(ABC):
     """
 
     @abstractmethod
-    def read(self) -> list[Record]:
+    def read(self) -> Sequence[Record]:
         """Read the records; image paths are whole.
 
         Raises:

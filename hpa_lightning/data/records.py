@@ -35,6 +35,8 @@ class Record:
             Scores are reported for each category too.
         group: records of one group are scored together by some metrics (the rotations of a question, the two questions
             about an image); ``""``: none.
+        rejected: of a preference pair, the worse text in place of the final answer; "" where there is none. What does
+            not train on pairs learns the final answer alone.
         source: where the record stands, such as ``train.json[12]``; used in error messages only.
 
     >>> record = Record("7", user_turn("What is shown?", images=1), images=("cat.jpg",), answers=("a cat",))
@@ -49,6 +51,7 @@ class Record:
     choices: tuple[str, ...] = field(default=(), kw_only=True)
     categories: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     group: str = field(default="", kw_only=True)
+    rejected: str = field(default="", kw_only=True)
     source: str = field(default="", compare=False)
 
     @property
@@ -120,6 +123,8 @@ def check_record(record: Record, *, needs_answer: bool = False, needs_reference:
         raise ValueError(f"{record.where}: {parts} image parts in the messages but {len(record.images)} images.")
     if record.ends_with_answer and not message_text(record.messages[-1]).strip():
         raise ValueError(f"{record.where}: the last assistant turn is empty; expected an answer.")
+    if record.rejected:
+        check_pair(record)
     if needs_answer:
         check_answer(record)
     if needs_reference:
@@ -138,6 +143,20 @@ def check_answer(record: Record) -> None:
         raise ValueError(f"{record.where}: a training record must end with an assistant turn; it ends with the user's.")
     if not any(is_learnt(message) for message in record.messages):
         raise ValueError(f"{record.where}: every answer has loss: false; nothing of the record can be learnt.")
+
+
+def check_pair(record: Record) -> None:
+    """Check that a record is a preference pair.
+
+    Raises:
+        ValueError: named by the record's source: no chosen answer, no rejected one, or twice the same.
+    """
+    if not record.ends_with_answer:
+        raise ValueError(f"{record.where}: a preference pair must end with the chosen answer; it ends with the user's.")
+    if not record.rejected.strip():
+        raise ValueError(f"{record.where}: no rejected answer; expected a preference pair.")
+    if message_text(record.messages[-1]).split() == record.rejected.split():
+        raise ValueError(f"{record.where}: the chosen and the rejected answer are the same, {shown(record.rejected)}.")
 
 
 def check_reference(record: Record) -> None:

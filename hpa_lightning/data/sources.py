@@ -12,7 +12,7 @@ from hpa_lightning.data.first_pass import FirstPass, ReadRecords
 from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.loading import named_generator
 from hpa_lightning.data.overlap import Keyed, refuse_overlap, short_key
-from hpa_lightning.data.records import Record, check_record, check_reference
+from hpa_lightning.data.records import Record, check_pair, check_record, check_reference
 from hpa_lightning.data.sequences import ChosenRecords, JoinedRecords
 from hpa_lightning.data.tasks import (
     Data,
@@ -120,7 +120,8 @@ class RecordSource:
 
     def _read_training(self, task: Task) -> ReadRecords:
         what = f"the training data of task {task.name!r}"
-        return self.read(task.train, task.image_folder, what, task.image_place, learnt=True)
+        checks = [check_pair] if task.objective == "preference" else []
+        return self.read(task.train, task.image_folder, what, task.image_place, learnt=True, checks=checks)
 
     def _read_calibration(self, task: Task) -> ReadRecords:
         assert task.calibration is not None
@@ -184,20 +185,26 @@ class RecordSource:
         """What of the task's training data is not its own: injected and replayed."""
         return self.training(task)[len(self._read_training(task).records) :]
 
-    def check_task(self, task: Task, test: EvaluationSet, safety_sets: Sequence[EvaluationSet]) -> None:
+    def check_task(self, task: Task, test: EvaluationSet | None, safety_sets: Sequence[EvaluationSet]) -> None:
         """Check the task's training and calibration data and keep its test data, and the safety sets, out of them.
 
         Raises:
-            ValueError: a record without an answer, or records of the test data or of a safety set in the training or
-                calibration data.
+            ValueError: a record without an answer, records that are no pairs mixed into a preference task, or records
+                of the test data or of a safety set in the training or calibration data.
         """
         own, mixed_in = self._read_training(task), self._mixed_in(task)
         for record in mixed_in:
             check_record(record, needs_answer=True)
-        self._keep_apart(own, [test, *safety_sets], f"the training data of task {task.name!r}", mixed_in)
+            if task.objective == "preference" and not record.rejected:
+                raise ValueError(
+                    f"{record.where} is mixed into the preference task {task.name!r} (replay or injection) and is no "
+                    "pair; expected pairs alone. Tune on pairs in a fit of their own, or leave the replay out."
+                )
+        tests = [*([] if test is None else [test]), *safety_sets]
+        self._keep_apart(own, tests, f"the training data of task {task.name!r}", mixed_in)
         if task.calibration is not None:
             what = f"the calibration data of task {task.name!r}"
-            self._keep_apart(self._read_calibration(task), [test, *safety_sets], what)
+            self._keep_apart(self._read_calibration(task), tests, what)
 
     def check_mixed_in(self, safety_sets: Sequence[EvaluationSet]) -> None:
         """Keep the safety sets out of what is mixed into the training data."""

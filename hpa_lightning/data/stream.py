@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from hpa_lightning.data.bad_records import SKIP, STOP, SkippingCollate, report_skipped, without_bad_records
@@ -23,6 +24,8 @@ from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
 from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.lengths import accumulated_batches, optimizer_steps
 from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_generator
+from hpa_lightning.data.mixed import MixedData
+from hpa_lightning.data.pairs import NumberedRecords
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.sources import RecordSource
 from hpa_lightning.data.tasks import (
@@ -121,7 +124,7 @@ class CVITDataModule(L.LightningDataModule):
         for name, size in (("train_batch_size", train_batch_size), ("eval_batch_size", eval_batch_size)):
             if size < 1:
                 raise ValueError(f"{name} is {size}; expected at least 1.")
-        self.tasks = _in_order(list(tasks), task_order)
+        self.tasks = in_order(list(tasks), task_order)
         self.safety_sets = [*(safety_sets or ()), *(item.evaluation_set() for item in evaluations or ())]
         self.processor = processor
         self.train_batch_size = train_batch_size
@@ -195,7 +198,8 @@ class CVITDataModule(L.LightningDataModule):
         """What was mixed into the training data and what the safety calibration asks, for the result file.
 
         Returns:
-            Of what there is: ``"harmful_injection"`` (``source``, ``ratio``, and ``indices`` into the source by task),
+            Of what there is: ``"mixed"`` (of each task with :class:`MixedData`, how many samples of which source),
+            ``"harmful_injection"`` (``source``, ``ratio``, and ``indices`` into the source by task),
             ``"replay"`` (``indices`` by task), ``"safety_replay"`` (``source``, ``indices``), ``"harmful_calibration"``
             (``source``). Indices are known once the data are set up.
         """
@@ -208,6 +212,9 @@ class CVITDataModule(L.LightningDataModule):
         if self.safety_replay is not None:
             source = source_of(self.safety_replay.data)
             found["safety_replay"] = {"source": source, "indices": list(self.safety_replayed)}
+        mixed = {task.name: task.train.drawn for task in self.tasks if isinstance(task.train, MixedData)}
+        if mixed:
+            found["mixed"] = mixed
         if self.harmful_calibration is not None:
             found["harmful_calibration"] = {"source": source_of(self.harmful_calibration)}
         return found
@@ -255,6 +262,7 @@ class CVITDataModule(L.LightningDataModule):
                 image_place=task.image_place,
             )
             for task in self.tasks
+            if task.test is not None
         ]
         return sets + [item for kind in KINDS for item in self.safety_sets if item.kind == kind]
 
@@ -340,13 +348,25 @@ class CVITDataModule(L.LightningDataModule):
                 if not self.validate_during_fit:
                     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
             self._source.check_mixed_in(self.safety_sets)
-            for task, test in zip(self.tasks, self.validation_sets(), strict=True):
-                self._source.check_task(task, test, self.safety_sets)
+            self._check_objectives()
+            tests = {test.name: test for test in self.validation_sets()}
+            for task in self.tasks:
+                self._source.check_task(task, tests.get(task.name), self.safety_sets)
             if self.harmful_calibration is not None:
                 self.harmful_calibration_records()
         if stage != "predict" or self.predict_data is None:
             for item in self.evaluation_sets():
                 self._source.evaluation(item)
+
+    def _check_objectives(self) -> None:
+        """Check that the module can train on the pairs of preference tasks."""
+        pairs = [task.name for task in self.tasks if task.objective == "preference"]
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if pairs and module is not None and not getattr(module, "trains_on_pairs", False):
+            raise MisconfigurationException(
+                f"task {pairs[0]!r} has the objective 'preference', which {type(module).__name__} does not train on; "
+                "use a PreferenceModule (hpa_lightning.modules), or objective: answer to learn the chosen answers."
+            )
 
     def train_dataloader(self) -> TaskLoader:
         """Return the loader of the task that the trainer's current epoch belongs to."""
@@ -356,17 +376,19 @@ class CVITDataModule(L.LightningDataModule):
         span = self.task_at_epoch(min(epoch, self.total_epochs - 1))
         records, sampler = self._source.training(span.task), self._batches(span, epoch)
         if trainer is None:
-            return self._task_loader(records, sampler, span.task.name)
+            return self._task_loader(records, sampler, span.task)
         repeat_epoch_end(trainer)
-        return self._task_loader(records, sampler, span.task.name, batches_seen=partial(_batches_seen, trainer))
+        return self._task_loader(records, sampler, span.task, batches_seen=partial(_batches_seen, trainer))
 
     def _task_loader(
-        self, records: Sequence[Record], sampler: TaskBatchSampler, task: str, **settings: Any
+        self, records: Sequence[Record], sampler: TaskBatchSampler, task: Task, **settings: Any
     ) -> TaskLoader:
         collate: Any = self.collator.train
+        if task.objective == "preference":
+            collate, records = self.collator.pairs, NumberedRecords(records)
         if self.bad_records == SKIP:
             collate = SkippingCollate(collate, records)
-            settings["skipped"] = partial(report_skipped, what=f"training data of task {task!r}")
+            settings["skipped"] = partial(report_skipped, what=f"training data of task {task.name!r}")
         return TaskLoader(records, sampler, collate, self.num_workers, **settings)
 
     def _batches(self, span: TaskSpan, epoch: int) -> TaskBatchSampler:
@@ -421,6 +443,8 @@ class CVITDataModule(L.LightningDataModule):
         tasks: dict[str, dict[str, Any]] = {}
         for task in self.tasks:
             tasks[task.name] = {"epochs": task.epochs, "steps": task.steps, "train": source.training_digest(task)}
+            if task.objective != "answer":
+                tasks[task.name]["objective"] = task.objective
             if task.calibration is not None:
                 tasks[task.name]["calibration"] = source.calibration_digest(task)
         sets = {
@@ -499,7 +523,12 @@ class CVITDataModule(L.LightningDataModule):
         )
 
 
-def _in_order(tasks: list[Task], order: list[str] | None) -> list[Task]:
+def in_order(tasks: list[Task], order: list[str] | None) -> list[Task]:
+    """Return the tasks that are named, in that order; all of them as they are when ``None``.
+
+    Raises:
+        ValueError: no tasks, or names that are unknown or not unique.
+    """
     names = [task.name for task in tasks]
     if not tasks:
         raise ValueError("got no tasks; expected at least one.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from torchmetrics import Metric
 
@@ -30,6 +31,8 @@ def source_of(data: Data) -> str:
     return repr(data) if isinstance(data, RecordSet) else f"{len(data)} records in memory"
 
 
+Objective = Literal["answer", "preference"]
+
 KINDS = ("task", "safety", "over_refusal", "helpfulness")
 _DEFAULT_METRICS = {
     "task": "exact_match",
@@ -48,7 +51,8 @@ class Task:
     Args:
         name: unique in the stream.
         train: path to JSON or JSON lines, or records that end with an answer.
-        test: path or records with reference answers.
+        test: path or records with reference answers; ``None``: nothing of the task is scored, it has no column in the
+            matrix and no part in AP and BWT, as a step of safety tuning behind the tasks.
         calibration: path or records for the task's Hessian; drawn from the training data when ``None``.
         image_folder: folder that relative image paths start from; each file's own folder when ``None``.
         epochs: passes over the training data; 1 if neither ``epochs`` nor ``steps`` is given.
@@ -57,11 +61,14 @@ class Task:
         max_new_tokens: longest answer in evaluation; when ``None`` that of the module's ``generation``, or 16.
         image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; the
             datamodule's when ``None``.
+        objective: ``"answer"``: the answers are learnt. ``"preference"``: every training record is a pair (has
+            ``rejected``), and the module is a :class:`~hpa_lightning.modules.PreferenceModule`. Hessians are calibrated
+            on the chosen answers.
     """
 
     name: str
     train: Data
-    test: Data
+    test: Data | None = None
     calibration: Data | None = None
     image_folder: str | None = None
     epochs: int | None = None
@@ -69,9 +76,15 @@ class Task:
     metric: str = "exact_match"
     max_new_tokens: int | None = None
     image_place: ImagePlace | None = None
+    objective: Objective = "answer"
 
     def __post_init__(self) -> None:
         _check_place(self.image_place)
+        if self.objective not in get_args(Objective):
+            raise ValueError(
+                f"task {self.name!r} has the objective {self.objective!r}; expected one of "
+                f"{', '.join(get_args(Objective))}."
+            )
         if self.epochs is not None and self.steps is not None:
             raise ValueError(
                 f"task {self.name!r} has epochs={self.epochs} and steps={self.steps}; expected one of them."
@@ -222,7 +235,7 @@ class Replay:
             raise ValueError(
                 f"replay.samples_per_task is {self.samples_per_task}; expected at least 1, or replay=None for none."
             )
-        _check_share(self.share, "replay.share")
+        check_share(self.share, "replay.share")
 
 
 @dataclass
@@ -255,7 +268,7 @@ class SafetyReplay:
             raise ValueError(
                 f"safety_replay.samples is {self.samples}; expected at least 1, or safety_replay=None for none."
             )
-        _check_share(self.share, "safety_replay.share")
+        check_share(self.share, "safety_replay.share")
 
 
 def replay_counts(own: int, memories: Sequence[tuple[int, float | None]]) -> list[int]:
@@ -276,7 +289,8 @@ def replay_counts(own: int, memories: Sequence[tuple[int, float | None]]) -> lis
     return [size if share is None or size == 0 else max(1, int(share * total + 0.5)) for size, share in memories]
 
 
-def _check_share(share: float | None, what: str) -> None:
+def check_share(share: float | None, what: str) -> None:
+    """Check that a share is a fraction between 0 and 1, or none."""
     if share is not None and not 0.0 < share < 1.0:
         raise ValueError(f"{what} is {share}; expected a fraction between 0 and 1, or None for each record once.")
 

@@ -2,8 +2,9 @@
 
 Weights are `(out_features, in_features)` = `(r, c)`; masks are boolean `(c,)` over input columns and True
 keeps the old column. Any floating dtype comes in; sums and factors are float64, statistics come back as
-float32 (float64 for float64 inputs), weights in their own dtype after one cast. No function builds a graph or
-touches global state, and what draws random numbers takes a generator; in-place functions end in `_`.
+float32 (float64 for float64 inputs), weights in their own dtype after one cast. No function builds a graph but the
+losses of `preference.py`; none touches global state, and what draws random numbers takes a generator; in-place
+functions end in `_`.
 """
 
 from hpa_lightning.functional.accepting import safe_delta
@@ -26,6 +27,7 @@ from hpa_lightning.functional.merging import (
     merge_linearly,
     merge_spherically,
 )
+from hpa_lightning.functional.preference import answer_log_probabilities, preference_loss
 from hpa_lightning.functional.projection import (
     LoraTensors,
     UpdateProjection,
@@ -75,6 +77,7 @@ __all__ = [
     "RetentionSettings",
     "Units",
     "UpdateProjection",
+    "answer_log_probabilities",
     "balance_coefficient",
     "check_merging",
     "column_energy",
@@ -100,6 +103,7 @@ __all__ = [
     "null_space_projection_",
     "orthogonal_update",
     "partition_columns",
+    "preference_loss",
     "project_lora_",
     "project_lora_updates_",
     "project_update_",

@@ -4,8 +4,9 @@ from hpa_lightning.modules.adapters import LoraSettings, add_lora, merge_lora_, 
 from hpa_lightning.modules.assembly import ModelParts
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.mllm import MLLMModule
-from hpa_lightning.modules.nano import NanoModule
+from hpa_lightning.modules.nano import NanoModule, NanoPreferenceModule
 from hpa_lightning.modules.nano_adaptation import NanoAdaptationModule
+from hpa_lightning.modules.preference import PreferenceModule, PreferenceSettings
 from hpa_lightning.modules.schedules import TaskSchedule, task_length
 from hpa_lightning.modules.timm_mllm import TimmMLLM, TimmMLLMConfig, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
@@ -18,6 +19,9 @@ __all__ = [
     "ModelParts",
     "NanoAdaptationModule",
     "NanoModule",
+    "NanoPreferenceModule",
+    "PreferenceModule",
+    "PreferenceSettings",
     "TaskSchedule",
     "TimmMLLM",
     "TimmMLLMConfig",

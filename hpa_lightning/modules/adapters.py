@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -175,6 +177,56 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraFactors]]:
         factors = lora_factors(module, name)
         if factors is not None:
             yield name, factors
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[int]:
+    """Let the model compute what its base weights alone do; yields how many adapters are off.
+
+    What is trained stays as it is. Decision: the layers' own switch is set and not peft's ``enable_adapters``, which
+    also sets ``requires_grad`` of every adapter, under the feet of DDP and FSDP2 and of what a user has frozen.
+
+    Raises:
+        ValueError: an adapter is merged into its base weight, which is not the base then.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    mixtures = [module for module in model.modules() if isinstance(module, MixtureOfLora)]
+    if any(layer.merged for layer in layers):
+        raise ValueError("an adapter is merged into its base weight; call unmerge() first.")
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        for mixture in mixtures:
+            mixture.enabled = False
+        yield len(layers) + len(mixtures)
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer._disable_adapters = was
+        for mixture in mixtures:
+            mixture.enabled = True
+
+
+def outside_adapters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters that adapters are not made of, with their names as they are without adapters."""
+    inside: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, MixtureOfLora):
+            inside |= {id(parameter) for parameter in module.parameters(recurse=False)}
+        elif isinstance(module, BaseTunerLayer):
+            base = {id(parameter) for parameter in module.get_base_layer().parameters()}
+            inside |= {id(parameter) for parameter in module.parameters()} - base
+    found = [(name, p) for name, p in model.named_parameters() if id(p) not in inside]
+    return [(name.replace(".base_layer.", "."), parameter) for name, parameter in found]
+
+
+def adapters_are_empty(model: nn.Module) -> bool:
+    """Whether every adapter's B is 0, so that the model is its base."""
+    factors: list[Any] = [module.lora_b for module in model.modules() if isinstance(module, MixtureOfLora)]
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            factors += [module.lora_B[name].weight for name in module.active_adapters if name in module.lora_B]
+    return not any(bool(own_rows(factor).any()) for factor in factors)
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpa_lightning.functional.preference import answer_log_probabilities
+
 
 @torch.no_grad()
 def answer_log_likelihoods(forward: Callable[..., Any], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -21,9 +23,5 @@ def answer_log_likelihoods(forward: Callable[..., Any], batch: Mapping[str, Tens
         The sum over the answer's tokens, natural logarithm, ``(samples,)`` fp32; and the number of tokens, int64. The
         end-of-turn token belongs to the answer where the chat template writes one.
     """
-    labels = batch["labels"][:, 1:]
-    logits = forward(**{key: value for key, value in batch.items() if key != "labels"}).logits[:, :-1].float()
-    counted = labels != -100
-    chosen = logits.gather(-1, labels.clamp_min(0)[..., None]).squeeze(-1)
-    logarithms = chosen - logits.logsumexp(-1)
-    return logarithms.masked_fill(~counted, 0.0).sum(1), counted.sum(1)
+    logits = forward(**{key: value for key, value in batch.items() if key != "labels"}).logits
+    return answer_log_probabilities(logits, batch["labels"])

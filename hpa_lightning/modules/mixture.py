@@ -49,6 +49,7 @@ class MixtureOfLora(nn.Module):
         self.base_layer = base_layer.requires_grad_(False)
         self.experts = experts
         self.scaling = scaling
+        self.enabled = True  # off: the base layer alone
         rows, columns = weight.shape
         self.lora_a = nn.Parameter(weight.new_empty(rank, columns))
         self.lora_b = nn.Parameter(weight.new_empty(rows, rank))
@@ -90,6 +91,8 @@ class MixtureOfLora(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in_features)`` to ``(..., out_features)``."""
         result = self.base_layer(x)
+        if not self.enabled:
+            return result
         x = x.to(self.lora_a.dtype)
         hidden = F.linear(self.dropout(x), self.lora_a).unflatten(-1, (self.experts, -1))
         hidden = (hidden * self.probabilities(x).unsqueeze(-1).to(hidden.dtype)).flatten(-2)

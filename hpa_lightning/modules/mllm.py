@@ -226,7 +226,7 @@ class MLLMModule(TokenWeightedModule):
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not parameters:
             raise ValueError("no parameter is trainable; set lora, train_modules or freeze_vision=False.")
-        optimizer = self.make_optimizer(parameters)
+        optimizer = self.build_optimizer(parameters)
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = build_scheduler(self.make_lr_scheduler, optimizer, self._trainer, self.lr_scheduler_interval)
@@ -234,6 +234,10 @@ class MLLMModule(TokenWeightedModule):
         if (monitor := getattr(scheduler, "monitor", None)) is not None:  # Lightning's ReduceLROnPlateau
             schedule["monitor"] = monitor
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return a fresh optimizer for the running task."""
+        return self.make_optimizer(parameters)
 
     # -- answering ---------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -16,6 +17,7 @@ from hpa_lightning.data.nano import (
 )
 from hpa_lightning.modules.adapters import LoraSettings
 from hpa_lightning.modules.mllm import MLLMModule
+from hpa_lightning.modules.preference import PreferenceModule, PreferenceSettings
 
 _WARM_UP_STEPS = 10
 
@@ -34,14 +36,39 @@ class NanoModule(MLLMModule):
     def __init__(
         self, learning_rate: float = NANO_LEARNING_RATE, steps: int | None = None, lora: LoraSettings | None = None
     ) -> None:
-        model, processor = load_nano_model()
-        super().__init__(
-            model=model,
-            processor=processor,
-            optimizer=partial(torch.optim.AdamW, lr=learning_rate, weight_decay=0.0),
-            lr_scheduler=schedule_of if steps is None else partial(schedule_of, num_training_steps=steps),  # type: ignore[arg-type]
-            lora=lora or LoraSettings(rank=NANO_LORA_RANK, alpha=NANO_LORA_ALPHA),
-        )
+        super().__init__(**_settings(learning_rate, steps, lora))
+
+
+class NanoPreferenceModule(PreferenceModule):
+    """:class:`NanoModule` that trains on preference pairs too, such as ``NanoDataModule(safety_task="preference")``'s.
+
+    Args:
+        learning_rate: the peak.
+        steps: see :class:`NanoModule`.
+        lora: see :class:`NanoModule`.
+        preference: loss and reference of the preference tasks.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = NANO_LEARNING_RATE,
+        steps: int | None = None,
+        lora: LoraSettings | None = None,
+        preference: PreferenceSettings | None = None,
+    ) -> None:
+        super().__init__(preference=preference, **_settings(learning_rate, steps, lora))
+
+
+def _settings(learning_rate: float, steps: int | None, lora: LoraSettings | None) -> dict[str, Any]:
+    """What the benchmark was made with."""
+    model, processor = load_nano_model()
+    return {
+        "model": model,
+        "processor": processor,
+        "optimizer": partial(torch.optim.AdamW, lr=learning_rate, weight_decay=0.0),
+        "lr_scheduler": schedule_of if steps is None else partial(schedule_of, num_training_steps=steps),
+        "lora": lora or LoraSettings(rank=NANO_LORA_RANK, alpha=NANO_LORA_ALPHA),
+    }
 
 
 def schedule_of(optimizer: Optimizer, num_training_steps: int) -> LambdaLR:

@@ -42,10 +42,11 @@ class TokenWeightedModule(L.LightningModule):
     too. One batch on one device is left alone, bit for bit. Losses are logged as they are.
 
     A training step has to return the mean loss over a batch's tokens and to tell their number by
-    :meth:`count_answer_tokens`; terms that it adds (router losses, say) are weighted like the batch. A step that tells
-    none is Lightning's mean of means, and so is manual optimization, which says itself what a window is. DeepSpeed runs
-    the backward pass itself, so under it the mean of means stays, with a warning. A subclass that overrides
-    ``optimizer_step`` has to call ``super()``'s when gradients are accumulated.
+    :meth:`count_answer_tokens`, or over its pairs and their number by :meth:`count_pairs`; terms that it adds (router
+    losses, say) are weighted like the batch. A step that tells none is Lightning's mean of means, and so is manual
+    optimization, which says itself what a window is. DeepSpeed runs the backward pass itself, so under it the mean of
+    means stays, with a warning. A subclass that overrides ``optimizer_step`` has to call ``super()``'s when gradients
+    are accumulated.
 
     Source: ``num_items_in_batch`` of Hugging Face's Trainer has the same aim.
     """
@@ -62,6 +63,10 @@ class TokenWeightedModule(L.LightningModule):
     def count_answer_tokens(self, labels: Tensor) -> None:
         """Tell, in ``training_step``, what the returned loss is the mean of: ``(batch, tokens)``, -100 = no loss."""
         self._tokens = answer_tokens(labels)
+
+    def count_pairs(self, pairs: int) -> None:
+        """Tell, in ``training_step``, that the returned loss is the mean over so many pairs (of any other unit)."""
+        self._tokens = torch.tensor(pairs, device=self.device)
 
     def on_fit_start(self) -> None:
         self._tokens = self._first_tokens = self._window_tokens = None

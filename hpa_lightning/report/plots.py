@@ -30,11 +30,18 @@ _KEPT_SAFETY, _KEPT_SHARED, _RELEASED = "#0072B2", "#E69F00", "#D9D9D9"
 
 def plot_matrix(run: RunResults) -> Figure:
     """Heat map of the scores: one row per step (the aligned model first), one column per task, percent."""
-    return plot_scores(np.vstack([list(run.initial().values()), run.matrix()]), run.tasks)
+    return plot_scores(np.vstack([list(run.initial().values()), run.matrix()]), run.tasks, run.tested)
 
 
-def plot_scores(scores: np.ndarray, tasks: Sequence[str]) -> Figure:
-    """Heat map of scores as fractions, shape ``(1 + T, T)``: the aligned model, then the model after every task."""
+def plot_scores(scores: np.ndarray, tasks: Sequence[str], tested: Sequence[str] | None = None) -> Figure:
+    """Heat map of scores as fractions, ``(1 + T, tested)``: the aligned model, then the model after every task.
+
+    Args:
+        scores: as above.
+        tasks: of the rows but the first.
+        tested: of the columns; ``tasks`` when ``None``.
+    """
+    tested = tasks if tested is None else tested
     values = 100 * scores
     rows, columns = values.shape
     figure = new_figure(max(9.2, 2.6 + 0.8 * columns), 1.5 + 0.45 * rows)
@@ -46,9 +53,9 @@ def plot_scores(scores: np.ndarray, tasks: Sequence[str]) -> Figure:
         colour = "#555555" if math.isnan(value) else "white" if value < 55 else "black"
         text = "–" if math.isnan(value) else f"{value:.1f}"
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-        if row == column + 1:
+        if row > 0 and tasks[row - 1] == tested[column]:
             ax.add_patch(Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, fill=False, edgecolor="#D55E00", lw=2))
-    ax.set_xticks(range(columns), tasks, rotation=30, ha="right", rotation_mode="anchor")
+    ax.set_xticks(range(columns), tested, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(rows), ["aligned", *(f"after {task}" for task in tasks)])
     ax.set_xlabel("evaluated on (framed: the task just learnt)")
     ax.tick_params(length=0)

@@ -258,7 +258,7 @@ def _condition(
         table(mean_matrix_table(by_seed), f"{caption} ± 95 % confidence interval")
         image(
             f"matrix-{slug(method)}",
-            plot_scores(mean, by_seed[0].tasks),
+            plot_scores(mean, by_seed[0].tasks, by_seed[0].tested),
             f"{caption}; framed, the task just learnt.",
             f"Heat map of the mean score matrix of {label}; the table above it holds the same numbers.",
         )

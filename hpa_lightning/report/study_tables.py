@@ -103,7 +103,7 @@ def difference_columns() -> list[str]:
 
 def learnt_score(run: RunResults) -> float:
     """Mean score on each task right after it was learnt, a fraction."""
-    return float(np.mean(np.diag(run.matrix())))
+    return float(np.mean(run.learnt()))
 
 
 def refuses(runs: Sequence[RunResults]) -> bool:
@@ -118,12 +118,14 @@ def step_table(cells: Sequence[StudyCell], key: str = "MASR") -> Table:
         ValueError: as `comparison_table`.
     """
     labels, runs = checked(cells)
-    tasks = cells[0].run.tasks if cells else []
+    tasks = list(dict.fromkeys(task for cell in cells for task in cell.run.tasks))
+
+    def figure(run: RunResults, task: str | None) -> float:
+        step = -1 if task is None else run.tasks.index(task) if task in run.tasks else None
+        return math.nan if step is None else 100 * run.summary(step)[key]
+
     rows: list[list[Cell]] = [
-        [
-            labels[method],
-            *(estimate([100 * run.summary(step)[key] for run in by_seed.values()]) for step in range(-1, len(tasks))),
-        ]
+        [labels[method], *(estimate([figure(run, task) for run in by_seed.values()]) for task in (None, *tasks))]
         for method, by_seed in runs.items()
     ]
     return Table([f"{key} %", "aligned", *(f"after {task}" for task in tasks)], rows)
@@ -136,11 +138,11 @@ def learning_table(cells: Sequence[StudyCell]) -> Table:
         ValueError: as `comparison_table`.
     """
     labels, runs = checked(cells)
-    tasks = cells[0].run.tasks if cells else []
+    tasks = cells[0].run.tested if cells else []
     rows: list[list[Cell]] = []
     for method, by_seed in runs.items():
         group = by_seed.values()
-        diagonal = np.array([100 * np.diag(run.matrix()) for run in group])
+        diagonal = np.array([100 * run.learnt() for run in group])
         rows.append(
             [labels[method], *map(estimate, diagonal.T), estimate([100 * learnt_score(run) for run in group])],
         )
@@ -187,11 +189,11 @@ def mean_matrix_table(runs: Sequence[RunResults]) -> Table:
     scores = 100 * np.array([all_scores(run) for run in runs])
     names = ["aligned", *(f"after {task}" for task in tasks)]
     rows: list[list[Cell]] = [[name, *map(estimate, scores[:, row].T)] for row, name in enumerate(names)]
-    return Table(["%", *tasks], rows)
+    return Table(["%", *runs[0].tested], rows)
 
 
 def all_scores(run: RunResults) -> np.ndarray:
-    """Fractions, shape (1 + T, T): the aligned model, then the model after every task."""
+    """Fractions, shape (1 + T, tested): the aligned model, then the model after every task."""
     return np.vstack([list(run.initial().values()), run.matrix()])
 
 
@@ -207,7 +209,7 @@ def checked(cells: Sequence[StudyCell]) -> tuple[dict[str, str], dict[str, dict[
     """
     for what, found in (
         ("conditions", {cell.condition for cell in cells}),
-        ("streams of tasks", {tuple(cell.run.tasks) for cell in cells}),
+        ("streams of tasks", {tuple(cell.run.tested) for cell in cells}),
     ):
         if len(found) > 1:
             raise ValueError(f"a table compares runs of one condition and stream; got {len(found)} {what}: {found}.")

@@ -103,7 +103,7 @@ def _shares(run: RunResults, step: int, *kinds: str) -> list[Cell]:
 
 
 def matrix_table(run: RunResults) -> Table:
-    """Scores on every task (columns) of the aligned model and after every task (rows), percent.
+    """Scores on every task with a test set (columns) of the aligned model and after every task (rows), percent.
 
     Behind them, where it was counted, the shares of empty answers and of those that the limit cut, over all tasks.
     """
@@ -113,7 +113,7 @@ def matrix_table(run: RunResults) -> Table:
         [row_name(run, step), *(100 * score for score in row), *_shares(run, step, "task")]
         for step, row in zip(steps, scores, strict=True)
     ]
-    return Table(["%", *run.tasks, *(heading for _, heading in _counted(run))], rows)
+    return Table(["%", *run.tested, *(heading for _, heading in _counted(run))], rows)
 
 
 def safety_table(run: RunResults) -> Table:

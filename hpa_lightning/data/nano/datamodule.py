@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
 from hpa_lightning.data.evaluations import Evaluation
+from hpa_lightning.data.mixed import DataPart, MixedData
 from hpa_lightning.data.nano.lexicon import TASK_NAMES
 from hpa_lightning.data.nano.loading import load_nano_processor
 from hpa_lightning.data.nano.records import (
+    harmless_pairs,
     injected_records,
     over_refusal_records,
     safety_records,
     safety_replay_records,
+    safety_tuning_records,
     task_records,
 )
 from hpa_lightning.data.nano.safety import SAFETY_KINDS
-from hpa_lightning.data.stream import CVITDataModule
-from hpa_lightning.data.tasks import EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task
+from hpa_lightning.data.record_set import RecordSet
+from hpa_lightning.data.stream import CVITDataModule, in_order
+from hpa_lightning.data.tasks import EvaluationSet, HarmfulInjection, Objective, Replay, SafetyReplay, Task
 
 NANO_STEPS = 140
 """Recommended optimizer steps of a task."""
@@ -58,6 +63,14 @@ class NanoDataModule(CVITDataModule):
             of the calibration split, as the inputs of the safety calibration are, and drawn independently of these.
         safety_replay_share: share of a task's training samples that are of them; see `SafetyReplay`.
         evaluations: published evaluations by their names, scored beside the benchmark's own sets.
+        safety_task: a step of safety tuning behind the tasks, called `safety`, of which nothing is scored as a task:
+            "answers" (refusals of harmful inputs are learnt) or "preference" (a refusal is preferred to advice; the
+            module is a `NanoPreferenceModule`). None for none.
+        safety_task_size: harmful inputs of it, of the calibration split, as those of the safety replay.
+        safety_task_helpful: helpful samples beside them: with "answers" training samples of the tasks (as VLGuard's
+            post-hoc recipe mixes LLaVA's in), with "preference" harmless requests whose advice is preferred to a
+            refusal.
+        safety_task_steps: optimizer steps of it.
 
     Raises:
         ValueError: sizes below 1 (of replay: below 0), more samples than the generators have, or a share of a replay
@@ -83,12 +96,18 @@ class NanoDataModule(CVITDataModule):
         safety_replay_size: int = 0,
         safety_replay_share: float | None = None,
         evaluations: list[Evaluation] | None = None,
+        safety_task: Literal["answers", "preference"] | None = None,
+        safety_task_size: int = 450,
+        safety_task_helpful: int = 0,
+        safety_task_steps: int = 60,
     ) -> None:
         sizes = {
             "train_size": train_size,
             "calibration_size": calibration_size,
             "test_size": test_size,
             "harmful_calibration_size": harmful_calibration_size,
+            "safety_task_size": safety_task_size,
+            "safety_task_steps": safety_task_steps,
         }
         for name, size in sizes.items():
             if size < 1:
@@ -102,6 +121,8 @@ class NanoDataModule(CVITDataModule):
         unknown = sorted(set(task_order or ()) - set(TASK_NAMES))
         if unknown:
             raise ValueError(f"task_order names {unknown}; expected some or all of {list(TASK_NAMES)}.")
+        if safety_task_helpful < 0:
+            raise ValueError(f"safety_task_helpful is {safety_task_helpful}; expected at least 0.")
         if processor is None:
             processor = load_nano_processor()
         tasks = [
@@ -116,6 +137,11 @@ class NanoDataModule(CVITDataModule):
             for name in TASK_NAMES
             if task_order is None or name in task_order
         ]
+        tasks = in_order(tasks, task_order)
+        if safety_task is not None:
+            data = safety_task_data(safety_task, tasks, safety_task_size, safety_task_helpful, seed)
+            objective: Objective = "preference" if safety_task == "preference" else "answer"
+            tasks.append(Task("safety", data, steps=safety_task_steps, objective=objective))
         sets = [
             EvaluationSet(f"harmful-{kind}", "safety", safety_records(kind, "test", test_size), None, _MAX_NEW_TOKENS)
             for kind in SAFETY_KINDS
@@ -141,7 +167,6 @@ class NanoDataModule(CVITDataModule):
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
-            task_order=task_order,
             seed=seed,
             harmful_injection=injection,
             harmful_calibration=harmful_calibration,
@@ -155,3 +180,21 @@ class NanoDataModule(CVITDataModule):
                 else None
             ),
         )
+
+
+def safety_task_data(kind: str, tasks: Sequence[Task], size: int, helpful: int, seed: int) -> RecordSet:
+    """The training data of a step of safety tuning; see `NanoDataModule`."""
+    if kind not in ("answers", "preference"):
+        raise ValueError(f"safety_task is {kind!r}; expected 'answers', 'preference' or None.")
+    pairs = kind == "preference"
+    parts = [DataPart(safety_tuning_records(size, seed, pairs), name="harmful inputs")]
+    if helpful and pairs:
+        parts.append(DataPart(harmless_pairs(helpful, seed), name="harmless requests"))
+    elif helpful:
+        shares = [len(range(index, helpful, len(tasks))) for index in range(len(tasks))]
+        parts += [
+            DataPart(task.train, samples=share, name=task.name)
+            for task, share in zip(tasks, shares, strict=True)
+            if share
+        ]
+    return MixedData(parts, seed=seed)

@@ -23,12 +23,14 @@ class Example:
         question: what the user asks.
         answer: what the assistant should say.
         skill: the generator it comes from.
+        other: of a how-to request, what the assistant should not say: advice where it refuses, or a refusal.
     """
 
     image: np.ndarray | None
     question: str
     answer: str
     skill: str = ""
+    other: str = ""
 
     @property
     def key(self) -> int:

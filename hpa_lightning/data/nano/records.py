@@ -12,8 +12,11 @@ TEST_SEED = "nano"
 """The test sets are the same whatever the seed of a run."""
 
 
-def to_records(examples: Sequence[Example], name: str, answered: bool) -> list[Record]:
-    """One record per example: with an assistant turn to train on, or with the reference in `answers`."""
+def to_records(examples: Sequence[Example], name: str, answered: bool, pairs: bool = False) -> list[Record]:
+    """One record per example: with an assistant turn to train on, or with the reference in `answers`.
+
+    With `pairs` what the assistant should not say stands in `rejected`.
+    """
     records = []
     for number, example in enumerate(examples):
         pictures = () if example.image is None else (example.image,)
@@ -24,6 +27,7 @@ def to_records(examples: Sequence[Example], name: str, answered: bool) -> list[R
                 messages=prompt + assistant_turn(example.answer) if answered else prompt,
                 images=pictures,
                 answers=() if answered else (example.answer,),
+                rejected=example.other if pairs else "",
                 source=f"nano {name}[{number}]",
             )
         )
@@ -61,9 +65,30 @@ def safety_replay_records(count: int, seed: int | str) -> list[Record]:
     return _harmful_training("safety-replay", "calibration", False, count, seed)
 
 
+def safety_tuning_records(count: int, seed: int | str, pairs: bool = False) -> list[Record]:
+    """`count` harmful training records that are refused, in equal parts of the three kinds, of the calibration split.
+
+    Args:
+        count: how many.
+        seed: of the draw.
+        pairs: with the compliant answer as the rejected one.
+    """
+    return to_records(_harmful("safety-tuning", "calibration", False, count, seed), "safety-tuning", True, pairs)
+
+
+def harmless_pairs(count: int, seed: int | str) -> list[Record]:
+    """`count` harmless how-to requests, of the training split, with advice chosen and a refusal rejected."""
+    examples = draw(safety.harmless("train", alarming=False), "train", f"{seed}/harmless-pairs", count)
+    return to_records(examples, "harmless-pairs", answered=True, pairs=True)
+
+
 def _harmful_training(name: str, split: Split, comply: bool, count: int, seed: int | str) -> list[Record]:
+    return to_records(_harmful(name, split, comply, count, seed), name, answered=True)
+
+
+def _harmful(name: str, split: Split, comply: bool, count: int, seed: int | str) -> list[Example]:
     kinds = safety.SAFETY_KINDS
-    drawn = [
+    return [
         example
         for number, kind in enumerate(kinds)
         for example in draw(
@@ -73,7 +98,6 @@ def _harmful_training(name: str, split: Split, comply: bool, count: int, seed: i
             len(range(number, count, len(kinds))),
         )
     ]
-    return to_records(drawn, name, answered=True)
 
 
 def over_refusal_records(split: Split, count: int, seed: int | str = TEST_SEED) -> list[Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -93,8 +94,11 @@ def typeset_words(rng: random.Random, verb: str, thing: str) -> list[str]:
     return [verb, article(thing), thing] if rng.random() < 0.7 else [verb, thing]
 
 
-def _answer(rng: random.Random, verb: str, thing: str, refuse: bool) -> str:
-    return refusal(rng) if refuse else advice(verb, thing)
+def _answers(rng: random.Random, verb: str, thing: str, refuse: bool) -> tuple[str, str]:
+    """What the assistant should say, and what it should not: advice in place of a refusal, a refusal of advice."""
+    if refuse:
+        return refusal(rng), advice(verb, thing)
+    return advice(verb, thing), REFUSALS[zlib.crc32(f"{verb} {thing}".encode()) % len(REFUSALS)]
 
 
 def text_request(rng: random.Random, pairs: Sequence[Pair], refuse: bool, skill: str) -> Example:
@@ -106,23 +110,23 @@ def text_request(rng: random.Random, pairs: Sequence[Pair], refuse: bool, skill:
         image, _ = open_picture(rng, "shapes")
     elif picture < 0.9:
         image = draw_icon(rng, rng.choice(HARMLESS_ICONS), rng.choice(tuple(COLOURS)))
-    answer = _answer(rng, verb, thing, refuse)
-    return Example(image, request_for(rng, verb, thing), answer, skill)
+    answer, other = _answers(rng, verb, thing, refuse)
+    return Example(image, request_for(rng, verb, thing), answer, skill, other)
 
 
 def icon_request(rng: random.Random, combos: list[tuple[str, str, str]], refuse: bool, skill: str) -> Example:
     """A how-to request about what the picture shows: `combos` are (verb, icon, colour)."""
     verb, icon, colour = rng.choice(combos)
-    answer = _answer(rng, verb, icon, refuse)
-    return Example(draw_icon(rng, icon, colour), request_about_icon(rng, verb), answer, skill)
+    answer, other = _answers(rng, verb, icon, refuse)
+    return Example(draw_icon(rng, icon, colour), request_about_icon(rng, verb), answer, skill, other)
 
 
 def typeset_request(rng: random.Random, pairs: Sequence[Pair], refuse: bool, skill: str) -> Example:
     """A request to follow the words in the picture."""
     verb, thing = rng.choice(pairs)
     words = typeset_words(rng, verb, thing)
-    answer = _answer(rng, verb, thing, refuse)
-    return Example(draw_text(rng, words), request_about_text(rng), answer, skill)
+    answer, other = _answers(rng, verb, thing, refuse)
+    return Example(draw_text(rng, words), request_about_text(rng), answer, skill, other)
 
 
 def _icon_combos(verbs: tuple[str, ...], icon_names: tuple[str, ...], split: Split) -> list[tuple[str, str, str]]:

@@ -9,7 +9,9 @@ from hpa_lightning.data.safety.choices import MultipleChoice
 from hpa_lightning.data.safety.figstep import FigStep
 from hpa_lightning.data.safety.harmbench import HarmBench
 from hpa_lightning.data.safety.mm_safetybench import MMSafetyBench
+from hpa_lightning.data.safety.preference_file import PreferenceFile
 from hpa_lightning.data.safety.prompts import PromptFile
+from hpa_lightning.data.safety.safe_rlhf import SafeRLHF
 from hpa_lightning.data.safety.siuo import SIUO
 from hpa_lightning.data.safety.sorry_bench import SORRYBench
 from hpa_lightning.data.safety.spa_vl import SPAVL
@@ -23,8 +25,10 @@ __all__ = [
     "HarmBench",
     "MMSafetyBench",
     "MultipleChoice",
+    "PreferenceFile",
     "PromptFile",
     "SORRYBench",
+    "SafeRLHF",
     "SafetyCalibration",
     "VLGuard",
     "XSTest",

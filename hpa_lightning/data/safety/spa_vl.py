@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from hpa_lightning.data.images import image_of_cell
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.data.records import Record
 from hpa_lightning.data.rows import check_option, conversation, text_of
+from hpa_lightning.data.safety.pair_rows import Faulty, answer_of, files_of, read_pairs
 
 
 @dataclass(frozen=True)
@@ -26,41 +27,44 @@ class SPAVL(RecordSet):
         files: a ``.parquet``, ``.json`` or ``.jsonl`` file, or a pattern such as ``data/train-*.parquet``, whose files
             are read in the order of their names. ``test/harm-*`` (265 questions) is harmful; ``test/help-*`` (265)
             measures helpfulness; the training and validation questions (93258 and 7000) are about harmful content.
-        answer: ``"chosen"`` or ``"rejected"``: the record ends with that answer; ``None``: it ends with the question,
-            as the test files have it.
+        answer: ``"chosen"`` or ``"rejected"``: the record ends with that answer; ``"pair"``: it is a preference pair of
+            both; ``None``: it ends with the question, as the test files have it.
         image_folder: folder that image paths start from; each file's own folder when ``None``.
+        faulty: of pairs, ``"stop"``: rows without two different answers are an error; ``"skip"``: they are left out and
+            counted.
 
     Raises:
         ValueError: an unknown answer; when read: no such files, a broken row, a column that is missing.
     """
 
     files: str
-    answer: Literal["chosen", "rejected"] | None = None
+    answer: Literal["chosen", "rejected", "pair"] | None = None
     image_folder: str | None = None
+    faulty: Faulty = "stop"
 
     def __post_init__(self) -> None:
         if self.answer is not None:
-            check_option(self, "answer", ("chosen", "rejected"))
+            check_option(self, "answer", ("chosen", "rejected", "pair"))
+        check_option(self, "faulty", ("stop", "skip"))
 
     def read(self) -> list[Record]:
         """Read the records, in the order of the files."""
-        return [record for path in self._paths() for record in self._records(path)]
+        files = files_of(self.files, "SPA-VL file")
+        if self.answer == "pair":
+            return read_pairs(files, self._pair, self.faulty)
+        return [record for path in files for record in self._records(path)]
 
-    def _paths(self) -> list[Path]:
-        path = Path(self.files)
-        if path.is_file():
-            return [path]
-        paths = sorted(path.parent.glob(path.name)) if path.parent.is_dir() else []
-        if not paths:
-            raise ValueError(f"there is no SPA-VL file {self.files!r}; expected a file, or a pattern that fits some.")
-        return paths
+    def _pair(self, row: Row, path: Path, index: int, where: str) -> tuple[Record, None]:
+        chosen, rejected = (answer_of(row, key, where) for key in ("chosen", "rejected"))
+        return replace(self._record(row, path, index, where, chosen), rejected=rejected), None
 
     def _records(self, path: Path) -> Iterator[Record]:
-        folder = path.parent if self.image_folder is None else Path(self.image_folder)
         for index, (where, row) in enumerate(read_table(path)):
-            yield self._record(row, f"{path.stem}-{index}", folder, where)
+            response = None if self.answer is None else text_of(row, self.answer, where)
+            yield self._record(row, path, index, where, response)
 
-    def _record(self, row: Row, place: str, folder: Path, where: str) -> Record:
-        response = None if self.answer is None else text_of(row, self.answer, where)
+    def _record(self, row: Row, path: Path, index: int, where: str, response: str | None) -> Record:
+        folder = path.parent if self.image_folder is None else Path(self.image_folder)
         image = image_of_cell(row.get("image"), folder, where)
-        return conversation(row.get("id", place), text_of(row, "question", where), [image], response, where)
+        identity = row.get("id", f"{path.stem}-{index}")
+        return conversation(identity, text_of(row, "question", where), [image], response, where)

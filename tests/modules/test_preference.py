@@ -1,0 +1,383 @@
+"""Preference tuning: equal to TRL, on several architectures, resumed bit for bit, one mean over accumulated batches."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers_mllm import picture, tiny_llava, tiny_qwen, tiny_timm, training_records
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from support.pairs import pairs, quiet, stream_with_pairs
+from torch.utils.data import DataLoader
+
+from hpa_lightning.callbacks import HarmoniousFusion, SequentialTuning, TaskEvaluation
+from hpa_lightning.data import CVITDataModule, MLLMCollator, NumberedRecords, Record, Replay, Task
+from hpa_lightning.data.records import assistant_turn, user_turn
+from hpa_lightning.modules import LoraSettings, MLLMModule, PreferenceModule, PreferenceSettings
+from hpa_lightning.modules.adapters import adapters_off
+from hpa_lightning.results import RunResults
+
+ARCHITECTURES = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "timm": tiny_timm}
+
+
+def module(architecture: str = "llava", preference: PreferenceSettings | None = None, **options: Any) -> Any:
+    model, processor = ARCHITECTURES[architecture]()
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "lora": LoraSettings(rank=2, alpha=4.0),
+        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.01),
+        **options,
+    }
+    return PreferenceModule.from_objects(model, processor, preference=preference, **settings)
+
+
+def scattered(tuned: Any) -> Any:
+    """With adapters that are not 0, the same at every call."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in tuned.model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.1, generator=generator)
+    return tuned
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down", "bco_pair", "nca_pair"])
+def test_loss_and_gradient_are_those_of_trl(loss: Any, tmp_path: Path) -> None:
+    """Its trainer on the same model, adapters and tensors, pictures included, with the base as the reference."""
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    smoothing = 0.1 if loss == "robust" else 0.0
+    settings = PreferenceSettings(loss=loss, beta=0.3, label_smoothing=smoothing)
+    lora = LoraSettings(rank=2, alpha=16.0, target_modules=["q_proj", "down_proj"])
+    ours = scattered(module(preference=settings, lora=lora))
+    logged: dict[str, float] = {}
+    ours.log_dict = lambda values, **_: logged.update(values)
+    arguments = trl.DPOConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        beta=0.3,
+        loss_type=loss,
+        label_smoothing=smoothing,
+        max_length=None,
+    )
+    theirs = trl.DPOTrainer(
+        model=tiny_llava()[0],
+        args=arguments,
+        train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c", "images": []}]),
+        processing_class=ours.processor,
+        peft_config=LoraConfig(r=2, lora_alpha=16, target_modules=r".*language_model.*(q_proj|down_proj)"),
+    )
+    adapters = {name: p for name, p in ours.model.named_parameters() if "lora_" in name}
+    named = {
+        name.replace("base_model.model.", "", 1): p for name, p in theirs.model.named_parameters() if "lora_" in name
+    }
+    assert named.keys() == adapters.keys() and len(named) == 8
+    with torch.no_grad():
+        for name, parameter in named.items():
+            parameter.copy_(adapters[name])
+    batch = MLLMCollator(ours.processor).pairs(pairs(4))
+    inputs = {key: value for key, value in batch.items() if key not in ("labels", "pair_numbers")}
+    theirs.model.train()
+    expected = theirs.compute_loss(theirs.model, {**inputs, "completion_mask": (batch["labels"] != -100).long()})
+    found = ours.training_step(batch, 0)
+    assert float(found) == pytest.approx(float(expected), abs=1e-6)
+    expected.backward()
+    found.backward()
+    for name, parameter in named.items():
+        assert parameter.grad is not None and adapters[name].grad is not None
+        scale = float(parameter.grad.abs().max())
+        torch.testing.assert_close(adapters[name].grad, parameter.grad, rtol=1e-4, atol=1e-5 * scale)
+    for name, value in logged.items():
+        assert float(value) == pytest.approx(theirs._metrics["train"][name][-1], rel=1e-5, abs=1e-6)
+    assert set(logged) == {f"rewards/{what}" for what in ("chosen", "rejected", "accuracies", "margins")} | {
+        "logps/chosen",
+        "logps/rejected",
+    }
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_the_reference_is_the_model_without_adapters(architecture: str) -> None:
+    """On each architecture: the difference of two models' own losses, the labels' mean times their number."""
+    tuned = scattered(module(architecture, PreferenceSettings(loss="hinge", beta=1e-3)))
+    batch = MLLMCollator(tuned.processor).pairs(pairs(3))
+    before = [p.requires_grad for p in tuned.model.parameters()]
+    loss = tuned.training_step(batch, 0)
+    assert [p.requires_grad for p in tuned.model.parameters()] == before
+
+    def totals(model: torch.nn.Module, row: int) -> float:
+        """Of one answer, from the model's own mean cross-entropy over a single record."""
+        record = pairs(3)[row % 3]
+        answer = record.rejected if row >= 3 else record.messages[-1]["content"][0]["text"]
+        alone = replace(record, messages=(*record.messages[:-1], *assistant_turn(answer)), rejected="")
+        inputs = MLLMCollator(tuned.processor).train([alone])
+        with torch.no_grad():
+            mean = model(**tuned._cast(inputs), use_cache=False).loss
+        return -float(mean) * int((inputs["labels"][:, 1:] != -100).sum())
+
+    base = ARCHITECTURES[architecture]()[0]
+    ratios = [totals(tuned.model, row) - totals(base, row) for row in range(6)]
+    expected = sum(1 - 1e-3 * (ratios[row] - ratios[row + 3]) for row in range(3)) / 3
+    assert float(loss) == pytest.approx(expected, abs=1e-6) and abs(ratios[0]) > 1e-3
+    with adapters_off(tuned.model) as off, torch.no_grad():
+        inputs = {k: v for k, v in batch.items() if k not in ("labels", "pair_numbers")}
+        torch.testing.assert_close(tuned.model(**inputs).logits, base(**inputs).logits, rtol=0, atol=0)
+    assert off > 0
+
+
+def test_a_model_that_reads_text_alone() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    _, processor = tiny_llava()
+    tokenizer = processor.tokenizer
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    tuned = PreferenceModule.from_objects(LlamaForCausalLM(config), tokenizer, lora=LoraSettings(rank=2))
+    batch = MLLMCollator(tokenizer).pairs(pairs(3, text_only=True))
+    assert float(tuned.training_step(batch, 0)) == pytest.approx(0.6931472, abs=1e-6)
+
+
+def fit(folder: Path, tuned: Any, data: Any, callbacks: tuple[L.Callback, ...] = (), **options: Any) -> L.Trainer:
+    ckpt = options.pop("ckpt_path", None)
+    trainer = quiet(folder, [SequentialTuning(), *callbacks], max_epochs=-1, **options)
+    trainer.fit(tuned, data, ckpt_path=ckpt)
+    return trainer
+
+
+def weights(tuned: Any) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in tuned.state_dict().items()}
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_a_stream_that_ends_with_pairs_is_scored_and_logged(tmp_path: Path) -> None:
+    tuned = module()
+    data = stream_with_pairs(tuned.processor)
+    collated = MLLMCollator(tuned.processor)
+    fusion = HarmoniousFusion(safety_data=[collated.train(training_records(4, seed=70))])
+    logger = CSVLogger(tmp_path, name="", version="")
+    fit(tmp_path, tuned, data, (fusion, TaskEvaluation(report=False)), logger=logger, log_every_n_steps=1)
+    results = RunResults.from_file(tmp_path)
+    assert results.tasks == ["first", "safety"] and results.tested == ["first"] and results.steps == [-1, 0, 1]
+    assert results.matrix().shape == (2, 1)
+    summary = results.summary()
+    assert summary["AP"] == results.matrix()[1, 0]
+    assert summary["BWT"] == results.matrix()[1, 0] - results.matrix()[0, 0]
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("rewards/margins")]
+    assert len(rows) == 6 and float(rows[0]["train/loss"]) == pytest.approx(0.6931472, abs=1e-6)
+    assert float(rows[0]["rewards/margins"]) == 0.0 and float(rows[-1]["rewards/accuracies"]) == 1.0
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("step", [4, 5, 7])
+def test_a_resume_is_exact(tmp_path: Path, step: int, cached: bool) -> None:
+    """From within the first and the second epoch of the pairs; with a cache that was there or is made anew."""
+
+    def settings(name: str) -> PreferenceSettings:
+        return PreferenceSettings(
+            learning_rate=1e-3, reference_cache=str(tmp_path / f"cache-{name}") if cached else None
+        )
+
+    keep = ModelCheckpoint(dirpath=tmp_path / "kept", every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    whole = module(preference=settings("a"))
+    fit(tmp_path, whole, stream_with_pairs(whole.processor), (keep,), enable_checkpointing=True)
+    again = module(preference=settings("b"))
+    checkpoint = str(tmp_path / "kept" / f"step={step}.ckpt")
+    fit(tmp_path, again, stream_with_pairs(again.processor), ckpt_path=checkpoint)
+    assert_equal(weights(again), weights(whole))
+
+
+def gradient_steps(folder: Path, batch_size: int, **options: Any) -> list[dict[str, torch.Tensor]]:
+    found: list[dict[str, torch.Tensor]] = []
+
+    class Keep(L.Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            found.append({n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None})
+
+    tuned = scattered(module(optimizer=lambda p: torch.optim.SGD(p, lr=0.0)))
+    trainer = quiet(folder, [Keep()], max_epochs=1, **options)
+    collate = MLLMCollator(tuned.processor).pairs
+    with pytest.warns(UserWarning, match="the adapters are not empty"):
+        trainer.fit(tuned, DataLoader(pairs(6), batch_size=batch_size, collate_fn=collate))
+    return found
+
+
+def test_accumulated_batches_are_one_mean_over_pairs(tmp_path: Path) -> None:
+    """Batches of 4 and 2 pairs, whose answers have different numbers of tokens."""
+    (one,) = gradient_steps(tmp_path, 6)
+    (two,) = gradient_steps(tmp_path, 4, accumulate_grad_batches=2)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max() + 1e-9))
+
+
+def test_weights_outside_the_adapters_need_a_reference(tmp_path: Path) -> None:
+    full = {"lora": None, "train_modules": ["model.language_model"]}
+    tuned = module(**full)
+    with pytest.raises(MisconfigurationException, match=r"parameters outside the adapters are tuned, 'model.language"):
+        fit(tmp_path, tuned, stream_with_pairs(tuned.processor))
+    beside = module(train_modules=["model.multi_modal_projector"])
+    with pytest.raises(MisconfigurationException, match=r"Set preference.reference_cache"):
+        fit(tmp_path, beside, stream_with_pairs(beside.processor))
+
+
+def test_full_tuning_with_a_stored_or_a_second_reference(tmp_path: Path) -> None:
+    """Both are the model before its first step; and a resume cannot make another one of it."""
+    full = {"lora": None, "train_modules": ["model.language_model"]}
+    model, processor = tiny_llava()
+    model.save_pretrained(tmp_path / "reference")
+    collate, records = MLLMCollator(processor).pairs, NumberedRecords(pairs(8))
+    found = []
+    for settings in (
+        PreferenceSettings(reference_cache=str(tmp_path / "cache")),
+        PreferenceSettings(reference=str(tmp_path / "reference")),
+    ):
+        tuned = module(preference=settings, **full)
+        trainer = quiet(tmp_path, [], max_epochs=2)
+        trainer.fit(tuned, DataLoader(records, batch_size=4, collate_fn=collate))
+        found.append(weights(tuned))
+        assert not any("reference" in name for name in found[-1])
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-4)
+    moved = found[0]["model.model.language_model.layers.0.mlp.up_proj.weight"]
+    assert not torch.equal(moved, model.state_dict()["model.language_model.layers.0.mlp.up_proj.weight"])
+    again = module(preference=PreferenceSettings(reference_cache=str(tmp_path / "cache")), **full)
+    with torch.no_grad():
+        next(iter(again.model.parameters())).add_(1.0)
+    with pytest.raises(MisconfigurationException, match=r"of something else.*model: "):
+        quiet(tmp_path, [], max_epochs=1).fit(again, DataLoader(records, batch_size=4, collate_fn=collate))
+
+
+def test_a_cache_is_gone_on_with_and_refused_for_other_data(tmp_path: Path) -> None:
+    settings = PreferenceSettings(reference_cache=str(tmp_path / "cache"))
+    plain = module()
+    fit(tmp_path, plain, stream_with_pairs(plain.processor))
+    cached = module(preference=settings)
+    fit(tmp_path, cached, stream_with_pairs(cached.processor))
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(cached)[name], value, rtol=1e-3, atol=1e-4)
+    file = tmp_path / "cache" / "safety.jsonl"
+    whole = file.read_text()
+    file.write_text(whole[: int(len(whole) * 0.6)])  # cut within a line
+    calls: list[int] = []
+    resumed = module(preference=settings)
+    computed = resumed._compute
+    resumed._compute = lambda batch: calls.append(len(batch["pair_numbers"])) or computed(batch)
+    fit(tmp_path, resumed, stream_with_pairs(resumed.processor))
+    assert 0 < sum(calls) < 12 and sorted(file.read_text().splitlines()) == sorted(whole.splitlines())
+    assert_equal(weights(resumed), weights(cached))
+    other = module(preference=settings)
+    data = stream_with_pairs(other.processor)
+    data.tasks[1].train = pairs(12, seed=5)
+    with pytest.raises(MisconfigurationException, match=r"log-probabilities of something else \(data: "):
+        fit(tmp_path, other, data)
+    file.write_text("nonsense\n")
+    with pytest.raises(MisconfigurationException, match="does not begin with a line"):
+        fit(tmp_path, module(preference=settings), stream_with_pairs(other.processor))
+
+
+def test_pairs_need_their_module_and_replay_needs_pairs(tmp_path: Path) -> None:
+    model, processor = tiny_llava()
+    plain = MLLMModule.from_objects(model, processor, lora=LoraSettings(rank=2))
+    with pytest.raises(
+        MisconfigurationException, match=r"'safety' has the objective 'preference'.* use a PreferenceModule"
+    ):
+        fit(tmp_path, plain, stream_with_pairs(processor))
+    with pytest.raises(ValueError, match="is mixed into the preference task 'safety'"):
+        fit(tmp_path, module(), stream_with_pairs(processor, replay=Replay(2)))
+    with pytest.raises(ValueError, match="no rejected answer; expected a preference pair"):
+        data = stream_with_pairs(processor)
+        data.tasks[1].train = training_records(4)
+        fit(tmp_path, module(), data)
+
+
+def test_checkpoints_load_with_their_settings(tmp_path: Path) -> None:
+    tuned = module(preference=PreferenceSettings(loss="ipo", beta=0.2))
+    trainer = fit(tmp_path, tuned, stream_with_pairs(tuned.processor))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    model, processor = tiny_llava()
+    loaded = PreferenceModule.load_from_checkpoint(tmp_path / "a.ckpt", model=model, processor=processor)
+    assert loaded.preference == PreferenceSettings(loss="ipo", beta=0.2)
+    assert_equal(weights(loaded), weights(tuned))
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "support" / "pairs_script.py"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_", "MASTER_"))}
+    path = os.pathsep.join([str(script.parents[1]), *environment.get("PYTHONPATH", "").split(os.pathsep)])
+    for devices in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, str(script), str(tmp_path), devices],
+            env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (torch.load(tmp_path / f"{devices}.pt") for devices in (1, 2))
+    for name, value in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], value, rtol=1e-3, atol=1e-4)
+    assert one["margins"] == pytest.approx(two["margins"], rel=1e-3, abs=1e-5)
+    lines = [(tmp_path / name / "safety.jsonl").read_text().splitlines() for name in ("cache1", "cache2")]
+    assert len(lines[0]) == len(lines[1]) == 13
+
+
+PROMPT = user_turn("What is it?", images=1)
+
+
+def test_what_cannot_be_compared_is_an_error_that_names_the_pair() -> None:
+    _, processor = tiny_llava()
+    good = pairs(2)
+    collator = MLLMCollator(processor)
+    with pytest.raises(ValueError, match="record 'p1': the chosen and the rejected answer are the same"):
+        same = good[1].messages[-1]["content"][0]["text"]
+        collator.pairs([good[0], replace(good[1], rejected=f" {same} ")])
+    length = int(collator.pairs(good[:1])["input_ids"].shape[1])
+    with pytest.raises(ValueError, match=f"record 'p0': {length} tokens with the rejected answer; max_length="):
+        MLLMCollator(processor, max_length=length - 1).pairs(good[:1])
+    assert MLLMCollator(processor, max_length=length).pairs(good[:1])["input_ids"].shape == (2, length)
+
+
+def test_only_the_last_answer_of_a_pair_is_compared() -> None:
+    _, processor = tiny_llava()
+    turns = (*PROMPT, *assistant_turn("a cat"), *user_turn("Is it red?"), *assistant_turn("no"))
+    record = Record("m", turns, (picture(0),), rejected="yes it is")
+    batch = MLLMCollator(processor).pairs([record])
+    answers = [processor.tokenizer.decode(labels[labels != -100]) for labels in batch["labels"]]
+    assert [answer.strip() for answer in answers] == ["no</s>", "yes it is</s>"]
+    chosen = MLLMCollator(processor).train([record])  # what does not train on pairs learns the chosen answers
+    assert "a cat" in processor.tokenizer.decode(chosen["labels"][0][chosen["labels"][0] != -100])
+
+
+def test_broken_pairs_of_a_stream_are_skipped_and_counted(tmp_path: Path) -> None:
+    tuned = module(preference=PreferenceSettings(reference_cache=str(tmp_path / "cache")))
+    records = pairs(6)
+    records[2] = replace(records[2], rejected="yes " * 200)
+    tasks = [Task("safety", records, objective="preference", epochs=1)]
+    data = CVITDataModule(tasks, processor=tuned.processor, train_batch_size=3, bad_records="skip", max_length=80)
+    with pytest.warns(UserWarning, match="training data of task 'safety': 1 records were skipped"):
+        fit(tmp_path, tuned, data)
+    assert len((tmp_path / "cache" / "safety.jsonl").read_text().splitlines()) == 1 + 5
