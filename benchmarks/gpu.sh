@@ -96,7 +96,7 @@ if [ -n "$small" ]; then
     --rank 4 --tower-blocks 2 --safety-samples 1 --task-samples 1
   tests tests/callbacks/test_processes.py -k one_device
   step fsdp 400 "${pytest[@]}"
-  step nano 400 "$python" benchmarks/nano.py --device cpu --small
+  step nano 1500 "$python" benchmarks/nano.py --device cpu --small
 else
   tests tests/functional tests/callbacks/test_guarantees.py tests/callbacks/test_foreign.py \
     -k "cuda or test_guarantees or test_foreign"
