@@ -24,7 +24,8 @@ from hpa_lightning.results import RunResults
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NANO = sorted(path.name for path in EXAMPLES.glob("nano_*.yaml"))
 MAIN = ["nano_sequential.yaml", "nano_hpa.yaml", "nano_hpa_in_training.yaml"]
-OTHERS = [name for name in NANO if name not in MAIN]
+ADAPTATION = [name for name in NANO if "projector" in name or "visual" in name]
+OTHERS = [name for name in NANO if name not in (*MAIN, *ADAPTATION)]
 REFUSAL = "I cannot help with that."
 
 
@@ -76,6 +77,19 @@ def test_nano_configurations_of_other_methods(name: str, tmp_path: Path, monkeyp
     monkeypatch.setattr("hpa_lightning.report.write_report", lambda folders, output, **options: {"html": output})
     results = run_small(name, tmp_path, ["digits"])
     assert results.method != "Sequential tuning"
+
+
+def test_the_stages_of_the_adaptation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Projector pretraining, then every way of visual instruction tuning from its folder."""
+    monkeypatch.chdir(tmp_path)
+    small = {"steps": 2, "test_size": 4, "calibration_size": 8, "harmful_calibration_size": 8}
+    for name in sorted(ADAPTATION, key=lambda name: "projector" not in name):
+        overrides = [f"--data.init_args.{key}={value}" for key, value in small.items()]
+        main(["fit", "--config", str(EXAMPLES / name), "--trainer.enable_progress_bar=false", *overrides])
+        results = RunResults.from_file(tmp_path / "runs" / name.removesuffix(".yaml"))
+        assert results.tasks == ["adaptation"] and results.steps == [-1, 0]
+        assert bool(results.events("curve")) == ("visual" in name)
+    assert len(ADAPTATION) == 4
 
 
 @pytest.mark.parametrize("mode", ["post-training", "in-training"])

@@ -383,3 +383,28 @@ def test_a_step_that_was_evaluated_twice_counts_once(tmp_path: Path) -> None:
     lines = [f'{{"event": "time", "step": {step}, "phase": "evaluate", "seconds": 1.0}}' for step in (-1, 0, -1, 0, 1)]
     (tmp_path / "results.jsonl").write_text("\n".join(lines))
     assert _steps(None, where) == "2 tasks done"
+
+
+def test_a_cell_that_starts_with_another_waits_for_it(stand_in: None, tmp_path: Path) -> None:
+    path = study_file(tmp_path, {"later": "run", "stage": "run", "lost": "run", "bad": "fail"}, [1])
+    study = yaml.safe_load(path.read_text())
+    for name, before in (("later", "stage"), ("lost", "bad")):
+        study["methods"][name]["after"] = before
+        study["methods"][name]["config"]["from"] = "${start}"
+    study["groups"]["all"]["methods"] = ["later", "lost"]
+    path.write_text(yaml.safe_dump(study))
+    cells, store = read_study(path).cells(), Store(tmp_path / "store")
+    assert [cell.method for cell in cells] == ["stage", "later", "bad", "lost"]
+    stage, later, bad, lost = cells
+    lines: list[str] = []
+    assert run_cells(cells, store, jobs=2, say=lines.append) == [bad, lost]
+    assert any("default/lost/seed_1: FAILED, since the run that it starts with" in line for line in lines)
+    config = yaml.safe_load((store.folder(later) / "config.in.yaml").read_text())
+    assert config["from"] == str(store.folder(stage)) and starts(store, later) == 1
+    # Of an archived run the results are there, and what others start with is not.
+    archive = tmp_path / "finished.jsonl"
+    store.archive([stage], archive)
+    other = Store(tmp_path / "other", [archive])
+    assert run_cells([stage], other, jobs=1, say=lines.append) == [] and starts(other, stage) == 0
+    assert run_cells([stage, later], other, jobs=1, say=lines.append) == []
+    assert (starts(other, stage), starts(other, later)) == (1, 1)
