@@ -159,3 +159,23 @@ def test_a_bare_gpu_machine_gets_what_the_package_imports() -> None:
     assert needed - present - travelling == set()
     assert not present & travelling
     assert "torch" in present and "jsonargparse" in travelling
+
+
+def test_sketches_against_whole_hessians(script, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    hpa_plus = script("hpa_plus")
+    options = ["--device", "cpu", "--shrink", "32", "--tokens", "300", "--ranks", "16", "24", "--lora-rank", "2"]
+    monkeypatch.setattr(sys, "argv", ["hpa_plus.py", *options])
+    hpa_plus.main()
+    told = capsys.readouterr().out
+    assert re.findall(r"^\| (sketch|exact|hpa) \| (\d*) \|", told, re.MULTILINE) == [
+        ("sketch", "16"),
+        ("sketch", "24"),
+        ("exact", ""),
+        ("hpa", ""),
+    ]
+    memory, saved = hpa_plus.held_bytes(192)["sketch"]
+    assert memory < 1e9 and saved < 0.6e9, "the goals for LLaVA-7B"
+    assert hpa_plus.held_bytes(192)["exact"][0] > 20 * memory
+    inputs = hpa_plus.batches(128, argparse.Namespace(device="cpu", dtype="float32", tokens=300))
+    kept = [hpa_plus.WAYS[way](inputs, 128) for way in ("sketch", "exact")]
+    assert abs(kept[0].shape[1] - kept[1].shape[1]) <= 1

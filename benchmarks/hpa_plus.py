@@ -1,0 +1,150 @@
+"""What sketches cost against whole Hessians, at the layer inputs of a LLaVA-7B decoder block.
+
+    python benchmarks/hpa_plus.py --shrink 4 --tokens 4096                    # a CPU: widths divided by four
+    python benchmarks/hpa_plus.py --tokens 81920                              # a GPU: 128 samples of 640 tokens
+
+One run in one process: random inputs whose energies decay as `1 / i`, no forward passes. For each distinct input of a
+block (three of 4096 columns and one of 11008, divided by `--shrink`) `sketch` streams the tokens and takes the basis
+of null-space projection, `exact` sums the whole Hessian and takes its eigenvectors, `hpa` sums it and takes
+diag(H^-1). The floor is the operations at the machine's best rates. Memory and checkpoint bytes are counted for all 32
+blocks of a 7B model: earlier tasks and bases, at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from machine import best_seconds, ceilings, command, commit, default_dtype, device_name, synchronise
+from torch import Tensor
+
+from hpa_lightning.functional import (
+    HessianAccumulator,
+    InputSketch,
+    dominant_subspace,
+    half_precision_basis,
+    null_space_projection_,
+)
+
+WIDTHS = (4096, 4096, 4096, 11008)
+READERS = (3, 1, 2, 1)  # layers that read each input
+BLOCKS = 32
+BATCH = 640
+ENERGY = 0.7
+
+
+def batches(columns: int, options: argparse.Namespace) -> list[Tensor]:
+    """Tokens of one input, `(640, columns)` each."""
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    generator = torch.Generator(device).manual_seed(columns)
+    scale = torch.arange(1, columns + 1, device=device) ** -0.5
+    sizes = [min(BATCH, options.tokens - start) for start in range(0, options.tokens, BATCH)]
+    return [(torch.randn(n, columns, generator=generator, device=device) * scale).to(dtype) for n in sizes]
+
+
+def sketch(inputs: list[Tensor], rank: int) -> Tensor:
+    """The basis by a sketch."""
+    found = InputSketch(inputs[0].shape[1], min(rank, inputs[0].shape[1]))
+    for part in inputs:
+        found.update(part)
+    return half_precision_basis(found.basis(ENERGY, rank))[0].to(inputs[0].device)
+
+
+def exact(inputs: list[Tensor], rank: int) -> Tensor:
+    """The basis by the whole Hessian."""
+    hessian = HessianAccumulator(inputs[0].shape[1])
+    for part in inputs:
+        hessian.update(part)
+    return dominant_subspace(hessian.hessian().float(), ENERGY)
+
+
+def hpa(inputs: list[Tensor], rank: int) -> Tensor:
+    """HPA's own statistics."""
+    hessian = HessianAccumulator(inputs[0].shape[1])
+    for part in inputs:
+        hessian.update(part)
+    return hessian.inverse_diagonal(release=True)
+
+
+WAYS: dict[str, Callable[[list[Tensor], int], Tensor]] = {"sketch": sketch, "exact": exact, "hpa": hpa}
+
+
+def floor(widths: list[int], tokens: int, rank: int, rates: dict[str, float]) -> dict[str, float]:
+    """Seconds of each way's operations at the best rates; an eigendecomposition counted as `9 c^3` in float64."""
+    result = dict.fromkeys(WAYS, 0.0)
+    for c in widths:
+        shrinkings = tokens / rank
+        result["sketch"] += shrinkings * (12 * rank**2 * c / rates["float32"] + 9 * (2 * rank) ** 3 / rates["float64"])
+        sums = tokens * c**2 / rates["float32"]
+        result["exact"] += sums + 9 * c**3 / rates["float64"]
+        result["hpa"] += sums + c**3 / 3 / rates["cholesky"] + c**3 / 3 / rates["float64"]
+    return result
+
+
+def held_bytes(rank: int, widths: tuple[int, ...] = WIDTHS) -> dict[str, tuple[int, int]]:
+    """Way -> bytes in memory and in a checkpoint for all blocks: earlier tasks, and bases of as many directions."""
+    squares = sum(c * c for c in widths)
+    kept = sum((2 * min(rank, c) + 8) * c for c in widths)
+    directions = sum(min(rank, c) * c for c in widths)
+    both = 4 * squares + 4 * directions
+    return {
+        "sketch": (BLOCKS * (kept + 4 * directions), BLOCKS * (kept + 2 * directions)),
+        "exact": (BLOCKS * both, BLOCKS * both),
+    }
+
+
+def projection_seconds(bases: list[Tensor], lora_rank: int) -> float:
+    """Seconds in which the adapters of one block leave their bases after a step."""
+    device = bases[0].device
+    factors = [torch.randn(lora_rank, basis.shape[0], device=device) for basis in bases]
+
+    def step() -> None:
+        for factor, basis, layers in zip(factors, bases, READERS, strict=True):
+            for _ in range(layers):
+                null_space_projection_(factor, None, basis)
+
+    return best_seconds(step, device, repeats=3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"])
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[192, 384], help="the first one for the step")
+    parser.add_argument("--lora-rank", type=int, default=128)
+    parser.add_argument("--shrink", type=int, choices=[1, 2, 4, 8, 16, 32], default=1, help="divide the block's widths")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    options = parser.parse_args()
+    options.dtype = options.dtype or default_dtype(options.device)
+    device = torch.device(options.device)
+    widths = [c // options.shrink for c in WIDTHS]
+    rates = ceilings(device, 512 if options.shrink > 1 else None)
+    print(f"\n{device_name(device)}, {options.dtype}, commit {commit()}\n{command()}\n")
+    print(f"One block, widths {widths}, {options.tokens} tokens, without the forward passes.\n")
+    print("| way | rank | calibration | floor | a LoRA step of the block |\n|---|---|---|---|---|")
+    for way in options.ways:
+        for rank in options.ranks if way == "sketch" else options.ranks[:1]:
+            seconds, bases = 0.0, []
+            for columns in widths:
+                inputs = batches(columns, options)
+                synchronise(device)
+                start = time.perf_counter()
+                bases.append(WAYS[way](inputs, rank))
+                synchronise(device)
+                seconds += time.perf_counter() - start
+            least = floor(widths, options.tokens, rank, rates)[way]
+            step = "" if way == "hpa" else f"{1000 * projection_seconds(bases, options.lora_rank):.1f} ms"
+            shown = str(rank) if way == "sketch" else ""
+            print(f"| {way} | {shown} | {seconds:.2f} s | {least:.2f} s | {step} |", flush=True)
+    print("\nBest rates: " + ", ".join(f"{name} {rate / 1e9:.0f} G/s" for name, rate in rates.items()) + ".")
+    print("\n| all 32 blocks of LLaVA-7B, at most | memory | checkpoint |\n|---|---|---|")
+    for rank in options.ranks:
+        for way, (memory, saved) in held_bytes(rank).items():
+            print(f"| {way}, rank {rank} | {memory / 1e9:.2f} GB | {saved / 1e9:.2f} GB |")
+
+
+if __name__ == "__main__":
+    main()
