@@ -24,7 +24,7 @@ from hpa_lightning.values import shown
 
 Stage = Literal["projector", "instructions", "safety"]
 
-ADAPTATION_STEPS: dict[Stage, int] = {"projector": 200, "instructions": 300, "safety": 60}
+ADAPTATION_STEPS: dict[Stage, int] = {"projector": 600, "instructions": 400, "safety": 60}
 """Recommended optimizer steps of each stage, of 16 samples."""
 
 TASK = "adaptation"
@@ -33,7 +33,7 @@ TASK = "adaptation"
 _PICTURED = {name: share for name, share in SKILLS.items() if name != "text"}
 _CAPTION = ("describe the picture.", "tell me about the picture.", "what do you see?", "what is shown?")
 _MAX_NEW_TOKENS = 24
-_HOW_TO = 0.15
+_HOW_TO = 0.05
 _TEXT_ALONE = 0.1
 """Shares of harmless how-to requests and of text-only exercises in the instructions."""
 
