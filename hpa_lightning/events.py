@@ -220,7 +220,7 @@ class TimeEvent(Event):
 
     Args:
         step: of the task.
-        phase: ``train``, ``prepare``, ``calibrate``, ``fuse``, ``evaluate``, ``gate`` or ``evaluate_again``.
+        phase: ``train``, ``prepare``, ``calibrate``, ``fuse``, ``evaluate``, ``drift``, ``gate`` or ``evaluate_again``.
         seconds: null in a file where it was not finite.
     """
 
