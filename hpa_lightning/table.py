@@ -121,9 +121,9 @@ class Table:
         records = self.records()
         output = io.StringIO()
         writer = csv.writer(output, lineterminator="\n")
-        writer.writerow([_csv_cell(name) for name in (records[0] if records else self.columns)])
+        writer.writerow([csv_cell(name) for name in (records[0] if records else self.columns)])
         for record in records:
-            writer.writerow([_csv_cell(value) for value in record.values()])
+            writer.writerow([csv_cell(value) for value in record.values()])
         return output.getvalue()
 
     def json(self) -> str:
@@ -131,7 +131,7 @@ class Table:
         return json.dumps(self.records(), ensure_ascii=False, indent=2)
 
 
-def _csv_cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
     """Numbers rounded; a text that a spreadsheet would take for a formula begins with an apostrophe, which it hides."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{value}"

@@ -30,6 +30,7 @@ COMMANDS = {
     "study": ("study", "a grid of runs from one YAML file: run, status, report, archive"),
     "judge": ("judge", "judge the answers of an earlier run anew, and compare judges"),
     "answers": ("answers", "one HTML page of a run's answers before and after, with filters"),
+    "rate": ("rate", "people rate answers: `rate export` writes a blinded form, `rate import` puts forms together"),
     "report": ("report", "tables, plots and one HTML page from the result folders of earlier runs"),
 }
 LIGHTNING = ("fit", "validate", "test", "predict")

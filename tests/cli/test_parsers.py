@@ -33,6 +33,7 @@ NEEDED = {
     "fuse": ["--before", "a", "--after", "b", "--output", "c"],
     "merge": ["--task", "a", "--safety", "b", "--output", "c"],
     "judge": ["run"],
+    "rate": ["run"],
     "report": ["run", "other"],
     "study": ["run", "study.yaml"],
 }
