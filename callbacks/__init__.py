@@ -4,7 +4,7 @@ In-training HPA is the trio :class:`FocusPartition`, :class:`MaskedFreezing`, :c
 post-training HPA is :class:`HarmoniousFusion`. :class:`SequentialTuning` belongs to every run over a task stream.
 """
 
-from hpa_lightning.callbacks.calibrator import CalibrationSettings
+from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
 from hpa_lightning.callbacks.layer_drift import LayerDrift

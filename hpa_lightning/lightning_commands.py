@@ -94,7 +94,8 @@ class TuningCLI(LightningCLI):
         if self.subcommand in (None, "fit"):
             trainer.loggers = [_keeping(logger) for logger in trainer.loggers]
             self.run_folder = _log_folder(trainer)
-            return trainer
+            found: L.Trainer = trainer
+            return found
         self.run_folder = _log_folder(trainer)
         folder = _unused(self.run_folder / self.subcommand)
         trainer.loggers = [_moved(logger, folder) for logger in trainer.loggers]
@@ -102,7 +103,8 @@ class TuningCLI(LightningCLI):
             if isinstance(callback, SaveRunConfig):
                 callback.folder = folder
         trainer.callbacks.append(CommandResults(self.subcommand, folder))
-        return trainer
+        made: L.Trainer = trainer
+        return made
 
     def fit(self, **arguments: Any) -> None:
         """Called for the subcommand `fit`: see that the run may write into its folder before anything is written.

@@ -148,7 +148,8 @@ def claim_folder(folder: Path, identity: str, resumed: bool, changed: bool = Fal
 
 def _identity(folder: Path) -> str | None:
     try:
-        return json.loads((folder / RUN_FILE).read_text())["run"]
+        found: str | None = json.loads((folder / RUN_FILE).read_text())["run"]
+        return found
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none, one of an older version, or torn: what the results tell counts then
 

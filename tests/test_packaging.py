@@ -71,6 +71,7 @@ def test_wheel_holds_every_module_and_the_weights(wheel: Path) -> None:
         assert f"hpa_lightning/data/benchmarks/{path.name}" in names
     for path in (ROOT / "hpa_lightning/report/templates").iterdir():
         assert f"hpa_lightning/report/templates/{path.name}" in names
+    assert "hpa_lightning/py.typed" in names
     assert not any(name.startswith("callbacks/") for name in names)
 
 

@@ -223,7 +223,8 @@ def _is_transparent(image: Image.Image) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        found: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return found
     except Exception:  # a broken EXIF block tells nothing, and the pixels do not need it
         return 1
 

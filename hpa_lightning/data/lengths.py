@@ -14,7 +14,8 @@ def accumulated_batches(trainer: Any, epoch: int) -> int:
     for callback in trainer.callbacks:
         if isinstance(callback, GradientAccumulationScheduler):
             return callback.get_accumulate_grad_batches(epoch)
-    return trainer.accumulate_grad_batches
+    found: int = trainer.accumulate_grad_batches
+    return found
 
 
 def optimizer_steps(trainer: Any, batches: int, epochs: Iterable[int]) -> int:

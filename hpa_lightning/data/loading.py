@@ -152,7 +152,7 @@ class TaskLoader:
         remaining = _Remaining(self.sampler, skipped)
         if not len(remaining):
             return
-        loader: DataLoader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self.dataset,  # type: ignore[arg-type]
             batch_sampler=remaining,
             collate_fn=self._collate,

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from hpa_lightning.data.bad_records import SKIP, STOP, SkippingCollate, report_skipped, without_bad_records
@@ -266,11 +266,11 @@ class CVITDataModule(L.LightningDataModule):
         ]
         return sets + [item for kind in KINDS for item in self.safety_sets if item.kind == kind]
 
-    def evaluation_dataloader(self, evaluation_set: EvaluationSet) -> DataLoader:
+    def evaluation_dataloader(self, evaluation_set: EvaluationSet) -> DataLoader[Any]:
         """Return the ``generate`` batches of a set, in the order of its records."""
         return self._loader(self._source.evaluation(evaluation_set), self.collator.generate)
 
-    def calibration_dataloader(self, task_index: int, size: int) -> DataLoader:
+    def calibration_dataloader(self, task_index: int, size: int) -> DataLoader[Any]:
         """Return ``train`` batches of ``size`` records (fewer if there are fewer) for a task's Hessian.
 
         They are drawn by seed from ``Task.calibration``. Decision: without one, from the data that the task trains on,
@@ -408,7 +408,7 @@ class CVITDataModule(L.LightningDataModule):
         sampler.set_epoch(epoch)
         return sampler
 
-    def val_dataloader(self) -> list[DataLoader]:
+    def val_dataloader(self) -> list[DataLoader[Any]]:
         """Return the tasks' test sets; nothing inside ``fit`` unless ``validate_during_fit``."""
         fitting = self.trainer is not None and self.trainer.state.fn == "fit"
         return [] if fitting and not self.validate_during_fit else self._loaders(self.validation_sets())
@@ -417,11 +417,11 @@ class CVITDataModule(L.LightningDataModule):
         """Return the sets behind :meth:`val_dataloader`: all tasks' test sets, in stream order."""
         return [item for item in self.evaluation_sets() if item.kind == "task"]
 
-    def test_dataloader(self) -> list[DataLoader]:
+    def test_dataloader(self) -> list[DataLoader[Any]]:
         """Return one loader for each of :meth:`evaluation_sets`, in their order."""
         return self._loaders(self.evaluation_sets())
 
-    def predict_dataloader(self) -> list[DataLoader]:
+    def predict_dataloader(self) -> list[DataLoader[Any]]:
         """Return the loader of ``predict_data``, or of every evaluation set."""
         if self.predict_data is None:
             return self._loaders(self.evaluation_sets())
@@ -496,7 +496,7 @@ class CVITDataModule(L.LightningDataModule):
         before = {"replayed": {}, "safety_replayed": [], "replay_counts": {}, **state_dict}
         refuse_changes(self.trainer, differences(before, now), "stream")
 
-    def _loaders(self, sets: Sequence[EvaluationSet]) -> list[DataLoader]:
+    def _loaders(self, sets: Sequence[EvaluationSet]) -> list[DataLoader[Any]]:
         found = [self._source.evaluation(item) for item in sets]
         return [self._loader(records, self.collator.generate, self._own_part(records)) for records in found]
 
@@ -512,7 +512,7 @@ class CVITDataModule(L.LightningDataModule):
             return None
         return UnrepeatedDistributedSampler(records, trainer.world_size, trainer.global_rank, shuffle=False)
 
-    def _loader(self, records: Sequence[Record], collate: Any, sampler: Any = None) -> DataLoader:
+    def _loader(self, records: Sequence[Record], collate: Any, sampler: Any = None) -> DataLoader[Any]:
         return DataLoader(
             records,  # type: ignore[arg-type]
             batch_size=self.eval_batch_size,

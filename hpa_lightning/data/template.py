@@ -118,7 +118,7 @@ class ChatTemplate:
             return False
 
     def _render(self, messages: Messages, generation: bool = False) -> str:
-        return self._processor.apply_chat_template(
+        found: str = self._processor.apply_chat_template(
             [
                 {**message, "content": message_text(message)} if self._as_string else dict(message)
                 for message in messages
@@ -127,6 +127,7 @@ class ChatTemplate:
             add_generation_prompt=generation,
             tokenize=False,
         )
+        return found
 
     def _with_spans(
         self, messages: Messages, generation: bool, where: str = "conversation"

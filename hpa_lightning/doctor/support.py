@@ -71,7 +71,8 @@ def strategy_class(name: str) -> type[Strategy]:
     if name == "auto":
         return strategies.SingleDeviceStrategy
     if name in StrategyRegistry:
-        return StrategyRegistry[name]["strategy"]
+        found: type[Strategy] = StrategyRegistry[name]["strategy"]
+        return found
     kind = getattr(strategies, name.rpartition(".")[2], None)
     if not (isinstance(kind, type) and issubclass(kind, Strategy)):
         known = [*StrategyRegistry, *(item for item in strategies.__all__ if item.endswith("Strategy"))]

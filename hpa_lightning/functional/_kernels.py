@@ -131,8 +131,10 @@ def settle_rungs(
 
 if triton is not None:
 
-    @triton.jit
-    def _product_kernel(weight, before, retained, partial, count, columns, MASKED: tl.constexpr, BLOCK: tl.constexpr):
+    @triton.jit  # type: ignore[untyped-decorator]
+    def _product_kernel(  # type: ignore[no-untyped-def]
+        weight, before, retained, partial, count, columns, MASKED: tl.constexpr, BLOCK: tl.constexpr
+    ):
         place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         live = place < count
         old = tl.load(before + place, mask=live, other=0.0).to(tl.float32)
@@ -141,8 +143,8 @@ if triton is not None:
             old = tl.where(tl.load(retained + place % columns, mask=live, other=0) != 0, 0.0, old)
         tl.store(partial + tl.program_id(0), tl.sum((delta * old).to(tl.float64)))
 
-    @triton.jit
-    def _subtract_kernel(
+    @triton.jit  # type: ignore[untyped-decorator]
+    def _subtract_kernel(  # type: ignore[no-untyped-def]
         weight,
         before,
         retained,
@@ -167,15 +169,15 @@ if triton is not None:
         tl.store(residual + tl.program_id(0), tl.sum((delta * old).to(tl.float64)))
         tl.store(norm_square + tl.program_id(0), tl.sum((delta * delta).to(tl.float64)))
 
-    @triton.jit
-    def _copy_kernel(weight, before, back, count, BLOCK: tl.constexpr):
+    @triton.jit  # type: ignore[untyped-decorator]
+    def _copy_kernel(weight, before, back, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
         if tl.load(back) != 0:
             place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
             live = place < count
             tl.store(weight + place, tl.load(before + place, mask=live, other=0.0), mask=live)
 
-    @triton.jit
-    def _rungs_kernel(
+    @triton.jit  # type: ignore[untyped-decorator]
+    def _rungs_kernel(  # type: ignore[no-untyped-def]
         values,
         direction,
         residual,

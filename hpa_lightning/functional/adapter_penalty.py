@@ -137,7 +137,8 @@ def pack_mask(mask: Tensor) -> Tensor:
     if not is_dense(mask) or mask.dtype != torch.bool or mask.dim() != 2:
         raise ValueError(f"mask: expected a boolean tensor of shape (r, c), got {describe(mask)}.")
     padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -mask.shape[1] % 8)).unflatten(1, (-1, 8))
-    return padded.bitwise_left_shift(_bits(mask)).sum(2, dtype=torch.uint8)
+    found: Tensor = padded.bitwise_left_shift(_bits(mask)).sum(2, dtype=torch.uint8)
+    return found
 
 
 @torch.no_grad()

@@ -26,7 +26,8 @@ def directions(name: str, states: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     if not bool((torch.isfinite(norms) & (norms > 0)).all()):
         raise ValueError(f"{name}: a hidden state is zero or not finite; expected vectors that have a direction.")
-    return wide / norms
+    found: Tensor = wide / norms
+    return found
 
 
 @torch.no_grad()

@@ -328,7 +328,8 @@ class _LoraStack:
 
 def _dots(left: Tensor, right: Tensor) -> Tensor:
     """The inner products of g pairs of float64 matrices, `(g,)`."""
-    return torch.linalg.vecdot(left.flatten(1), right.flatten(1))
+    found: Tensor = torch.linalg.vecdot(left.flatten(1), right.flatten(1))
+    return found
 
 
 @torch.no_grad()

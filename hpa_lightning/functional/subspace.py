@@ -40,7 +40,8 @@ def dominant_subspace(hessian: Tensor, energy: float) -> Tensor:
     held = values.cumsum(0) / values.sum().clamp(min=torch.finfo(torch.float64).tiny)
     count = int((held < energy * (1 - 1e-12)).sum()) + 1 if energy > 0 and float(values[0]) > 0 else 0
     count = len(values) if energy == 1 else count
-    return vectors.flip(1)[:, :count].to(hessian.dtype if hessian.dtype == torch.float64 else torch.float32)
+    found: Tensor = vectors.flip(1)[:, :count].to(hessian.dtype if hessian.dtype == torch.float64 else torch.float32)
+    return found
 
 
 @torch.no_grad()

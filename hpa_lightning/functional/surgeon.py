@@ -65,7 +65,8 @@ def surgeon_factor(hessian: Tensor) -> Tensor:
             "more damping or more calibration tokens."
         )
     unit = torch.eye(len(lower), dtype=torch.float64, device=lower.device)
-    return torch.linalg.solve_triangular(lower, unit, upper=False).flip(0, 1).contiguous()
+    found: Tensor = torch.linalg.solve_triangular(lower, unit, upper=False).flip(0, 1).contiguous()
+    return found
 
 
 @torch.no_grad()

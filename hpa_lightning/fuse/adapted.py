@@ -109,7 +109,8 @@ class AdaptedCheckpoint(Checkpoint):
     def _scaling(self, module: str, rank: int) -> float:
         pattern = self._settings.get("alpha_pattern") or {}
         alpha = pattern.get(get_pattern_key(list(pattern), module), self._settings.get("lora_alpha", 8))
-        return alpha / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
+        found: float = alpha / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
+        return found
 
     def _factor_key(self, module: str, factor: str) -> str:
         return f"base_model.model.{module}.lora_{factor}.weight"

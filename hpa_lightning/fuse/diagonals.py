@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hpa_lightning.callbacks.calibrator import CalibrationSettings
+from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.fuse.output import PartialOutput, write_tensors
 
 SAFETY, TASK = "safety", "task"

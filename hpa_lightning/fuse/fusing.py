@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from hpa_lightning import functional as F
 from hpa_lightning.calibration import shared_inverse_diagonals, visit_hessians
 from hpa_lightning.callbacks.batches import valid_positions
-from hpa_lightning.callbacks.calibrator import CalibrationSettings
+from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.data.bad_records import naming_failure
 from hpa_lightning.data.collate import MLLMCollator
 from hpa_lightning.data.formats import as_records

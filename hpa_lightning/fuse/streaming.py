@@ -23,7 +23,8 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> nn.Module:
         ValueError: the configuration is neither an image-text-to-text nor a causal language model's, or refused.
     """
     with init_empty_weights(include_buffers=False):
-        return auto_class_of(config).from_config(config, dtype=dtype).eval()
+        found: nn.Module = auto_class_of(config).from_config(config, dtype=dtype).eval()
+        return found
 
 
 class StreamedModel:

@@ -92,11 +92,13 @@ class MixtureOfLora(nn.Module):
         """``(..., in_features)`` to ``(..., out_features)``."""
         result = self.base_layer(x)
         if not self.enabled:
-            return result
+            found: Tensor = result
+            return found
         x = x.to(self.lora_a.dtype)
         hidden = F.linear(self.dropout(x), self.lora_a).unflatten(-1, (self.experts, -1))
         hidden = (hidden * self.probabilities(x).unsqueeze(-1).to(hidden.dtype)).flatten(-2)
-        return (result + F.linear(hidden, self.lora_b) * self.scaling).to(result.dtype)
+        mixed: Tensor = (result + F.linear(hidden, self.lora_b) * self.scaling).to(result.dtype)
+        return mixed
 
     def extra_repr(self) -> str:
         return f"experts={self.experts}, rank={self.lora_a.shape[0]}, scaling={self.scaling:g}"

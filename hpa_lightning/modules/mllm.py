@@ -210,7 +210,8 @@ class MLLMModule(TokenWeightedModule):
         with naming_failure(self._names_of(batch_idx)):
             loss = self.model(**self._cast(batch), use_cache=False).loss
         self.log("train/loss", loss, prog_bar=True, batch_size=batch["input_ids"].shape[0])
-        return loss
+        found: Tensor = loss
+        return found
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._in_training = True

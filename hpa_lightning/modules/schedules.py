@@ -102,7 +102,8 @@ class TaskSchedule:
                 f"lr_scheduler warms up for {warm_up} steps, but the task has {num_training_steps}; lower warmup_steps "
                 "or give warmup_ratio."
             )
-        return get_scheduler(self.name, optimizer, warm_up, num_training_steps, self.arguments)
+        found: LRScheduler = get_scheduler(self.name, optimizer, warm_up, num_training_steps, self.arguments)
+        return found
 
 
 def build_scheduler(make: Callable[..., Any], optimizer: Optimizer, trainer: Any, interval: str) -> Any:

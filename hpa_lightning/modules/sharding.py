@@ -136,7 +136,8 @@ def _sums_for_means(mesh: Any) -> bool:
         return False
     found = torch.zeros(1)
     torch.distributed.reduce_scatter_tensor(found, torch.ones(mesh.size()), torch.distributed.ReduceOp.AVG, group)
-    return mesh.size() > 1 and float(found) == mesh.size()
+    result: bool = mesh.size() > 1 and float(found) == mesh.size()
+    return result
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -109,7 +109,7 @@ class TimmMLLM(PreTrainedModel):
         width = config.text_config.hidden_size
         self.projector = nn.Sequential(nn.Linear(config.feature_size, width), nn.GELU(), nn.Linear(width, width))
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -129,22 +129,26 @@ class TimmMLLM(PreTrainedModel):
 
     def get_decoder(self) -> nn.Module:
         """Return the language model without its head; its ``layers`` are the decoder blocks."""
-        return self.language_model.get_decoder()
+        found: nn.Module = self.language_model.get_decoder()
+        return found
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's token embeddings."""
-        return self.language_model.get_input_embeddings()
+        found: nn.Module = self.language_model.get_input_embeddings()
+        return found
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the language model's head."""
-        return self.language_model.get_output_embeddings()
+        found: nn.Module = self.language_model.get_output_embeddings()
+        return found
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """Return projected features ``(images, image_tokens, hidden_size)`` of ``(images, 3, height, width)``."""
         config = self.config
-        return self.projector(
+        found: Tensor = self.projector(
             tower_features(self.vision_tower, pixel_values, config.feature_layer, config.feature_select)
         )
+        return found
 
     def forward(
         self,
@@ -155,9 +159,10 @@ class TimmMLLM(PreTrainedModel):
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Return the language model's output; ``loss`` over ``labels`` other than -100."""
-        return self.language_model(
+        found: CausalLMOutputWithPast = self.language_model(
             inputs_embeds=self._embed(input_ids, pixel_values), attention_mask=attention_mask, labels=labels, **kwargs
         )
+        return found
 
     @torch.no_grad()
     def generate(
@@ -174,14 +179,16 @@ class TimmMLLM(PreTrainedModel):
         if pixel_values is None:
             if bool(places.any()):
                 raise ValueError("input_ids hold image tokens but no pixel_values were given.")
-            return embeddings
+            found: Tensor = embeddings
+            return found
         features = self.image_features(pixel_values).to(embeddings.dtype)
         if int(places.sum()) != features.shape[0] * features.shape[1]:
             raise ValueError(
                 f"{int(places.sum())} image tokens for {features.shape[0]} images of {features.shape[1]} features; "
                 "the processor and the vision tower do not fit together."
             )
-        return embeddings.masked_scatter(places.unsqueeze(-1), features)
+        placed: Tensor = embeddings.masked_scatter(places.unsqueeze(-1), features)
+        return placed
 
 
 def build_timm_mllm(

@@ -79,7 +79,8 @@ class TimmProcessor:
     def _pixels(self, images: list[Any]) -> Tensor:
         if self.image_processor is None:
             return torch.stack([self._transform(image) for image in images])
-        return self.image_processor(images=images, return_tensors="pt")["pixel_values"]
+        found: Tensor = self.image_processor(images=images, return_tensors="pt")["pixel_values"]
+        return found
 
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> str:
         """Render a conversation; see ``PreTrainedTokenizerBase.apply_chat_template``.
@@ -90,13 +91,17 @@ class TimmProcessor:
         template = chat_template or self.chat_template
         if template and not self._takes_parts(template):
             conversation = [{**turn, "content": self._text_of(turn["content"])} for turn in conversation]
-        return self.tokenizer.apply_chat_template(conversation, chat_template=template, **kwargs)
+        found: str = self.tokenizer.apply_chat_template(conversation, chat_template=template, **kwargs)
+        return found
 
     def _text_of(self, content: Any) -> str:
         if isinstance(content, str):
             return content
         marks = sum(part["type"] == "image" for part in content)
-        return f"{self.image_token}\n" * marks + "".join(part["text"] for part in content if part["type"] == "text")
+        found: str = f"{self.image_token}\n" * marks + "".join(
+            part["text"] for part in content if part["type"] == "text"
+        )
+        return found
 
     def _takes_parts(self, template: str) -> bool:
         """Whether a template writes a turn's image token and text where they are parts of its content."""
@@ -112,7 +117,8 @@ class TimmProcessor:
 
     def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
         """Decode token ids with the tokenizer."""
-        return self.tokenizer.batch_decode(*args, **kwargs)
+        found: list[str] = self.tokenizer.batch_decode(*args, **kwargs)
+        return found
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer and the image settings into ``folder``."""

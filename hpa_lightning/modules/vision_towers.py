@@ -71,7 +71,8 @@ def load_hugging_face_tower(name: str, config: PretrainedConfig, dtype: torch.dt
             f"{name} lacks {len(missing)} weights of a {kind.__name__} ({', '.join(sorted(missing)[:3])}, ...); "
             "expected a pretrained vision model."
         )
-    return tower
+    result: nn.Module = tower
+    return result
 
 
 def tower_features(tower: nn.Module, pixel_values: Tensor, layer: int = -2, select: FeatureSelect = "patch") -> Tensor:
@@ -100,13 +101,17 @@ def tower_features(tower: nn.Module, pixel_values: Tensor, layer: int = -2, sele
         )
     features = states[layer]
     if features.ndim == 4:  # ConvNeXt and its like: (images, channels, height, width)
-        return features.flatten(2).transpose(1, 2)
+        found: Tensor = features.flatten(2).transpose(1, 2)
+        return found
     if features.ndim != 3:
         raise ValueError(
             f"{type(tower).__name__} yields features of shape {tuple(features.shape)}; expected tokens (images, "
             "tokens, channels) or a feature map."
         )
-    return features if select == "full" else features[:, _prefix_tokens(config, pixel_values, features.shape[1]) :]
+    chosen: Tensor = (
+        features if select == "full" else features[:, _prefix_tokens(config, pixel_values, features.shape[1]) :]
+    )
+    return chosen
 
 
 def _prefix_tokens(config: PretrainedConfig, pixel_values: Tensor, tokens: int) -> int:
@@ -126,11 +131,14 @@ def spatial_features(tower: nn.Module, pixel_values: Tensor) -> Tensor:
     """
     features = tower.forward_features(pixel_values)  # type: ignore[operator]
     if features.ndim == 3:
-        return features[:, getattr(tower, "num_prefix_tokens", 0) :]
+        found: Tensor = features[:, getattr(tower, "num_prefix_tokens", 0) :]
+        return found
     if features.ndim == 4 and getattr(tower, "output_fmt", "NCHW") == "NHWC":
-        return features.flatten(1, 2)
+        tokens: Tensor = features.flatten(1, 2)
+        return tokens
     if features.ndim == 4:
-        return features.flatten(2).transpose(1, 2)
+        places: Tensor = features.flatten(2).transpose(1, 2)
+        return places
     raise ValueError(
         f"{type(tower).__name__} yields features of shape {tuple(features.shape)}; expected tokens (images, tokens, "
         "channels) or a feature map."
@@ -151,7 +159,8 @@ def check_features(layer: Any, select: Any) -> None:
 
 def timm_data_config(tower: nn.Module, side: int | None) -> dict[str, Any]:
     """Arguments of timm's image transform for a tower; ``side`` in pixels, the tower's own when ``None``."""
-    return resolve_data_config({"input_size": (3, side, side)} if side else {}, model=tower)
+    found: dict[str, Any] = resolve_data_config({"input_size": (3, side, side)} if side else {}, model=tower)
+    return found
 
 
 def image_processor_of(tower: Any, config: PretrainedConfig, given: Any) -> Any:

@@ -70,7 +70,8 @@ def bootstrap_means(
 
 def mean_over_sets(sets: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """The mean over sets of the mean score, ``(models,)``; see :func:`bootstrap_means`."""
-    return np.mean([scores.mean(axis=1) for scores in sets.values()], axis=0)
+    found: NDArray[np.float64] = np.mean([scores.mean(axis=1) for scores in sets.values()], axis=0)
+    return found
 
 
 def interval(value: float, resampled: NDArray[np.float64]) -> Interval:

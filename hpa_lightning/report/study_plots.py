@@ -205,7 +205,8 @@ def _shared_areas(box: Bbox, others: Sequence[Bbox]) -> np.ndarray:
     """Area that a box shares with each of the others, shape ``(others,)``."""
     ends = np.array([other.extents for other in others])
     sides = np.minimum(box.max, ends[:, 2:]) - np.maximum(box.min, ends[:, :2])
-    return sides.clip(min=0.0).prod(axis=1)
+    found: np.ndarray = sides.clip(min=0.0).prod(axis=1)
+    return found
 
 
 def plot_sweep(

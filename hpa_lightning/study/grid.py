@@ -67,7 +67,8 @@ class Cell:
     def config_for(self, folder: Path) -> dict[str, Any]:
         """The configuration with the cell's folder filled in, and that of the run it starts with."""
         start = {} if self.after is None else {"start": str(folder.parents[2] / self.after.key)}
-        return fill(self.config, {"title": self.title, "folder": str(folder), **start})
+        found: dict[str, Any] = fill(self.config, {"title": self.title, "folder": str(folder), **start})
+        return found
 
 
 @dataclass(frozen=True)

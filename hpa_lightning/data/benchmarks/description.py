@@ -80,7 +80,8 @@ def _task(entry: Any, where: str, reading: tuple[str, ...], packages: Collection
     check_classes(entry, packages, where)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("task", type=Task)
-    return instantiate(parser, {"task": entry}, where).task
+    found: Task = instantiate(parser, {"task": entry}, where).task
+    return found
 
 
 def _text(benchmark: str) -> str:

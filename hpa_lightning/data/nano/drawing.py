@@ -33,7 +33,7 @@ def _shape(name: str, size: int) -> np.ndarray:
     half = (size - 1) / 2
     y, x = (np.mgrid[:size, :size] - half) / (half + 0.5)
     radius = np.hypot(x, y)
-    return {
+    found: np.ndarray = {
         "circle": radius <= 1,
         "square": np.maximum(abs(x), abs(y)) <= 0.92,
         "triangle": abs(x) <= (y + 1) / 2,
@@ -41,6 +41,7 @@ def _shape(name: str, size: int) -> np.ndarray:
         "ring": (radius <= 1) & (radius >= 0.55),
         "diamond": abs(x) + abs(y) <= 1,
     }[name]
+    return found
 
 
 def _colour(rng: random.Random, name: str) -> np.ndarray:

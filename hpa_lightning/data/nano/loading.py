@@ -13,7 +13,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def load_nano_processor() -> LlavaProcessor:
     """The processor of the shipped model: word-level tokenizer, image processor, chat template."""
-    return AutoProcessor.from_pretrained(WEIGHTS)
+    found: LlavaProcessor = AutoProcessor.from_pretrained(WEIGHTS)
+    return found
 
 
 def load_nano_model(dtype: torch.dtype = torch.float32) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:

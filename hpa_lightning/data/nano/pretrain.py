@@ -179,7 +179,8 @@ def pretrain(
     found = measured(400)
     write_text(out / "measured.json", json.dumps(found, indent=1) + "\n")
     log(json.dumps(found))
-    return model
+    result: LlavaForConditionalGeneration = model
+    return result
 
 
 def main() -> None:

@@ -121,7 +121,8 @@ def pretrain_text(
     found = measured(400)
     write_text(out / "measured.json", json.dumps(found, indent=1) + "\n")
     log(json.dumps(found))
-    return model
+    result: LlamaForCausalLM = model
+    return result
 
 
 def main() -> None:

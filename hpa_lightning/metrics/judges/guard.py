@@ -93,7 +93,8 @@ class GuardModelJudge:
         pad = tokenizer.pad_token_id
         with own_decoding(guard):  # its file of decoding settings may ask for sampling, penalties or beams
             tokens = guard.generate(**batch, max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=pad)
-        return tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        found: list[str] = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        return found
 
     def _verdict(self, answer: str) -> bool:
         word = answer.strip().lower()
@@ -115,7 +116,8 @@ class GuardModelJudge:
                 failure: object = error
                 continue
             if response.strip() in text and prompt.strip() in text:
-                return text
+                found: str = text
+                return found
             failure = "prompt or response is missing in what it writes"
         raise ValueError(f"the chat template of {self.model!r} cannot show a prompt and a response: {failure}.")
 

@@ -62,4 +62,5 @@ def _probability(model: Mapping[str, Any], found: Mapping[str, float]) -> float:
 
 @lru_cache(maxsize=1)
 def _shipped() -> dict[str, Any]:
-    return json.loads(WEIGHTS.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(WEIGHTS.read_text(encoding="utf-8"))
+    return found

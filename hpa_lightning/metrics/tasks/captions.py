@@ -174,7 +174,9 @@ class CIDEr(Metric):
     def _bytes(self, text: str) -> Tensor:
         return torch.from_numpy(np.frombuffer(text.encode("ascii"), dtype=np.uint8).copy()).to(self.device)
 
-    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
+    ) -> None:
         if not len(self.lines):  # every process must gather a tensor of the same type, those without a record too
             self.lines = [self._bytes("")]
         super()._sync_dist(dist_sync_fn, process_group)
