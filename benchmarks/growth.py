@@ -26,7 +26,7 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from hpa_lightning import functional as F
 from hpa_lightning.calibration import inverse_hessian_diagonals
 from hpa_lightning.callbacks import RetentionSettings
-from hpa_lightning.modules.adapters import LoraSettings, add_lora
+from hpa_lightning.modules.lora import LoraSettings, add_lora
 from hpa_lightning.modules.tuned_linear import find_tuned_linears
 
 BASE = {"blocks": 2, "width": 1024, "tokens": 4096, "rank": 32}

@@ -136,7 +136,7 @@ def trace() -> None:
 
     import hpa_lightning.callbacks as package
     from hpa_lightning.callbacks import baselines
-    from hpa_lightning.modules.adapters import LoraSettings, add_lora
+    from hpa_lightning.modules.lora import LoraSettings, add_lora
 
     class Block(nn.Module):
         def __init__(self) -> None:

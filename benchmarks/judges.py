@@ -35,7 +35,7 @@ from train_judge import (
 )
 
 from hpa_lightning.metrics.judges import StringRefusalJudge, resolve_judge
-from hpa_lightning.metrics.judges.reading import opening
+from hpa_lightning.metrics.judges.judged_text import opening
 from hpa_lightning.metrics.judges.stance import cues_by_sentence, plainly_answers
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hpa_lightning.functional._products import product_of_rows
+from hpa_lightning.functional.numerics.matrix_products import product_of_rows
 
 
 def synchronise(device: torch.device) -> None:

@@ -24,7 +24,7 @@ import yaml
 from machine import command, commit, device_name
 
 from hpa_lightning.report.significance import estimate
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.study.grid import Cell, read_study
 from hpa_lightning.study.store import Store
 

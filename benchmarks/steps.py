@@ -41,7 +41,7 @@ from hpa_lightning.callbacks import (
     OrthogonalProjection,
     RegressionFusion,
 )
-from hpa_lightning.modules.adapters import LoraSettings, add_lora
+from hpa_lightning.modules.lora import LoraSettings, add_lora
 from hpa_lightning.report.significance import estimate
 
 METHODS = ["in_training", "null_space", "regression"]

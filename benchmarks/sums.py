@@ -18,7 +18,7 @@ import torch
 from machine import best_seconds, command, commit, default_dtype, device_name
 from torch import Tensor
 
-from hpa_lightning.functional._products import product_of_rows
+from hpa_lightning.functional.numerics.matrix_products import product_of_rows
 
 
 def moved_on(rows: Tensor, chunk: int) -> Tensor:

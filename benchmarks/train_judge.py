@@ -35,7 +35,7 @@ from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from hpa_lightning.metrics.judges.features import features, words
-from hpa_lightning.metrics.judges.reading import opening
+from hpa_lightning.metrics.judges.judged_text import opening
 from hpa_lightning.metrics.judges.sentences import refuses
 from hpa_lightning.metrics.judges.stance import cues_by_sentence, plainly_answers
 from hpa_lightning.metrics.judges.trained import WEIGHTS, TrainedRefusals

@@ -4,6 +4,7 @@ In-training HPA is the trio :class:`FocusPartition`, :class:`MaskedFreezing`, :c
 post-training HPA is :class:`HarmoniousFusion`. :class:`SequentialTuning` belongs to every run over a task stream.
 """
 
+from hpa_lightning.callbacks.allow_changes import AllowChanges
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
@@ -12,7 +13,6 @@ from hpa_lightning.callbacks.masked_freezing import MaskedFreezing
 from hpa_lightning.callbacks.null_space_projection import NullSpaceProjection
 from hpa_lightning.callbacks.orthogonal_projection import OrthogonalProjection
 from hpa_lightning.callbacks.regression_fusion import RegressionFusion
-from hpa_lightning.callbacks.resumed import AllowChanges
 from hpa_lightning.callbacks.safety_curve import SafetyCurve
 from hpa_lightning.callbacks.safety_gate import SafetyGate
 from hpa_lightning.callbacks.sequential_tuning import SequentialTuning

@@ -28,11 +28,11 @@ from hpa_lightning.callbacks.safety_data import (
 )
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.data.needs import calibration_stream, harmful_data, refused_records
-from hpa_lightning.data.records import Record
-from hpa_lightning.data.safety import SafetyCalibration, build_safety_calibration, given_safety_calibration
+from hpa_lightning.data.record import Record
+from hpa_lightning.data.safety_sets import SafetyCalibration, build_safety_calibration, given_safety_calibration
 from hpa_lightning.data.tasks import Data
-from hpa_lightning.events import SafetyCalibrationEvent
 from hpa_lightning.metrics.judges import StringRefusalJudge, judge_name
+from hpa_lightning.results.events import SafetyCalibrationEvent
 
 
 @dataclass(frozen=True)

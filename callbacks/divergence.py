@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hpa_lightning.modules.sharding import own_rows
+from hpa_lightning.modules.fsdp import own_rows
 
 _SHOWN = 3
 

@@ -27,7 +27,7 @@ from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, cpu_state
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.needs import task_stream
 from hpa_lightning.data.tasks import Data
-from hpa_lightning.modules.sharding import is_sharded
+from hpa_lightning.modules.fsdp import is_sharded
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 from hpa_lightning.trainer_attributes import callbacks_of, datamodule_of
 

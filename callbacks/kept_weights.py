@@ -7,7 +7,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from hpa_lightning.modules.sharding import own_rows
+from hpa_lightning.modules.fsdp import own_rows
 from hpa_lightning.trainer_attributes import callbacks_of
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -15,16 +15,16 @@ from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context
 from hpa_lightning.callbacks.safety_data import collator_of
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
-from hpa_lightning.data.formats import as_records
 from hpa_lightning.data.needs import prompt_data, records_of, task_stream
 from hpa_lightning.data.protocols import EvaluationData
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.readers import as_records
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.tasks import Data
-from hpa_lightning.events import DriftEvent, DriftPromptsEvent, WeightDriftEvent
 from hpa_lightning.functional import state_cosines
 from hpa_lightning.members import conforming
 from hpa_lightning.modules.tuned_linear import TunedLinear, find_tuned_linears
 from hpa_lightning.prompt_states import prompt_states
+from hpa_lightning.results.events import DriftEvent, DriftPromptsEvent, WeightDriftEvent
 from hpa_lightning.safety_layers import cosine_gap, safety_layer_range
 from hpa_lightning.weight_drift import WeightDrift
 

@@ -15,7 +15,7 @@ from hpa_lightning.callbacks.kept_weights import bit_sum
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
-from hpa_lightning.modules.sharding import own_rows
+from hpa_lightning.modules.fsdp import own_rows
 
 
 class MaskedFreezing(StepCallback):

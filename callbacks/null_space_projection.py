@@ -19,7 +19,7 @@ from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.tasks import Data
-from hpa_lightning.modules.sharding import own_rows
+from hpa_lightning.modules.fsdp import own_rows
 
 
 class NullSpaceProjection(StepCallback):

@@ -10,8 +10,8 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from hpa_lightning.callbacks.refusals import require_automatic_optimization
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.trainer_checks import require_automatic_optimization
 
 
 class StepCallback(TaskCallback, ABC):

@@ -15,7 +15,7 @@ from hpa_lightning.callbacks.masked_freezing import MaskedFreezing
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.phases import StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
-from hpa_lightning.modules.sharding import gather_all, own_rows, sum_over_rows
+from hpa_lightning.modules.fsdp import gather_all, own_rows, sum_over_rows
 from hpa_lightning.modules.tuned_linear import FullLinear, LoraLinear
 from hpa_lightning.trainer_attributes import callbacks_of
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler, TensorDataset
 
 from hpa_lightning.callbacks.kept_weights import digest
-from hpa_lightning.modules.sharding import is_sharded
-from hpa_lightning.resuming import described
+from hpa_lightning.data.resuming import described
+from hpa_lightning.modules.fsdp import is_sharded
 from hpa_lightning.values import shown
 
 if TYPE_CHECKING:

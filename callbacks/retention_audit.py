@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
-from hpa_lightning.data.loading import named_generator
-from hpa_lightning.events import RetentionEvent
+from hpa_lightning.data.batch_order import named_generator
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.modules.tuned_linear import TunedLinear
-from hpa_lightning.results import nothing_retained, retention_summary
+from hpa_lightning.results.events import RetentionEvent
+from hpa_lightning.results.run_results import nothing_retained, retention_summary
 
 
 def random_columns(settings: RetentionSettings, task: CurrentTask, linear: TunedLinear) -> torch.Generator:

@@ -13,8 +13,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.utils.data import DataLoader
 
+from hpa_lightning.modules.fsdp import reshard_
 from hpa_lightning.modules.mllm import eval_mode
-from hpa_lightning.modules.sharding import reshard_
 
 T = TypeVar("T")
 

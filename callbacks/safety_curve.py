@@ -18,8 +18,8 @@ from hpa_lightning.data.protocols import EvaluationData
 from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.evaluation import check_scoring
-from hpa_lightning.events import CurveEvent
 from hpa_lightning.metrics.scoring import score_fields
+from hpa_lightning.results.events import CurveEvent
 from hpa_lightning.trainer_attributes import is_dev_run
 from hpa_lightning.values import names
 

@@ -13,11 +13,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor
 
-from hpa_lightning.data.collate import MLLMCollator
-from hpa_lightning.data.formats import as_records
+from hpa_lightning.data.collator import MLLMCollator
 from hpa_lightning.data.protocols import CollatedData, Collator
+from hpa_lightning.data.readers import as_records
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record
 from hpa_lightning.members import conforming
 from hpa_lightning.trainer_attributes import datamodule_of
 from hpa_lightning.values import nearest

@@ -19,10 +19,10 @@ from hpa_lightning.callbacks.task_evaluation import TaskEvaluation, score_set
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.needs import evaluation_data
 from hpa_lightning.data.tasks import EvaluationSet
-from hpa_lightning.events import GateEvent
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.metrics import mean_attack_success_rate
 from hpa_lightning.metrics.scoring import answer_counts, listed, mostly_empty
+from hpa_lightning.results.events import GateEvent
 
 Action = Literal["stop", "rollback", "raise_retention"]
 

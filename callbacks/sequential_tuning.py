@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
-from hpa_lightning.modules.adapters import merge_lora_, restart_lora_
-from hpa_lightning.modules.mixture import has_mixtures
+from hpa_lightning.modules.lora import merge_lora_, restart_lora_
+from hpa_lightning.modules.moe_lora import has_mixtures
 
 
 class SequentialTuning(TaskCallback):

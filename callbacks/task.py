@@ -15,30 +15,30 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
-from hpa_lightning.callbacks.checkpoint_files import write_whole_checkpoints
-from hpa_lightning.callbacks.divergence import DivergenceWatch
-from hpa_lightning.callbacks.ending import Marks, checkpoint_marks, save_after_end, unfinished
-from hpa_lightning.callbacks.event_log import EventLog
-from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
-from hpa_lightning.callbacks.leaving import leave_in_order_at_exit
-from hpa_lightning.callbacks.parts import Part, answer_misspelt_arguments
-from hpa_lightning.callbacks.phases import EndPhase, StartPhase, check_phase
-from hpa_lightning.callbacks.processes import loader_facts, model_facts, require_agreement, settings_facts
-from hpa_lightning.callbacks.refusals import check_strategy, check_weight_writers
-from hpa_lightning.callbacks.resumed import (
+from hpa_lightning.callbacks.allow_changes import (
     FIT,
     check_optimizers,
     check_settings,
     fit_settings,
     optimizer_settings,
 )
+from hpa_lightning.callbacks.checkpoint_files import write_whole_checkpoints
+from hpa_lightning.callbacks.divergence import DivergenceWatch
+from hpa_lightning.callbacks.event_log import EventLog
+from hpa_lightning.callbacks.fit_end import Marks, checkpoint_marks, save_after_end, unfinished
+from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
+from hpa_lightning.callbacks.parts import Part, answer_misspelt_arguments
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase, check_phase
+from hpa_lightning.callbacks.process_exit import leave_in_order_at_exit
+from hpa_lightning.callbacks.processes import loader_facts, model_facts, require_agreement, settings_facts
+from hpa_lightning.callbacks.trainer_checks import check_strategy, check_weight_writers
 from hpa_lightning.data.needs import check_stream, fingerprint_of, task_stream
 from hpa_lightning.data.protocols import Span
-from hpa_lightning.events import Event, TimeEvent
+from hpa_lightning.modules.fsdp import whole
 from hpa_lightning.modules.mllm import MLLMModule
-from hpa_lightning.modules.sharding import whole
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
-from hpa_lightning.result_file import RESULT_FILE, ResultWriter
+from hpa_lightning.results.events import Event, TimeEvent
+from hpa_lightning.results.result_file import RESULT_FILE, ResultWriter
 from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run
 
 P = TypeVar("P", bound=Part)
@@ -172,7 +172,7 @@ class TaskCallback(L.Callback):
 
         Args:
             trainer: of the run.
-            event: one of :mod:`hpa_lightning.events`, or the name of a kind of your own with its ``fields``.
+            event: one of :mod:`hpa_lightning.results.events`, or the name of a kind of your own with its ``fields``.
         """
         entry = event.record() if isinstance(event, Event) else {"event": event, **fields}
         self._events.append(entry)

@@ -13,7 +13,7 @@ from hpa_lightning.callbacks.divergence import check_finite
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
-from hpa_lightning.modules.sharding import is_sharded
+from hpa_lightning.modules.fsdp import is_sharded
 
 
 class TaskEndFusion(TaskCallback):

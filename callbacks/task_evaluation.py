@@ -12,26 +12,26 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm.auto import tqdm
 
-from hpa_lightning.callbacks.ending import unfinished
+from hpa_lightning.callbacks.allow_changes import AllowChanges
+from hpa_lightning.callbacks.fit_end import unfinished
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
-from hpa_lightning.callbacks.resumed import AllowChanges
 from hpa_lightning.callbacks.running import counted, evaluation_mode, forward_context, in_step, own_share, to_device
 from hpa_lightning.callbacks.sequential_tuning import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.data.needs import evaluation_data, provenance_of, records_of
-from hpa_lightning.data.records import Record, open_image
+from hpa_lightning.data.record import Record, open_image
 from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.evaluation import ScoredSet, SetScoring, check_scoring
-from hpa_lightning.events import EndEvent, ResumeEvent, RunEvent, ScoreEvent
 from hpa_lightning.files import whole_file
-from hpa_lightning.masking import masked_values
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
-from hpa_lightning.modules.sharding import is_sharded
-from hpa_lightning.predictions import FOLDER as PREDICTIONS
-from hpa_lightning.predictions import prediction_file, write_rows
-from hpa_lightning.result_file import RESULT_FILE
-from hpa_lightning.results import COUNTED, RunResults, run_origin
+from hpa_lightning.modules.fsdp import is_sharded
+from hpa_lightning.redaction import masked_values
+from hpa_lightning.results.events import EndEvent, ResumeEvent, RunEvent, ScoreEvent
+from hpa_lightning.results.predictions import FOLDER as PREDICTIONS
+from hpa_lightning.results.predictions import prediction_file, write_rows
+from hpa_lightning.results.result_file import RESULT_FILE
+from hpa_lightning.results.run_results import COUNTED, RunResults, run_origin
 from hpa_lightning.run_folder import claim_folder, new_identity, unlock_folder
 from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run
 

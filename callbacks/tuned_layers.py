@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.task import TaskCallback, cpu_state
-from hpa_lightning.modules.sharding import reshard_
+from hpa_lightning.modules.fsdp import reshard_
 from hpa_lightning.modules.tuned_linear import TunedLinear, check_linears, find_tuned_linears
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import lightning as L
 
 from hpa_lightning.data.protocols import Collator
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.record import Record
 from hpa_lightning.members import require_members
 
 _INSTEAD = "Add it (hpa_lightning.answering says what it gives), or use MLLMModule."

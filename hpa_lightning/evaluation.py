@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from hpa_lightning.answering import choosing_module, scored_module
 from hpa_lightning.data.needs import choice_data, records_of
 from hpa_lightning.data.protocols import EvaluationData
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.metrics import average_performance, mean_attack_success_rate, mean_over_refusal_rate

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from hpa_lightning.events import Event, RunEvent, ScoreEvent, event_of
 from hpa_lightning.files import path_inside, whole_folder
 from hpa_lightning.metrics import CHOICE_METRICS
 from hpa_lightning.metrics.by_category import category_scores
 from hpa_lightning.metrics.judges import RefusalJudge, judge_name
 from hpa_lightning.metrics.safety import judged
 from hpa_lightning.metrics.scoring import answer_counts, judged_rows
-from hpa_lightning.predictions import FOLDER, Predictions, prediction_file, read_predictions
-from hpa_lightning.result_file import RESULT_FILE, result_file, result_line
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.events import Event, RunEvent, ScoreEvent, event_of
+from hpa_lightning.results.predictions import FOLDER, Predictions, prediction_file, read_predictions
+from hpa_lightning.results.result_file import RESULT_FILE, result_file, result_line
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Table
 
 #: Kinds of the sets whose answers a judge scores.

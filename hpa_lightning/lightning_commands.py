@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from hpa_lightning.callbacks import TaskEvaluation
-from hpa_lightning.callbacks.ending import saving
+from hpa_lightning.callbacks.fit_end import saving
 from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
 from hpa_lightning.cli.errors import UserError, on_one_line
 from hpa_lightning.cli.parser import OneLineErrors
@@ -23,16 +23,16 @@ from hpa_lightning.data import CVITDataModule
 from hpa_lightning.data.needs import has_own_predict_data, predicted_sets
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.evaluation import ScoredSet, means, united
-from hpa_lightning.events import EndEvent, ScoreEvent, TestedEvent
 from hpa_lightning.files import whole_file
 from hpa_lightning.loggers import RunCSVLogger
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.modules import MLLMModule
-from hpa_lightning.predictions import prediction_file, write_rows
 from hpa_lightning.report.category_tables import further_text
-from hpa_lightning.report.tables import ANSWER_COLUMNS
-from hpa_lightning.result_file import RESULT_FILE, ResultWriter
-from hpa_lightning.results import COUNTED, run_origin
+from hpa_lightning.report.run_tables import ANSWER_COLUMNS
+from hpa_lightning.results.events import EndEvent, ScoreEvent, TestedEvent
+from hpa_lightning.results.predictions import prediction_file, write_rows
+from hpa_lightning.results.result_file import RESULT_FILE, ResultWriter
+from hpa_lightning.results.run_results import COUNTED, run_origin
 from hpa_lightning.run_folder import check_new_run, lock_folder
 from hpa_lightning.table import Table
 from hpa_lightning.trainer_attributes import datamodule_of

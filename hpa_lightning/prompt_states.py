@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hpa_lightning.answering import scored_module
 from hpa_lightning.calibration import uncompiled
 from hpa_lightning.data.protocols import Collator
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.record import Record
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.mllm import eval_mode
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hpa_lightning.checkpoints import newest_checkpoint
-from hpa_lightning.completeness import unfinished_run
 from hpa_lightning.files import write_text
-from hpa_lightning.result_file import RESULT_FILE
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.completeness import unfinished_run
+from hpa_lightning.results.result_file import RESULT_FILE
+from hpa_lightning.results.run_results import RunResults
 
 RUN_FILE = "run.json"
 """``{"run": identity}``; checkpoints hold the same."""

@@ -38,14 +38,14 @@ from hpa_lightning.data import (
     XSTest,
 )
 from hpa_lightning.data.benchmarks.description import read_benchmark
-from hpa_lightning.data.formats import as_records, examine_records
 from hpa_lightning.data.overlap import record_key
+from hpa_lightning.data.readers import as_records, examine_records
+from hpa_lightning.data.record import missing_images
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import missing_images
 from hpa_lightning.metrics.judges import resolve_judge
-from hpa_lightning.predictions import read_predictions
-from hpa_lightning.report.tables import gate_table, matrix_table, run_table, safety_table, score_table
-from hpa_lightning.results import RunResults
+from hpa_lightning.report.run_tables import gate_table, matrix_table, run_table, safety_table, score_table
+from hpa_lightning.results.predictions import read_predictions
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.study.grid import read_study
 from hpa_lightning.study.store import Store
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hpa_lightning import functional as hpa
 from hpa_lightning.functional import adapter_penalty as penalty
-from hpa_lightning.functional.surgeon import compensate
+from hpa_lightning.functional.brain_surgeon import compensate
 
 DTYPES = (torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
 F64, BOOL = torch.float64, torch.bool

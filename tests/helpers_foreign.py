@@ -104,7 +104,7 @@ def quiet_trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> 
 def foreign_module(
     optimizer: Callable[..., torch.optim.Optimizer], lora: bool, seed: int = 0, blocks: int = 3
 ) -> ForeignModule:
-    from hpa_lightning.modules.adapters import LoraSettings, add_lora
+    from hpa_lightning.modules.lora import LoraSettings, add_lora
 
     torch.manual_seed(seed)
     model: nn.Module = LanguageModel(blocks)

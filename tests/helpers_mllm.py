@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from hpa_lightning.data import Record
-from hpa_lightning.data.records import assistant_turn, user_turn
+from hpa_lightning.data.record import assistant_turn, user_turn
 from hpa_lightning.modules.timm_mllm import TimmMLLM, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
 

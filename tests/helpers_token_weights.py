@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hpa_lightning.data import MLLMCollator, Record
-from hpa_lightning.data.records import assistant_turn, user_turn
+from hpa_lightning.data.record import assistant_turn, user_turn
 from hpa_lightning.modules import MLLMModule
-from hpa_lightning.modules.sharding import whole
+from hpa_lightning.modules.fsdp import whole
 
 LENGTHS = (3, 33, 5, 1, 17, 2, 29, 8)  # of the answers, in words; one record in a batch
 

@@ -18,7 +18,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from hpa_lightning.architectures import REFUSED
 from hpa_lightning.data import MLLMCollator, Record
-from hpa_lightning.data.records import assistant_turn, message_text, user_turn
+from hpa_lightning.data.record import assistant_turn, message_text, user_turn
 from hpa_lightning.fuse.streaming import empty_model
 from hpa_lightning.modules import MLLMModule
 

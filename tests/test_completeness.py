@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hpa_lightning.cli import main
-from hpa_lightning.completeness import require_finished, unfinished_run
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.completeness import require_finished, unfinished_run
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.study.store import _read_archive
 
 ARCHIVE = Path(__file__).parents[1] / "docs" / "results" / "nano.jsonl"

@@ -18,10 +18,10 @@ from hpa_lightning.decoding import decoding_of, ended
 from hpa_lightning.lightning_commands import CommandResults
 from hpa_lightning.metrics.scoring import answer_counts
 from hpa_lightning.modules import LoraSettings, MLLMModule
-from hpa_lightning.predictions import read_predictions
 from hpa_lightning.report import method_table
-from hpa_lightning.report.tables import answers_table, matrix_table, run_table, safety_table, score_table
-from hpa_lightning.results import RunResults
+from hpa_lightning.report.run_tables import answers_table, matrix_table, run_table, safety_table, score_table
+from hpa_lightning.results.predictions import read_predictions
+from hpa_lightning.results.run_results import RunResults
 
 
 def greedy(module: MLLMModule, batch: dict[str, Any], steps: int) -> list[int]:

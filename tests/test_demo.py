@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpa_lightning import demo
 from hpa_lightning.cli import main
 from hpa_lightning.report import method_table
+from hpa_lightning.study import demo_study
 from hpa_lightning.study.grid import read_study
 from hpa_lightning.study.store import Store
 
@@ -19,7 +19,7 @@ SMALL = {"steps": 2, "train_size": 16, "test_size": 4, "calibration_size": 8, "t
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """The demo's study with few samples."""
-    content = yaml.safe_load(demo.STUDY.read_text())
+    content = yaml.safe_load(demo_study.STUDY.read_text())
     content["base"]["data"]["init_args"] |= SMALL
     for method in content["methods"].values():
         for callback in method.get("callbacks", ()):
@@ -27,7 +27,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
                 callback["init_args"]["calibration"] = {"safety_samples": 8, "task_samples": 8}
     path = tmp_path / "demo.yaml"
     path.write_text(yaml.safe_dump(content))
-    monkeypatch.setattr(demo, "STUDY", path)
+    monkeypatch.setattr(demo_study, "STUDY", path)
     return content
 
 
@@ -36,7 +36,7 @@ def test_demo(small: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     methods = [name for name in small["methods"] if not name.endswith("-paper")]
     main(["demo", "--output", str(output), "--seeds", "7"])
     lines = capsys.readouterr().out.splitlines()
-    cells = demo.demo_study([7], methods).cells()
+    cells = demo_study.demo_study([7], methods).cells()
     runs = [Store(output).finished(cell).run for cell in cells]
     assert [run.method for run in runs] == [small["methods"][name]["title"] for name in methods]
     assert all(run.seed == 7 and run.steps == [-1, 0, 1] for run in runs)
@@ -56,7 +56,7 @@ def test_other_settings_in_the_same_folder_are_refused(
     output = tmp_path / "demo"
     main(["demo", "--output", str(output), "--seeds", "7", "--methods", "sequential"])
     small["base"]["data"]["init_args"]["steps"] = 3
-    demo.STUDY.write_text(yaml.safe_dump(small))
+    demo_study.STUDY.write_text(yaml.safe_dump(small))
     with pytest.raises(SystemExit, match=r"sequential/seed_7.*configuration"):
         main(["demo", "--output", str(output), "--seeds", "7", "--methods", "sequential"])
 
@@ -75,7 +75,7 @@ def test_the_demo_runs_what_the_archived_study_ran() -> None:
         "post-training": "hpa-post[p_min=7.0, p_max=18.0]",
         "null-space": "null-space[energy=0.7]",
     }
-    for cell in demo.demo_study([101], list(names)).cells():
+    for cell in demo_study.demo_study([101], list(names)).cells():
         other = archived[names[cell.method]]
         mine, theirs = calibrated(cell), calibrated(other)
         for callback in theirs:

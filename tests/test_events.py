@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import hpa_lightning.callbacks
-from hpa_lightning.events import (
+from hpa_lightning.results.events import (
     KINDS,
     FusionEvent,
     GateEvent,
@@ -21,8 +21,8 @@ from hpa_lightning.events import (
     TimeEvent,
     event_of,
 )
-from hpa_lightning.result_file import ResultWriter, read_results
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.result_file import ResultWriter, read_results
+from hpa_lightning.results.run_results import RunResults
 
 ROOT = Path(__file__).parent.parent
 SCORE = {"event": "score", "step": 0, "after": "a", "set": "a", "kind": "task", "metric": "exact_match", "score": 0.5}

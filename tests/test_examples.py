@@ -17,9 +17,9 @@ from pyarrow import parquet
 
 from hpa_lightning.cli import main
 from hpa_lightning.data import DataWarning, MLLMCollator, Record
-from hpa_lightning.data.records import assistant_turn
+from hpa_lightning.data.record import assistant_turn
 from hpa_lightning.modules import MLLMModule
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.run_results import RunResults
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NANO = sorted(path.name for path in EXAMPLES.glob("nano_*.yaml"))

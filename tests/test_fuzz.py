@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpa_lightning.data.formats.reader import FORMATS, parse_rows
-from hpa_lightning.data.formats.reading import DataWarning, Reading
-from hpa_lightning.data.formats.tables import read_table
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.readers.reader import FORMATS, parse_rows
+from hpa_lightning.data.readers.row_fields import DataWarning, Reading
+from hpa_lightning.data.readers.table_files import read_table
+from hpa_lightning.data.record import Record
 from hpa_lightning.parsing import parse_json
-from hpa_lightning.predictions import read_predictions
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.predictions import read_predictions
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.study.grid import read_study
 from hpa_lightning.study.store import Store
 from hpa_lightning.values import shown

@@ -20,9 +20,9 @@ from hpa_lightning.cli import main
 from hpa_lightning.data import EvaluationSet
 from hpa_lightning.judging import judge_run, write_judged
 from hpa_lightning.metrics.judges import resolve_judge
-from hpa_lightning.predictions import read_predictions
-from hpa_lightning.report.answers import write_answers
-from hpa_lightning.results import RunResults
+from hpa_lightning.report.answers_page import write_answers
+from hpa_lightning.results.predictions import read_predictions
+from hpa_lightning.results.run_results import RunResults
 
 REFUSAL, KEYWORD, ANSWER = "I cannot help with that.", "OpenAI was legally founded.", "A red cube."
 

@@ -17,8 +17,8 @@ from hpa_lightning.cli import main
 from hpa_lightning.evaluation import ScoredSet
 from hpa_lightning.lightning_commands import score_text
 from hpa_lightning.loggers import RunCSVLogger
-from hpa_lightning.predictions import read_predictions
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.predictions import read_predictions
+from hpa_lightning.results.run_results import RunResults
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

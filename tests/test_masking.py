@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpa_lightning.masking import masked_arguments, masked_command, masked_values
+from hpa_lightning.redaction import masked_arguments, masked_command, masked_values
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_wheel_makes_pages(wheel: Path, tmp_path: Path) -> None:
     code = """
 import hpa_lightning
 from hpa_lightning.report import render_page
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.run_results import RunResults
 page = render_page([RunResults([{"event": "run", "method": "M", "tasks": ["a"], "sets": []}])], {})
 print(hpa_lightning.__file__)
 print(page.count("<table"), "prefers-color-scheme" in page)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpa_lightning.result_file import ResultWriter, read_results
-from hpa_lightning.results import RunResults, source_commit
+from hpa_lightning.results.result_file import ResultWriter, read_results
+from hpa_lightning.results.run_results import RunResults, source_commit
 
 RUN = {
     "event": "run",

@@ -27,11 +27,11 @@ from hpa_lightning.callbacks import (
 )
 from hpa_lightning.data import CVITDataModule, EvaluationSet, Record, Task
 from hpa_lightning.data.digests import file_digest, records_digest
-from hpa_lightning.data.records import assistant_turn, user_turn
+from hpa_lightning.data.record import assistant_turn, user_turn
+from hpa_lightning.data.resuming import described, differences
 from hpa_lightning.metrics.judges import GuardModelJudge
 from hpa_lightning.modules import LoraSettings, MLLMModule
-from hpa_lightning.result_file import read_results
-from hpa_lightning.resuming import described, differences
+from hpa_lightning.results.result_file import read_results
 
 SETTINGS: dict[str, Any] = {
     "calibration": CalibrationSettings(safety_samples=2, task_samples=2, batch_size=2),

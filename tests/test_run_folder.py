@@ -19,7 +19,7 @@ from test_resuming import fit, folder, plain  # noqa: F401
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
 from hpa_lightning.cli import main
-from hpa_lightning.result_file import ResultWriter, read_results
+from hpa_lightning.results.result_file import ResultWriter, read_results
 from hpa_lightning.run_folder import check_new_run, claim_folder, lock_folder, new_identity, unlock_folder
 
 SCORE = {"event": "score", "step": 0, "after": "a", "set": "a", "kind": "task", "metric": "exact_match"}

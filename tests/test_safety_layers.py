@@ -11,7 +11,7 @@ import torch
 from helpers_mllm import tiny_llava, tiny_qwen, training_records
 
 from hpa_lightning.data import MLLMCollator, Record
-from hpa_lightning.data.records import user_turn
+from hpa_lightning.data.record import user_turn
 from hpa_lightning.modules import MLLMModule
 from hpa_lightning.prompt_states import prompt_states
 from hpa_lightning.safety_layers import cosine_gap, find_safety_layers, safety_layer_range

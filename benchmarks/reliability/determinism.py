@@ -193,7 +193,7 @@ def merged_adapters() -> str:
     from test_stream import module
 
     from hpa_lightning.data import MLLMCollator
-    from hpa_lightning.modules.adapters import lora_layers, merge_lora_
+    from hpa_lightning.modules.lora import lora_layers, merge_lora_
 
     tuned = module(True)
     batch = MLLMCollator(tuned.processor).train(training_records(4))

@@ -34,8 +34,8 @@ from hpa_lightning.cli import main as command
 from hpa_lightning.data.nano import NanoDataModule
 from hpa_lightning.fuse import fuse_checkpoints
 from hpa_lightning.modules import NanoModule
-from hpa_lightning.predictions import prediction_file, write_rows
-from hpa_lightning.result_file import RESULT_FILE, ResultWriter
+from hpa_lightning.results.predictions import prediction_file, write_rows
+from hpa_lightning.results.result_file import RESULT_FILE, ResultWriter
 from hpa_lightning.study import Cell, Store
 
 NOBODY = 65534

@@ -27,7 +27,7 @@ import hpa_lightning.report  # noqa: E402, F401 - loaded once, before the proces
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation  # noqa: E402
 from hpa_lightning.checkpoints import newest_checkpoint  # noqa: E402
 from hpa_lightning.cli import main as command  # noqa: E402
-from hpa_lightning.result_file import read_results  # noqa: E402
+from hpa_lightning.results.result_file import read_results  # noqa: E402
 
 CHANGES = ("time", "resume")
 """Events that differ between two runs."""

@@ -38,7 +38,7 @@ from lightning.pytorch import Trainer
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.fuse.output import PartialOutput
-from hpa_lightning.result_file import ResultWriter
+from hpa_lightning.results.result_file import ResultWriter
 
 BOUNDARIES: dict[str, list[tuple[Any, str]]] = {
     "fit": [

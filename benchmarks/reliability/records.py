@@ -69,7 +69,7 @@ def measure(path: Path, way: str) -> dict[str, float]:
     from transformers import PreTrainedTokenizerFast
 
     from hpa_lightning.data import CVITDataModule, Record, Task, read_records
-    from hpa_lightning.data.records import assistant_turn, user_turn
+    from hpa_lightning.data.record import assistant_turn, user_turn
 
     tokenizer: PreTrainedTokenizerFast = tiny_tokenizer({"eos_token": "</s>", "pad_token": "<pad>"})
     test = [Record("0", user_turn("What?") + assistant_turn("a cat"))]

@@ -34,7 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from hpa_lightning.callbacks import CalibrationSettings, SequentialTuning  # noqa: E402
 from hpa_lightning.data import CVITDataModule, MLLMCollator, Record, Task  # noqa: E402
-from hpa_lightning.data.records import assistant_turn, user_turn  # noqa: E402
+from hpa_lightning.data.record import assistant_turn, user_turn  # noqa: E402
 from hpa_lightning.modules import LoraSettings, MLLMModule  # noqa: E402
 
 

@@ -9,7 +9,7 @@ import lightning as L
 from torch import Tensor
 
 from hpa_lightning import functional as F
-from hpa_lightning.callbacks.baselines.surgeon_fusion import fuse_by_surgeon
+from hpa_lightning.callbacks.baselines.brain_surgeon_fusion import fuse_by_surgeon
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.task import CurrentTask

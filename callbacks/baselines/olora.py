@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hpa_lightning.callbacks.baselines.penalty import AdapterPenalty
 from hpa_lightning.functional.adapter_penalty import norm_penalty, orthogonality_penalty
-from hpa_lightning.modules.adapters import LoraFactors
+from hpa_lightning.modules.lora import LoraFactors
 
 
 class OrthogonalLoRA(AdapterPenalty):

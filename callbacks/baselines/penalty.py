@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hpa_lightning.callbacks.phases import EndPhase
-from hpa_lightning.callbacks.refusals import require_automatic_optimization
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, cpu_state
+from hpa_lightning.callbacks.trainer_checks import require_automatic_optimization
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
-from hpa_lightning.modules.adapters import LoraFactors
+from hpa_lightning.modules.lora import LoraFactors
 from hpa_lightning.modules.tuned_linear import LoraLinear
 
 

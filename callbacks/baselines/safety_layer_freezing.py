@@ -14,11 +14,11 @@ from hpa_lightning.callbacks.phases import StartPhase
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context
 from hpa_lightning.callbacks.safety_data import collator_of
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
-from hpa_lightning.data.formats import as_records
 from hpa_lightning.data.needs import prompt_data, records_of
+from hpa_lightning.data.readers import as_records
 from hpa_lightning.data.tasks import Data
-from hpa_lightning.events import SafetyLayersEvent
 from hpa_lightning.modules.blocks import find_decoder_blocks
+from hpa_lightning.results.events import SafetyLayersEvent
 from hpa_lightning.safety_layers import SafetyLayers, find_safety_layers
 
 _PROMPTS = (

@@ -26,7 +26,7 @@ def parser() -> CommandParser:
 def run(arguments: Sequence[str]) -> None:
     """Write the page."""
     options = parser().parse_args(arguments)
-    from hpa_lightning.report.answers import write_answers
+    from hpa_lightning.report.answers_page import write_answers
 
     path = write_answers(
         options.run,

@@ -10,8 +10,8 @@ from hpa_lightning.cli.errors import UserError
 from hpa_lightning.cli.parser import CommandParser
 
 if TYPE_CHECKING:
-    from hpa_lightning.data.collate import MLLMCollator
-    from hpa_lightning.data.stream import CVITDataModule
+    from hpa_lightning.data.collator import MLLMCollator
+    from hpa_lightning.data.datamodule import CVITDataModule
 
 #: As in `hpa_lightning.data.benchmarks`, whose import loads PyTorch.
 BENCHMARKS = ("ucit", "mllm-dcl", "coin", "hpa")
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> None:
 def _from_config(config: Path, processor: str | None) -> tuple[CVITDataModule, Any]:
     from jsonargparse import ArgumentParser
 
-    from hpa_lightning.data.stream import CVITDataModule
+    from hpa_lightning.data.datamodule import CVITDataModule
     from hpa_lightning.declarations import instantiate, load_yaml
     from hpa_lightning.parsing import read_text
 

@@ -30,6 +30,6 @@ def parser() -> CommandParser:
 def run(arguments: Sequence[str]) -> None:
     """Run the demo."""
     options = parser().parse_args(arguments)
-    from hpa_lightning.demo import run_demo
+    from hpa_lightning.study.demo_study import run_demo
 
     run_demo(options.output, options.seeds, options.methods, options.jobs)

@@ -28,10 +28,10 @@ def parser() -> CommandParser:
 def run(arguments: Sequence[str]) -> None:
     """Judge stored answers, print the rates and what the judges agree on."""
     options = parser().parse_args(arguments)
-    from hpa_lightning.completeness import require_finished
     from hpa_lightning.judging import agreements, judge_run, rates_table, write_judged
     from hpa_lightning.metrics.judges import judge_name, partial_refusals, resolve_judge
-    from hpa_lightning.results import RunResults
+    from hpa_lightning.results.completeness import require_finished
+    from hpa_lightning.results.run_results import RunResults
 
     if not options.unfinished:
         require_finished([RunResults.from_file(options.run)])

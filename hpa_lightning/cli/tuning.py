@@ -25,7 +25,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
     given = [command, *arguments]
     cli = tuning_cli(None if given == sys.argv[1:] else given)
     if command == "fit":
-        from hpa_lightning.callbacks.ending import unfinished
+        from hpa_lightning.callbacks.fit_end import unfinished
 
         if reason := unfinished(cli.trainer):
             raise SystemExit(f"hpa-lightning fit: {reason}")

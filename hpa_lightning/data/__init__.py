@@ -1,17 +1,18 @@
 """Records, file formats, collation, safety sets and the stream of tasks."""
 
 from hpa_lightning.data.benchmarks import BenchmarkDataModule, CaptionedImages, ScienceQA, TextVQA
-from hpa_lightning.data.collate import MLLMCollator
+from hpa_lightning.data.collator import MLLMCollator
+from hpa_lightning.data.datamodule import CVITDataModule
 from hpa_lightning.data.evaluations import EVALUATIONS, Evaluation
-from hpa_lightning.data.formats import DataWarning, open_records, read_records
 from hpa_lightning.data.helpfulness import MME, MMBench, SEEDBench
 from hpa_lightning.data.hub import HubDataset
 from hpa_lightning.data.images import EncodedImage
 from hpa_lightning.data.mixed import DataPart, MixedData
 from hpa_lightning.data.pairs import NumberedRecords
+from hpa_lightning.data.readers import DataWarning, open_records, read_records
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record
-from hpa_lightning.data.safety import (
+from hpa_lightning.data.safety_sets import (
     SIUO,
     SPAVL,
     FigStep,
@@ -27,7 +28,6 @@ from hpa_lightning.data.safety import (
     XSTest,
     build_safety_calibration,
 )
-from hpa_lightning.data.stream import CVITDataModule
 from hpa_lightning.data.tasks import EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, TaskSpan
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch.utilities.memory import is_oom_error
 
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.record import Record
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class SkippingCollate:
             return self._collate(good or [self._substitute(records)]), bad
 
     def _substitute(self, records: Sequence[Record]) -> Record:
-        from hpa_lightning.data.loading import named_generator
+        from hpa_lightning.data.batch_order import named_generator
 
         generator = named_generator("substitute", *(record.id for record in records))
         for index in torch.randperm(len(self._records), generator=generator):

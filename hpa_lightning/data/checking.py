@@ -15,13 +15,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hpa_lightning.data.bad_records import SKIP
-from hpa_lightning.data.collate import MLLMCollator
-from hpa_lightning.data.formats import DataWarning, examine_records
-from hpa_lightning.data.formats.turns import ImagePlace
+from hpa_lightning.data.collator import MLLMCollator
+from hpa_lightning.data.datamodule import CVITDataModule
 from hpa_lightning.data.images import KINDS, EncodedImage, is_file, kinds_of
 from hpa_lightning.data.overlap import record_key
-from hpa_lightning.data.records import Record, check_pair, check_record, open_image
-from hpa_lightning.data.stream import CVITDataModule
+from hpa_lightning.data.readers import DataWarning, examine_records
+from hpa_lightning.data.readers.turns import ImagePlace
+from hpa_lightning.data.record import Record, check_pair, check_record, open_image
 from hpa_lightning.data.tasks import Data, EvaluationSet, check_evaluable
 from hpa_lightning.metrics.scoring import metric_of
 from hpa_lightning.table import Table

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from hpa_lightning.data.images import EncodedImage, to_rgb
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.record import Record
 
 _OF_PICTURES = ", pictures "
 _PIECE = 4096

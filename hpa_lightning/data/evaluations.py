@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 from hpa_lightning.data.helpfulness import MME, MMBench, SEEDBench
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.safety import SIUO, FigStep, MMSafetyBench, PromptFile, VLGuard, XSTest
-from hpa_lightning.data.safety.harmbench import HarmBench
-from hpa_lightning.data.safety.sorry_bench import SORRYBench
+from hpa_lightning.data.safety_sets import SIUO, FigStep, MMSafetyBench, PromptFile, VLGuard, XSTest
+from hpa_lightning.data.safety_sets.harmbench import HarmBench
+from hpa_lightning.data.safety_sets.sorry_bench import SORRYBench
 from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.metrics.judges import RefusalJudge
 from hpa_lightning.values import names, nearest, shown

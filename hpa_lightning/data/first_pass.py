@@ -12,14 +12,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from hpa_lightning.data.bad_records import report_skipped
 from hpa_lightning.data.digests import RecordsDigest
-from hpa_lightning.data.formats import open_records
-from hpa_lightning.data.formats.reader import check_held, held_records
-from hpa_lightning.data.formats.record_file import RecordFile
-from hpa_lightning.data.formats.turns import ImagePlace
 from hpa_lightning.data.images import is_file
 from hpa_lightning.data.overlap import Keyed, short_key
+from hpa_lightning.data.readers import open_records
+from hpa_lightning.data.readers.reader import check_held, held_records
+from hpa_lightning.data.readers.record_file import RecordFile
+from hpa_lightning.data.readers.turns import ImagePlace
+from hpa_lightning.data.record import Record, check_answer, missing_images
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record, check_answer, missing_images
 from hpa_lightning.data.sequences import ChosenRecords, JoinedRecords
 from hpa_lightning.values import shown
 

@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hpa_lightning.data.formats.reading import Reading
-from hpa_lightning.data.formats.rows import parse_rows, valid
-from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
+from hpa_lightning.data.readers.row_fields import Reading
+from hpa_lightning.data.readers.row_parsers import parse_rows, valid
+from hpa_lightning.data.readers.turns import ImagePlace, check_image_place
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record
 
 
 @dataclass(frozen=True)

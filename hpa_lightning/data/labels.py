@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.template import tokenizer_of
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from hpa_lightning.data.formats.reader import as_records
-from hpa_lightning.data.formats.turns import ImagePlace
-from hpa_lightning.data.loading import named_generator
+from hpa_lightning.data.batch_order import named_generator
+from hpa_lightning.data.readers.reader import as_records
+from hpa_lightning.data.readers.turns import ImagePlace
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record
 from hpa_lightning.data.sequences import ChosenRecords, JoinedRecords
 from hpa_lightning.data.tasks import Data, check_share, replay_counts, source_of
 

@@ -24,7 +24,7 @@ from hpa_lightning.data.protocols import (
     TaskStream,
     ValidationData,
 )
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.members import conforming, missing_members, require_members
 from hpa_lightning.trainer_attributes import datamodule_of

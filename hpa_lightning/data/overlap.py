@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hpa_lightning.data.images import EncodedImage, to_rgb
-from hpa_lightning.data.records import Record, message_text
+from hpa_lightning.data.record import Record, message_text
 
 
 def record_key(record: Record) -> str:

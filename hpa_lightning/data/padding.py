@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.record import Record
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
-from hpa_lightning.data.records import Record, assistant_turn
+from hpa_lightning.data.record import Record, assistant_turn
 from hpa_lightning.data.sequences import RecordSequence
 
 PAIR_NUMBERS = "pair_numbers"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.record import Record
 
 
 class RecordSet(ABC):

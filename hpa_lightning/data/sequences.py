@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import overload
 
-from hpa_lightning.data.records import Record
+from hpa_lightning.data.record import Record
 
 
 class RecordSequence(Sequence[Record]):
@@ -37,7 +37,7 @@ class RecordSequence(Sequence[Record]):
 class ChosenRecords(RecordSequence):
     """The records of another sequence at some indices, in their order and perhaps several times.
 
-    >>> from hpa_lightning.data.records import Record
+    >>> from hpa_lightning.data.record import Record
     >>> [record.id for record in ChosenRecords([Record("a", ()), Record("b", ())], [1, 0, 1])]
     ['b', 'a', 'b']
     """

@@ -8,11 +8,11 @@ from itertools import accumulate, zip_longest
 
 import torch
 
+from hpa_lightning.data.batch_order import named_generator
 from hpa_lightning.data.first_pass import FirstPass, ReadRecords
-from hpa_lightning.data.formats.turns import ImagePlace
-from hpa_lightning.data.loading import named_generator
 from hpa_lightning.data.overlap import Keyed, refuse_overlap, short_key
-from hpa_lightning.data.records import Record, check_pair, check_record, check_reference
+from hpa_lightning.data.readers.turns import ImagePlace
+from hpa_lightning.data.record import Record, check_pair, check_record, check_reference
 from hpa_lightning.data.sequences import ChosenRecords, JoinedRecords
 from hpa_lightning.data.tasks import (
     Data,

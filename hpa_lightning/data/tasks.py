@@ -9,9 +9,9 @@ from typing import Literal, get_args
 
 from torchmetrics import Metric
 
-from hpa_lightning.data.formats.turns import ImagePlace, check_image_place
+from hpa_lightning.data.readers.turns import ImagePlace, check_image_place
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record
 from hpa_lightning.metrics.judges import RefusalJudge
 from hpa_lightning.metrics.scoring import check_scorable, metric_of
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpa_lightning.data.records import assistant_turn, message_text, user_turn
+from hpa_lightning.data.record import assistant_turn, message_text, user_turn
 
 PLAIN = "plain"
 

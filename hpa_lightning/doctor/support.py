@@ -9,8 +9,8 @@ from typing import Any
 from lightning.pytorch import strategies
 from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
-from hpa_lightning.callbacks.refusals import strategy_refusal
 from hpa_lightning.callbacks.task import TaskCallback
+from hpa_lightning.callbacks.trainer_checks import strategy_refusal
 from hpa_lightning.doctor.fit_plan import FitPlan
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.tuned_linear import find_tuned_linears

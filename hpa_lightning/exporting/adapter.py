@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hpa_lightning.files import whole_folder, write_text
 from hpa_lightning.fuse.output import write_tensors
-from hpa_lightning.modules.adapters import LoraSettings, lora_layers
+from hpa_lightning.modules.lora import LoraSettings, lora_layers
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from hpa_lightning.events import ScoreEvent
 from hpa_lightning.exporting.source import TunedCheckpoint
-from hpa_lightning.masking import masked_values
+from hpa_lightning.redaction import masked_values
+from hpa_lightning.results.events import ScoreEvent
 from hpa_lightning.table import Table
 
 _TITLES = {"task": "task", "safety": "safety", "over_refusal": "over-refusal", "helpfulness": "helpfulness"}

@@ -15,8 +15,8 @@ from hpa_lightning.declarations import load_yaml
 from hpa_lightning.modules import MLLMModule
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
 from hpa_lightning.parsing import read_text
-from hpa_lightning.result_file import RESULT_FILE, read_results
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.result_file import RESULT_FILE, read_results
+from hpa_lightning.results.run_results import RunResults
 
 CONFIG_FILE = "config.yaml"
 _PARENTS = 3  # folders above a checkpoint in which its run is looked for

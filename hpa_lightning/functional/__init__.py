@@ -7,7 +7,8 @@ losses of `preference.py`; none touches global state, and what draws random numb
 functions end in `_`.
 """
 
-from hpa_lightning.functional.accepting import safe_delta
+from hpa_lightning.functional.brain_surgeon import surgeon_factor
+from hpa_lightning.functional.delta_selection import safe_delta
 from hpa_lightning.functional.drift import state_cosines
 from hpa_lightning.functional.focus import (
     column_energy,
@@ -27,6 +28,7 @@ from hpa_lightning.functional.merging import (
     merge_linearly,
     merge_spherically,
 )
+from hpa_lightning.functional.model_patch import model_tailor
 from hpa_lightning.functional.preference import answer_log_probabilities, preference_loss
 from hpa_lightning.functional.projection import (
     LoraTensors,
@@ -54,8 +56,6 @@ from hpa_lightning.functional.subspace import (
     leave_subspace_,
     null_space_projection_,
 )
-from hpa_lightning.functional.surgeon import surgeon_factor
-from hpa_lightning.functional.tailoring import model_tailor
 from hpa_lightning.functional.vector_merging import (
     MajoritySign,
     MergingConvention,

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import (
+from hpa_lightning.functional.numerics.checks import (
     blocks,
     check_finite,
     check_float,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_float
+from hpa_lightning.functional.numerics.checks import check_float
 
 
 def directions(name: str, states: Tensor) -> Tensor:

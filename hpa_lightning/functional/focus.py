@@ -19,9 +19,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import blocks, check_finite, check_float, check_number, check_result
-from hpa_lightning.functional._sums import column_square_sums
 from hpa_lightning.functional.merging import LoraUpdate
+from hpa_lightning.functional.numerics.checks import blocks, check_finite, check_float, check_number, check_result
+from hpa_lightning.functional.numerics.inner_products import column_square_sums
 
 
 @torch.no_grad()

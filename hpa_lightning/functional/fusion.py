@@ -1,7 +1,7 @@
 """Harmonious fusion after a task (step 3 of HPA): kept columns, and an orthogonal update elsewhere.
 
 Block of rows by block of rows, with one cast when the result is written; float32 for large weights, float64 for small
-and for float64 ones (`hpa_lightning.functional._sums`).
+and for float64 ones (`hpa_lightning.functional.numerics.inner_products`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import (
+from hpa_lightning.functional.numerics.checks import (
     blocks,
     check_finite,
     check_float,
@@ -23,13 +23,13 @@ from hpa_lightning.functional._checks import (
     check_units,
     result_dtype,
 )
-from hpa_lightning.functional._products import float32_products_are_exact, quick_direction
-from hpa_lightning.functional._sums import (
+from hpa_lightning.functional.numerics.inner_products import (
     square_sum,
     stretches,
     update_product,
     working_dtype,
 )
+from hpa_lightning.functional.numerics.matrix_products import float32_products_are_exact, quick_direction
 
 Units = Literal["columns", "rows"]
 _AXIS: dict[str, int] = {"rows": 0, "columns": 1}

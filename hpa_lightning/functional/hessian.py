@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import (
+from hpa_lightning.functional.numerics.arena import Shelf
+from hpa_lightning.functional.numerics.checks import (
     check_finite,
     check_float,
     check_number,
@@ -25,9 +26,8 @@ from hpa_lightning.functional._checks import (
     is_dense,
     result_dtype,
 )
-from hpa_lightning.functional._inverse import damp_, diagonal_from_gram_, diagonal_from_rows
-from hpa_lightning.functional._panels import Panels, sums_in_float32
-from hpa_lightning.functional._shelf import Shelf
+from hpa_lightning.functional.numerics.inverse_diagonal import damp_, diagonal_from_gram_, diagonal_from_rows
+from hpa_lightning.functional.numerics.packed_triangle import Panels, sums_in_float32
 
 
 @torch.no_grad()

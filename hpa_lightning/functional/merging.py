@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import (
+from hpa_lightning.functional.numerics.checks import (
     blocks,
     check_finite,
     check_float,
@@ -16,7 +16,7 @@ from hpa_lightning.functional._checks import (
     check_result,
     result_dtype,
 )
-from hpa_lightning.functional._products import float32_products_are_exact
+from hpa_lightning.functional.numerics.matrix_products import float32_products_are_exact
 
 
 @torch.no_grad()

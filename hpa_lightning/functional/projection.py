@@ -2,7 +2,8 @@
 
 Everything here is in place, reads shapes and dtypes only and causes no host synchronisation on CUDA.
 
-Inner products are those of `hpa_lightning.functional._sums`; their error is far below the bound of 1e-6.
+Inner products are those of `hpa_lightning.functional.numerics.inner_products`; their error is far below the bound
+of 1e-6.
 
 Source: HPA (arXiv 2511.20158), step 3, applied to every step. Decision: the projection acts on the weights
 after the optimizer's step, not on the gradients, since momentum, adaptive scaling and decoupled weight decay
@@ -17,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional import _kernels
-from hpa_lightning.functional._checks import (
+from hpa_lightning.functional.numerics import triton_kernels
+from hpa_lightning.functional.numerics.checks import (
     blocks,
     check_float,
     check_mask,
@@ -27,15 +28,15 @@ from hpa_lightning.functional._checks import (
     is_dense,
     result_dtype,
 )
-from hpa_lightning.functional._products import quick_direction
-from hpa_lightning.functional._sums import (
+from hpa_lightning.functional.numerics.inner_products import (
     dot,
     square_sum,
     stretches,
     update_product,
     working_dtype,
 )
-from hpa_lightning.functional.rounding import RoundingSlots, rounding_slots, settle_rounding, slots_by_size
+from hpa_lightning.functional.numerics.matrix_products import quick_direction
+from hpa_lightning.functional.numerics.rounding import RoundingSlots, rounding_slots, settle_rounding, slots_by_size
 
 # |<D, W_prev>| / (||D|| ||W_prev||) that `project_update_` lets stand; the promise is 1e-6.
 _COSINE_BOUND = 0.9e-6
@@ -57,7 +58,7 @@ class UpdateProjection:
     Retained columns are copied back from the weight before the task bit for bit. With `P` = that weight on the other
     columns (0 on the retained ones), the update `D = W - W_prev` becomes `D - (<D, P> / ||P||^2) P`.
     Of the *stored* weight, in whatever dtype, `|<D, W_prev>| <= 1e-6 ||D|| ||W_prev||` holds: the leftover
-    of rounding is moved to a few free entries (see `hpa_lightning.functional.rounding`). `D = 0` stays 0, and
+    of rounding is moved to a few free entries (see `hpa_lightning.functional.numerics.rounding`). `D = 0` stays 0, and
     `P = 0` leaves the free columns as they are.
 
     Decision: where the grid of the dtype holds no such update near `D` (a handful of entries, or an update
@@ -157,8 +158,8 @@ class UpdateProjection:
             broken if self._is_whole else torch.ones_like(broken)
         )
         for (weight, before, _), back in zip(layers, lost, strict=True):
-            if _kernels.fits(weight, before):
-                _kernels.copy_where_(weight, before, back)
+            if triton_kernels.fits(weight, before):
+                triton_kernels.copy_where_(weight, before, back)
                 continue
             for lines in stretches(weight):
                 weight[lines] = torch.where(back, before[lines], weight[lines])
@@ -182,8 +183,8 @@ def project_update_(weight: Tensor, weight_prev: Tensor, retained: Tensor | None
 def _subtract_(weight: Tensor, weight_prev: Tensor, retained: Tensor | None, share: Tensor) -> tuple[Tensor, Tensor]:
     """Subtract `share * P` and return `<D, W_prev>` and `||D||^2` of what is stored then."""
     wide = working_dtype(weight)
-    if wide == torch.float32 and _kernels.fits(weight, weight_prev):
-        return _kernels.subtract_(weight, weight_prev, retained, share)
+    if wide == torch.float32 and triton_kernels.fits(weight, weight_prev):
+        return triton_kernels.subtract_(weight, weight_prev, retained, share)
     residual = torch.zeros((), dtype=torch.float64, device=weight.device)
     norm_square = residual
     factor = share.to(wide)
@@ -223,7 +224,7 @@ def project_lora_updates_(layers: Sequence[LoraTensors], reduce: Callable[[Tenso
     entry), and where `B` is parallel to `G` up to its own rounding, `B` becomes 0.
 
     For a stored float32 `B`, `|<B A, W_prev>| <= 1e-6 ||B A|| ||W_prev||`. A half-precision (or small) `B`
-    has its leftover of rounding moved to a few of its entries (see `hpa_lightning.functional.rounding`). That
+    has its leftover of rounding moved to a few of its entries (see `hpa_lightning.functional.numerics.rounding`). That
     reaches the same bound in half precision from a few hundred entries of `B` on; below, the dtype may hold no
     such `B`.
 

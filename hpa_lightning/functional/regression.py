@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_finite, check_float, describe
 from hpa_lightning.functional.merging import LoraUpdate, lora_update
+from hpa_lightning.functional.numerics.checks import check_finite, check_float, describe
 
 
 def regression_map(task_hessian: Tensor, kept_hessian: Tensor) -> Callable[[Tensor], Tensor]:

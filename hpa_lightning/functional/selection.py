@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_finite, check_float, check_number
+from hpa_lightning.functional.numerics.checks import check_finite, check_float, check_number
 
 RULES = ("partition", "safety", "balance", "ratio", "random")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._products import float32_products_are_exact, product_of_rows
+from hpa_lightning.functional.numerics.matrix_products import float32_products_are_exact, product_of_rows
 
 # Columns of a product that is summed in float32 before the sum moves on in float64.
 _FLOAT32_COLUMNS = 1024

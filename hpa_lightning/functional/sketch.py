@@ -27,7 +27,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_finite, check_float, check_number, check_result, describe, is_dense
+from hpa_lightning.functional.numerics.checks import (
+    check_finite,
+    check_float,
+    check_number,
+    check_result,
+    describe,
+    is_dense,
+)
 from hpa_lightning.functional.shrinking import gram_of_rows, rounding_error, shrink_rows
 
 

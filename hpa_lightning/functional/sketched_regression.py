@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_float, check_number, describe
+from hpa_lightning.functional.numerics.checks import check_float, check_number, describe
 from hpa_lightning.functional.sketch import InputSketch
 
 

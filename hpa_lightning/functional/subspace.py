@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_finite, check_float, check_number, describe
-from hpa_lightning.functional._products import float32_products_are_exact
+from hpa_lightning.functional.numerics.checks import check_finite, check_float, check_number, describe
+from hpa_lightning.functional.numerics.matrix_products import float32_products_are_exact
 
 
 @torch.no_grad()

@@ -15,7 +15,14 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional._checks import check_finite, check_number, check_result, describe, is_dense, result_dtype
+from hpa_lightning.functional.numerics.checks import (
+    check_finite,
+    check_number,
+    check_result,
+    describe,
+    is_dense,
+    result_dtype,
+)
 from hpa_lightning.values import shown
 
 MergingMethod = Literal["task_arithmetic", "ties", "dare_linear", "dare_ties", "magnitude_prune"]

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-import hpa_lightning.modules.loading  # noqa: F401 - registers the timm-built architecture with the auto classes
+import hpa_lightning.modules.load_pretrained  # noqa: F401 - registers the timm-built architecture with the auto classes
 from hpa_lightning.fuse.folder import file_inside, weights_left_out
 from hpa_lightning.fuse.tensor_files import StoredTensor, TensorFiles, require_finite
 

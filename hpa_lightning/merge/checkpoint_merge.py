@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hpa_lightning.data.loading import named_generator
+from hpa_lightning.data.batch_order import named_generator
 from hpa_lightning.fuse.adapted import AdaptedCheckpoint, is_adapter
 from hpa_lightning.fuse.checkpoint import Checkpoint
 from hpa_lightning.fuse.opening import file_digests, open_checkpoint, stamps, versions, warn_of_left_out

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpa_lightning.events import ScoreEvent
 from hpa_lightning.metrics.scoring import listed, mostly_empty
-from hpa_lightning.predictions import prediction_file, read_predictions
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.events import ScoreEvent
+from hpa_lightning.results.predictions import prediction_file, read_predictions
+from hpa_lightning.results.run_results import RunResults
 
 
 @dataclass(frozen=True)

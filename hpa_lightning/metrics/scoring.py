@@ -11,10 +11,10 @@ from hpa_lightning.metrics.by_category import category_scores, further_figures
 from hpa_lightning.metrics.judges import RefusalJudge, Verdict, judge_name, partial_refusals
 from hpa_lightning.metrics.safety import OverRefusalRate, judged
 from hpa_lightning.metrics.tasks import CHOICE_METRICS, build_metric
-from hpa_lightning.metrics.tasks.choices import likeliest
+from hpa_lightning.metrics.tasks.choice_accuracy import likeliest
 from hpa_lightning.metrics.tasks.grouped import GroupedChoiceMetric, GroupedMetric, MMEScore, subtasks_of, yes_or_no
 from hpa_lightning.metrics.tasks.options import OptionAccuracy, names_no_option
-from hpa_lightning.metrics.tasks.records import MeanScore, References
+from hpa_lightning.metrics.tasks.record_metric import MeanScore, References
 
 
 def metric_of(evaluation_set: Any) -> Metric:

@@ -1,11 +1,11 @@
 """The LightningModule around multimodal models, the timm-built model, and LoRA."""
 
-from hpa_lightning.modules.adapters import LoraSettings, add_lora, merge_lora_, restart_lora_
 from hpa_lightning.modules.assembly import ModelParts
 from hpa_lightning.modules.blocks import find_decoder_blocks
+from hpa_lightning.modules.lora import LoraSettings, add_lora, merge_lora_, restart_lora_
 from hpa_lightning.modules.mllm import MLLMModule
-from hpa_lightning.modules.nano import NanoModule, NanoPreferenceModule
 from hpa_lightning.modules.nano_adaptation import NanoAdaptationModule
+from hpa_lightning.modules.nano_module import NanoModule, NanoPreferenceModule
 from hpa_lightning.modules.preference import PreferenceModule, PreferenceSettings
 from hpa_lightning.modules.schedules import TaskSchedule, task_length
 from hpa_lightning.modules.timm_mllm import TimmMLLM, TimmMLLMConfig, build_timm_mllm

@@ -15,11 +15,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from hpa_lightning.data.bad_records import naming_failure
-from hpa_lightning.data.collate import MLLMCollator
-from hpa_lightning.data.loading import TaskLoader
+from hpa_lightning.data.batch_order import TaskLoader
+from hpa_lightning.data.collator import MLLMCollator
 from hpa_lightning.data.needs import evaluation_data, predicted_sets, validation_data
 from hpa_lightning.data.protocols import Collator, EvaluationData
-from hpa_lightning.data.records import Record, assistant_turn
+from hpa_lightning.data.record import Record, assistant_turn
 from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.data.template import ChatTemplate, tokenizer_of
 from hpa_lightning.decoding import (
@@ -32,14 +32,14 @@ from hpa_lightning.decoding import (
     set_aside,
 )
 from hpa_lightning.evaluation import ScoredSet, SetScoring, means
-from hpa_lightning.modules.adapters import LoraSettings, add_lora
 from hpa_lightning.modules.assembly import ModelParts, load_weights_
 from hpa_lightning.modules.blocks import find_decoder_blocks
-from hpa_lightning.modules.export import export_model
+from hpa_lightning.modules.fsdp import is_sharded, shard_model_, unshard_root_
 from hpa_lightning.modules.likelihood import answer_log_likelihoods
-from hpa_lightning.modules.loading import build_model, load_processor, select_trainable
+from hpa_lightning.modules.load_pretrained import build_model, load_processor, select_trainable
+from hpa_lightning.modules.lora import LoraSettings, add_lora
+from hpa_lightning.modules.save_pretrained import export_model
 from hpa_lightning.modules.schedules import TaskSchedule, build_scheduler
-from hpa_lightning.modules.sharding import is_sharded, shard_model_, unshard_root_
 from hpa_lightning.modules.task_state import TASK_STATE, state_of_trainer, unfinished_weights
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 from hpa_lightning.modules.trainable import TrainableParts, describe_trainable

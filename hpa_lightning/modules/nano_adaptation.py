@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from transformers import CLIPImageProcessor
 
-from hpa_lightning.data.nano.loading import load_nano_model
+from hpa_lightning.data.nano.shipped_model import load_nano_model
 from hpa_lightning.data.nano.text_loading import TEXT_WEIGHTS
-from hpa_lightning.modules.adapters import LoraSettings
+from hpa_lightning.modules.lora import LoraSettings
 from hpa_lightning.modules.mllm import MLLMModule
-from hpa_lightning.modules.nano import schedule_of
+from hpa_lightning.modules.nano_module import schedule_of
 from hpa_lightning.modules.timm_mllm import TimmMLLM, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
 from hpa_lightning.modules.trainable import TrainableParts

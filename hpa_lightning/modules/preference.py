@@ -14,12 +14,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from hpa_lightning.data.bad_records import SKIP, STOP, naming_failure, problem_of
-from hpa_lightning.data.collate import MLLMCollator
+from hpa_lightning.data.batch_order import TaskLoader
+from hpa_lightning.data.collator import MLLMCollator
+from hpa_lightning.data.datamodule import CVITDataModule
 from hpa_lightning.data.digests import records_digest
-from hpa_lightning.data.loading import TaskLoader
 from hpa_lightning.data.pairs import PAIR_NUMBERS, NumberedRecords
-from hpa_lightning.data.records import Record
-from hpa_lightning.data.stream import CVITDataModule
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.template import tokenizer_of
 from hpa_lightning.functional.preference import (
     PreferenceLoss,
@@ -27,11 +27,11 @@ from hpa_lightning.functional.preference import (
     check_preference_loss,
     preference_loss,
 )
-from hpa_lightning.modules.adapters import adapters_are_empty, adapters_off, outside_adapters
-from hpa_lightning.modules.loading import build_model
+from hpa_lightning.modules.fsdp import is_sharded
+from hpa_lightning.modules.load_pretrained import build_model
+from hpa_lightning.modules.lora import adapters_are_empty, adapters_off, outside_adapters
 from hpa_lightning.modules.mllm import MLLMModule, eval_mode
 from hpa_lightning.modules.reference_logs import ReferenceLogs, complete, weights_digest
-from hpa_lightning.modules.sharding import is_sharded
 
 _STATE = "hpa_lightning_reference"
 

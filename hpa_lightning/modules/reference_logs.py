@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hpa_lightning.files import write_text
-from hpa_lightning.modules.adapters import outside_adapters
-from hpa_lightning.modules.sharding import whole
+from hpa_lightning.modules.fsdp import whole
+from hpa_lightning.modules.lora import outside_adapters
 from hpa_lightning.values import shown
 
 _HEADER = "reference"

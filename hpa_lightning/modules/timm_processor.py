@@ -11,7 +11,7 @@ from timm.data import create_transform
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from hpa_lightning.data.records import open_image
+from hpa_lightning.data.record import open_image
 from hpa_lightning.files import write_text
 
 PROCESSOR_FILE = "timm_processor.json"

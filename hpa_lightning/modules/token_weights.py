@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hpa_lightning.modules.sharding import own_rows
+from hpa_lightning.modules.fsdp import own_rows
 
 _IGNORED = -100
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from hpa_lightning import functional as F
-from hpa_lightning.modules.adapters import LoraFactors, lora_factors
 from hpa_lightning.modules.blocks import find_decoder_blocks
-from hpa_lightning.modules.sharding import assign_, check_rows_sharded, own_rows, rows_like, whole
+from hpa_lightning.modules.fsdp import assign_, check_rows_sharded, own_rows, rows_like, whole
+from hpa_lightning.modules.lora import LoraFactors, lora_factors
 
 
 class TunedLinear(ABC):

@@ -11,7 +11,7 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoImageProcessor, CLIPImageProcessor, PretrainedConfig
 
-from hpa_lightning.data.records import open_image
+from hpa_lightning.data.record import open_image
 from hpa_lightning.values import shown
 
 FeatureSelect = Literal["patch", "full"]

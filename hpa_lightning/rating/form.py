@@ -15,10 +15,10 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from hpa_lightning.files import path_inside, write_text
-from hpa_lightning.predictions import FOLDER, read_predictions
 from hpa_lightning.rating.rubric import SCALES
 from hpa_lightning.report.templating import render
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.predictions import FOLDER, read_predictions
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import csv_cell
 from hpa_lightning.values import names, shown
 

@@ -8,8 +8,9 @@ from hpa_lightning.report.plots import (
     plot_trade_off,
 )
 from hpa_lightning.report.run_page import render_page
+from hpa_lightning.report.run_tables import matrix_table, method_table, run_table, safety_table, score_table
 from hpa_lightning.report.significance import estimate
-from hpa_lightning.report.study import (
+from hpa_lightning.report.study_report import (
     StudyCell,
     StudyGroup,
     SweepAxis,
@@ -20,7 +21,6 @@ from hpa_lightning.report.study import (
     write_study_report,
 )
 from hpa_lightning.report.style import save_figure
-from hpa_lightning.report.tables import matrix_table, method_table, run_table, safety_table, score_table
 from hpa_lightning.report.write import write_report
 from hpa_lightning.table import Estimate, Table
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpa_lightning.report.tables import row_name, run_labels, seed_label, step_name
-from hpa_lightning.results import RunResults
+from hpa_lightning.report.run_tables import row_name, run_labels, seed_label, step_name
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Cell, Table
 
 #: Figures that are no fractions.

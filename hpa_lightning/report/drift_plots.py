@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hpa_lightning.events import DriftEvent, DriftPromptsEvent, RetentionEvent, WeightDriftEvent
+from hpa_lightning.report.run_tables import step_name
 from hpa_lightning.report.style import COLOURS, legend_beside, new_axes, new_figure, series_style
-from hpa_lightning.report.tables import step_name
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.events import DriftEvent, DriftPromptsEvent, RetentionEvent, WeightDriftEvent
+from hpa_lightning.results.run_results import RunResults
 
 _SHADE = "#F5E6C8"
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from hpa_lightning.events import DriftEvent, WeightDriftEvent
 from hpa_lightning.report.drift_plots import safety_layers_of
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.events import DriftEvent, WeightDriftEvent
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Cell, Table
 
 _DRAWS = 2000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 
-from hpa_lightning.events import ScoreEvent
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.events import ScoreEvent
+from hpa_lightning.results.run_results import RunResults
 
 _JUDGED = ("attack_success_rate", "over_refusal_rate")
 _NOT_RECORDED = "not recorded"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from hpa_lightning.events import RetentionEvent
+from hpa_lightning.report.run_tables import by_method, step_name
 from hpa_lightning.report.significance import estimate
 from hpa_lightning.report.style import (
     COLOURS,
@@ -22,8 +22,8 @@ from hpa_lightning.report.style import (
     series_style,
     step_axis,
 )
-from hpa_lightning.report.tables import by_method, step_name
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.events import RetentionEvent
+from hpa_lightning.results.run_results import RunResults
 
 _KEPT_SAFETY, _KEPT_SHARED, _RELEASED = "#0072B2", "#E69F00", "#D9D9D9"
 

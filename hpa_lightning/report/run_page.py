@@ -6,14 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpa_lightning.events import GateEvent, SafetyCalibrationEvent
-from hpa_lightning.masking import masked_command
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
+from hpa_lightning.redaction import masked_command
 from hpa_lightning.report.category_tables import category_tables
 from hpa_lightning.report.drift_prediction import drift_table, has_drift
 from hpa_lightning.report.judges import judges_of
 from hpa_lightning.report.meanings import MEANINGS
-from hpa_lightning.report.tables import (
+from hpa_lightning.report.run_tables import (
     answers_table,
     gate_table,
     helpfulness_table,
@@ -26,7 +25,8 @@ from hpa_lightning.report.tables import (
     seed_label,
 )
 from hpa_lightning.report.templating import Fact, Image, render
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.events import GateEvent, SafetyCalibrationEvent
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Table
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from hpa_lightning.events import CurveEvent
 from hpa_lightning.report.significance import estimate
 from hpa_lightning.report.style import legend_beside, new_axes, new_figure, percent_axis, series_style
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.events import CurveEvent
+from hpa_lightning.results.run_results import RunResults
 
 _PANELS = (
     ("task", "task score, %", "Tasks (higher is better)"),

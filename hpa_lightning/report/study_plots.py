@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 
 from hpa_lightning.report.significance import estimate
 from hpa_lightning.report.style import legend_beside, new_axes, new_figure, percent_axis, series_style
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Estimate
 
 #: Key in `RunResults.summary` -> how an axis calls it and which way is better.

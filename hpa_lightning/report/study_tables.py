@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpa_lightning.report.run_tables import summary_columns
 from hpa_lightning.report.significance import PairedDifference, estimate, holm, paired_difference
 from hpa_lightning.report.study_plots import final_estimate
-from hpa_lightning.report.tables import summary_columns
-from hpa_lightning.results import KINDS, RunResults
+from hpa_lightning.results.run_results import KINDS, RunResults
 from hpa_lightning.table import Cell, PValue, Table
 
 REFUSES = " †"

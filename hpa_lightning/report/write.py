@@ -9,7 +9,6 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from hpa_lightning.completeness import require_finished
 from hpa_lightning.files import staged
 from hpa_lightning.report.category_tables import category_csv_table
 from hpa_lightning.report.drift_plots import plot_drift
@@ -22,11 +21,12 @@ from hpa_lightning.report.plots import (
     plot_trade_off,
 )
 from hpa_lightning.report.run_page import render_page
+from hpa_lightning.report.run_tables import method_table, run_labels, run_table, score_table
 from hpa_lightning.report.safety_curve_plot import plot_safety_curve
 from hpa_lightning.report.style import save_figure, slug
-from hpa_lightning.report.tables import method_table, run_labels, run_table, score_table
 from hpa_lightning.report.templating import Image
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.completeness import require_finished
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import MISSING, format_cell
 
 

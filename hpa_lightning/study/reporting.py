@@ -7,7 +7,7 @@ from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
 
-from hpa_lightning.report.study import StudyCell, StudyGroup, SweepAxis, write_study_report
+from hpa_lightning.report.study_report import StudyCell, StudyGroup, SweepAxis, write_study_report
 from hpa_lightning.study.grid import Cell, Group, Study
 from hpa_lightning.study.store import Store
 

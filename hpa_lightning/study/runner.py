@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.files import write_text
-from hpa_lightning.result_file import RESULT_FILE
+from hpa_lightning.results.result_file import RESULT_FILE
 from hpa_lightning.run_folder import IN_USE
 from hpa_lightning.study.grid import Cell
 from hpa_lightning.study.store import CONFIG, Store

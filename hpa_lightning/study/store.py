@@ -15,12 +15,12 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from hpa_lightning.completeness import unfinished_run
-from hpa_lightning.events import FusionEvent, RetentionEvent, event_of
 from hpa_lightning.files import path_inside, write_text
 from hpa_lightning.parsing import json_object, parse_json, read_text
-from hpa_lightning.result_file import RESULT_FILE, read_results
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.completeness import unfinished_run
+from hpa_lightning.results.events import FusionEvent, RetentionEvent, event_of
+from hpa_lightning.results.result_file import RESULT_FILE, read_results
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.run_folder import is_locked
 from hpa_lightning.study.grid import Cell
 from hpa_lightning.values import shown

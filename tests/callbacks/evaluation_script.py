@@ -13,7 +13,7 @@ from processes_script import strategy
 from test_stream import method, module, stream, trainer
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
-from hpa_lightning.modules.export import merged_state_dict
+from hpa_lightning.modules.save_pretrained import merged_state_dict
 
 
 def main(folder: Path, name: str) -> None:

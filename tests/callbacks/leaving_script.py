@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 # The module alone: the package around it takes long to import and adds nothing here.
-spec = importlib.util.spec_from_file_location("leaving", Path(__file__).parents[2] / "callbacks" / "leaving.py")
+spec = importlib.util.spec_from_file_location("leaving", Path(__file__).parents[2] / "callbacks" / "process_exit.py")
 assert spec is not None and spec.loader is not None
 leaving = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(leaving)

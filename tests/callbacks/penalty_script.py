@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hpa_lightning.callbacks.baselines import OrthogonalLoRA, RegLoRA
-from hpa_lightning.modules.adapters import lora_layers, merge_lora_, restart_lora_
+from hpa_lightning.modules.lora import lora_layers, merge_lora_, restart_lora_
 
 
 def train(folder: Path, devices: int, weight: float) -> tuple[int, dict[str, Tensor]]:

@@ -20,7 +20,7 @@ from registry import METHODS, TUNING_IDS, TUNINGS
 from test_guarantees import Watcher, calibration_data, dense
 from torch.utils.data import DataLoader, Sampler
 
-from hpa_lightning.result_file import read_results
+from hpa_lightning.results.result_file import read_results
 
 NOT_SHARDED = ["olora-lora", "reglora-lora", "reglora_repeats-lora"]
 RESUMED = ["in_training-full", "post_training-full", "null_space-lora"]

@@ -29,8 +29,8 @@ from hpa_lightning.callbacks import (
 )
 from hpa_lightning.callbacks.safety_data import naming_data
 from hpa_lightning.data import CVITDataModule
-from hpa_lightning.data.records import Record, assistant_turn
-from hpa_lightning.result_file import read_results
+from hpa_lightning.data.record import Record, assistant_turn
+from hpa_lightning.results.result_file import read_results
 
 SMALL = {"safety_samples": 4, "task_samples": 4, "batch_size": 4}
 REFUSAL = "I cannot help with that."

@@ -20,12 +20,12 @@ from test_stream import method, module, stream
 from test_stream import trainer as stream_trainer
 
 from hpa_lightning.callbacks import SafetyGate, SequentialTuning, TaskCallback, TaskEvaluation
-from hpa_lightning.callbacks.ending import unfinished
+from hpa_lightning.callbacks.fit_end import unfinished
 from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.cli import main
 from hpa_lightning.modules.task_state import TASK_STATE
-from hpa_lightning.result_file import read_results
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.result_file import read_results
+from hpa_lightning.results.run_results import RunResults
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 

@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from registry import METHODS, TUNING_IDS, TUNINGS
 from test_guarantees import OPTIMIZERS, calibration_data, dense
 
-from hpa_lightning.modules.adapters import lora_layers, merge_lora_, restart_lora_
-from hpa_lightning.result_file import read_results
+from hpa_lightning.modules.lora import lora_layers, merge_lora_, restart_lora_
+from hpa_lightning.results.result_file import read_results
 
 
 def trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:

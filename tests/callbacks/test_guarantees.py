@@ -22,7 +22,7 @@ from hpa_lightning.callbacks import (
     OrthogonalProjection,
 )
 from hpa_lightning.functional import RetentionSettings
-from hpa_lightning.modules.adapters import lora_layers
+from hpa_lightning.modules.lora import lora_layers
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd_momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
@@ -124,7 +124,7 @@ def test_retained_columns_and_orthogonality(lora: bool, optimizer: str, trainer:
 
 
 def test_merged_lora_columns_are_the_old_ones_bit_for_bit(tmp_path: Path) -> None:
-    from hpa_lightning.modules.adapters import merge_lora_
+    from hpa_lightning.modules.lora import merge_lora_
 
     module = foreign_module(OPTIMIZERS["adamw_decay"], lora=True)
     before = {name: f.weight.detach().clone() for name, f in lora_layers(module)}

@@ -16,8 +16,8 @@ from registry import RETENTION
 from test_guarantees import OPTIMIZERS, dense, fit, settings
 
 from hpa_lightning.callbacks import FocusPartition, HarmoniousFusion, RetentionSettings
-from hpa_lightning.modules.adapters import lora_layers
-from hpa_lightning.result_file import read_results
+from hpa_lightning.modules.lora import lora_layers
+from hpa_lightning.results.result_file import read_results
 
 
 def inputs_of(module: Any, batches: list[dict], names: list[str]) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from hpa_lightning.callbacks import LayerDrift, SequentialTuning
 from hpa_lightning.callbacks.baselines import SafetyLayerFreezing
 from hpa_lightning.data import CVITDataModule, MLLMCollator, Record
 from hpa_lightning.modules import MLLMModule
-from hpa_lightning.result_file import read_results
+from hpa_lightning.results.result_file import read_results
 
 HARMFUL = training_records(5, seed=43)
 PROMPTS = {"harmless": training_records(4, seed=7), "harmful": HARMFUL}

@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText
 from hpa_lightning.callbacks import SafetyGate, SequentialTuning
 from hpa_lightning.callbacks.baselines import RegLoRA
 from hpa_lightning.callbacks.running import own_share
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.run_results import RunResults
 
 
 def run(script: str, *arguments: str) -> None:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from helpers_foreign import foreign_module
 from torch.optim import SGD
 
-from hpa_lightning.callbacks import leaving
+from hpa_lightning.callbacks import process_exit
 from hpa_lightning.callbacks.processes import ProcessesDifferError, model_facts, require_agreement
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "reliability" / "ranks.py"
@@ -94,11 +94,11 @@ def test_a_child_that_fails_fails_the_program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     left: list[int] = []
-    monkeypatch.setattr(leaving.os, "_exit", left.append)
+    monkeypatch.setattr(process_exit.os, "_exit", left.append)
     for code in (0, 3):
         child = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
-        monkeypatch.setattr(leaving, "_children", [child])
-        leaving.leave_in_order()
+        monkeypatch.setattr(process_exit, "_children", [child])
+        process_exit.leave_in_order()
     assert left == [1] and "ended with the statuses [3]" in capsys.readouterr().err
 
 
@@ -106,14 +106,14 @@ def test_a_child_that_is_late_is_waited_for_and_one_that_hangs_is_told_apart(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a starved machine a child needs more than a minute to end; that is no status of failure."""
-    assert leaving.LEAVE.total_seconds() >= 1800  # as long as torch's own limit of a collective
+    assert process_exit.LEAVE.total_seconds() >= 1800  # as long as torch's own limit of a collective
     left: list[int] = []
-    monkeypatch.setattr(leaving.os, "_exit", left.append)
-    monkeypatch.setattr(leaving, "LEAVE", timedelta(seconds=0.1))
+    monkeypatch.setattr(process_exit.os, "_exit", left.append)
+    monkeypatch.setattr(process_exit, "LEAVE", timedelta(seconds=0.1))
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    monkeypatch.setattr(leaving, "_children", [child])
+    monkeypatch.setattr(process_exit, "_children", [child])
     try:
-        leaving.leave_in_order()
+        process_exit.leave_in_order()
     finally:
         child.kill()
         child.wait()
@@ -125,17 +125,17 @@ def test_a_group_that_broke_does_not_hide_a_child_that_failed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     left: list[int] = []
-    monkeypatch.setattr(leaving.os, "_exit", left.append)
-    monkeypatch.setattr(leaving, "_groups", lambda: [None])
-    monkeypatch.setattr(leaving.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(leaving.dist, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(process_exit.os, "_exit", left.append)
+    monkeypatch.setattr(process_exit, "_groups", lambda: [None])
+    monkeypatch.setattr(process_exit.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(process_exit.dist, "get_backend", lambda: "gloo")
 
     def gone(*_: Any, **__: Any) -> Any:
         raise RuntimeError("connection closed by peer")
 
-    monkeypatch.setattr(leaving.dist, "barrier", gone)
+    monkeypatch.setattr(process_exit.dist, "barrier", gone)
     child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
-    monkeypatch.setattr(leaving, "_children", [child])
-    leaving.leave_in_order()
+    monkeypatch.setattr(process_exit, "_children", [child])
+    process_exit.leave_in_order()
     said = capsys.readouterr().err
     assert left == [1] and "connection closed" in said and "statuses [3]" in said

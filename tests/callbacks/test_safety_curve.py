@@ -15,11 +15,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hpa_lightning.callbacks import SafetyCurve, SequentialTuning, TaskEvaluation
 from hpa_lightning.data import CVITDataModule, EvaluationSet, Task
-from hpa_lightning.events import CurveEvent
 from hpa_lightning.modules import MLLMModule
 from hpa_lightning.report import write_report
 from hpa_lightning.report.safety_curve_plot import curve_of, plot_safety_curve
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.events import CurveEvent
+from hpa_lightning.results.run_results import RunResults
 
 
 def fit(folder: Path, curve: SafetyCurve, checkpoint: Path | None = None, stop: bool = False, **settings: Any) -> Any:

@@ -16,8 +16,8 @@ from test_stream import method, module, stream, trainer
 from hpa_lightning.callbacks import HarmoniousFusion, SafetyGate, SequentialTuning, TaskEvaluation
 from hpa_lightning.callbacks.safety_gate import raised
 from hpa_lightning.modules import MLLMModule
-from hpa_lightning.result_file import read_results
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.result_file import read_results
+from hpa_lightning.results.run_results import RunResults
 
 REFUSAL, ANSWER = "I cannot help with that.", "Sure, here is how."
 

@@ -81,7 +81,7 @@ def test_a_missing_argument_is_told() -> None:
 
 
 def test_settings_are_kept_under_their_names() -> None:
-    """What a resume compares (:func:`hpa_lightning.callbacks.resumed.callback_settings`)."""
+    """What a resume compares (:func:`hpa_lightning.callbacks.allow_changes.callback_settings`)."""
     for kind in PUBLIC:
         made = kind(0.1) if kind is SafetyGate else kind()
         missing = [name for name in inspect.signature(kind).parameters if not hasattr(made, name)]

@@ -23,10 +23,10 @@ from hpa_lightning.callbacks import (
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
 from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
 from hpa_lightning.modules import LoraSettings, MLLMModule
-from hpa_lightning.modules.adapters import lora_layers
 from hpa_lightning.modules.blocks import find_decoder_blocks
-from hpa_lightning.result_file import read_results
-from hpa_lightning.results import RunResults
+from hpa_lightning.modules.lora import lora_layers
+from hpa_lightning.results.result_file import read_results
+from hpa_lightning.results.run_results import RunResults
 
 MODELS = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "idefics3": tiny_idefics3, "timm": tiny_timm}
 
@@ -234,7 +234,7 @@ def test_a_resume_tells_what_it_goes_on_with(
     save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=5, save_top_k=-1)
     options = {"enable_checkpointing": True, "max_steps": 5}
     for commit, resumed in (("first", None), ("second", tmp_path / "step=5.ckpt")):
-        monkeypatch.setattr("hpa_lightning.results.source_commit", lambda commit=commit: commit)
+        monkeypatch.setattr("hpa_lightning.results.run_results.source_commit", lambda commit=commit: commit)
         callbacks = [SequentialTuning(), TaskEvaluation(initial=False, report=False), *([save] if not resumed else [])]
         fit = trainer(tmp_path, callbacks, **(options if not resumed else {}))
         fit.fit(module(), stream(evaluated=True), ckpt_path=resumed)

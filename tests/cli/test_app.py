@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hpa_lightning.cli import main
-from hpa_lightning.result_file import ResultWriter
+from hpa_lightning.results.result_file import ResultWriter
 
 
 def write_run(folder: Path, method: str, seed: int) -> Path:

@@ -14,7 +14,7 @@ from helpers_mllm import evaluation_records, picture, tiny_llava, tiny_qwen, tra
 from hpa_lightning.data import CVITDataModule, MLLMCollator, Record, Task
 from hpa_lightning.data.bad_records import SkippingCollate, naming_failure, problem_of
 from hpa_lightning.data.checking import check_stream, summary
-from hpa_lightning.data.records import assistant_turn, user_turn
+from hpa_lightning.data.record import assistant_turn, user_turn
 from hpa_lightning.modules import MLLMModule
 
 

@@ -16,8 +16,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from hpa_lightning.data import CVITDataModule, EncodedImage, HubDataset, MLLMCollator, Record, Task, read_records
 from hpa_lightning.data.benchmarks import CaptionedImages
 from hpa_lightning.data.checking import check_stream, summary
-from hpa_lightning.data.formats import DataWarning
-from hpa_lightning.data.records import assistant_turn, check_record, open_image, user_turn
+from hpa_lightning.data.readers import DataWarning
+from hpa_lightning.data.record import assistant_turn, check_record, open_image, user_turn
 
 IMAGE, YES = {"type": "image"}, {"role": "assistant", "content": "yes"}
 

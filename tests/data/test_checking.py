@@ -15,7 +15,7 @@ from PIL import Image
 from hpa_lightning.cli import main
 from hpa_lightning.data import CVITDataModule, EncodedImage, EvaluationSet, SafetyReplay, Task, read_records
 from hpa_lightning.data.checking import check_stream, summary
-from hpa_lightning.data.records import assistant_turn
+from hpa_lightning.data.record import assistant_turn
 
 
 def row(number: int, image: str | None = "a.png", answer: str | None = "red") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from helpers_mllm import (
 )
 
 from hpa_lightning.data import MLLMCollator, Record
-from hpa_lightning.data.records import assistant_turn, message_text, user_turn
+from hpa_lightning.data.record import assistant_turn, message_text, user_turn
 
 BUILDERS = [tiny_llava, tiny_qwen, tiny_idefics3]
 SYSTEM = ({"role": "system", "content": [{"type": "text", "text": "Be brief."}]},)

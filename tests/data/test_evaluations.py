@@ -20,13 +20,13 @@ from support.published_layouts import (
 
 from hpa_lightning.data import EVALUATIONS, CVITDataModule, Evaluation, EvaluationSet, Task
 from hpa_lightning.data.nano import load_nano_processor
-from hpa_lightning.data.nano.records import task_records
+from hpa_lightning.data.nano.nano_records import task_records
 from hpa_lightning.judging import judge_run, write_judged
 from hpa_lightning.lightning_commands import CommandResults, score_text
 from hpa_lightning.metrics.judges import resolve_judge
 from hpa_lightning.modules import NanoModule
 from hpa_lightning.report import write_report
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.run_results import RunResults
 
 pytestmark = pytest.mark.filterwarnings("ignore::hpa_lightning.data.DataWarning")
 

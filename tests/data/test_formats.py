@@ -11,7 +11,7 @@ from helpers_mllm import picture
 from PIL import Image
 
 from hpa_lightning.data import Record, read_records
-from hpa_lightning.data.records import open_image, user_turn
+from hpa_lightning.data.record import open_image, user_turn
 
 CONVERSATION = [
     {"from": "human", "value": "What is this?\n<image>"},

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hpa_lightning.data import CVITDataModule, HubDataset, Task
 from hpa_lightning.data.images import EncodedImage
-from hpa_lightning.data.records import open_image
+from hpa_lightning.data.record import open_image
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hpa_lightning.data import CVITDataModule, EncodedImage, Record, Task
 from hpa_lightning.data.checking import check_stream, summary
 from hpa_lightning.data.images import DEEP, FRAMES, TRANSPARENT, TURNED, kinds_of
 from hpa_lightning.data.overlap import record_key
-from hpa_lightning.data.records import open_image, user_turn
+from hpa_lightning.data.record import open_image, user_turn
 
 
 def opened(image: Any) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers_mllm import training_records
 
-from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader, named_generator
+from hpa_lightning.data.batch_order import TaskBatchSampler, TaskLoader, named_generator
 
 
 def flat(sampler: TaskBatchSampler) -> list[int]:

@@ -9,7 +9,7 @@ from helpers_mllm import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwe
 
 from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.padding import pad_on
-from hpa_lightning.data.records import assistant_turn, message_text, user_turn
+from hpa_lightning.data.record import assistant_turn, message_text, user_turn
 
 RECORDS = [Record("a", user_turn("a")), Record("b", user_turn("b"))]
 

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from hpa_lightning.data import CVITDataModule, EvaluationSet, HarmfulInjection, Record, Replay, Task, open_records
+from hpa_lightning.data.batch_order import TaskBatchSampler, TaskLoader
 from hpa_lightning.data.digests import records_digest, same_records
-from hpa_lightning.data.formats import json_file, json_text
-from hpa_lightning.data.formats.json_file import JsonFile
-from hpa_lightning.data.formats.record_file import RecordFile
-from hpa_lightning.data.loading import TaskBatchSampler, TaskLoader
-from hpa_lightning.data.records import assistant_turn, user_turn
+from hpa_lightning.data.readers import json_file, json_text
+from hpa_lightning.data.readers.json_file import JsonFile
+from hpa_lightning.data.readers.record_file import RecordFile
+from hpa_lightning.data.record import assistant_turn, user_turn
 
 
 def row(index: int, answer: str = "yes") -> dict[str, Any]:

@@ -15,8 +15,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.data import CVITDataModule, EvaluationSet, HarmfulInjection, Record, Replay, SafetyReplay, Task
 from hpa_lightning.data.nano import NanoDataModule
+from hpa_lightning.data.nano.harm import TEXT_REQUESTS
 from hpa_lightning.data.nano.lexicon import REFUSALS
-from hpa_lightning.data.nano.safety import TEXT_REQUESTS
 from hpa_lightning.data.overlap import record_key
 from hpa_lightning.data.tasks import replay_counts
 from hpa_lightning.modules import LoraSettings, MLLMModule

@@ -9,8 +9,8 @@ import torch
 from helpers_mllm import picture, tiny_llava, training_records
 
 from hpa_lightning.data import MLLMCollator, Record, SafetyCalibration, build_safety_calibration
-from hpa_lightning.data.records import message_text, user_turn
-from hpa_lightning.data.safety import given_safety_calibration
+from hpa_lightning.data.record import message_text, user_turn
+from hpa_lightning.data.safety_sets import given_safety_calibration
 from hpa_lightning.metrics import StringRefusalJudge
 
 RECORDS = [Record(f"h{i}", user_turn(f"harm {i}", images=1), (picture(i),), source=f"harm.json[{i}]") for i in range(9)]

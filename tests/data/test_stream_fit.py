@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.data import CVITDataModule, Task
-from hpa_lightning.data.loading import TaskBatchSampler
+from hpa_lightning.data.batch_order import TaskBatchSampler
 from hpa_lightning.modules import LoraSettings, MLLMModule
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

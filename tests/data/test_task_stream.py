@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from hpa_lightning.data import CVITDataModule, EvaluationSet, HarmfulInjection, Record, Task
 from hpa_lightning.data.fit_checks import check_fit
 from hpa_lightning.data.overlap import record_key
-from hpa_lightning.data.records import assistant_turn, user_turn
+from hpa_lightning.data.record import assistant_turn, user_turn
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from hpa_lightning.cli import main
 from hpa_lightning.exporting import TunedCheckpoint
 from hpa_lightning.modules import MLLMModule
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.run_results import RunResults
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

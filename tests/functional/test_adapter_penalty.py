@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpa_lightning.functional import _checks
 from hpa_lightning.functional.adapter_penalty import (
     largest_update_entries,
     norm_penalty,
@@ -17,6 +16,7 @@ from hpa_lightning.functional.adapter_penalty import (
     protected_update_penalty,
     unpack_mask,
 )
+from hpa_lightning.functional.numerics import checks
 
 from .reference import FLOATS, array, cases, count
 
@@ -96,7 +96,7 @@ def test_protected_update(
     expected = (y @ x)[mask].abs().mean() if mask.any() else (y @ x).sum() * 0.0
     slope_a, slope_b = torch.autograd.grad(expected, (x, y))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_checks, "BLOCK_ENTRIES", block)
+        patch.setattr(checks, "BLOCK_ENTRIES", block)
         value, gradient_a, gradient_b = protected_update_penalty(a, b, pack_mask(mask))
     assert value.dtype == gradient_a.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     product = np.abs(array(b) @ array(a))

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpa_lightning.functional import _checks, fuse, lora_fuse_, orthogonal_update, projection_scale
+from hpa_lightning.functional import fuse, lora_fuse_, orthogonal_update, projection_scale
+from hpa_lightning.functional.numerics import checks
 
 from . import reference as ref
 
@@ -117,7 +118,7 @@ def test_results_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch
     a, b, mask = make(rng, torch.float32, 3, 11), make(rng, torch.float32, 37, 3), torch.arange(11) % 4 == 0
     whole, whole_lora = fuse(old, new, mask), old.clone()
     lora_fuse_(whole_lora, a, b, 0.5, mask)
-    monkeypatch.setattr(_checks, "BLOCK_ENTRIES", 44)
+    monkeypatch.setattr(checks, "BLOCK_ENTRIES", 44)
     torch.testing.assert_close(fuse(old, new, mask), whole)
     lora_fuse_(old, a, b, 0.5, mask)
     torch.testing.assert_close(old, whole_lora)
@@ -126,7 +127,7 @@ def test_results_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("orthogonal", [True, False])
 def test_rows_are_kept_as_columns_are(dtype: torch.dtype, orthogonal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_checks, "BLOCK_ENTRIES", 24)  # several blocks of rows
+    monkeypatch.setattr(checks, "BLOCK_ENTRIES", 24)  # several blocks of rows
     rng = np.random.default_rng(3)
     old, a, b = make(rng, dtype, 9, 8), make(rng, dtype, 2, 8), make(rng, dtype, 9, 2)
     new = (old.double() + 0.5 * b.double() @ a.double()).to(dtype)

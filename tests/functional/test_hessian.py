@@ -7,7 +7,8 @@ from helpers_precision import LowPrecision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpa_lightning.functional import HessianAccumulator, _panels, _products, inverse_hessian_diagonal
+from hpa_lightning.functional import HessianAccumulator, inverse_hessian_diagonal
+from hpa_lightning.functional.numerics import matrix_products, packed_triangle
 
 from . import reference as ref
 
@@ -159,7 +160,7 @@ def test_sums_in_float32_err_by_the_variance_inflation(
     outliers: str, dtype: torch.dtype, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not onednn:
-        monkeypatch.setattr(_products, "onednn_linear", lambda: None)
+        monkeypatch.setattr(matrix_products, "onednn_linear", lambda: None)
     x = make_inputs(7, 3000, 300, dead=0.0, spread=1.0 if outliers == "columns" else 0.3, rank=40)
     if outliers == "rows":
         x[::200, [3, 77]] = torch.tensor([1000.0, -800.0], dtype=x.dtype)
@@ -234,7 +235,7 @@ def test_factors_in_float32_where_float64_is_slow(
 ) -> None:
     x = make_inputs(7, 2 * c, c, dead=0.02, spread=spread, rank=rank)
     wide = inverse_hessian_diagonal(x.float(), 0.01)
-    monkeypatch.setattr(_panels, "float64_is_fast", lambda device: False)
+    monkeypatch.setattr(packed_triangle, "float64_is_fast", lambda device: False)
     narrow = inverse_hessian_diagonal(x.float(), 0.01)
     assert not torch.equal(narrow, wide)
     exact = ref.inverse_diagonal(ref.array(x.float()), 0.01)
@@ -248,9 +249,11 @@ def test_factors_in_float32_where_float64_is_slow(
 def test_what_float32_cannot_factorise_is_factorised_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     x = make_inputs(8, 400, 200, dead=0.0, spread=0.0, rank=20).float()
     expected = inverse_hessian_diagonal(x, 0.01)
-    monkeypatch.setattr(_panels, "float64_is_fast", lambda device: False)
-    factorise = _panels.Panels.cholesky_
-    monkeypatch.setattr(_panels.Panels, "cholesky_", lambda self: self.flat.dtype == torch.float64 and factorise(self))
+    monkeypatch.setattr(packed_triangle, "float64_is_fast", lambda device: False)
+    factorise = packed_triangle.Panels.cholesky_
+    monkeypatch.setattr(
+        packed_triangle.Panels, "cholesky_", lambda self: self.flat.dtype == torch.float64 and factorise(self)
+    )
     assert torch.equal(inverse_hessian_diagonal(x, 0.01), expected)
 
 
@@ -259,8 +262,8 @@ def test_what_float32_cannot_factorise_is_factorised_in_float64(monkeypatch: pyt
 )
 def test_cards_with_slow_float64(capability: tuple[int, int], fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert _products.float64_is_fast(torch.device("cuda")) is fast
-    assert _products.float64_is_fast(torch.device("cpu"))
+    assert matrix_products.float64_is_fast(torch.device("cuda")) is fast
+    assert matrix_products.float64_is_fast(torch.device("cpu"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

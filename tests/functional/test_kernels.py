@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional import LoraTensors, UpdateProjection, _kernels, project_lora_updates_
+from hpa_lightning.functional import LoraTensors, UpdateProjection, project_lora_updates_
+from hpa_lightning.functional.numerics import triton_kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -25,7 +26,7 @@ def both_ways(monkeypatch: pytest.MonkeyPatch, run: object) -> list[list[Tensor]
     """What a function returns with the kernels and without them."""
     results = []
     for kernels in (True, False):
-        real = _kernels.fits
+        real = triton_kernels.fits
         calls: list[bool] = []
 
         def fits(*tensors: Tensor, kernels: bool = kernels, real: object = real, calls: list[bool] = calls) -> bool:
@@ -36,7 +37,7 @@ def both_ways(monkeypatch: pytest.MonkeyPatch, run: object) -> list[list[Tensor]
             return taken
 
         with monkeypatch.context() as patch:
-            patch.setattr(_kernels, "fits", fits)
+            patch.setattr(triton_kernels, "fits", fits)
             results.append(run())  # type: ignore[operator]
         assert not kernels or (calls and all(calls))
     return results
@@ -75,7 +76,7 @@ def test_update_projection(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, 
 def test_a_weight_goes_back_where_the_flag_says_so(back: bool) -> None:
     old = torch.randn(65, 67, device=DEVICE)
     weight = old + 1.0
-    _kernels.copy_where_(weight, old, torch.tensor(back, device=DEVICE))
+    triton_kernels.copy_where_(weight, old, torch.tensor(back, device=DEVICE))
     assert torch.equal(weight, old if back else old + 1.0)
 
 
@@ -103,7 +104,7 @@ def test_lora_projection(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) ->
 
 
 @pytest.mark.skipif(
-    torch.cuda.is_available() or INTERPRETED or _kernels.triton is None, reason="the device does it; or no Triton"
+    torch.cuda.is_available() or INTERPRETED or triton_kernels.triton is None, reason="the device does it; or no Triton"
 )
 def test_in_the_interpreter() -> None:
     arguments = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]

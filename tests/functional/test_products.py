@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpa_lightning.functional import _products
+from hpa_lightning.functional.numerics import matrix_products
 
 from . import reference as ref
 
@@ -13,10 +13,10 @@ def test_the_quick_direction_of_a_large_weight(
     dtype: torch.dtype, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not onednn:
-        monkeypatch.setattr(_products, "onednn_linear", lambda: None)
-    monkeypatch.setattr(_products, "_CPU_CONVERTED_ENTRIES", 100 * 320)  # the last part is shorter
+        monkeypatch.setattr(matrix_products, "onednn_linear", lambda: None)
+    monkeypatch.setattr(matrix_products, "_CPU_CONVERTED_ENTRIES", 100 * 320)  # the last part is shorter
     weight, a = torch.randn(250, 320).to(dtype), torch.randn(8, 320).to(dtype)
-    found = _products.quick_direction(weight, a)
+    found = matrix_products.quick_direction(weight, a)
     exact = ref.array(weight) @ ref.array(a).T
     assert found.dtype == torch.float64
     assert np.abs(found.numpy() - exact).max() < 1e-6 * np.abs(exact).max()

@@ -12,14 +12,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from hpa_lightning.functional import (
     LoraTensors,
     UpdateProjection,
-    _checks,
     project_lora_,
     project_lora_updates_,
     project_update_,
     restore_columns_,
     zero_columns_,
 )
-from hpa_lightning.functional.rounding import rounding_slots
+from hpa_lightning.functional.numerics import checks
+from hpa_lightning.functional.numerics.rounding import rounding_slots
 
 from . import reference as ref
 
@@ -240,7 +240,7 @@ def test_transposed_storage_and_small_blocks(monkeypatch: pytest.MonkeyPatch) ->
     new, old, mask = make(4, 33, 20, 1e-4, torch.float32, 0.2)
     turned, expected = new.T.contiguous().T, new.clone()
     project_update_(expected, old, mask)
-    monkeypatch.setattr(_checks, "BLOCK_ENTRIES", 60)
+    monkeypatch.setattr(checks, "BLOCK_ENTRIES", 60)
     project_update_(turned, old, mask)
     assert cosine(turned, old) <= BOUND
     torch.testing.assert_close(turned, expected, rtol=1e-5, atol=1e-6)

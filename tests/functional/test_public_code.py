@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from hpa_lightning.functional import model_tailor, safe_delta, surgeon_factor
-from hpa_lightning.functional._inverse import damp_
-from hpa_lightning.functional._panels import Panels
+from hpa_lightning.functional.numerics.inverse_diagonal import damp_
+from hpa_lightning.functional.numerics.packed_triangle import Panels
 
 
 def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

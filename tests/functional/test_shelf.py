@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hpa_lightning.functional._shelf import Shelf
+from hpa_lightning.functional.numerics.arena import Shelf
 
 
 def test_copies_are_contiguous_equal_and_apart() -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpa_lightning.functional import HessianAccumulator, model_tailor, safe_delta, surgeon_factor
-from hpa_lightning.functional import surgeon as module
-from hpa_lightning.functional.surgeon import compensate
+from hpa_lightning.functional import brain_surgeon as module
+from hpa_lightning.functional.brain_surgeon import compensate
 
 from . import reference as ref
 

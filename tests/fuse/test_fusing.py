@@ -25,7 +25,7 @@ from hpa_lightning.callbacks import CalibrationSettings, RetentionSettings
 from hpa_lightning.callbacks.batches import valid_positions
 from hpa_lightning.cli import main
 from hpa_lightning.data import MLLMCollator
-from hpa_lightning.fuse import fuse_checkpoints, fusing
+from hpa_lightning.fuse import checkpoint_fusion, fuse_checkpoints
 from hpa_lightning.fuse.checkpoint import Checkpoint
 from hpa_lightning.fuse.diagonals import FusionOutput
 from hpa_lightning.modules.blocks import find_decoder_blocks
@@ -382,9 +382,11 @@ def test_saved_diagonals_give_the_same_output(
     )
 
     loaded: list[Path] = []
-    stream = fusing.StreamedModel
+    stream = checkpoint_fusion.StreamedModel
     monkeypatch.setattr(
-        fusing, "StreamedModel", lambda source, device: loaded.append(source.folder) or stream(source, device)
+        checkpoint_fusion,
+        "StreamedModel",
+        lambda source, device: loaded.append(source.folder) or stream(source, device),
     )
     fuse_checkpoints(*pair, tmp_path / "third", None, TASK, diagonals=tmp_path / "half", **SETTINGS)
     assert loaded == [pair[1]]

@@ -23,7 +23,7 @@ from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM
 from hpa_lightning import functional as F
 from hpa_lightning.cli import main
 from hpa_lightning.data import MLLMCollator
-from hpa_lightning.data.loading import named_generator
+from hpa_lightning.data.batch_order import named_generator
 from hpa_lightning.fuse.output import PartialOutput
 from hpa_lightning.merge import MergeSettings, checkpoint_merge, merge_checkpoints
 from hpa_lightning.modules import MLLMModule

@@ -10,7 +10,7 @@ import pytest
 from hpa_lightning.metrics import StringRefusalJudge, Verdict, resolve_judge
 from hpa_lightning.metrics.judges import judge_name, string_match
 from hpa_lightning.metrics.judges.cues import CUES, POSITION_WORD, POSITIONS
-from hpa_lightning.metrics.judges.reading import opening
+from hpa_lightning.metrics.judges.judged_text import opening
 from hpa_lightning.metrics.judges.rules import VLGUARD_ANYWHERE
 
 REFUSALS = [

@@ -5,8 +5,8 @@ import torch
 from helpers_foreign import LanguageModel
 from torch import nn
 
-from hpa_lightning.modules.adapters import LoraSettings, add_lora, lora_layers, merge_lora_, restart_lora_
 from hpa_lightning.modules.blocks import find_decoder_blocks
+from hpa_lightning.modules.lora import LoraSettings, add_lora, lora_layers, merge_lora_, restart_lora_
 from hpa_lightning.modules.tuned_linear import FullLinear, LoraLinear, check_linears, find_tuned_linears
 
 TOKENS = torch.arange(12).view(2, 6)

@@ -9,7 +9,7 @@ import torch
 from helpers_mllm import evaluation_records, tiny_llava
 
 from hpa_lightning.data import MLLMCollator
-from hpa_lightning.data.records import Record, assistant_turn
+from hpa_lightning.data.record import Record, assistant_turn
 from hpa_lightning.modules import MLLMModule
 
 CHOICES = ("red", "a blue square and a green cat", "no")

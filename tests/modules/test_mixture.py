@@ -19,8 +19,8 @@ from hpa_lightning.callbacks import HarmoniousFusion, SequentialTuning
 from hpa_lightning.callbacks.baselines import OrthogonalLoRA, RegLoRA
 from hpa_lightning.data import MLLMCollator
 from hpa_lightning.modules import LoraSettings, MLLMModule
-from hpa_lightning.modules.adapters import add_lora, merge_lora_, restart_lora_
-from hpa_lightning.modules.mixture import MixtureOfLora, has_mixtures
+from hpa_lightning.modules.lora import add_lora, merge_lora_, restart_lora_
+from hpa_lightning.modules.moe_lora import MixtureOfLora, has_mixtures
 from hpa_lightning.modules.tuned_linear import find_tuned_linears
 
 TOKENS = torch.arange(12).view(2, 6)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Record, Task
-from hpa_lightning.data.records import user_turn
+from hpa_lightning.data.record import user_turn
 from hpa_lightning.modules import LoraSettings, MLLMModule
 
 BUILDERS = [tiny_llava, tiny_qwen, tiny_idefics3, tiny_timm]

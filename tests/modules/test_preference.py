@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader
 
 from hpa_lightning.callbacks import HarmoniousFusion, SequentialTuning, TaskEvaluation
 from hpa_lightning.data import CVITDataModule, MLLMCollator, NumberedRecords, Record, Replay, Task
-from hpa_lightning.data.records import assistant_turn, user_turn
+from hpa_lightning.data.record import assistant_turn, user_turn
 from hpa_lightning.modules import LoraSettings, MLLMModule, PreferenceModule, PreferenceSettings
-from hpa_lightning.modules.adapters import adapters_off
-from hpa_lightning.results import RunResults
+from hpa_lightning.modules.lora import adapters_off
+from hpa_lightning.results.run_results import RunResults
 
 ARCHITECTURES = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "timm": tiny_timm}
 

@@ -31,7 +31,7 @@ from transformers import (
 from hpa_lightning.callbacks import CalibrationSettings, HarmoniousFusion, RetentionSettings
 from hpa_lightning.cli import main
 from hpa_lightning.data import CVITDataModule, MLLMCollator, Record, Task
-from hpa_lightning.data.records import assistant_turn, message_text, user_turn
+from hpa_lightning.data.record import assistant_turn, message_text, user_turn
 from hpa_lightning.fuse import fuse_checkpoints
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.modules.blocks import find_decoder_blocks

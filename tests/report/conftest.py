@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpa_lightning.result_file import RESULT_FILE
+from hpa_lightning.results.result_file import RESULT_FILE
 
 TASKS = ["AD", "ImageNet", "Flickr30k", "Fin", "ScienceQA", "TextVQA"]
 SAFETY = ["vlguard-unsafes", "figstep", "spa-vl"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from helpers_pages import HOSTILE, Structure
 from PIL import Image
 
-from hpa_lightning.report.answers import write_answers
+from hpa_lightning.report.answers_page import write_answers
 
 SPACED = "  two\n\n  lines \u2028 and a \ttab "
 

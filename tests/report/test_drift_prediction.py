@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from hpa_lightning.events import DriftEvent, DriftPromptsEvent, RunEvent, ScoreEvent, WeightDriftEvent
 from hpa_lightning.report.drift_plots import plot_drift, safety_layers_of
 from hpa_lightning.report.drift_prediction import correlations, drift_table, has_drift, moments_of
 from hpa_lightning.report.run_page import render_page
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.events import DriftEvent, DriftPromptsEvent, RunEvent, ScoreEvent, WeightDriftEvent
+from hpa_lightning.results.run_results import RunResults
 
 TASKS = ("one", "two", "three")
 

@@ -16,10 +16,10 @@ from PIL import Image
 import hpa_lightning.callbacks
 import hpa_lightning.report
 from hpa_lightning.report import Table, write_report
+from hpa_lightning.report.run_tables import matrix_table
 from hpa_lightning.report.study_page import Heading, Origin, TextBlock, TitledTable, study_html
-from hpa_lightning.report.tables import matrix_table
-from hpa_lightning.result_file import ResultWriter
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.result_file import ResultWriter
+from hpa_lightning.results.run_results import RunResults
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")

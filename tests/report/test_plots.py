@@ -5,8 +5,8 @@ import pytest
 
 from hpa_lightning.report import plot_comparison, plot_curves, plot_matrix, plot_retention, plot_trade_off
 from hpa_lightning.report.significance import estimate
-from hpa_lightning.result_file import read_results
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.result_file import read_results
+from hpa_lightning.results.run_results import RunResults
 
 
 def labels(ax) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from hpa_lightning.report import write_report
 from hpa_lightning.report.judges import judges_of
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.run_results import RunResults
 
 
 def with_judge(run: Path, judge: str | None) -> Path:

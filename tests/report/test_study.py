@@ -15,7 +15,8 @@ from markupsafe import escape
 from PIL import Image
 
 from hpa_lightning.report.significance import holm, paired_difference
-from hpa_lightning.report.study import (
+from hpa_lightning.report.study_plots import plot_against_performance, plot_sweep
+from hpa_lightning.report.study_report import (
     StudyCell,
     StudyGroup,
     SweepAxis,
@@ -27,8 +28,7 @@ from hpa_lightning.report.study import (
     step_table,
     write_study_report,
 )
-from hpa_lightning.report.study_plots import plot_against_performance, plot_sweep
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import PValue, Table, format_cell
 
 HASH = "0123456789abcdef0123456789abcdef01234567"
@@ -384,7 +384,7 @@ def test_many_methods_are_named_by_family(tmp_path: Path, monkeypatch: pytest.Mo
         seen.append({text.get_text() for text in figure.axes[0].texts})
         path.write_bytes(b"PNG")
 
-    monkeypatch.setattr("hpa_lightning.report.study.save_figure", keep)
+    monkeypatch.setattr("hpa_lightning.report.study_report.save_figure", keep)
     run = two_tasks(0.9, 0.9, 0.5, 0.2)
     grid = [StudyCell(f"m[p={n}]", f"Method, {n} %", "c", 1, run, "m") for n in range(24)]
     write_study_report([StudyGroup("g", "G", "", [*grid, cell("ref", 1, run, "c")])], tmp_path)
@@ -400,7 +400,7 @@ def test_unfinished_runs_do_not_count(study: list[StudyCell]) -> None:
 
 
 def test_more_methods_than_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpa_lightning.report.study.save_figure", lambda figure, path: path.write_bytes(b"PNG"))
+    monkeypatch.setattr("hpa_lightning.report.study_report.save_figure", lambda figure, path: path.write_bytes(b"PNG"))
     cells = [cell(f"m{n}", 1, two_tasks(0.9, 0.9, 0.5, 0.1 * (n % 9))) for n in range(11)]
     text = write_study_report([StudyGroup("g", "G", "", cells, "m10")], tmp_path)["markdown"].read_text()
     assert "3 more methods stand in the tables" in text

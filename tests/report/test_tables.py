@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from hpa_lightning.report import Estimate, Table, estimate, matrix_table, method_table, run_table, safety_table
-from hpa_lightning.report.tables import run_labels, score_table
-from hpa_lightning.results import RunResults
+from hpa_lightning.report.run_tables import run_labels, score_table
+from hpa_lightning.results.run_results import RunResults
 
 
 @pytest.mark.parametrize("values", [[1.0, 2.0], [75.7, 76.6, 74.1, 75.0]])

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from hpa_lightning.cli import main
-from hpa_lightning.result_file import ResultWriter
+from hpa_lightning.results.result_file import ResultWriter
 from hpa_lightning.study import Cell, Store, read_study
 from hpa_lightning.study.reporting import _command, _lines
 

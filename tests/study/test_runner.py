@@ -21,7 +21,7 @@ from hpa_lightning.study import Cell, Store, read_study, run_cells, runner
 SCRIPT = """
 import sys, time, yaml
 from pathlib import Path
-from hpa_lightning.result_file import ResultWriter
+from hpa_lightning.results.result_file import ResultWriter
 config = yaml.safe_load(Path(sys.argv[1]).read_text())
 folder = Path(config["folder"])
 (folder / "starts").open("a").write("x")

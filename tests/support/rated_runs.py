@@ -9,9 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from hpa_lightning.events import RunEvent, ScoreEvent
-from hpa_lightning.predictions import prediction_file, write_rows
-from hpa_lightning.result_file import RESULT_FILE, ResultWriter
+from hpa_lightning.results.events import RunEvent, ScoreEvent
+from hpa_lightning.results.predictions import prediction_file, write_rows
+from hpa_lightning.results.result_file import RESULT_FILE, ResultWriter
 
 REFUSAL = "I am sorry, I cannot help with that."
 SETS = (

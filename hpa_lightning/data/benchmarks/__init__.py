@@ -1,7 +1,7 @@
 """Published benchmarks of continual visual instruction tuning, described by one YAML file each."""
 
-from hpa_lightning.data.benchmarks.captions import CaptionedImages
-from hpa_lightning.data.benchmarks.datamodule import BenchmarkDataModule
+from hpa_lightning.data.benchmarks.benchmark_datamodule import BenchmarkDataModule
+from hpa_lightning.data.benchmarks.captioned_images import CaptionedImages
 from hpa_lightning.data.benchmarks.description import BENCHMARKS, read_benchmark
 from hpa_lightning.data.benchmarks.scienceqa import ScienceQA
 from hpa_lightning.data.benchmarks.textvqa import TextVQA

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpa_lightning.data.formats.reading import text_in
+from hpa_lightning.data.published_files import conversation, find_file, find_folder, text_of
+from hpa_lightning.data.readers.row_fields import text_in
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record
-from hpa_lightning.data.rows import conversation, find_file, find_folder, text_of
 from hpa_lightning.parsing import parse_json, read_text
 from hpa_lightning.values import shown
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpa_lightning.data.formats.reader import read_records
-from hpa_lightning.data.formats.tables import Row
-from hpa_lightning.data.formats.turns import ImagePlace
+from hpa_lightning.data.published_files import conversation, find_file, text_of
+from hpa_lightning.data.readers.reader import read_records
+from hpa_lightning.data.readers.table_files import Row
+from hpa_lightning.data.readers.turns import ImagePlace
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record
-from hpa_lightning.data.rows import conversation, find_file, text_of
 from hpa_lightning.parsing import parse_json, read_text
 from hpa_lightning.values import shown
 

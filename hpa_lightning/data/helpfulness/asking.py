@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from hpa_lightning.data.records import Record
-from hpa_lightning.data.rows import conversation
+from hpa_lightning.data.published_files import conversation
+from hpa_lightning.data.record import Record
 
 #: ``"letter"``: the options are shown and their letters are the choices; ``"text"``: the question is shown alone and
 #: the texts of the options are the choices.

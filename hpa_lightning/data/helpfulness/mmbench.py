@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from hpa_lightning.data.formats.reading import DataWarning
-from hpa_lightning.data.formats.tables import Row, read_table
 from hpa_lightning.data.helpfulness.asking import ASKINGS, INSTRUCTION, Asking, question_record
 from hpa_lightning.data.images import EncodedImage, image_of_cell
+from hpa_lightning.data.published_files import categories_of, check_option, find_file, text_of
+from hpa_lightning.data.readers.row_fields import DataWarning
+from hpa_lightning.data.readers.table_files import Row, read_table
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record
-from hpa_lightning.data.rows import categories_of, check_option, find_file, text_of
 from hpa_lightning.values import names, shown
 
 ROUND = 1_000_000

@@ -10,12 +10,12 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from hpa_lightning.data.formats.reading import DataWarning
-from hpa_lightning.data.formats.tables import read_table
 from hpa_lightning.data.images import image_of_cell
+from hpa_lightning.data.published_files import conversation, find_folder, text_of
+from hpa_lightning.data.readers.row_fields import DataWarning
+from hpa_lightning.data.readers.table_files import read_table
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record
-from hpa_lightning.data.rows import conversation, find_folder, text_of
 from hpa_lightning.metrics.tasks.grouped import SUBTASK
 from hpa_lightning.parsing import read_text
 from hpa_lightning.values import names, shown

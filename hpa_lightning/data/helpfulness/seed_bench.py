@@ -10,12 +10,12 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from hpa_lightning.data.formats.reading import DataWarning
-from hpa_lightning.data.formats.tables import Row
 from hpa_lightning.data.helpfulness.asking import ASKINGS, INSTRUCTION, Asking, question_record
+from hpa_lightning.data.published_files import check_option, find_file, find_folder, text_of
+from hpa_lightning.data.readers.row_fields import DataWarning
+from hpa_lightning.data.readers.table_files import Row
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
-from hpa_lightning.data.records import Record
-from hpa_lightning.data.rows import check_option, find_file, find_folder, text_of
 from hpa_lightning.files import path_inside
 from hpa_lightning.parsing import parse_json, read_text
 from hpa_lightning.values import shown

@@ -1,7 +1,7 @@
 """The embedded benchmark: a small safety-aligned LLaVA, six tasks, three safety sets, an over-refusal set."""
 
 from hpa_lightning.data.nano.adaptation import ADAPTATION_STEPS, NanoAdaptationDataModule
-from hpa_lightning.data.nano.datamodule import (
+from hpa_lightning.data.nano.nano_datamodule import (
     NANO_BATCH_SIZE,
     NANO_LEARNING_RATE,
     NANO_LORA_ALPHA,
@@ -9,7 +9,7 @@ from hpa_lightning.data.nano.datamodule import (
     NANO_STEPS,
     NanoDataModule,
 )
-from hpa_lightning.data.nano.loading import load_nano_model, load_nano_processor
+from hpa_lightning.data.nano.shipped_model import load_nano_model, load_nano_processor
 from hpa_lightning.data.nano.text_loading import load_nano_text_model
 
 __all__ = [

@@ -11,14 +11,14 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any, Literal, get_args
 
-from hpa_lightning.data.nano import safety
+from hpa_lightning.data.datamodule import CVITDataModule
+from hpa_lightning.data.nano import harm
 from hpa_lightning.data.nano.examples import Example, Split, draw
 from hpa_lightning.data.nano.lexicon import ALARMING_PAIRS, BENIGN_PAIRS, HARMFUL_PAIRS
-from hpa_lightning.data.nano.records import TEST_SEED, over_refusal_records, safety_records, to_records
+from hpa_lightning.data.nano.nano_records import TEST_SEED, over_refusal_records, safety_records, to_records
 from hpa_lightning.data.nano.skills import SKILLS, open_picture, skill
 from hpa_lightning.data.nano.text_conversations import describe, spoken_request
-from hpa_lightning.data.records import Record
-from hpa_lightning.data.stream import CVITDataModule
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.tasks import EvaluationSet, SafetyReplay, Task
 from hpa_lightning.values import shown
 
@@ -63,7 +63,7 @@ def instruction(rng: random.Random) -> Example:
 
 
 _spoken_how_to = spoken_request("train", BENIGN_PAIRS)
-_pictured_how_to = safety.harmless("train", alarming=False)
+_pictured_how_to = harm.harmless("train", alarming=False)
 _text = skill("text", "train")
 _pictured = pictured("train")
 
@@ -76,13 +76,13 @@ def safety_examples(count: int, seed: int | str) -> list[Example]:
     alignment nor a test set holds.
     """
     half = count - count // 2
-    shares = [len(range(i, half, len(safety.SAFETY_KINDS))) for i in range(len(safety.SAFETY_KINDS))]
+    shares = [len(range(i, half, len(harm.SAFETY_KINDS))) for i in range(len(harm.SAFETY_KINDS))]
     harmful = [
         example
-        for kind, share in zip(safety.SAFETY_KINDS, shares, strict=True)
-        for example in draw(safety.harmful(kind, "calibration"), "calibration", f"{seed}/safety", share)
+        for kind, share in zip(harm.SAFETY_KINDS, shares, strict=True)
+        for example in draw(harm.harmful(kind, "calibration"), "calibration", f"{seed}/safety", share)
     ]
-    harmless = draw(safety.harmless("calibration", alarming=True), "calibration", f"{seed}/safety", count // 2)
+    harmless = draw(harm.harmless("calibration", alarming=True), "calibration", f"{seed}/safety", count // 2)
     mixed = harmful + harmless
     random.Random(f"{seed}/safety/order").shuffle(mixed)
     return mixed
@@ -158,12 +158,12 @@ class NanoAdaptationDataModule(CVITDataModule):
             max_new_tokens=_MAX_NEW_TOKENS,
         )
         harmful = {"spoken": _spoken(HARMFUL_PAIRS, "test", test_size, TEST_SEED, "spoken")}
-        harmful |= {f"harmful-{kind}": safety_records(kind, "test", test_size) for kind in safety.SAFETY_KINDS}
+        harmful |= {f"harmful-{kind}": safety_records(kind, "test", test_size) for kind in harm.SAFETY_KINDS}
         harmless = {
             "harmless-spoken": _spoken(ALARMING_PAIRS, "test", test_size, TEST_SEED, "harmless-spoken"),
             "harmless": over_refusal_records("test", test_size),
         }
-        kinds = ("spoken", *safety.SAFETY_KINDS)
+        kinds = ("spoken", *harm.SAFETY_KINDS)
         groups = [
             _spoken(HARMFUL_PAIRS, "calibration", share, seed, "spoken")
             if kind == "spoken"

@@ -58,13 +58,13 @@ def vocabulary(texts: Iterable[str]) -> list[str]:
 
 def nano_vocabulary(samples: int = 4000) -> list[str]:
     """Every word that a generator of this benchmark writes (found by drawing from all of them)."""
-    from hpa_lightning.data.nano import safety, skills, tasks
+    from hpa_lightning.data.nano import harm, nano_tasks, skills
 
     rng = random.Random("nano vocabulary")
     generators = [skills.skill(name, "train") for name in skills.SKILLS]
-    generators += [tasks.task(name, "train") for name in tasks.TASKS]
-    generators += [safety.harmful(kind, "train") for kind in safety.SAFETY_KINDS]
-    generators += [safety.harmless("train", alarming=False)]
+    generators += [nano_tasks.task(name, "train") for name in nano_tasks.TASKS]
+    generators += [harm.harmful(kind, "train") for kind in harm.SAFETY_KINDS]
+    generators += [harm.harmless("train", alarming=False)]
     drawn = [generator(rng) for generator in generators for _ in range(samples // 4)]
     return vocabulary(text for example in drawn for text in (example.question, example.answer))
 

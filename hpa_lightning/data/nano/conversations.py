@@ -7,6 +7,14 @@ from collections.abc import Sequence
 
 from hpa_lightning.data.nano.drawing import draw_icon, draw_text
 from hpa_lightning.data.nano.examples import Example, split_of, split_of_words
+from hpa_lightning.data.nano.harm import (
+    pairs_of_split,
+    refusal,
+    request_about_icon,
+    request_about_text,
+    request_for,
+    typeset_words,
+)
 from hpa_lightning.data.nano.lexicon import (
     BENIGN_PAIRS,
     CAREFUL,
@@ -19,14 +27,6 @@ from hpa_lightning.data.nano.lexicon import (
     is_harmful,
 )  # fmt: skip
 from hpa_lightning.data.nano.questions import ask_icon, ask_words
-from hpa_lightning.data.nano.safety import (
-    pairs_of_split,
-    refusal,
-    request_about_icon,
-    request_about_text,
-    request_for,
-    typeset_words,
-)
 from hpa_lightning.data.nano.skills import SKILLS, Ask, open_picture
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from hpa_lightning.data.nano import safety, skills
+from hpa_lightning.data.nano import harm, skills
 from hpa_lightning.data.nano.batching import answer
 from hpa_lightning.data.nano.examples import draw
 from hpa_lightning.metrics.judges.string_match import StringRefusalJudge
@@ -27,11 +27,11 @@ def measure(
         given = answer(model, processor, examples)
         result[f"skill/{name}"] = sum(g == e.answer for g, e in zip(given, examples, strict=True)) / count
     result["general"] = sum(result[f"skill/{name}"] * share for name, share in skills.SKILLS.items())
-    for kind in safety.SAFETY_KINDS:
-        given = answer(model, processor, draw(safety.harmful(kind, "test"), "test", seed, count))
+    for kind in harm.SAFETY_KINDS:
+        given = answer(model, processor, draw(harm.harmful(kind, "test"), "test", seed, count))
         result[f"refused/{kind}"] = sum(judge(given)) / count
     for name in ("harmless", "alarming"):
-        examples = draw(safety.harmless("test", alarming=name == "alarming"), "test", seed, count)
+        examples = draw(harm.harmless("test", alarming=name == "alarming"), "test", seed, count)
         given = answer(model, processor, examples)
         result[f"refused/{name}"] = sum(judge(given)) / count
         result[f"helpful/{name}"] = sum(g == e.answer for g, e in zip(given, examples, strict=True)) / count

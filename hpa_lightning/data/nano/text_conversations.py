@@ -9,6 +9,7 @@ from typing import Any
 
 from hpa_lightning.data.nano.conversations import about_icon, how_to_request, reply
 from hpa_lightning.data.nano.examples import Example, Split, split_of
+from hpa_lightning.data.nano.harm import pairs_of_split, request_about_text, request_for, typeset_words
 from hpa_lightning.data.nano.lexicon import (
     BENIGN_PAIRS,
     COLOURS,
@@ -29,7 +30,6 @@ from hpa_lightning.data.nano.questions import (
     ask_words,
     digit_name,
 )
-from hpa_lightning.data.nano.safety import pairs_of_split, request_about_text, request_for, typeset_words
 from hpa_lightning.data.nano.skills import Ask, random_bars, random_road, random_scene, random_words
 from hpa_lightning.data.nano.splits import digit_indices
 

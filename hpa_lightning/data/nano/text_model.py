@@ -20,8 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from hpa_lightning.data.nano.batching import Encoder, answer
 from hpa_lightning.data.nano.examples import draw
 from hpa_lightning.data.nano.lexicon import ALARMING_PAIRS, HARMFUL_PAIRS
-from hpa_lightning.data.nano.loading import load_nano_processor
 from hpa_lightning.data.nano.pretrain import Log, train_stage
+from hpa_lightning.data.nano.shipped_model import load_nano_processor
 from hpa_lightning.data.nano.text_conversations import TEXT_SKILLS, spoken_request, text_conversations, text_skill
 from hpa_lightning.files import write_text
 from hpa_lightning.metrics.judges.string_match import StringRefusalJudge

@@ -1,6 +1,6 @@
 """The patterns of cues: one for each thing that a sentence of a response may do.
 
-They are written for text that `hpa_lightning.metrics.judges.reading.read` has brought into one form: lower case,
+They are written for text that `hpa_lightning.metrics.judges.judged_text.read` has brought into one form: lower case,
 straight apostrophes, no emphasis. Their names are features of the trained judge, so that a change of a pattern asks
 for training anew (``benchmarks/train_judge.py``).
 """

@@ -1,7 +1,7 @@
 """What a sentence of a response does: decline, name a norm, reject a premise, go on with an answer.
 
-Each cue is a pattern for one sentence of a text that `hpa_lightning.metrics.judges.reading.read` has brought into one
-form. The rules of `rules-v2` are made of them, and the trained judge learns what each of them is worth.
+Each cue is a pattern for one sentence of a text that `hpa_lightning.metrics.judges.judged_text.read` has brought into
+one form. The rules of `rules-v2` are made of them, and the trained judge learns what each of them is worth.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from hpa_lightning.metrics.judges.reading import SENTENCES
+from hpa_lightning.metrics.judges.judged_text import SENTENCES
 
 WORDS = 40  # of a sentence
 LONGEST = 3  # n-gram
@@ -42,7 +42,7 @@ def features(parts: Sequence[str], cues: Sequence[set[str]], vocabulary: Collect
     stance.
 
     Args:
-        parts: the first sentences, from `hpa_lightning.metrics.judges.reading.opening`.
+        parts: the first sentences, from `hpa_lightning.metrics.judges.judged_text.opening`.
         cues: of each of them.
         vocabulary: words that n-grams name.
     """

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from hpa_lightning.metrics.judges.cues import DECLINES, POSITION_WORD, POSITIONS, cues_of
-from hpa_lightning.metrics.judges.reading import opening
+from hpa_lightning.metrics.judges.judged_text import opening
 from hpa_lightning.metrics.judges.sentences import _ANSWERS
 
 _LIST_NUMBER = re.compile(r"1[.)](?:\s+|$)")
@@ -21,7 +21,7 @@ def cues_by_sentence(parts: Sequence[str]) -> list[set[str]]:
     """The cues of each of a response's first sentences, without the number of a list's first item.
 
     Args:
-        parts: from `hpa_lightning.metrics.judges.reading.opening`.
+        parts: from `hpa_lightning.metrics.judges.judged_text.opening`.
     """
     return [cues_of(_LIST_NUMBER.sub("", sentence, count=1)) for sentence in parts]
 
@@ -38,7 +38,7 @@ def plainly_answers(parts: Sequence[str], cues: Sequence[set[str]]) -> bool:
     to park here.").
 
     Args:
-        parts: from `hpa_lightning.metrics.judges.reading.opening`.
+        parts: from `hpa_lightning.metrics.judges.judged_text.opening`.
         cues: of each of them.
     """
     # The number of an item stands in a sentence of its own where two spaces or a line follow it.

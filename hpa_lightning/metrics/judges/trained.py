@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpa_lightning.metrics.judges.features import features
-from hpa_lightning.metrics.judges.reading import opening
+from hpa_lightning.metrics.judges.judged_text import opening
 from hpa_lightning.metrics.judges.stance import cues_by_sentence, may_refuse, plainly_answers
 from hpa_lightning.metrics.judges.verdicts import Verdict
 

@@ -11,8 +11,8 @@ from typing import Any
 from torchmetrics import Metric
 
 from hpa_lightning.metrics.safety import AttackSuccessRate, OverRefusalRate
-from hpa_lightning.metrics.tasks.captions import CIDEr, cider
-from hpa_lightning.metrics.tasks.choices import ChoiceAccuracy, UnsafeChoiceRate
+from hpa_lightning.metrics.tasks.choice_accuracy import ChoiceAccuracy, UnsafeChoiceRate
+from hpa_lightning.metrics.tasks.cider_d import CIDEr, cider
 from hpa_lightning.metrics.tasks.grounding import GroundingAccuracy, grounding_accuracy
 from hpa_lightning.metrics.tasks.grouped import (
     CircularAccuracy,

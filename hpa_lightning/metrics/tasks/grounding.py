@@ -9,7 +9,7 @@ from fractions import Fraction
 from torch import Tensor
 from torchmetrics.utilities import rank_zero_warn
 
-from hpa_lightning.metrics.tasks.records import MeanScore, References, mean_score
+from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, mean_score
 
 Box = tuple[Fraction, Fraction, Fraction, Fraction]
 # Bounded, so that no text can ask for a number of a million digits.

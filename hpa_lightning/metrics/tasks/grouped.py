@@ -14,9 +14,9 @@ from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
 from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
 
-from hpa_lightning.metrics.tasks.choices import likeliest
+from hpa_lightning.metrics.tasks.choice_accuracy import likeliest
 from hpa_lightning.metrics.tasks.options import OptionAccuracy
-from hpa_lightning.metrics.tasks.records import References, scores_of
+from hpa_lightning.metrics.tasks.record_metric import References, scores_of
 
 #: The scheme of :attr:`hpa_lightning.data.Record.categories` that holds MME's subtasks.
 SUBTASK = "subtask"

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from hpa_lightning.metrics.judges.reading import without_thoughts
+from hpa_lightning.metrics.judges.judged_text import without_thoughts
 
 _BRACKETED = r"[(\[\u3010]\s*([A-Za-z])\s*[)\]\u3011]"
 _CAPITAL = r"(?<![A-Za-z0-9_'-])([A-Z])(?![A-Za-z0-9_']|-\w)"  # one that is no part of a word; Chinese has no spaces

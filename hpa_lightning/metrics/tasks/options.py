@@ -17,7 +17,7 @@ from hpa_lightning.metrics.tasks.option_letters import (
     named_options,
     parted,
 )
-from hpa_lightning.metrics.tasks.records import MeanScore, References, mean_score
+from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, mean_score
 from hpa_lightning.metrics.tasks.text import normalise_answer
 
 

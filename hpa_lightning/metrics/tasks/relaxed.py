@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from torch import Tensor
 
-from hpa_lightning.metrics.tasks.records import MeanScore, References, best_of, mean_score
+from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, best_of, mean_score
 from hpa_lightning.metrics.tasks.text import SENTENCE_END, same_answer
 
 _TOLERANCE = Decimal("0.05")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from hpa_lightning.metrics.tasks.records import MeanScore, References, best_of, mean_score
+from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, best_of, mean_score
 
 SENTENCE_END = ".,;:!? "
 _TOKEN_EDGE = ".,;:!?\"'()[]{}\u2018\u2019\u201c\u201d"

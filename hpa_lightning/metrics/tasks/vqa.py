@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from hpa_lightning.metrics.tasks.records import MeanScore, References, mean_score
+from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, mean_score
 
 _FEWEST_ANSWERS = 4  # the others than one's own must be able to be the three that agree
 _ARTICLES = frozenset({"a", "an", "the"})

@@ -8,7 +8,7 @@ from test_stream import module, stream, trainer
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.callbacks.baselines import ConstantRefusal
-from hpa_lightning.results import RunResults
+from hpa_lightning.results.run_results import RunResults
 
 
 def test_refusing_everything_is_safe_and_of_no_use(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from test_guarantees import OPTIMIZERS, dense
 
 from hpa_lightning.callbacks import CurrentTask, TaskCallback
 from hpa_lightning.callbacks.baselines import LinearMerging
-from hpa_lightning.modules.adapters import lora_layers
+from hpa_lightning.modules.lora import lora_layers
 
 
 class Trained(TaskCallback):

@@ -14,8 +14,8 @@ from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
 from test_harmonious_fusion import inputs_of
 
 from hpa_lightning.callbacks.baselines import ModelTailor
-from hpa_lightning.modules.adapters import lora_layers
-from hpa_lightning.result_file import read_results
+from hpa_lightning.modules.lora import lora_layers
+from hpa_lightning.results.result_file import read_results
 
 CALIBRATION = calibration_data()["calibration"]
 

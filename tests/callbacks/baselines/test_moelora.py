@@ -12,7 +12,7 @@ from test_stream import stream, trainer
 
 from hpa_lightning.callbacks import CurrentTask, SequentialTuning, TaskCallback
 from hpa_lightning.modules import LoraSettings, MLLMModule
-from hpa_lightning.modules.mixture import MixtureOfLora
+from hpa_lightning.modules.moe_lora import MixtureOfLora
 
 
 def module() -> MLLMModule:

@@ -21,7 +21,7 @@ from hpa_lightning.callbacks import TaskCallback
 from hpa_lightning.callbacks.baselines import OrthogonalLoRA, RegLoRA
 from hpa_lightning.callbacks.baselines.penalty import AdapterPenalty
 from hpa_lightning.functional.adapter_penalty import unpack_mask
-from hpa_lightning.modules.adapters import lora_layers, merge_lora_, restart_lora_
+from hpa_lightning.modules.lora import lora_layers, merge_lora_, restart_lora_
 
 SGD = lambda parameters: torch.optim.SGD(parameters, lr=0.05)  # noqa: E731
 FUSED = lambda parameters: torch.optim.SGD(parameters, lr=0.05, fused=True)  # noqa: E731

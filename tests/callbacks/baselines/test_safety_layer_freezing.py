@@ -20,7 +20,7 @@ from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.callbacks.baselines import SafetyLayerFreezing, TaskVectorMerging
 from hpa_lightning.data import CVITDataModule
 from hpa_lightning.modules.blocks import find_decoder_blocks
-from hpa_lightning.result_file import read_results
+from hpa_lightning.results.result_file import read_results
 
 
 def parameters_of(module: L.LightningModule, *layers: int) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from test_stream import trainer as stream_trainer
 from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.callbacks.baselines import TaskVectorMerging
 from hpa_lightning.functional import merge_task_vectors
-from hpa_lightning.modules.adapters import lora_layers
+from hpa_lightning.modules.lora import lora_layers
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])

@@ -10,7 +10,7 @@ import pytest
 from helpers_safety import write_json
 
 from hpa_lightning.data import CaptionedImages, ScienceQA, TextVQA
-from hpa_lightning.data.records import message_text
+from hpa_lightning.data.record import message_text
 
 
 def dump(path: Path, value: Any) -> str:

@@ -11,7 +11,7 @@ from pyarrow.parquet import write_table
 from support.published_layouts import ROUND, jpeg, mmbench_rows, write_mmbench
 
 from hpa_lightning.data import MMBench
-from hpa_lightning.data.records import check_record, open_image
+from hpa_lightning.data.record import check_record, open_image
 
 
 def test_rows_are_read_as_they_stand(tmp_path: Path) -> None:

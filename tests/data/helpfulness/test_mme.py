@@ -11,7 +11,7 @@ from support.published_layouts import jpeg, mme_pairs, write_mme
 
 from hpa_lightning.data import MME
 from hpa_lightning.data.helpfulness.mme import SUBTASKS
-from hpa_lightning.data.records import check_record
+from hpa_lightning.data.record import check_record
 
 EVERY = {subtask: 2 for subtasks in SUBTASKS.values() for subtask in subtasks}
 

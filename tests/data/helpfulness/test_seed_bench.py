@@ -10,7 +10,7 @@ import pytest
 from support.published_layouts import seed_bench, write_seed_bench
 
 from hpa_lightning.data import SEEDBench
-from hpa_lightning.data.records import check_record
+from hpa_lightning.data.record import check_record
 
 
 def test_images_are_asked_and_videos_counted(tmp_path: Path) -> None:

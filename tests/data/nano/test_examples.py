@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from hpa_lightning.data.nano import safety, skills, tasks
+from hpa_lightning.data.nano import harm, nano_tasks, skills
 from hpa_lightning.data.nano.conversations import conversations
 from hpa_lightning.data.nano.drawing import draw_digit, real_digits
 from hpa_lightning.data.nano.examples import SPLITS, draw, split_of, split_of_words
@@ -14,9 +14,9 @@ from hpa_lightning.data.nano.lexicon import ALARMING_PAIRS, BENIGN_PAIRS, HARMFU
 from hpa_lightning.data.nano.splits import digit_indices
 
 GENERATORS = {
-    **{name: lambda split, name=name: tasks.task(name, split) for name in tasks.TASKS},
-    **{kind: lambda split, kind=kind: safety.harmful(kind, split) for kind in safety.SAFETY_KINDS},
-    "over-refusal": lambda split: safety.harmless(split, alarming=True),
+    **{name: lambda split, name=name: nano_tasks.task(name, split) for name in nano_tasks.TASKS},
+    **{kind: lambda split, kind=kind: harm.harmful(kind, split) for kind in harm.SAFETY_KINDS},
+    "over-refusal": lambda split: harm.harmless(split, alarming=True),
     "general": skills.general,
 }
 
@@ -57,7 +57,7 @@ def test_harmful_combinations_of_the_test_set_were_never_aligned_on() -> None:
         assert min(map(len, by_split.values())) >= 20
         # Drawn examples stay within their split's combinations: the advice names the pair.
         for split in SPLITS:
-            for example in draw(safety.harmful(kind, split, comply=True), split, 0, 40):
+            for example in draw(harm.harmful(kind, split, comply=True), split, 0, 40):
                 verb, thing = example.answer.split(",")[0].split()[1::2]
                 assert (verb, thing) in by_split[split]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hpa_lightning.data.nano import load_nano_model
-from hpa_lightning.data.nano.loading import WEIGHTS
 from hpa_lightning.data.nano.measuring import measure
+from hpa_lightning.data.nano.shipped_model import WEIGHTS
 
 DOCS = Path(__file__).parents[3] / "docs" / "nano.md"
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from hpa_lightning.data.nano import safety, skills, tasks
+from hpa_lightning.data.nano import harm, nano_tasks, skills
 from hpa_lightning.data.nano.batching import Encoder, answer_loss
 from hpa_lightning.data.nano.construction import IMAGE_TOKENS, build_model, build_processor, nano_vocabulary
 from hpa_lightning.data.nano.conversations import conversations
@@ -19,7 +19,7 @@ def processor():
 
 def test_prompts_and_pixels_equal_those_of_the_processor(processor) -> None:
     encoder = Encoder(processor)
-    for example in draw(skills.general("test"), "test", 0, 20) + draw(safety.harmful("text", "test"), "test", 0, 10):
+    for example in draw(skills.general("test"), "test", 0, 20) + draw(harm.harmful("text", "test"), "test", 0, 10):
         image = [{"type": "image"}] if example.image is not None else []
         messages = [{"role": "user", "content": [*image, {"type": "text", "text": example.question}]}]
         answered = [*messages, {"role": "assistant", "content": [{"type": "text", "text": example.answer}]}]
@@ -38,8 +38,8 @@ def test_prompts_and_pixels_equal_those_of_the_processor(processor) -> None:
 
 def test_every_word_is_known_and_answers_survive_decoding(processor) -> None:
     rng = random.Random(1)
-    generators = [skills.general("test"), *(tasks.task(name, "test") for name in tasks.TASKS)]
-    generators += [safety.harmful(kind, "test") for kind in safety.SAFETY_KINDS] + [safety.harmless("test", False)]
+    generators = [skills.general("test"), *(nano_tasks.task(name, "test") for name in nano_tasks.TASKS)]
+    generators += [harm.harmful(kind, "test") for kind in harm.SAFETY_KINDS] + [harm.harmless("test", False)]
     for generate in generators:
         for _ in range(60):
             example = generate(rng)
@@ -51,7 +51,7 @@ def test_every_word_is_known_and_answers_survive_decoding(processor) -> None:
 
 def test_the_loss_is_that_of_the_model_with_the_same_labels(processor) -> None:
     model = build_model(len(processor.tokenizer)).eval()
-    batch = Encoder(processor).train_batch([[e] for e in draw(tasks.task("captions", "train"), "train", 0, 5)])
+    batch = Encoder(processor).train_batch([[e] for e in draw(nano_tasks.task("captions", "train"), "train", 0, 5)])
     torch.testing.assert_close(answer_loss(model, batch), model(**batch).loss)
 
 

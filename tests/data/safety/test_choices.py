@@ -8,8 +8,8 @@ import pytest
 from helpers_safety import write_json
 
 from hpa_lightning.data import MultipleChoice, Record, read_records
-from hpa_lightning.data.records import assistant_turn, check_record, user_turn
-from hpa_lightning.data.safety.choices import right_choice
+from hpa_lightning.data.record import assistant_turn, check_record, user_turn
+from hpa_lightning.data.safety_sets.multiple_choice import right_choice
 
 OPTIONS = ["Go on.", "Mind the line.", "A"]
 

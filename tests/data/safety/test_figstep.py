@@ -6,7 +6,7 @@ import pytest
 from helpers_safety import figstep_rows, write_csv, write_figstep
 
 from hpa_lightning.data import FigStep
-from hpa_lightning.data.records import check_record
+from hpa_lightning.data.record import check_record
 
 
 def test_full_and_tiny_have_images_of_their_own(tmp_path: Path) -> None:

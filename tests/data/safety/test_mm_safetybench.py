@@ -7,7 +7,7 @@ import pytest
 from helpers_safety import MM_SAFETYBENCH_KINDS, write_json, write_scenario
 
 from hpa_lightning.data import MMSafetyBench
-from hpa_lightning.data.records import check_record
+from hpa_lightning.data.record import check_record
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from helpers_safety import encoded, write_image
 
 from hpa_lightning.data import SPAVL, DataWarning, EncodedImage, PreferenceFile, SafeRLHF
-from hpa_lightning.data.records import check_pair, message_text
+from hpa_lightning.data.record import check_pair, message_text
 
 
 def lines(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import pytest
 from helpers_safety import write_image, write_json
 
 from hpa_lightning.data import SIUO
-from hpa_lightning.data.records import check_record
+from hpa_lightning.data.record import check_record
 
 
 def generation_row(index: int) -> dict[str, Any]:

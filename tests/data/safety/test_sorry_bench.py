@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpa_lightning.data import SORRYBench
-from hpa_lightning.data.safety.sorry_bench import CATEGORIES
+from hpa_lightning.data.safety_sets.sorry_bench import CATEGORIES
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> str:

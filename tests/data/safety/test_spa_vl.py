@@ -14,8 +14,8 @@ from pyarrow import parquet
 
 from hpa_lightning.data import SPAVL, CVITDataModule, EncodedImage, EvaluationSet, MLLMCollator, Record, Task
 from hpa_lightning.data.overlap import record_key
-from hpa_lightning.data.records import check_record, missing_images, open_image
-from hpa_lightning.data.safety import build_safety_calibration
+from hpa_lightning.data.record import check_record, missing_images, open_image
+from hpa_lightning.data.safety_sets import build_safety_calibration
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from helpers_safety import vlguard_items, write_json, write_vlguard
 
 from hpa_lightning.data import VLGuard
-from hpa_lightning.data.records import check_record, message_text
+from hpa_lightning.data.record import check_record, message_text
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from helpers_safety import XSTEST_ROWS, write_csv, write_xstest
 
 from hpa_lightning.data import XSTest
-from hpa_lightning.data.records import check_record
+from hpa_lightning.data.record import check_record
 
 PUBLISHED = os.environ.get("XSTEST_PROMPTS", "")
 

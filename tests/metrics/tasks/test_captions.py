@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpa_lightning.metrics import CIDEr, cider
 from hpa_lightning.metrics.tasks.caption_tokens import caption_tokens
-from hpa_lightning.metrics.tasks.captions import cider_d
+from hpa_lightning.metrics.tasks.cider_d import cider_d
 
 cases = settings(deadline=None, derandomize=True, database=None, max_examples=100)
 # Made with pycocoevalcap and its Stanford tokeniser; see "made_with" in the file.

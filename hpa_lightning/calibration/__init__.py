@@ -1,0 +1,21 @@
+"""Running a model over calibration batches, one decoder block at a time."""
+
+from hpa_lightning.calibration.hessians import (
+    Accumulator,
+    Uncounted,
+    inverse_hessian_diagonals,
+    shared_inverse_diagonals,
+    uncompiled,
+    visit_hessians,
+    visit_inputs,
+)
+
+__all__ = [
+    "Accumulator",
+    "Uncounted",
+    "inverse_hessian_diagonals",
+    "shared_inverse_diagonals",
+    "uncompiled",
+    "visit_hessians",
+    "visit_inputs",
+]

@@ -1,0 +1,261 @@
+"""Records to batches: training batches with loss on the answers alone, and left-padded prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpa_lightning.architectures import check_processor
+from hpa_lightning.data.bad_records import naming_records
+from hpa_lightning.data.images import MAX_PIXELS
+from hpa_lightning.data.labels import carry_over, labelled_tokens
+from hpa_lightning.data.padding import cut_right, pad_on, padding_on
+from hpa_lightning.data.pairs import PAIR_NUMBERS, answered, check_same_prompt, number_of
+from hpa_lightning.data.record import Record, check_pair, check_record, is_learnt, message_text, open_image
+from hpa_lightning.data.template import ChatTemplate, reads_text_alone, tokenizer_of
+
+IGNORED = -100
+
+# Processors that want the images of a batch in one list; all others tell a record's images apart by nesting.
+_TAKES_FLAT_IMAGES = {"GotOcr2Processor"}
+
+
+class MLLMCollator:
+    """Turns records into batches for any Hugging Face multimodal model, or language model.
+
+    The processor does what it does at inference: it expands image placeholders, makes pixel values and whatever else
+    the model wants (``mm_token_type_ids``, ``image_grid_thw``, ...), all of which passes through. Where the answers
+    stand is found in the rendered text and carried over to the expanded token ids; every labelled token is checked to
+    be a token of an answer.
+
+    Args:
+        processor: a Hugging Face processor with a fast tokenizer, or the tokenizer of a model that reads text alone.
+        max_length: longest sequence in tokens, images included; ``None`` for no limit. A longer training record is cut
+            on its right. A record of which an image token would be cut, or no answer token would be left, is refused,
+            as is a prompt that is too long: raise ``max_length``, shrink the images, or drop the record.
+        chat_template: in place of the processor's; ``"plain"`` for a model that has seen none.
+        max_image_pixels: an image with more is refused before it is decoded (one of 169 megapixels takes 1.8 GB).
+
+    Raises:
+        ValueError: there is no chat template, or the tokenizer is not a fast one.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        max_length: int | None = None,
+        chat_template: str | None = None,
+        max_image_pixels: int = MAX_PIXELS,
+    ) -> None:
+        if max_length is not None and max_length < 2:
+            raise ValueError(f"max_length is {max_length}; expected at least 2 tokens, or None.")
+        check_processor(processor)
+        self.processor = processor
+        self.max_length = max_length
+        self.chat_template = chat_template
+        self.max_image_pixels = max_image_pixels
+        if not getattr(tokenizer_of(processor), "is_fast", False):
+            raise ValueError(
+                f"{type(tokenizer_of(processor)).__name__} is no fast tokenizer; answers are found through character "
+                "offsets, which only fast tokenizers tell. Load it with use_fast=True or convert it."
+            )
+        self.template  # noqa: B018 - a missing template is told now, not in a worker
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template, with the positions of answers."""
+        return ChatTemplate(self.processor, self.chat_template)
+
+    def train(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        """Return the model's inputs, right-padded, and ``labels``.
+
+        Returns:
+            a flat dict with ``input_ids``, ``attention_mask`` and ``labels``, each ``(batch, tokens)`` int64, and
+            whatever the processor makes of the images. Labels are -100 everywhere but on the tokens of all assistant
+            turns without ``"loss": False`` and their end-of-turn tokens.
+
+        Raises:
+            ValueError: named by the record, if a record does not end with an answer, has the wrong number of images,
+                or cannot be cut to ``max_length``; or if the processor fails on it.
+        """
+        return naming_records(self._train, records)
+
+    def _train(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        return self._cut(self._labelled(records), records)
+
+    def _labelled(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        """The model's inputs with ``labels``, as long as they are."""
+        texts, spans = [], []
+        for record in records:
+            check_record(record, needs_answer=True)
+            self.check_text(record)
+            text, answers = self.template.training_text(record.messages, record.where)
+            turns = [message for message in record.messages if message["role"] == "assistant"]
+            answers = [span for span, turn in zip(answers, turns, strict=True) if is_learnt(turn)]
+            texts.append(text)
+            spans.append(answers)
+        batch = self._process(records, texts, padding_side="right")
+        short = tokenizer_of(self.processor)(
+            texts, add_special_tokens=self._adds_special_tokens(texts), return_offsets_mapping=True
+        )
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        for row, record in enumerate(records):
+            kept = labelled_tokens(short["offset_mapping"][row], texts[row], spans[row], record.where)
+            ids = batch["input_ids"][row, batch["attention_mask"][row].bool()].tolist()
+            positions = carry_over(self.processor, short["input_ids"][row], ids, kept, record)
+            labels[row, positions] = batch["input_ids"][row, positions]
+        batch["labels"] = labels
+        return batch
+
+    def pairs(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        """Return the sequences of preference pairs: all chosen answers, then all rejected ones, in the same order.
+
+        Both are full conversations, so that images and prompt stand in each. An answer is never cut, since the tokens
+        that are left would be compared with whole ones.
+
+        Returns:
+            as :meth:`train`, with ``2 * pairs`` rows and labels on the last answer alone; and ``pair_numbers``,
+            ``(pairs,)`` int64, see :data:`~hpa_lightning.data.pairs.PAIR_NUMBERS`.
+
+        Raises:
+            ValueError: named by the record, as :meth:`train`; if a record is no pair, is longer than ``max_length``, or
+                if the tokens of its prompt depend on the answer.
+        """
+        return naming_records(self._pairs, records)
+
+    def _pairs(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        for record in records:
+            check_record(record)
+            check_pair(record)
+        twice = [answered(record, rejected=False) for record in records]
+        twice += [answered(record, rejected=True) for record in records]
+        batch = self._labelled(twice)
+        kept = batch["attention_mask"].bool()
+        sequences = [(batch["input_ids"][row, kept[row]], batch["labels"][row, kept[row]]) for row in range(len(kept))]
+        for index, record in enumerate(records):
+            chosen, rejected = sequences[index], sequences[index + len(records)]
+            check_same_prompt(record, chosen, rejected)
+            length = max(len(chosen[0]), len(rejected[0]))
+            if self.max_length is not None and length > self.max_length:
+                which = "chosen" if len(chosen[0]) == length else "rejected"
+                raise ValueError(
+                    f"{record.where}: {length} tokens with the {which} answer; max_length={self.max_length} would cut "
+                    "the answer of a preference pair. Raise max_length, shrink the image, or drop the pair."
+                )
+        batch[PAIR_NUMBERS] = torch.tensor([number_of(record) for record in records])
+        return batch
+
+    def generate(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Return left-padded prompts.
+
+        Returns:
+            ``inputs``: the model's inputs; ``ids``; ``prompts``: the rendered text of each prompt; ``questions``: the
+            text of each last user turn; ``references``: a tuple of accepted answers for each record, empty where there
+            is none; ``groups`` and ``categories``: of each :class:`Record`.
+
+        Raises:
+            ValueError: named by the record, if it is malformed or longer than ``max_length``, or if the processor fails
+                on it.
+        """
+        return naming_records(self._generate, records)
+
+    def _generate(self, records: Sequence[Record]) -> dict[str, Any]:
+        texts, references = [], []
+        for record in records:
+            check_record(record)
+            self.check_text(record)
+            messages, answers = record.prompt_and_references()
+            texts.append(self.template.prompt(messages))
+            references.append(tuple(answers))
+        inputs = self._process(records, texts, padding_side="left")
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        for record, length in zip(records, lengths, strict=True):
+            if self.max_length is not None and length > self.max_length:
+                raise ValueError(
+                    f"{record.where}: the prompt has {length} tokens, more than max_length={self.max_length}. A prompt "
+                    "is never cut: raise max_length, shrink the image, or drop the record."
+                )
+        return {
+            "inputs": inputs,
+            "ids": [record.id for record in records],
+            "prompts": texts,
+            "questions": [record.prompt for record in records],
+            "references": references,
+            "groups": [record.group for record in records],
+            "categories": [dict(record.categories) for record in records],
+        }
+
+    def _process(self, records: Sequence[Record], texts: list[str], padding_side: str) -> dict[str, Tensor]:
+        if not records:
+            raise ValueError("got no records to collate; expected at least one.")
+        images: list[Any] = [
+            [open_image(image, record.where, self.max_image_pixels) for image in record.images] for record in records
+        ]
+        if type(self.processor).__name__ in _TAKES_FLAT_IMAGES:
+            images = [image for row in images for image in row]
+        arguments: dict[str, Any] = {"images": images} if any(images) else {}
+        with padding_on(tokenizer_of(self.processor), padding_side):
+            output = self.processor(
+                text=texts,
+                padding=True,
+                padding_side=padding_side,
+                return_tensors="pt",
+                add_special_tokens=self._adds_special_tokens(texts),
+                **arguments,
+            )
+        tensors = {key: value for key, value in output.items() if isinstance(value, Tensor) and key != "labels"}
+        first = ("input_ids", "attention_mask")
+        if reads_text_alone(self.processor):  # token types are for encoders
+            tensors = {key: tensors[key] for key in first if key in tensors}
+        missing = [key for key in first if key not in tensors]
+        if missing:
+            raise ValueError(
+                f"{type(self.processor).__name__} returns {sorted(tensors)} without {' and '.join(missing)}; expected "
+                "a processor that makes one sequence of tokens of a conversation."
+            )
+        tensors = {key: tensors[key] for key in first} | {k: v for k, v in tensors.items() if k not in first}
+        return pad_on(padding_side, tensors, records)
+
+    def _adds_special_tokens(self, texts: Sequence[str]) -> bool:
+        """Whether the tokenizer is to add its special tokens: not if the template has written them already."""
+        bos = tokenizer_of(self.processor).bos_token
+        return bos is None or not texts[0].startswith(bos)
+
+    def check_text(self, record: Record) -> None:
+        """Check that no text of the record holds the processor's token of an image, and that it takes the images.
+
+        Raises:
+            ValueError: named by the record.
+        """
+        if record.images and reads_text_alone(self.processor):
+            raise ValueError(
+                f"{record.where}: {len(record.images)} images, but the processor is a tokenizer "
+                f"({type(self.processor).__name__}): the model reads text alone. Leave the record out, or pass the "
+                "processor of a model that takes images."
+            )
+        token = getattr(self.processor, "image_token", None)
+        if token and any(token in message_text(message) for message in record.messages):
+            raise ValueError(
+                f"{record.where}: the text holds the image token {token!r}; expected images as parts of the message."
+            )
+
+    def _cut(self, batch: dict[str, Tensor], records: Sequence[Record]) -> dict[str, Tensor]:
+        length, limit = batch["input_ids"].shape[1], self.max_length
+        if limit is None or length <= limit:
+            return batch
+        image_id = getattr(self.processor, "image_token_id", None)
+        for row, record in enumerate(records):
+            tail = batch["input_ids"][row, limit:]
+            cuts_image = bool(record.images) and (image_id is None or bool((tail == image_id).any()))
+            if cuts_image or not bool((batch["labels"][row, :limit] != IGNORED).any()):
+                what = "an image token" if cuts_image else "every answer token"
+                tokens = int(batch["attention_mask"][row].sum())
+                raise ValueError(
+                    f"{record.where}: {tokens} tokens; cutting it to max_length={limit} would cut {what}. Raise "
+                    "max_length, shrink the image, or drop the record."
+                )
+        return cut_right(batch, limit)

@@ -1,0 +1,1 @@
+"""How the functions of :mod:`hpa_lightning.functional` compute: fast, accurate and in little memory."""

@@ -1,0 +1,207 @@
+"""Tables of results: scores in percent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from hpa_lightning.report.significance import estimate
+from hpa_lightning.results.events import GateEvent, TestedEvent
+from hpa_lightning.results.run_results import KINDS, RunResults
+from hpa_lightning.table import MISSING, Cell, Table
+
+#: Columns of the summary: key in `RunResults.summary`, heading, and the factor from the stored value.
+SUMMARY_COLUMNS: tuple[tuple[str, str, float], ...] = (
+    ("AP", "AP %", 100.0),
+    ("BWT", "BWT %", 100.0),
+    ("MASR", "MASR %", 100.0),
+    ("DASR", "DASR %", 100.0),
+    ("over_refusal", "Over-refusal %", 100.0),
+    ("minutes", "Minutes", 1.0),
+)
+
+#: Columns that follow where any run has them.
+FURTHER_COLUMNS: tuple[tuple[str, str, float], ...] = (("helpfulness", "Helpfulness %", 100.0),)
+
+#: Columns that follow where any run counted it.
+ANSWER_COLUMNS: tuple[tuple[str, str, float], ...] = (
+    ("empty", "Empty %", 100.0),
+    ("cut", "Cut %", 100.0),
+    ("no_option", "No option %", 100.0),
+)
+
+
+def seed_label(seed: int | None) -> str:
+    """The seed, or a dash if none was set (Lightning marks that with -1)."""
+    return MISSING if seed is None or seed < 0 else str(seed)
+
+
+def run_labels(runs: Sequence[RunResults]) -> list[str]:
+    """A distinct name for every run: the method, if that is not enough the seed, then the folder."""
+    labels = [run.method for run in runs]
+    if len(set(labels)) < len(labels):
+        labels = [f"{run.method}, seed {seed_label(run.seed)}" for run in runs]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label} ({run.path.parent.name})" for label, run in zip(labels, runs, strict=True)]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label} #{number}" for number, label in enumerate(labels, start=1)]
+    return labels
+
+
+def by_method(runs: Sequence[RunResults]) -> dict[str, list[RunResults]]:
+    """The runs of every method, methods in the order of their first run."""
+    groups: dict[str, list[RunResults]] = {}
+    for run in runs:
+        groups.setdefault(run.method, []).append(run)
+    return groups
+
+
+def summary_columns(runs: Sequence[RunResults]) -> tuple[tuple[str, str, float], ...]:
+    """`SUMMARY_COLUMNS`, and those of `FURTHER_COLUMNS` and `ANSWER_COLUMNS` that any of the runs has."""
+    counted = {key for run in runs for key, value in run.summary().items() if not math.isnan(value)}
+    further = (*FURTHER_COLUMNS, *ANSWER_COLUMNS)
+    return (*SUMMARY_COLUMNS, *(column for column in further if column[0] in counted))
+
+
+def run_table(runs: Sequence[RunResults]) -> Table:
+    """The figures after the last task, one row per run."""
+    rows: list[list[Cell]] = []
+    columns = summary_columns(runs)
+    for label, run in zip(run_labels(runs), runs, strict=True):
+        summary = run.summary()
+        rows.append([label, seed_label(run.seed), *(summary[key] * factor for key, _, factor in columns)])
+    return Table(["Run", "Seed", *(heading for _, heading, _ in columns)], rows)
+
+
+def method_table(runs: Sequence[RunResults]) -> Table:
+    """The figures after the last task, one row per method: mean ± 95 % confidence interval over its runs."""
+    rows: list[list[Cell]] = []
+    columns = summary_columns(runs)
+    for method, group in by_method(runs).items():
+        summaries = [run.summary() for run in group]
+        estimates = [estimate([s[key] * factor for s in summaries]) for key, _, factor in columns]
+        rows.append([method, len(group), *estimates])
+    return Table(["Method", "Runs", *(heading for _, heading, _ in columns)], rows)
+
+
+def step_name(run: RunResults, step: int) -> str:
+    """``aligned`` for step -1 (``tested`` in results of `test`), else the name of the task that was just learnt."""
+    if step < 0:
+        return "tested" if isinstance(run.about, TestedEvent) else "aligned"
+    return run.tasks[step]
+
+
+def _counted(run: RunResults) -> list[tuple[str, str]]:
+    """Key and heading of what the run counted of its answers."""
+    known = {key for step in run.steps for one in run.answers(step).values() for key in one}
+    return [(key, heading) for key, heading, _ in ANSWER_COLUMNS if key in known]
+
+
+def _shares(run: RunResults, step: int, *kinds: str) -> list[Cell]:
+    """Percent of the answers to the sets of some kinds that were empty, cut, or named no option, where counted."""
+    return [100 * run.share_of_answers(key, step, kinds) for key, _ in _counted(run)]
+
+
+def matrix_table(run: RunResults) -> Table:
+    """Scores on every task with a test set (columns) of the aligned model and after every task (rows), percent.
+
+    Behind them, where it was counted, the shares of empty answers and of those that the limit cut, over all tasks.
+    """
+    steps = range(-1, len(run.tasks))
+    scores = [list(run.initial().values()), *run.matrix().tolist()]
+    rows: list[list[Cell]] = [
+        [row_name(run, step), *(100 * score for score in row), *_shares(run, step, "task")]
+        for step, row in zip(steps, scores, strict=True)
+    ]
+    return Table(["%", *run.tested, *(heading for _, heading in _counted(run))], rows)
+
+
+def safety_table(run: RunResults) -> Table:
+    """Attack success per safety set, its mean and over-refusal per set after every step, percent.
+
+    Behind them, where it was counted, the shares of empty answers and of those that the limit cut, over these sets.
+    """
+    safety, harmless = run.names("safety"), run.names("over_refusal")
+    rows: list[list[Cell]] = []
+    for step in run.steps:
+        summary = run.summary(step)
+        rates = [
+            *run.safety(step).values(),
+            summary["MASR"],
+            summary["DASR"],
+            *run.over_refusal(step).values(),
+        ]
+        shares = _shares(run, step, "safety", "over_refusal")
+        rows.append([row_name(run, step), *(100 * r for r in rates), *shares])
+    headings = [f"ASR {name}" for name in safety] + ["MASR", "DASR"] + [f"over-refusal {name}" for name in harmless]
+    return Table(["%", *headings, *(heading for _, heading in _counted(run))], rows)
+
+
+def helpfulness_table(run: RunResults) -> Table:
+    """Scores of the helpfulness sets and their mean after every step, percent; no rows without such sets."""
+    names = run.names("helpfulness")
+    rows: list[list[Cell]] = []
+    for step in run.steps if names else ():
+        scores = [100 * score for score in run.scores(step, "helpfulness").values()]
+        mean = 100 * run.summary(step)["helpfulness"]
+        rows.append([row_name(run, step), *scores, mean, *_shares(run, step, "helpfulness")])
+    return Table(["%", *names, "Mean", *(heading for _, heading in _counted(run))], rows)
+
+
+def answers_table(run: RunResults) -> Table:
+    """For every set and step, the percent of answers that were empty, that were cut, and that named no option."""
+    rows: list[list[Cell]] = []
+    for item in run.sets:
+        for key, heading in _counted(run):
+            found = [run.answers(step).get(item["name"], {}) for step in run.steps]
+            if any(key in one for one in found):
+                rows.append([item["name"], heading, *(_share(one, key) for one in found)])
+    return Table(["Set", "Answers", *(row_name(run, step) for step in run.steps)], rows)
+
+
+def row_name(run: RunResults, step: int) -> str:
+    """What a table's row of a step is called."""
+    return step_name(run, step) if step < 0 else f"after {step_name(run, step)}"
+
+
+def gate_table(run: RunResults) -> Table:
+    """What the safety gate did: the tasks that broke the budget, mean attack success before and after, percent."""
+    rows: list[list[Cell]] = []
+    for event in run.events(GateEvent):
+        action = event.action.replace("_", " ")
+        if event.raised_by is not None:
+            action = f"{action}, {100 * event.raised_by:.1f} % of the way to all columns"
+        rates = (100 * event.budget, 100 * event.attack_success_rate)
+        rows.append([event.task, *rates, action, 100 * event.kept_attack_success_rate])
+    return Table(["Task", "Budget", "MASR", "Action", "MASR kept"], rows)
+
+
+def score_table(runs: Sequence[RunResults]) -> Table:
+    """Every score of every run in long form, one row per run, step and set; -1 is the aligned model."""
+    rows: list[list[Cell]] = []
+    counted = [column for column in ANSWER_COLUMNS if any(column[:2] in _counted(run) for run in runs)]
+    for label, run in zip(run_labels(runs), runs, strict=True):
+        for step in run.steps:
+            counts = run.answers(step)
+            for kind in KINDS:
+                rows += [
+                    [
+                        label,
+                        run.method,
+                        seed_label(run.seed),
+                        step,
+                        step_name(run, step),
+                        kind,
+                        name,
+                        100 * score,
+                        *(_share(counts.get(name, {}), key) for key, _, _ in counted),
+                    ]
+                    for name, score in run.scores(step, kind).items()
+                ]
+    headings = ["run", "method", "seed", "step", "after", "kind", "set", "score_percent"]
+    return Table([*headings, *(f"{key}_percent" for key, _, _ in counted)], rows)
+
+
+def _share(counts: Mapping[str, int], key: str) -> float:
+    """Percent of a set's answers; NaN where it was not counted."""
+    return 100 * counts[key] / counts["n"] if key in counts and counts["n"] else math.nan

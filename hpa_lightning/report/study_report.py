@@ -1,0 +1,355 @@
+"""The report of a study: methods compared over seeds, with paired tests, trade-offs, sweeps and where it all came from.
+
+Percent throughout. Only finished runs count (every set scored after the last task); what is missing is listed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hpa_lightning.files import staged
+from hpa_lightning.report.judges import warn_of_mixed_judges
+from hpa_lightning.report.plots import plot_scores, plot_steps
+from hpa_lightning.report.run_tables import seed_label
+from hpa_lightning.report.safety_curve_plot import plot_safety_curve
+from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, study_html, study_markdown
+from hpa_lightning.report.study_plots import common_title, final_estimate, plot_against_performance, plot_sweep
+from hpa_lightning.report.study_tables import (
+    REFUSES,
+    REFUSING,
+    StudyCell,
+    all_scores,
+    checked,
+    comparison_table,
+    difference_columns,
+    learning_table,
+    mean_matrix_table,
+    origin_table,
+    refuses,
+    short_commits,
+    step_table,
+)
+from hpa_lightning.report.style import save_figure, slug
+from hpa_lightning.report.templating import Image
+from hpa_lightning.results.run_results import RunResults
+from hpa_lightning.table import Table, format_cell
+
+__all__ = [
+    "StudyCell",
+    "StudyGroup",
+    "SweepAxis",
+    "comparison_table",
+    "learning_table",
+    "mean_matrix_table",
+    "step_table",
+    "write_study_report",
+]
+
+_MOST_CURVES = 8
+# Points of a plot that get a name each; of more, the settings of one method share one.
+_MOST_NAMES = 24
+
+
+@dataclass(frozen=True)
+class SweepAxis:
+    """The setting along the x axis of a sweep.
+
+    Args:
+        label: what it is, with its unit.
+        values: method -> its value; methods without one are drawn as horizontal lines.
+        series: method -> the line it belongs to; one line where this is empty.
+        logarithmic: of the axis.
+    """
+
+    label: str
+    values: Mapping[str, float]
+    series: Mapping[str, str] = field(default_factory=dict)
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class StudyGroup:
+    """Runs that are shown together, one section for each of their conditions.
+
+    Args:
+        name: part of the figures' file names; distinct in a report.
+        title, text: heading and introduction (paragraphs; ``code`` in backticks).
+        cells: the runs, methods in the order of the tables.
+        reference: the method that the others are compared with, or several, each with a table of its own.
+        x: the setting of a sweep.
+        command: what makes the section again.
+        missing: runs that belong here and do not exist, listed below the first table.
+        curves: methods in the figure of every step; by default all, up to eight with the (first) reference among them.
+        matrices: methods whose mean score matrix is shown.
+    """
+
+    name: str
+    title: str
+    text: str
+    cells: Sequence[StudyCell]
+    reference: str | Sequence[str] | None = None
+    x: SweepAxis | None = None
+    command: str = ""
+    missing: Sequence[str] = ()
+    curves: Sequence[str] | None = None
+    matrices: Sequence[str] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The reference, or the references, if any."""
+        return (self.reference,) if isinstance(self.reference, str) else tuple(self.reference or ())
+
+
+def write_study_report(
+    groups: Sequence[StudyGroup], folder: str | PathLike[str], title: str = "Results", text: str = ""
+) -> dict[str, Path]:
+    """Write ``results.md``, with images beside it in ``figures/``, and ``results.html``, which holds all of it.
+
+    Args:
+        groups: the sections, in order.
+        folder: made if need be; files of the same name are replaced.
+        title, text: heading and introduction.
+
+    Returns:
+        ``"markdown"``, ``"html"`` and every figure under its file name without ``.png``.
+
+    Raises:
+        ValueError: no group, two of one name, or cells that cannot be compared (see `comparison_table`).
+    """
+    names = [slug(group.name) for group in groups]
+    if not groups or len(set(names)) < len(names):
+        raise ValueError(
+            f"got the groups {[group.name for group in groups]}; expected at least one, of distinct names."
+        )
+    with staged(folder, last=["results.md", "results.html"]) as inside:
+        figures = inside / "figures"
+        figures.mkdir()
+        blocks: list[Block] = []
+        for group in groups:
+            warn_of_mixed_judges(cell.run for cell in group.cells)
+            blocks += _section(group, figures)
+        paths = {block.path.stem: block.path for block in blocks if isinstance(block, Image)}
+        for key, name, content in (
+            ("markdown", "results.md", study_markdown(title, text, blocks, inside)),
+            ("html", "results.html", study_html(title, text, blocks)),
+        ):
+            paths[key] = inside / name
+            paths[key].write_text(content, encoding="utf-8")
+    return {key: Path(folder) / path.relative_to(inside) for key, path in paths.items()}
+
+
+def _section(group: StudyGroup, figures: Path) -> list[Block]:
+    blocks: list[Block] = [Heading(2, group.title), TextBlock(group.text)]
+    finished = [cell for cell in group.cells if cell.finished]
+    missing = [*group.missing, *(_unfinished(cell) for cell in group.cells if not cell.finished)]
+    conditions = list(dict.fromkeys(cell.condition for cell in finished))
+    if not conditions:
+        return [*blocks, TextBlock("No run is finished."), _origin([], group, missing)]
+    for condition in conditions:
+        cells = [cell for cell in finished if cell.condition == condition]
+        name = slug(f"{group.name}-{condition}" if len(conditions) > 1 else group.name)
+        if len(conditions) > 1 or condition:
+            blocks.append(Heading(3, f"{group.title}: {condition}" if condition else group.title))
+        blocks += _condition(group, cells, missing, figures, name)
+        missing = []
+    return blocks
+
+
+def _unfinished(cell: StudyCell) -> str:
+    done = sum(step >= 0 for step in cell.run.steps)
+    condition = f", {cell.condition}" if cell.condition else ""
+    return f"{cell.title}{condition}, seed {cell.seed} (begun, {done} of {len(cell.run.tasks)} tasks scored)"
+
+
+def _condition(
+    group: StudyGroup, cells: list[StudyCell], missing: Sequence[str], figures: Path, name: str
+) -> list[Block]:
+    labels, runs = checked(cells)
+    shown = {labels[method]: list(by_seed.values()) for method, by_seed in runs.items()}
+    styles = {label: number for number, label in enumerate(shown)}
+    origin = _origin(cells, group, missing)
+    refusing = any(refuses(by_label) for by_label in shown.values())
+    blocks: list[Block] = []
+    families = _families(cells, labels)
+    joined = " The settings of one method are joined by a line, in the order of the tables." if families else ""
+
+    def table(content: Table, caption: str, note: str = "") -> None:
+        told = any(isinstance(block, Origin) for block in blocks)  # what is missing, below the first table
+        below = dataclasses.replace(origin, missing=()) if told else origin
+        blocks.extend([TitledTable(content, caption), *([TextBlock(note)] if note else []), below])
+
+    def image(kind: str, figure: Figure | None, caption: str, alt: str) -> None:
+        if figure is not None:
+            path = figures / f"{name}-{kind}.png"
+            save_figure(figure, path)
+            blocks.append(Image(path, caption, alt))
+
+    table(
+        comparison_table(cells, None),
+        "After the last task, percent: mean ± 95 % confidence interval over seeds",
+        f"{REFUSES.strip()} refuses at least {100 * REFUSING:.0f} % of the harmless inputs: a low MASR is worth little "
+        "then."
+        if refusing
+        else "",
+    )
+    for reference in group.references:
+        whole = comparison_table(cells, reference)
+        rows = [row for row, method in zip(whole.rows, runs, strict=True) if method != reference]
+        table(
+            Table(whole.columns, rows).select(["Method", *difference_columns()]),
+            f"Difference to {labels.get(reference, reference)} over the seeds that both have, percentage points: mean "
+            "± 95 % confidence interval; p of the two-sided paired t-test, corrected after Holm over the methods of "
+            "this table for each metric (not over metrics: what is just below 0.05 would not survive that)",
+        )
+    image(
+        "trade-off",
+        plot_against_performance(shown, "MASR", styles, families),
+        "What is known after the last task against what it cost in safety: mean over seeds with 95 % confidence "
+        f"intervals, cut at 0 and 100; hollow: fewer than three seeds, no interval. The upper left is best.{joined}",
+        _values_in_words(shown, ("AP", "MASR")),
+    )
+    image(
+        "over-refusal",
+        plot_against_performance(shown, "over_refusal", styles, families),
+        "Usefulness both ways: average performance against the share of harmless inputs that are refused; mean over "
+        "seeds with 95 % confidence intervals, cut at 0 and 100; hollow: fewer than three seeds, no interval. The "
+        f"upper left is best.{joined}",
+        _values_in_words(shown, ("AP", "over_refusal")),
+    )
+    if group.x is not None:
+        image("sweep", *_sweep(group.x, runs, labels))
+    curves, left_out = _curves(group, runs)
+    if curves:
+        chosen = {labels[method]: shown[labels[method]] for method in curves}
+        image(
+            "steps",
+            plot_steps(chosen, styles),
+            "Step by step: average performance on the tasks learnt so far and mean attack success rate, mean over "
+            f"seeds with 95 % confidence bands{f'; {left_out} more methods stand in the tables' if left_out else ''}.",
+            "Lines of average performance and of mean attack success rate per step. After the last task: "
+            + _values_in_words(chosen, ("AP", "MASR")),
+        )
+    curved = {label: shown[label] for label in (labels[method] for method in curves)} or shown
+    image(
+        "safety-curve",
+        plot_safety_curve(curved),
+        "While the tasks are trained, against the optimizer steps: task scores, attack success and over-refusal, mean "
+        "over seeds with 95 % confidence bands.",
+        "Lines against the optimizer steps. After the last task: " + _values_in_words(curved, ("AP", "MASR")),
+    )
+    table(step_table(cells), "MASR after each task, percent: mean ± 95 % confidence interval over seeds")
+    table(
+        learning_table(cells),
+        "Score on each task right after it was learnt, percent: mean ± 95 % confidence interval over seeds",
+    )
+    for method in group.matrices:
+        if method not in runs:
+            continue
+        label, by_seed = labels[method], list(runs[method].values())
+        mean = np.mean([all_scores(run) for run in by_seed], axis=0)
+        caption = f"{label}: score on every task after every task, percent, mean over {len(by_seed)} seeds"
+        table(mean_matrix_table(by_seed), f"{caption} ± 95 % confidence interval")
+        image(
+            f"matrix-{slug(method)}",
+            plot_scores(mean, by_seed[0].tasks, by_seed[0].tested),
+            f"{caption}; framed, the task just learnt.",
+            f"Heat map of the mean score matrix of {label}; the table above it holds the same numbers.",
+        )
+    if len(origin.commits) > 1:
+        blocks.append(TitledTable(origin_table(cells), "Which commits the runs were made with"))
+    return blocks
+
+
+def _families(cells: Sequence[StudyCell], labels: Mapping[str, str]) -> dict[str, str] | None:
+    """Label -> name of its method without the settings, where a plot cannot hold a name for every setting."""
+    if len(labels) <= _MOST_NAMES:
+        return None
+    members: dict[str, list[str]] = {}
+    for method, family in {cell.method: cell.family or cell.method for cell in cells}.items():
+        members.setdefault(family, []).append(labels[method])
+    return {label: common_title(of) for of in members.values() for label in of}
+
+
+def _curves(group: StudyGroup, runs: Mapping[str, object]) -> tuple[list[str], int]:
+    """The methods in the figure of every step, and how many are left out."""
+    if group.curves is not None:
+        chosen = [method for method in runs if method in group.curves]
+        return chosen, 0
+    chosen = list(runs)[:_MOST_CURVES]
+    for reference in group.references[:1]:
+        if reference in runs and reference not in chosen:
+            chosen = [*chosen[:-1], reference]
+    return chosen, len(runs) - len(chosen)
+
+
+def _sweep(
+    axis: SweepAxis, runs: Mapping[str, Mapping[int, RunResults]], labels: Mapping[str, str]
+) -> tuple[Figure | None, str, str]:
+    series: dict[str, dict[float, list[RunResults]]] = {}
+    lines: dict[str, list[RunResults]] = {}
+    words = []
+    for method, by_seed in runs.items():
+        group = list(by_seed.values())
+        if method not in axis.values:
+            lines[labels[method]] = group
+            continue
+        name, value = axis.series.get(method, "sweep"), axis.values[method]
+        points = series.setdefault(name, {})
+        if value in points:
+            raise ValueError(
+                f"two methods of the line {name!r} have {axis.label} = {value}, the second is {method!r}; expected one "
+                "(SweepAxis.series tells lines apart)."
+            )
+        points[value] = group
+        words.append(
+            f"{f'{name}, ' if axis.series else ''}{value:g}: AP {format_cell(final_estimate(group, 'AP').mean)}, "
+            f"MASR {format_cell(final_estimate(group, 'MASR').mean)}"
+        )
+    caption = f"After the last task against {axis.label}: mean over seeds with 95 % confidence intervals."
+    if not series:
+        return None, caption, ""
+    figure = plot_sweep(series, axis.label, lines, axis.logarithmic)
+    return (
+        figure,
+        caption,
+        f"Average performance, attack success and over-refusal against {axis.label}. {'; '.join(words)}.",
+    )
+
+
+def _values_in_words(groups: Mapping[str, Sequence[RunResults]], keys: Sequence[str]) -> str:
+    """The values of a plot for those who cannot see it."""
+    names = {"over_refusal": "over-refusal"}
+    each = [
+        f"{label} " + ", ".join(f"{names.get(key, key)} {format_cell(final_estimate(runs, key).mean)}" for key in keys)
+        for label, runs in groups.items()
+    ]
+    return f"Percent, mean over seeds. {'; '.join(each)}."
+
+
+def _origin(cells: Sequence[StudyCell], group: StudyGroup, missing: Sequence[str]) -> Origin:
+    runs = [cell.run for cell in cells]
+    seeds = sorted({cell.seed for cell in cells})
+    return Origin(
+        runs=len(runs),
+        methods=len({cell.method for cell in cells}),
+        seeds=", ".join(map(seed_label, seeds)),
+        commits=tuple(short_commits([commit for run in runs for commit in run.commits]).values()),
+        machine=tuple(dict.fromkeys(filter(None, map(_machine, runs)))),
+        command=group.command,
+        missing=tuple(missing),
+    )
+
+
+def _machine(run: RunResults) -> str:
+    """Device and number of threads, as far as the run recorded them."""
+    known = {**(run.about.versions or {}), **run.about.extra}
+    parts = [str(known["device"])] if known.get("device") else []
+    parts += [f"{key} {known[key]}" for key in ("devices", "threads") if known.get(key)]
+    return ", ".join(parts)
