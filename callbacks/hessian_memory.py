@@ -46,7 +46,7 @@ class HessianMemory(Part):
         owner: TaskCallback,
         safety_weight: float = 1.0,
         memory_weight: float = 1.0,
-        form: Form = "sketch",
+        form: Form = "exact",
         rank: int = 192,
     ) -> None:
         super().__init__(owner)

@@ -30,7 +30,8 @@ class NullSpaceProjection(StepCallback):
     update is projected after every optimizer step, ``D <- D (I - U U^T)``: what the layer does to inputs along ``U``
     does not change, and training goes around them. With LoRA that is exactly ``A <- A (I - U U^T)``.
 
-    The Hessians are sketches of ``rank`` rows (Frequent Directions): no ``c x c`` matrix is formed. What an update
+    With ``form="sketch"`` the Hessians are sketches of ``rank`` rows (Frequent Directions): no ``c x c`` matrix is
+    formed. What an update
     ``D`` that leaves ``U`` does to all inputs ``X`` behind them is bounded by the sketch: ``||X D^T||_F^2 <=
     (sigma_{k+1}^2 + Delta) ||D||_F^2``, with the sketch's singular values and ``Delta <= ||X - X_j||_F^2 / (rank + 1 -
     j)`` for every ``j <= rank`` (Ghashami et al., Frequent Directions, SIAM J. Comput. 2016, theorem 1.1; rounding to
@@ -38,8 +39,9 @@ class NullSpaceProjection(StepCallback):
     and the rank is small, ``Delta`` is large, and a warning names the layers.
 
     Hooks: task start, the optimizer's step post-hook, task end (the task's Hessian, before adapters are merged).
-    State: the bases (bfloat16), the weights before the task (full-parameter tuning only), the earlier tasks' sketches
-    (bfloat16), the safety calibration set; of LLaMA-7B at most 0.6 GB at rank 192. Strategies: one device, DDP, FSDP2.
+    State: the bases, the weights before the task (full-parameter tuning only), the earlier tasks' Hessians or sketches,
+    the safety calibration set; of LLaMA-7B sketches and bases at most 0.6 GB at rank 192.
+    Strategies: one device, DDP, FSDP2.
     Source: gradient projection memory (Saha et al., ICLR 2021) on HPA's calibration sets; projecting the weights'
     update instead of the gradient is this project's, since Adam's step leaves the subspace.
 
@@ -55,7 +57,7 @@ class NullSpaceProjection(StepCallback):
         calibration: sizes and damping, or a dict of them; the paper's when ``None``.
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
-        form: ``"sketch"``, or ``"exact"`` for whole Hessians and eigendecompositions (22 GB for LLaMA-7B).
+        form: ``"exact"`` for whole Hessians and eigendecompositions (22 GB for LLaMA-7B), or ``"sketch"``.
         rank: rows of a sketch, and the most directions that are kept of one input; 192 rows of all inputs of LLaMA-7B
             and as many directions are 0.9 GB in memory.
 
@@ -80,7 +82,7 @@ class NullSpaceProjection(StepCallback):
         calibration: CalibrationSettings | None = None,
         blocks: str | None = None,
         target_modules: list[str] | None = None,
-        form: Form = "sketch",
+        form: Form = "exact",
         rank: int = 192,
     ) -> None:
         super().__init__()

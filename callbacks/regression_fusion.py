@@ -28,7 +28,7 @@ class RegressionFusion(TaskEndFusion):
 
         D' = D H_t (H_t + safety_weight H_s + memory_weight sum_{i<t} H_i)^-1.
 
-    The Hessians are sketches of ``rank`` rows, and a diagonal
+    With ``form="sketch"`` the Hessians are sketches of ``rank`` rows, and a diagonal
     (:func:`hpa_lightning.functional.sketched_regression_map`).
 
     With LoRA it maps A, so that the update keeps the adapter's rank; the result is written into the base weight and the
@@ -37,8 +37,8 @@ class RegressionFusion(TaskEndFusion):
     held while the task lasts; where norms or embeddings are trained too, these are the trained ones.
 
     Hooks: task start and task end (before adapters are merged and before evaluation).
-    State: the weights before the task (full-parameter tuning only), the earlier tasks' sketches, the safety
-    calibration set. Strategies: one device, DDP, FSDP2.
+    State: the weights before the task (full-parameter tuning only), the earlier tasks' Hessians or sketches, the
+    safety calibration set. Strategies: one device, DDP, FSDP2.
     Source: the closed form of RegMean (Jin et al., ICLR 2023) between the weights before and after a task, with HPA's
     calibration sets; the sequence and the memory are this project's.
 
@@ -53,7 +53,7 @@ class RegressionFusion(TaskEndFusion):
         calibration: sizes and damping, or a dict of them; the paper's when ``None``.
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
-        form: ``"sketch"``, or ``"exact"`` for whole Hessians (22 GB for LLaMA-7B).
+        form: ``"exact"`` for whole Hessians (22 GB for LLaMA-7B), or ``"sketch"``.
         rank: rows of a sketch; 384 rows of all inputs of LLaMA-7B are 0.6 GB, in memory and in checkpoints.
 
     Raises:
@@ -73,7 +73,7 @@ class RegressionFusion(TaskEndFusion):
         calibration: CalibrationSettings | None = None,
         blocks: str | None = None,
         target_modules: list[str] | None = None,
-        form: Form = "sketch",
+        form: Form = "exact",
         rank: int = 384,
     ) -> None:
         super().__init__(blocks, target_modules)

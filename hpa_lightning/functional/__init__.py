@@ -3,7 +3,7 @@
 Weights are `(out_features, in_features)` = `(r, c)`; masks are boolean `(c,)` over input columns and True
 keeps the old column. Any floating dtype comes in; sums and factors are float64, statistics come back as
 float32 (float64 for float64 inputs), weights in their own dtype after one cast. No function builds a graph but the
-losses of `preference.py`; none touches global state, and what draws random numbers takes a generator; in-place
+losses of `preference_loss.py`; none touches global state, and what draws random numbers takes a generator; in-place
 functions end in `_`.
 """
 
@@ -29,7 +29,7 @@ from hpa_lightning.functional.merging import (
     merge_spherically,
 )
 from hpa_lightning.functional.model_patch import model_tailor
-from hpa_lightning.functional.preference import answer_log_probabilities, preference_loss
+from hpa_lightning.functional.preference_loss import answer_log_probabilities, preference_loss
 from hpa_lightning.functional.projection import (
     LoraTensors,
     UpdateProjection,

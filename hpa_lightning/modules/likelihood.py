@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional.preference import answer_log_probabilities
+from hpa_lightning.functional.preference_loss import answer_log_probabilities
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from hpa_lightning.data.digests import records_digest
 from hpa_lightning.data.pairs import PAIR_NUMBERS, NumberedRecords
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.template import tokenizer_of
-from hpa_lightning.functional.preference import (
+from hpa_lightning.functional.preference_loss import (
     PreferenceLoss,
     answer_log_probabilities,
     check_preference_loss,

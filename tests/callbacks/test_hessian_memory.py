@@ -41,7 +41,7 @@ def test_updates_of_real_layers_stay_within_the_sketches_bound(rank: int, tmp_pa
     before = dense(module)
     inputs = inputs_of(module, list(token_loader(7, 8)), names)
     module.train()
-    projection = NullSpaceProjection(energy=0.95, rank=rank, **calibration_data())
+    projection = NullSpaceProjection(energy=0.95, form="sketch", rank=rank, **calibration_data())
     bases = Bases(projection)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -69,10 +69,10 @@ def test_updates_of_real_layers_stay_within_the_sketches_bound(rank: int, tmp_pa
 
 def test_a_basis_comes_back_bit_for_bit_from_its_half_precision_copy(tmp_path: Path) -> None:
     module = foreign_module(OPTIMIZERS["adamw_decay"], True)
-    projection = NullSpaceProjection(energy=0.8, **calibration_data())
+    projection = NullSpaceProjection(energy=0.8, form="sketch", **calibration_data())
     bases = Bases(projection)
     fit(module, [projection, bases], tmp_path)
-    again = NullSpaceProjection(energy=0.8, **calibration_data())
+    again = NullSpaceProjection(energy=0.8, form="sketch", **calibration_data())
     again.load_state_dict(bases.saved)
     assert all(basis.dtype == torch.bfloat16 for basis in bases.saved["bases"].values())
     for name, first in bases.saved["first"].items():
@@ -93,7 +93,7 @@ def test_memory_goes_through_checkpoints_and_from_the_exact_form(callback: Any, 
         states[form] = one.state_dict()
     for saved in states["sketch"]["memory"].values():
         assert saved["rows"].dtype == torch.bfloat16
-    same, narrow, converted = callback(), callback(rank=5), callback(rank=5)
+    same, narrow, converted = (callback(form="sketch", **rank) for rank in ({}, {"rank": 5}, {"rank": 5}))
     same.load_state_dict(states["sketch"])
     narrow.load_state_dict(states["sketch"])
     converted.load_state_dict(states["exact"])

@@ -42,7 +42,7 @@ class Measures(L.Callback):
         state = [value for one in optimizer.state.values() for value in one.values()]
         HELD["optimizer"] = size(value for value in state if isinstance(value, torch.Tensor) and value.ndim)
         kept = {"anchors": "weights before the task", "aligned": "weights before the first task"}
-        kept["memory"] = "sketches of the earlier tasks"
+        kept["memory"] = "Hessians of the earlier tasks"
         for callback in trainer.callbacks:
             for part in callback.parts if isinstance(callback, TaskCallback) else ():
                 for name, tensors in part.state_dict().items():
@@ -52,7 +52,7 @@ class Measures(L.Callback):
 
 CALLBACKS = {
     "HarmoniousFusion": ["weights before the task"],
-    "RegressionFusion": ["sketches of the earlier tasks", "weights before the task"],
+    "RegressionFusion": ["Hessians of the earlier tasks", "weights before the task"],
     "baselines.LinearMerging": ["weights before the first task", "weights before the task"],
 }
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpa_lightning.functional import answer_log_probabilities, preference_loss
-from hpa_lightning.functional.preference import PreferenceLoss
+from hpa_lightning.functional.preference_loss import PreferenceLoss
 
 BETA, SMOOTHING = 0.3, 0.1
 
