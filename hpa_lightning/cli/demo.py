@@ -10,7 +10,7 @@ from hpa_lightning.cli.parser import CommandParser
 from hpa_lightning.declarations import load_yaml
 from hpa_lightning.parsing import read_text
 
-_STUDY = Path(__file__).parents[1] / "demo.yaml"
+_STUDY = Path(__file__).parents[1] / "study" / "demo_study.yaml"
 
 
 def parser() -> CommandParser:

@@ -37,7 +37,7 @@ def run_demo(output: Path, seeds: Sequence[int], methods: Sequence[str], jobs: i
     Args:
         output: the runs' folder; finished runs in it are not run again, and an interrupted one goes on.
         seeds: of the runs.
-        methods: names in ``demo.yaml``.
+        methods: names in ``demo_study.yaml``.
         jobs: runs at a time; by default one for each core.
 
     Returns:

@@ -38,7 +38,7 @@ METHODS: dict[str, Callable[[dict[str, Any]], list[L.Callback]]] = {
     "post_training": lambda data: [HarmoniousFusion(retention=RETENTION, **data)],
     "post_training_rows": lambda data: [HarmoniousFusion(retention=replace(RETENTION, units="rows"), **data)],
     "null_space": lambda data: [NullSpaceProjection(energy=0.8, memory_weight=0.5, **data)],
-    "null_space_sketch": lambda data: [NullSpaceProjection(energy=0.8, form="sketch", rank=6, **data)],
+    "null_space_sketch": lambda data: [NullSpaceProjection(energy=0.8, form="sketch", **data)],
     "regression": lambda data: [RegressionFusion(safety_weight=2.0, memory_weight=0.5, **data)],
     "linear_merging": lambda data: [LinearMerging(share=0.3)],
     "task_arithmetic": lambda data: [TaskVectorMerging(weight=0.7)],
