@@ -103,6 +103,7 @@ class LayerDrift(TaskCallback):
         self._layers: dict[str, int] = {}  # name -> its block, counted from 1
         self._safety: tuple[int, int] | None = None
         self._measured_at = -1
+        self._told_of_new = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -191,6 +192,12 @@ class LayerDrift(TaskCallback):
     def _weight_drift(self, linears: Sequence[TunedLinear]) -> WeightDrift:
         """Layers that are not tuned any more have not moved."""
         now = {linear.name: linear for linear in linears}
+        if (new := [name for name in now if name not in self._weights]) and not self._told_of_new:
+            self._told_of_new = True
+            rank_zero_warn(
+                f"LayerDrift: {len(new)} linear layers, {new[0]!r} among them, are tuned now and were not before the "
+                "first task: their weights from then are not known, and the drift of the weights leaves them out."
+            )
         drift = WeightDrift()
         for name, weight in self._weights.items():
             drift.add(name, self._layers[name], weight, now[name].dense_after() if name in now else None)

@@ -16,6 +16,7 @@ from hpa_lightning.callbacks import LayerDrift, SequentialTuning
 from hpa_lightning.callbacks.baselines import SafetyLayerFreezing
 from hpa_lightning.data import CVITDataModule, MLLMCollator, Record
 from hpa_lightning.modules import MLLMModule
+from hpa_lightning.modules.tuned_linear import find_tuned_linears
 from hpa_lightning.results.result_file import read_results
 
 HARMFUL = training_records(5, seed=43)
@@ -72,8 +73,6 @@ def test_cosines_are_those_of_transformers_hidden_states(lora: bool, tmp_path: P
 
 
 def dense_blocks(tuned: MLLMModule) -> dict[str, torch.Tensor]:
-    from hpa_lightning.modules.tuned_linear import find_tuned_linears
-
     return {linear.name: linear.dense_after().clone() for linear in find_tuned_linears(tuned)[1]}
 
 
@@ -113,6 +112,16 @@ def test_frozen_blocks_do_not_move(tmp_path: Path) -> None:
     fit(tuned, tmp_path, [SafetyLayerFreezing((1, 1)), SequentialTuning(), LayerDrift(PROMPTS, weights=True)])
     for event in events(tmp_path, "weight_drift"):
         assert event["blocks"][0] == 0.0 < event["blocks"][1]
+
+
+def test_layers_that_are_tuned_later_are_told(tmp_path: Path) -> None:
+    tuned = module(lora=False)
+    drift = LayerDrift(PROMPTS, weights=True)
+    fit(tuned, tmp_path, [SequentialTuning(), drift])
+    left_out = next(iter(drift._weights))
+    drift._weights.pop(left_out)
+    with pytest.warns(UserWarning, match=f"1 linear layers, '{left_out}' among them, are tuned now"):
+        drift._weight_drift(find_tuned_linears(tuned)[1])
 
 
 def test_prompts_of_the_datamodule_and_the_safety_layers(tmp_path: Path) -> None:
