@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_precision import WAYS, LowPrecision
+from support.low_precision import WAYS, LowPrecision
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from architecture_cases import CASES
-from helpers_architectures import build
-from helpers_mllm import picture
+from support.architecture_cases import CASES
+from support.random_architectures import build
+from support.tiny_mllms import picture
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MAPPED
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from helpers_foreign import LanguageModel, token_loader
+from support.foreign_module import LanguageModel, token_loader
 from torch import nn
 
 from hpa_lightning.calibration import inverse_hessian_diagonals

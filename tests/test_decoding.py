@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_mllm import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, training_records
+from support.tiny_mllms import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, training_records
 from transformers import GenerationConfig
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation

@@ -10,10 +10,10 @@ import lightning as L
 import pyarrow
 import pytest
 import torch
-from helpers_benchmarks import write_hpa
-from helpers_mllm import tiny_llava, training_records
-from helpers_safety import encoded, write_figstep, write_scenario, write_vlguard, write_xstest
 from pyarrow import parquet
+from support.benchmark_folders import write_hpa
+from support.safety_files import encoded, write_figstep, write_scenario, write_vlguard, write_xstest
+from support.tiny_mllms import tiny_llava, training_records
 
 from hpa_lightning.cli import main
 from hpa_lightning.data import DataWarning, MLLMCollator, Record

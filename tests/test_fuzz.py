@@ -7,10 +7,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import fuzz
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import fuzz_readers as fuzz
 
 from hpa_lightning.data.readers.reader import FORMATS, parse_rows
 from hpa_lightning.data.readers.row_fields import DataWarning, Reading
@@ -24,7 +24,7 @@ from hpa_lightning.study.store import Store
 from hpa_lightning.values import shown
 
 INPUTS = 75
-"""Of every reader; `python tests/fuzz.py 30000` tries as many as are asked for."""
+"""Of every reader; `python tests/support/fuzz_readers.py 30000` tries as many as are asked for."""
 
 
 @pytest.mark.parametrize("name", fuzz.CASES)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fuzz_functional
 import pytest
 import torch
+from support import fuzz_functional
 
 from hpa_lightning import functional as hpa
 

@@ -11,8 +11,8 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from helpers_mllm import evaluation_records
 from PIL import Image
+from support.tiny_mllms import evaluation_records
 from test_stream import module, stream, trainer
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation

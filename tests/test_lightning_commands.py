@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers_mllm import tiny_llava, training_records, write_llava_json
+from support.tiny_mllms import tiny_llava, training_records, write_llava_json
 
 from hpa_lightning.cli import main
 from hpa_lightning.evaluation import ScoredSet

@@ -13,9 +13,9 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers_mllm import tiny_llava, training_records, write_llava_json
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
+from support.tiny_mllms import tiny_llava, training_records, write_llava_json
 
 from hpa_lightning.callbacks import (
     AllowChanges,

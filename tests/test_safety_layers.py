@@ -8,7 +8,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 import torch
-from helpers_mllm import tiny_llava, tiny_qwen, training_records
+from support.tiny_mllms import tiny_llava, tiny_qwen, training_records
 
 from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.record import user_turn

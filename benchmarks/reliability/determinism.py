@@ -3,9 +3,9 @@
     python benchmarks/reliability/determinism.py                     # some minutes, CPU
     python benchmarks/reliability/determinism.py --methods in_training-lora --only "resumed" "workers"
 
-A tiny LLaVA is tuned on two tasks (three epochs of three steps, AdamW) by methods of tests/callbacks/registry.py. Each
-variation is compared with a reference run: are all weights the same bits, and else, to how many digits of the update
-`W - W_start` do they agree (the norm of the difference against that of the update). Rows with two processes are fits
+A tiny LLaVA is tuned on two tasks (three epochs of three steps, AdamW) by methods of
+tests/support/method_registry.py. Each variation is compared with a reference run: are all weights the same bits, and
+else, to how many digits of the update `W - W_start` do they agree (the norm of the difference against that of the update). Rows with two processes are fits
 on one task over the same samples in each step, so that one process is their reference.
 """
 
@@ -93,11 +93,11 @@ def fit(run: Run, folder: Path, checkpoints: Path) -> None:
     """One process's part; rank zero saves the weights before and after."""
     import lightning as L
     import torch
-    from helpers_mllm import training_records
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.strategies import ModelParallelStrategy
-    from processes_script import EverySecond
-    from registry import TUNING_IDS, TUNINGS
+    from support.method_registry import TUNING_IDS, TUNINGS
+    from support.processes_script import EverySecond
+    from support.tiny_mllms import training_records
     from test_guarantees import dense
     from test_stream import method, module, stream, trainer
     from torch.utils.data import DataLoader
@@ -189,7 +189,7 @@ def agreement(reference: dict[str, Any], other: dict[str, Any]) -> str:
 def merged_adapters() -> str:
     """The logits of a model with its adapters against those after they were merged into the weights."""
     import torch
-    from helpers_mllm import training_records
+    from support.tiny_mllms import training_records
     from test_stream import module
 
     from hpa_lightning.data import MLLMCollator

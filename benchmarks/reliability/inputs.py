@@ -4,9 +4,9 @@
     python benchmarks/reliability/inputs.py --inputs 2000 --seed 7
     python benchmarks/reliability/inputs.py --only conversations fuse
 
-Readers get mutated files of their formats (tests/fuzz.py), functions get tensors of any shape, dtype, layout, scale and
-device (tests/fuzz_functional.py): each returns what it promises or raises its documented error, short. A fault is
-anything else, or an input that takes longer than a minute. The suite runs some thousands of the same.
+Readers get mutated files of their formats (tests/support/fuzz_readers.py), functions get tensors of any shape, dtype,
+layout, scale and device (tests/support/fuzz_functional.py): each returns what it promises or raises its documented
+error, short. A fault is anything else, or an input that takes longer than a minute. The suite runs some thousands of the same.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-import fuzz
-import fuzz_functional
 import torch
+from support import fuzz_functional
+from support import fuzz_readers as fuzz
 
 LIMIT = 60
 """Seconds for one input."""

@@ -17,9 +17,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch  # noqa: E402
 import yaml  # noqa: E402
-from helpers_mllm import tiny_llava, training_records, write_llava_json  # noqa: E402
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
-from registry import TUNING_IDS, TUNINGS  # noqa: E402
+from support.method_registry import TUNING_IDS, TUNINGS  # noqa: E402
+from support.tiny_mllms import tiny_llava, training_records, write_llava_json  # noqa: E402
 from test_stream import method, module, stream, trainer  # noqa: E402
 
 import hpa_lightning.files as files  # noqa: E402

@@ -5,7 +5,7 @@
     python benchmarks/reliability/kills.py --jobs fit:post_training-lora judge
     python benchmarks/reliability/kills.py --table kills.jsonl  # the table of a log
 
-Jobs: `fit:NAME` for every method of tests/callbacks/registry.py with LoRA and in full (two tasks on a tiny LLaVA,
+Jobs: `fit:NAME` for every method of tests/support/method_registry.py with LoRA and in full (two tasks on a tiny LLaVA,
 scored, a checkpoint every second step), `fuse`, `judge`, `report`, `study` (two cells of the embedded benchmark, the
 runner and its cells killed together, or the runner alone, or one cell alone). Each runs in a forked process; it kills
 itself at a boundary, or is killed after a random time, and the job is started again until it ends. Compared are

@@ -65,7 +65,7 @@ def measure(path: Path, way: str) -> dict[str, float]:
     """What one way of reading a file takes; in a process of its own."""
     sys.path.insert(0, str(ROOT / "tests"))
     warnings.simplefilter("ignore")
-    from helpers_mllm import tiny_tokenizer
+    from support.tiny_mllms import tiny_tokenizer
     from transformers import PreTrainedTokenizerFast
 
     from hpa_lightning.data import CVITDataModule, Record, Task, read_records

@@ -5,9 +5,9 @@
     python benchmarks/reliability/tasks.py --tasks 50 --methods null_space
 
 A tiny language model (Llama's architecture, two blocks, LoRA) is tuned on one task after another, four records each,
-with a checkpoint after every task. The methods are those of tests/callbacks/registry.py. Tensors and objects are those
-that Python refers to after a collection; resident memory holds the allocators' reserves, too. Of the checkpoint, the
-events that are written again on a resume are told apart.
+with a checkpoint after every task. The methods are those of tests/support/method_registry.py. Tensors and objects are
+those that Python refers to after a collection; resident memory holds the allocators' reserves, too. Of the checkpoint,
+the events that are written again on a resume are told apart.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "callbacks"), str(ROOT
 
 import lightning as L  # noqa: E402
 import torch  # noqa: E402
-from helpers_mllm import tiny_tokenizer  # noqa: E402
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 from machine import command, commit  # noqa: E402
-from registry import METHODS  # noqa: E402
+from support.method_registry import METHODS  # noqa: E402
+from support.tiny_mllms import tiny_tokenizer  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from hpa_lightning.callbacks import CalibrationSettings, SequentialTuning  # noqa: E402

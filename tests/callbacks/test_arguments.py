@@ -9,11 +9,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import ForeignModule, LanguageModel, token_loader
-from helpers_mllm import evaluation_records, training_records
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import LoraConfig, inject_adapter_in_model
-from registry import METHODS
+from support.foreign_module import ForeignModule, LanguageModel, token_loader
+from support.method_registry import METHODS
+from support.tiny_mllms import evaluation_records, training_records
 from test_foreign import build, trainer
 from test_guarantees import calibration_data, dense
 from test_stream import MODELS, module, stream

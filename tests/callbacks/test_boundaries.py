@@ -9,9 +9,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import ForeignModule, token_loader
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
-from registry import METHODS, TUNING_IDS, TUNINGS
+from support.foreign_module import ForeignModule, token_loader
+from support.method_registry import METHODS, TUNING_IDS, TUNINGS
 from test_foreign import ResumableLoader, build, trainer
 from test_guarantees import calibration_data
 from test_safety_gate import callbacks as gated

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_foreign import foreign_module, quiet_trainer, token_loader
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from registry import METHODS
+from support.foreign_module import foreign_module, quiet_trainer, token_loader
+from support.method_registry import METHODS
 from test_guarantees import OPTIMIZERS, calibration_data
 
 from hpa_lightning.callbacks.checkpoint_files import WholeCheckpointIO

@@ -8,9 +8,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import ForeignModule, LanguageModel, token_loader
 from lightning.pytorch.callbacks import ModelCheckpoint
-from registry import METHODS, TUNING_IDS, TUNINGS
+from support.foreign_module import ForeignModule, LanguageModel, token_loader
+from support.method_registry import METHODS, TUNING_IDS, TUNINGS
 from test_foreign import build, trainer
 from test_guarantees import calibration_data
 from test_stream import method, module, stream

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_foreign import ForeignModule, token_loader
 from lightning.pytorch.callbacks import ModelCheckpoint
-from registry import METHODS
+from support.foreign_module import ForeignModule, token_loader
+from support.method_registry import METHODS
 from test_boundaries import same
 from test_foreign import ResumableLoader, build, trainer
 from test_guarantees import calibration_data

@@ -9,9 +9,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import ACCELERATOR, ForeignModule, foreign_module, quiet_trainer, token_loader
 from lightning.pytorch.callbacks import ModelCheckpoint
-from registry import METHODS, TUNING_IDS, TUNINGS
+from support.foreign_module import ACCELERATOR, ForeignModule, foreign_module, quiet_trainer, token_loader
+from support.method_registry import METHODS, TUNING_IDS, TUNINGS
 from test_guarantees import OPTIMIZERS, calibration_data, dense
 
 from hpa_lightning.modules.lora import lora_layers, merge_lora_, restart_lora_

@@ -10,8 +10,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import ACCELERATOR, foreign_module, quiet_trainer, token_loader
-from registry import RETENTION
+from support.foreign_module import ACCELERATOR, foreign_module, quiet_trainer, token_loader
+from support.method_registry import RETENTION
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 

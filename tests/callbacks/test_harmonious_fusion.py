@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers_foreign import foreign_module, token_loader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from registry import RETENTION
+from support.foreign_module import foreign_module, token_loader
+from support.method_registry import RETENTION
 from test_guarantees import OPTIMIZERS, dense, fit, settings
 
 from hpa_lightning.callbacks import FocusPartition, HarmoniousFusion, RetentionSettings

@@ -10,8 +10,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers_foreign import foreign_module, token_loader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from support.foreign_module import foreign_module, token_loader
 from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
 from test_harmonious_fusion import inputs_of
 

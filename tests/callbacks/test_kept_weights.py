@@ -9,11 +9,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import token_loader
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from registry import METHODS
+from support.foreign_module import token_loader
+from support.method_registry import METHODS
 from test_foreign import build, trainer
 from test_guarantees import calibration_data
 from test_stream import method, module, stream

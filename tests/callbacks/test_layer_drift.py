@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_mllm import training_records
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from support.tiny_mllms import training_records
 from test_stream import method, module, stream, trainer
 
 from hpa_lightning.callbacks import LayerDrift, SequentialTuning

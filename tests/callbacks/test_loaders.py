@@ -11,9 +11,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import ForeignModule, LanguageModel, Tokens, token_loader
 from lightning.pytorch.utilities import CombinedLoader
-from registry import METHODS
+from support.foreign_module import ForeignModule, LanguageModel, Tokens, token_loader
+from support.method_registry import METHODS
 from test_foreign import trainer
 from test_guarantees import calibration_data, dense
 from torch import Tensor, nn

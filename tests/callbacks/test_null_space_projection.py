@@ -9,7 +9,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers_foreign import foreign_module, token_loader
+from support.foreign_module import foreign_module, token_loader
 from test_guarantees import OPTIMIZERS, TRAINERS, calibration_data, dense, fit
 from test_harmonious_fusion import inputs_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-from helpers_foreign import foreign_module, quiet_trainer, token_loader
+from support.foreign_module import foreign_module, quiet_trainer, token_loader
 from test_guarantees import OPTIMIZERS
 
 from hpa_lightning import callbacks

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from registry import METHODS
+from support.method_registry import METHODS
 from test_foreign import (
     build,
     test_accumulated_batches_are_one_larger_batch,

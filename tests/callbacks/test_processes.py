@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_foreign import ACCELERATOR, foreign_module
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from processes_script import NOT_SHARDED, RESUMED
-from registry import TUNING_IDS
+from support.foreign_module import ACCELERATOR, foreign_module
+from support.method_registry import TUNING_IDS
+from support.processes_script import NOT_SHARDED, RESUMED
 from support.programs import run_script
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageTextToText
@@ -25,7 +25,7 @@ from hpa_lightning.results.run_results import RunResults
 
 
 def run(script: str, *arguments: str) -> None:
-    run_script(Path(__file__).with_name(script), *arguments)
+    run_script(Path(__file__).parents[1] / "support" / script, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from helpers_foreign import foreign_module
+from support.foreign_module import foreign_module
 from torch.optim import SGD
 
 from hpa_lightning.callbacks import process_exit
@@ -53,7 +53,7 @@ def test_processes_leave_when_nobody_has_anything_to_send() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    script = Path(__file__).with_name("leaving_script.py")
+    script = Path(__file__).parents[1] / "support" / "leaving_script.py"
     started = [
         subprocess.Popen([sys.executable, str(script), str(rank), port], stderr=subprocess.PIPE, text=True)
         for rank in range(2)

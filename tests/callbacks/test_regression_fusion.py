@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_foreign import ForeignModule, foreign_module, token_loader
+from support.foreign_module import ForeignModule, foreign_module, token_loader
 from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
 from test_harmonious_fusion import inputs_of
 

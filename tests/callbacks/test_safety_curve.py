@@ -8,10 +8,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_mllm import evaluation_records, tiny_llava, training_records
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from support.tiny_mllms import evaluation_records, tiny_llava, training_records
 
 from hpa_lightning.callbacks import SafetyCurve, SequentialTuning, TaskEvaluation
 from hpa_lightning.data import CVITDataModule, EvaluationSet, Task

@@ -10,10 +10,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_mllm import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, tiny_timm, training_records
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from registry import METHODS, TUNING_IDS, TUNINGS
+from support.method_registry import METHODS, TUNING_IDS, TUNINGS
+from support.tiny_mllms import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, tiny_timm, training_records
 
 from hpa_lightning.callbacks import (
     CalibrationSettings,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_foreign import quiet_trainer
-from helpers_mllm import evaluation_records, picture, tiny_llava, tiny_qwen, training_records, write_llava_json
+from support.foreign_module import quiet_trainer
+from support.tiny_mllms import evaluation_records, picture, tiny_llava, tiny_qwen, training_records, write_llava_json
 
 from hpa_lightning.data import CVITDataModule, MLLMCollator, Record, Task
 from hpa_lightning.data.bad_records import SkippingCollate, naming_failure, problem_of

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers_mllm import evaluation_records, picture, tiny_llava, tiny_qwen, training_records
 from lightning.pytorch.cli import LightningArgumentParser
+from support.tiny_mllms import evaluation_records, picture, tiny_llava, tiny_qwen, training_records
 
 from hpa_lightning.data import CVITDataModule, EncodedImage, HubDataset, MLLMCollator, Record, Task, read_records
 from hpa_lightning.data.benchmarks import CaptionedImages

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers_mllm import tiny_llava
 from PIL import Image
+from support.tiny_mllms import tiny_llava
 
 from hpa_lightning.cli import main
 from hpa_lightning.data import CVITDataModule, EncodedImage, EvaluationSet, SafetyReplay, Task, read_records

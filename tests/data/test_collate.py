@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_mllm import (
+from support.tiny_mllms import (
     CHATML_TEMPLATE,
     evaluation_records,
     picture,

@@ -8,7 +8,6 @@ from pathlib import Path
 import lightning as L
 import pytest
 import yaml
-from helpers_safety import write_csv
 from lightning.pytorch.cli import LightningArgumentParser
 from support.published_layouts import (
     mmbench_rows,
@@ -17,6 +16,7 @@ from support.published_layouts import (
     write_mme,
     write_seed_bench,
 )
+from support.safety_files import write_csv
 
 from hpa_lightning.data import EVALUATIONS, CVITDataModule, Evaluation, EvaluationSet, Task
 from hpa_lightning.data.nano import load_nano_processor

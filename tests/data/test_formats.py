@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers_mllm import picture
 from PIL import Image
+from support.tiny_mllms import picture
 
 from hpa_lightning.data import Record, read_records
 from hpa_lightning.data.record import open_image, user_turn

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
-from helpers_mllm import evaluation_records, picture, tiny_llava, training_records
 from PIL import Image
+from support.tiny_mllms import evaluation_records, picture, tiny_llava, training_records
 from transformers.image_utils import load_image
 
 from hpa_lightning.data import CVITDataModule, EncodedImage, Record, Task

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers_mllm import training_records
+from support.tiny_mllms import training_records
 
 from hpa_lightning.data.batch_order import TaskBatchSampler, TaskLoader, named_generator
 

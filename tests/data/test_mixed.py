@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_mllm import evaluation_records, tiny_llava, training_records, write_llava_json
-from helpers_safety import write_vlguard
+from support.safety_files import write_vlguard
+from support.tiny_mllms import evaluation_records, tiny_llava, training_records, write_llava_json
 
 from hpa_lightning.data import CVITDataModule, DataPart, MixedData, Task, VLGuard
 from hpa_lightning.data.nano import NanoDataModule

@@ -10,8 +10,8 @@ from typing import Any
 
 import lightning as L
 import pytest
-from helpers_foreign import VOCABULARY, ForeignModule, foreign_module, quiet_trainer, token_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from support.foreign_module import VOCABULARY, ForeignModule, foreign_module, quiet_trainer, token_loader
 from test_guarantees import OPTIMIZERS
 
 from hpa_lightning.callbacks import HarmoniousFusion, SafetyGate, TaskEvaluation

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_mllm import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, training_records
+from support.tiny_mllms import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, training_records
 
 from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.padding import pad_on

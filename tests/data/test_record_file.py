@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_mllm import training_records, write_llava_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tiny_mllms import training_records, write_llava_json
 from torch.utils.data import DataLoader
 
 from hpa_lightning.data import CVITDataModule, EvaluationSet, HarmfulInjection, Record, Replay, Task, open_records

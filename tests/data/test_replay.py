@@ -9,8 +9,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_mllm import evaluation_records, tiny_llava, training_records
 from lightning.pytorch.callbacks import ModelCheckpoint
+from support.tiny_mllms import evaluation_records, tiny_llava, training_records
 
 from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.data import CVITDataModule, EvaluationSet, HarmfulInjection, Record, Replay, SafetyReplay, Task

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers_mllm import picture, tiny_llava, training_records
+from support.tiny_mllms import picture, tiny_llava, training_records
 
 from hpa_lightning.data import MLLMCollator, Record, SafetyCalibration, build_safety_calibration
 from hpa_lightning.data.record import message_text, user_turn

@@ -6,8 +6,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_mllm import evaluation_records, picture, tiny_llava, training_records, write_llava_json
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from support.tiny_mllms import evaluation_records, picture, tiny_llava, training_records, write_llava_json
 
 from hpa_lightning.data import CVITDataModule, EvaluationSet, HarmfulInjection, Record, Task
 from hpa_lightning.data.fit_checks import check_fit

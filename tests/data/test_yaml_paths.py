@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers_mllm import picture
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
+from support.tiny_mllms import picture
 
 from hpa_lightning.callbacks.baselines import SafetyLayerFreezing
 from hpa_lightning.data import BenchmarkDataModule, CVITDataModule, Record, XSTest

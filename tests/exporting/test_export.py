@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers_commands import with_calibration
 from peft import PeftModel
+from support.command_settings import with_calibration
 from test_lightning_commands import write_configuration
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.hpa_reference import FLOATS, array, cases, count
 
 from hpa_lightning.functional.adapter_penalty import (
     largest_update_entries,
@@ -17,8 +18,6 @@ from hpa_lightning.functional.adapter_penalty import (
     unpack_mask,
 )
 from hpa_lightning.functional.numerics import checks
-
-from .reference import FLOATS, array, cases, count
 
 
 def factors(seed: int, rows: int, columns: int, rank: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:

@@ -5,10 +5,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support import hpa_reference as ref
 
 from hpa_lightning.functional import column_energy, column_focus, lora_column_energy, lora_row_focus, row_focus
-
-from . import reference as ref
 
 dims = st.integers(1, 12)
 

@@ -5,11 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support import hpa_reference as ref
 
 from hpa_lightning.functional import fuse, lora_fuse_, orthogonal_update, projection_scale
 from hpa_lightning.functional.numerics import checks
-
-from . import reference as ref
 
 dims = st.integers(1, 12)
 dtypes = st.sampled_from(ref.FLOATS)

@@ -3,14 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers_precision import LowPrecision
 from hypothesis import given
 from hypothesis import strategies as st
+from support import hpa_reference as ref
+from support.low_precision import LowPrecision
 
 from hpa_lightning.functional import HessianAccumulator, inverse_hessian_diagonal
 from hpa_lightning.functional.numerics import matrix_products, packed_triangle
-
-from . import reference as ref
 
 
 def make_inputs(seed: int, n: int, c: int, dead: float, spread: float, rank: int | None = None) -> torch.Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support import hpa_reference as ref
 
 from hpa_lightning.functional import (
     LoraUpdate,
@@ -16,8 +17,6 @@ from hpa_lightning.functional import (
     harmonious_fusion,
     lora_update,
 )
-
-from . import reference as ref
 
 SETTINGS = RetentionSettings(p_min=20.0, p_max=50.0)
 PLACE = {"layer": 2, "num_layers": 3, "settings": SETTINGS}

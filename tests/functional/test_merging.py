@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers_precision import LowPrecision
+from support.low_precision import LowPrecision
 
 from hpa_lightning.functional import lora_update, merge_linearly, merge_spherically
 

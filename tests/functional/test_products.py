@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from support import hpa_reference as ref
 
 from hpa_lightning.functional.numerics import matrix_products
-
-from . import reference as ref
 
 
 @pytest.mark.parametrize("onednn", [True, False])

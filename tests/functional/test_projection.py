@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support import hpa_reference as ref
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from hpa_lightning.functional import (
@@ -20,8 +21,6 @@ from hpa_lightning.functional import (
 )
 from hpa_lightning.functional.numerics import checks
 from hpa_lightning.functional.numerics.rounding import rounding_slots
-
-from . import reference as ref
 
 BOUND = 1e-6
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support import hpa_reference as ref
 
 from hpa_lightning.functional import (
     balance_coefficient,
@@ -12,8 +13,6 @@ from hpa_lightning.functional import (
     retained_columns,
     retention_percent,
 )
-
-from . import reference as ref
 
 
 @st.composite

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers_precision import LowPrecision
 from hypothesis import given
 from hypothesis import strategies as st
+from support.low_precision import LowPrecision
 
 from hpa_lightning.functional import dominant_subspace, leave_subspace_, null_space_projection_
 

@@ -7,15 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers_surgeon import accept, damped, factor_diagonal, patch, surgery
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import hpa_reference as ref
+from support.surgeon_reference import accept, damped, factor_diagonal, patch, surgery
 
 from hpa_lightning.functional import HessianAccumulator, model_tailor, safe_delta, surgeon_factor
 from hpa_lightning.functional import brain_surgeon as module
 from hpa_lightning.functional.brain_surgeon import compensate
-
-from . import reference as ref
 
 cases = settings(ref.cases, max_examples=120)
 dtypes = st.sampled_from(ref.FLOATS)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_mllm import tiny_llava
 from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
+from support.tiny_mllms import tiny_llava
 
 from hpa_lightning.fuse.adapted import AdaptedCheckpoint
 from hpa_lightning.fuse.adapter_settings import HANDLED, HARMLESS, MORE_THAN_LORA, check_plain_lora

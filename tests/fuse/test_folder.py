@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_mllm import tiny_llava
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
+from support.tiny_mllms import tiny_llava
 from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 
 from hpa_lightning.fuse import fuse_checkpoints

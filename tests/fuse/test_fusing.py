@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from helpers_mllm import evaluation_records, tiny_llava, training_records, write_llava_json
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.model_folders import load, tuned, write
+from support.tiny_mllms import evaluation_records, tiny_llava, training_records, write_llava_json
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, MixtralConfig, MixtralForCausalLM
 

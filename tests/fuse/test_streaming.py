@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_mllm import (
+from support.tiny_mllms import (
     CHATML_TEMPLATE,
     tiny_idefics3,
     tiny_llava,

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_architectures import build
-from helpers_mllm import tiny_llava, training_records
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support.model_folders import load, tuned, write
+from support.random_architectures import build
+from support.tiny_mllms import tiny_llava, training_records
 from torch import Tensor
 from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers_pages import Structure
+from support.html_structure import Structure
 from support.model_folders import tuned, write
 
 from hpa_lightning.cli import main

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_mllm import tiny_tokenizer
+from support.tiny_mllms import tiny_tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hpa_lightning.metrics import AttackSuccessRate, GuardModelJudge, OverRefusalRate, resolve_judge

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers_foreign import LanguageModel
+from support.foreign_module import LanguageModel
 from torch import nn
 
 from hpa_lightning.modules.blocks import find_decoder_blocks

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_mllm import evaluation_records, picture, tiny_llava, tiny_qwen
+from support.tiny_mllms import evaluation_records, picture, tiny_llava, tiny_qwen
 from support.towers import LANGUAGE, TOWERS, tokenizer
 
 from hpa_lightning.callbacks import SequentialTuning

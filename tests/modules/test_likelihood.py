@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers_mllm import evaluation_records, tiny_llava
+from support.tiny_mllms import evaluation_records, tiny_llava
 
 from hpa_lightning.data import MLLMCollator
 from hpa_lightning.data.record import Record, assistant_turn

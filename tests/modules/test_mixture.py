@@ -11,8 +11,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers_foreign import ForeignModule, LanguageModel, foreign_module, quiet_trainer, token_loader
-from helpers_mllm import tiny_llava, training_records
+from support.foreign_module import ForeignModule, LanguageModel, foreign_module, quiet_trainer, token_loader
+from support.tiny_mllms import tiny_llava, training_records
 from torch import nn
 
 from hpa_lightning.callbacks import HarmoniousFusion, SequentialTuning

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_mllm import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, tiny_timm, training_records
+from support.tiny_mllms import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, tiny_timm, training_records
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
@@ -299,7 +299,7 @@ def test_checkpoints_load_with_weights_only(tmp_path: Path) -> None:
 def test_a_fit_from_yaml(tmp_path: Path) -> None:
     """All settings from the command line's YAML, the checkpoint resumed by the same."""
     import yaml
-    from helpers_mllm import write_llava_json
+    from support.tiny_mllms import write_llava_json
 
     from hpa_lightning.cli import main
 

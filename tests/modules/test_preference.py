@@ -13,11 +13,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_mllm import picture, tiny_llava, tiny_qwen, tiny_timm, training_records
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.pairs import pairs, quiet, stream_with_pairs
+from support.tiny_mllms import picture, tiny_llava, tiny_qwen, tiny_timm, training_records
 from torch.utils.data import DataLoader
 
 from hpa_lightning.callbacks import HarmoniousFusion, SequentialTuning, TaskEvaluation

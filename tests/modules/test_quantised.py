@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_foreign import foreign_module, quiet_trainer, token_loader
 from peft import LoraConfig, inject_adapter_in_model
+from support.foreign_module import foreign_module, quiet_trainer, token_loader
 from torch import nn
 
 from hpa_lightning.callbacks import FocusPartition, HarmoniousFusion, SequentialTuning

@@ -12,10 +12,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import quiet_trainer
-from helpers_mllm import evaluation_records, tiny_llava, training_records
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, ReduceLROnPlateau
+from support.foreign_module import quiet_trainer
+from support.tiny_mllms import evaluation_records, tiny_llava, training_records
 from torch.utils.data import IterableDataset
 from transformers import get_cosine_schedule_with_warmup
 

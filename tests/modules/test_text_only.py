@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers_foreign import quiet_trainer
-from helpers_mllm import picture, tiny_tokenizer, training_records, write_llava_json
 from peft import LoraConfig, get_peft_model
+from support.foreign_module import quiet_trainer
+from support.tiny_mllms import picture, tiny_tokenizer, training_records, write_llava_json
 from transformers import (
     AutoModelForCausalLM,
     BartConfig,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from helpers_mllm import picture, tiny_timm, training_records
+from support.tiny_mllms import picture, tiny_timm, training_records
 
 from hpa_lightning.data import MLLMCollator
 from hpa_lightning.modules import (

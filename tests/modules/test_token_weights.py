@@ -9,12 +9,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import quiet_trainer
-from helpers_mllm import tiny_llava
-from helpers_token_weights import LENGTHS, Gradients, fit, records
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from support.foreign_module import quiet_trainer
 from support.programs import run_script
+from support.tiny_mllms import tiny_llava
+from support.token_weights_script import LENGTHS, Gradients, fit, records
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -206,7 +206,7 @@ def test_the_probe_takes_the_steps_that_training_takes(tmp_path: Path) -> None:
 @pytest.mark.processes
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_weigh_by_tokens_too(tmp_path: Path, strategy: str) -> None:
-    path = Path(__file__).parents[1] / "helpers_token_weights.py"
+    path = Path(__file__).parents[1] / "support" / "token_weights_script.py"
     run_script(path, str(tmp_path), strategy)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     assert len(first) == 2  # three batches of each process: a window of two and one of one

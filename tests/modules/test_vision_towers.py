@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_mllm import picture, training_records
+from support.tiny_mllms import picture, training_records
 from support.towers import LANGUAGE, SMALL, TOWERS, VIT, tokenizer
 from transformers import AutoModelForImageTextToText, CLIPConfig, CLIPImageProcessor, CLIPModel
 

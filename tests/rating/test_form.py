@@ -11,7 +11,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from helpers_pages import HOSTILE, Structure
+from support.html_structure import HOSTILE, Structure
 from support.rated_runs import REFUSAL, write_rated_run
 
 from hpa_lightning.cli import main

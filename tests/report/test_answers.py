@@ -7,8 +7,8 @@ import re
 from html import unescape
 from pathlib import Path
 
-from helpers_pages import HOSTILE, Structure
 from PIL import Image
+from support.html_structure import HOSTILE, Structure
 
 from hpa_lightning.report.answers_page import write_answers
 

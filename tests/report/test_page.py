@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers_pages import HOSTILE, Structure
 from markupsafe import escape
 from PIL import Image
+from support.html_structure import HOSTILE, Structure
 
 import hpa_lightning.callbacks
 import hpa_lightning.report

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from helpers_mllm import evaluation_records, training_records
+from support.tiny_mllms import evaluation_records, training_records
 
 from hpa_lightning.data import CVITDataModule, EvaluationSet, Record, Task
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from helpers_mllm import tiny_llava
 from support.pairs import quiet, stream_with_pairs
+from support.tiny_mllms import tiny_llava
 
 from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.modules import LoraSettings, PreferenceModule, PreferenceSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from helpers_mllm import tiny_tokenizer
+from support.tiny_mllms import tiny_tokenizer
 
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
 VIT = {**SMALL, "image_size": 32, "patch_size": 16}

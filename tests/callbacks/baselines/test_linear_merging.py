@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import foreign_module, quiet_trainer, token_loader
+from support.foreign_module import foreign_module, quiet_trainer, token_loader
 from test_guarantees import OPTIMIZERS, dense
 
 from hpa_lightning.callbacks import CurrentTask, TaskCallback

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers_foreign import foreign_module, token_loader
-from helpers_surgeon import damped, factor_diagonal, patch, surgery
+from support.foreign_module import foreign_module, token_loader
+from support.surgeon_reference import damped, factor_diagonal, patch, surgery
 from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
 from test_harmonious_fusion import inputs_of
 

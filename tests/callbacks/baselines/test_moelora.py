@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_mllm import tiny_llava
 from lightning.pytorch.callbacks import ModelCheckpoint
+from support.tiny_mllms import tiny_llava
 from test_stream import stream, trainer
 
 from hpa_lightning.callbacks import CurrentTask, SequentialTuning, TaskCallback

@@ -10,11 +10,11 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers_foreign import ForeignModule, foreign_module, quiet_trainer, token_loader
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from penalty_script import train
+from support.foreign_module import ForeignModule, foreign_module, quiet_trainer, token_loader
+from support.penalty_script import train
 from test_processes import run
 
 from hpa_lightning.callbacks import TaskCallback

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers_foreign import foreign_module, token_loader
-from helpers_surgeon import accept, damped, factor_diagonal, surgery
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from support.foreign_module import foreign_module, token_loader
+from support.surgeon_reference import accept, damped, factor_diagonal, surgery
 from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
 from test_harmonious_fusion import inputs_of
 

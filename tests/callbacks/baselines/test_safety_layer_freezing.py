@@ -8,11 +8,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers_foreign import foreign_module
-from helpers_mllm import training_records
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from support.foreign_module import foreign_module
+from support.tiny_mllms import training_records
 from test_guarantees import OPTIMIZERS, TRAINERS, dense, fit
 from test_stream import method, module, stream, trainer
 

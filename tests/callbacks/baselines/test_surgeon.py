@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_foreign import LanguageModel, foreign_module
-from registry import METHODS
+from support.foreign_module import LanguageModel, foreign_module
+from support.method_registry import METHODS
 from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
 from torch import Tensor
 

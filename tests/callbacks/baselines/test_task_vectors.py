@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from baselines.test_linear_merging import Trained, two_fits
-from helpers_foreign import foreign_module
+from support.foreign_module import foreign_module
 from test_guarantees import OPTIMIZERS
 from test_stream import module as stream_module
 from test_stream import stream

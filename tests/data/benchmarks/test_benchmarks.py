@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers_benchmarks import WRITERS, write_hpa, write_mllm_dcl
-from helpers_mllm import tiny_llava
+from support.benchmark_folders import WRITERS, write_hpa, write_mllm_dcl
+from support.tiny_mllms import tiny_llava
 
 from hpa_lightning.cli import main
 from hpa_lightning.data import BenchmarkDataModule, RecordSet

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_safety import write_json
+from support.safety_files import write_json
 
 from hpa_lightning.data import CaptionedImages, ScienceQA, TextVQA
 from hpa_lightning.data.record import message_text

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_safety import write_json
+from support.safety_files import write_json
 
 from hpa_lightning.data import MultipleChoice, Record, read_records
 from hpa_lightning.data.record import assistant_turn, check_record, user_turn

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers_safety import figstep_rows, write_csv, write_figstep
+from support.safety_files import figstep_rows, write_csv, write_figstep
 
 from hpa_lightning.data import FigStep
 from hpa_lightning.data.record import check_record

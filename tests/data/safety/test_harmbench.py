@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_safety import write_csv
+from support.safety_files import write_csv
 
 from hpa_lightning.data import HarmBench
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers_mllm import evaluation_records, picture, tiny_llava, training_records
-from helpers_safety import write_csv, write_json, write_vlguard
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
+from support.safety_files import write_csv, write_json, write_vlguard
+from support.tiny_mllms import evaluation_records, picture, tiny_llava, training_records
 
 from hpa_lightning.data import (
     CVITDataModule,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_safety import MM_SAFETYBENCH_KINDS, write_json, write_scenario
+from support.safety_files import MM_SAFETYBENCH_KINDS, write_json, write_scenario
 
 from hpa_lightning.data import MMSafetyBench
 from hpa_lightning.data.record import check_record

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_safety import encoded, write_image
+from support.safety_files import encoded, write_image
 
 from hpa_lightning.data import SPAVL, DataWarning, EncodedImage, PreferenceFile, SafeRLHF
 from hpa_lightning.data.record import check_pair, message_text

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow
 import pytest
-from helpers_safety import write_csv, write_json
 from pyarrow import parquet
+from support.safety_files import write_csv, write_json
 
 from hpa_lightning.data import PromptFile
 from hpa_lightning.data.record import check_record

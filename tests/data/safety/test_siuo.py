@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_safety import write_image, write_json
+from support.safety_files import write_image, write_json
 
 from hpa_lightning.data import SIUO
 from hpa_lightning.data.record import check_record

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
-from helpers_mllm import tiny_llava
-from helpers_safety import decoded, encoded, write_image, write_json
 from pyarrow import parquet
+from support.safety_files import decoded, encoded, write_image, write_json
+from support.tiny_mllms import tiny_llava
 
 from hpa_lightning.data import SPAVL, CVITDataModule, EncodedImage, EvaluationSet, MLLMCollator, Record, Task
 from hpa_lightning.data.overlap import record_key

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_safety import vlguard_items, write_json, write_vlguard
+from support.safety_files import vlguard_items, write_json, write_vlguard
 
 from hpa_lightning.data import VLGuard
 from hpa_lightning.data.record import check_record, message_text

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers_safety import XSTEST_ROWS, write_csv, write_xstest
+from support.safety_files import XSTEST_ROWS, write_csv, write_xstest
 
 from hpa_lightning.data import XSTest
 from hpa_lightning.data.record import check_record

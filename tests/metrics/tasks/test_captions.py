@@ -16,7 +16,7 @@ from hpa_lightning.metrics.tasks.cider_d import cider_d
 
 cases = settings(deadline=None, derandomize=True, database=None, max_examples=100)
 # Made with pycocoevalcap and its Stanford tokeniser; see "made_with" in the file.
-FIELD = json.loads((Path(__file__).parent / "captions.json").read_text())
+FIELD = json.loads((Path(__file__).parents[2] / "support" / "captions.json").read_text())
 RECORDS = FIELD["records"]
 
 

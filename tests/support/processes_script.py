@@ -13,10 +13,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from helpers_foreign import Tokens, foreign_module, quiet_trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from registry import METHODS, TUNING_IDS, TUNINGS
+from support.foreign_module import Tokens, foreign_module, quiet_trainer
+from support.method_registry import METHODS, TUNING_IDS, TUNINGS
 from test_guarantees import Watcher, calibration_data, dense
 from torch.utils.data import DataLoader, Sampler
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 import transformers
-from architecture_cases import CASES
-from helpers_mllm import SIDE, tiny_tokenizer
+from support.architecture_cases import CASES
+from support.tiny_mllms import SIDE, tiny_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES

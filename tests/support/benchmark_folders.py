@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from helpers_safety import write_image, write_json
+from support.safety_files import write_image, write_json
 
 UCIT = {
     "ImageNet-R": ("ImageNet-R", "train.json", "ImageNet-R/{split}/n01443537"),

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers_mllm import picture
 from PIL import Image
+from support.tiny_mllms import picture
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fuzz import LONGEST
+from support.fuzz_readers import LONGEST
 from torch import Tensor
 
 from hpa_lightning import functional as hpa

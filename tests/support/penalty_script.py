@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from helpers_foreign import Tokens, foreign_module
+from support.foreign_module import Tokens, foreign_module
 from torch import Tensor
 from torch.utils.data import DataLoader
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
-from processes_script import strategy
+from support.processes_script import strategy
 from test_stream import method, module, stream, trainer
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation

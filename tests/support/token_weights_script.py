@@ -1,6 +1,6 @@
-"""Run by test_token_weights.py: two accumulation windows of two processes; saves the gradients of every step.
+"""Run by modules/test_token_weights.py: two accumulation windows of two processes; saves the gradients of every step.
 
-helpers_token_weights.py FOLDER STRATEGY     STRATEGY: ddp, fsdp
+token_weights_script.py FOLDER STRATEGY     STRATEGY: ddp, fsdp
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from helpers_foreign import quiet_trainer
-from helpers_mllm import picture, tiny_llava
 from lightning.pytorch.strategies import ModelParallelStrategy
+from support.foreign_module import quiet_trainer
+from support.tiny_mllms import picture, tiny_llava
 from torch import Tensor
 from torch.utils.data import DataLoader
 

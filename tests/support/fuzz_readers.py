@@ -1,6 +1,6 @@
 """Every reader on broken inputs: mutated files of each format, and values that JSON and YAML can hold.
 
-``python tests/fuzz.py 30000`` runs that many inputs and prints the faults by kind.
+``python tests/support/fuzz_readers.py 30000`` runs that many inputs and prints the faults by kind.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from helpers_foreign import Tokens, foreign_module, quiet_trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from processes_script import EverySecond, strategy
-from registry import METHODS
+from support.foreign_module import Tokens, foreign_module, quiet_trainer
+from support.method_registry import METHODS
+from support.processes_script import EverySecond, strategy
 from test_guarantees import calibration_data, dense
 from torch.utils.data import DataLoader
 
