@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.multimodal_fits import module, stream, trainer
 from support.tiny_mllms import evaluation_records
-from test_stream import module, stream, trainer
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.cli import main

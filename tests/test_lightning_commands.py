@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from support.tiny_mllms import tiny_llava, training_records, write_llava_json
+from support.command_settings import write_configuration
 
 from hpa_lightning.cli import main
 from hpa_lightning.evaluation import ScoredSet
@@ -21,68 +21,6 @@ from hpa_lightning.results.predictions import read_predictions
 from hpa_lightning.results.run_results import RunResults
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-def write_configuration(folder: Path) -> Path:
-    """Two tasks of three steps, a safety set and an over-refusal set, one CSV logger without versions."""
-    model, processor = tiny_llava()
-    model.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    images = folder / "images"
-    for index, name in enumerate("ab"):
-        write_llava_json(folder / f"{name}.json", training_records(6, seed=index, name=name), images)
-        write_llava_json(folder / f"{name}t.json", training_records(3, seed=9 + index, name=f"t{name}"), images)
-    for index, name in enumerate(("harm", "fine")):
-        write_llava_json(folder / f"{name}.json", training_records(2, seed=20 + index, name=name), images)
-    logger = {"save_dir": str(folder / "run"), "name": "", "version": "", "flush_logs_every_n_steps": 1}
-    keep = {"dirpath": str(folder / "checkpoints"), "every_n_train_steps": 1, "save_top_k": -1, "filename": "{step}"}
-    config = {
-        "trainer": {
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "reload_dataloaders_every_n_epochs": 1,
-            "log_every_n_steps": 1,
-            "default_root_dir": str(folder),
-            "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger},
-            "callbacks": [
-                {"class_path": "hpa_lightning.callbacks.SequentialTuning"},
-                {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": keep},
-                {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"},
-            ],
-        },
-        "model": {
-            "class_path": "hpa_lightning.modules.MLLMModule",
-            "init_args": {
-                "model": str(folder / "model"),
-                "lora": {"rank": 2},
-                "lr_scheduler": {"name": "linear"},
-                "generation": {"max_new_tokens": 3},
-            },
-        },
-        "data": {
-            "class_path": "hpa_lightning.data.CVITDataModule",
-            "init_args": {
-                "train_batch_size": 2,
-                "eval_batch_size": 2,
-                "tasks": [
-                    {
-                        "name": name,
-                        "train": str(folder / f"{name}.json"),
-                        "test": str(folder / f"{name}t.json"),
-                        "image_folder": str(images),
-                    }
-                    for name in "ab"
-                ],
-                "safety_sets": [
-                    {"name": name, "kind": kind, "data": str(folder / f"{name}.json"), "image_folder": str(images)}
-                    for name, kind in (("harm", "safety"), ("fine", "over_refusal"))
-                ],
-            },
-        },
-    }
-    (folder / "fit.yaml").write_text(yaml.safe_dump(config))
-    return folder / "fit.yaml"
 
 
 @pytest.fixture(scope="module")

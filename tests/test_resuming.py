@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,62 +13,26 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
-from support.tiny_mllms import tiny_llava, training_records, write_llava_json
+from support.resumed_streams import SETTINGS, data, fit, method, new_answer, plain, rewrite, write_stream
+from support.tiny_mllms import tiny_llava
 
 from hpa_lightning.callbacks import (
     AllowChanges,
-    CalibrationSettings,
-    HarmoniousFusion,
     RetentionSettings,
     SequentialTuning,
     TaskEvaluation,
 )
-from hpa_lightning.data import CVITDataModule, EvaluationSet, Record, Task
+from hpa_lightning.data import CVITDataModule, Record
 from hpa_lightning.data.digests import file_digest, records_digest
 from hpa_lightning.data.record import assistant_turn, user_turn
 from hpa_lightning.data.resuming import described, differences
 from hpa_lightning.metrics.judges import GuardModelJudge
-from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.results.result_file import read_results
-
-SETTINGS: dict[str, Any] = {
-    "calibration": CalibrationSettings(safety_samples=2, task_samples=2, batch_size=2),
-    "retention": RetentionSettings(p_min=10.0, p_max=10.0),
-}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two tasks, a safety set and calibration data as files."""
-    for seed, name in enumerate(("first", "second", "first_test", "second_test", "harmful", "calibration")):
-        write_llava_json(tmp_path / f"{name}.json", training_records(6, seed, f"{name}-"), tmp_path / "images")
-    return tmp_path
-
-
-def rewrite(path: Path, change: Callable[[list[Any]], list[Any]]) -> None:
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
-
-
-def new_answer(rows: list[Any]) -> list[Any]:
-    rows[3]["conversations"][-1]["value"] = "no"
-    return rows
-
-
-def data(folder: Path, **options: Any) -> CVITDataModule:
-    def task(name: str) -> Task:
-        train, test = (str(folder / f"{name}{part}.json") for part in ("", "_test"))
-        return Task(name, train, test, epochs=1, max_new_tokens=2, image_folder=str(folder / "images"))
-
-    safety = [EvaluationSet("harmful", "safety", str(folder / "harmful.json"), None, 2, str(folder / "images"))]
-    options = {"safety_sets": safety, "harmful_calibration": str(folder / "calibration.json"), **options}
-    return CVITDataModule(
-        [task("first"), task("second")],
-        processor=tiny_llava()[1],
-        train_batch_size=3,
-        allow_overlap=True,
-        harmful_image_folder=str(folder / "images"),
-        **options,
-    )
+    return write_stream(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -153,41 +115,6 @@ def test_settings_in_words(tmp_path: Path) -> None:
     assert sorted(differences(before, after)) == ["batch", "judge", "retention.p_min"]
     guards = [GuardModelJudge("guard", batch_size=size, safe=word) for size, word in ((1, "safe"), (2, "ok"))]
     assert differences(*map(described, guards)) == {"safe": ("safe", "ok")}
-
-
-def fit(folder: Path, callbacks: list[L.Callback], datamodule: Any, checkpoint: Any = None, **options: Any) -> Any:
-    model, processor = tiny_llava(layers=2)
-    rate = options.pop("rate", 1e-3)
-    module = MLLMModule.from_objects(
-        model,
-        processor,
-        lora=LoraSettings(rank=2),
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=rate),
-    )
-    trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=callbacks,
-        default_root_dir=folder,
-        reload_dataloaders_every_n_epochs=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
-    return trainer
-
-
-def plain(folder: Path) -> CVITDataModule:
-    """Without the model's own refusals, which a random model does not give."""
-    return data(folder, harmful_calibration=None)
-
-
-def method(processor: Any, **settings: Any) -> HarmoniousFusion:
-    from hpa_lightning.data import MLLMCollator
-
-    batch = MLLMCollator(processor).train(training_records(2, seed=70))
-    return HarmoniousFusion(safety_data=[batch], **{**SETTINGS, **settings})
 
 
 def test_changed_callbacks_and_optimizers_are_noticed(folder: Path) -> None:

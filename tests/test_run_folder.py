@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_resuming import fit, folder, plain  # noqa: F401
+from support.resumed_streams import fit, plain, write_stream
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
@@ -23,6 +23,11 @@ from hpa_lightning.results.result_file import ResultWriter, read_results
 from hpa_lightning.run_folder import check_new_run, claim_folder, lock_folder, new_identity, unlock_folder
 
 SCORE = {"event": "score", "step": 0, "after": "a", "set": "a", "kind": "task", "metric": "exact_match"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_stream(tmp_path)
 
 
 def write_run(where: Path, finished: bool) -> None:
@@ -107,7 +112,7 @@ def test_two_processes_do_not_fit_into_one_folder(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", other]).returncode == 0, "and its end frees the folder"
 
 
-def test_a_finished_run_is_kept_and_resumes_go_into_their_own_folder(folder: Path) -> None:  # noqa: F811
+def test_a_finished_run_is_kept_and_resumes_go_into_their_own_folder(folder: Path) -> None:
     def callbacks(name: str) -> list[L.Callback]:
         saver = ModelCheckpoint(folder / name, filename="{epoch}", save_top_k=-1)
         return [SequentialTuning(), TaskEvaluation(report=False, initial=False), saver]

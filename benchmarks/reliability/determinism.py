@@ -5,8 +5,9 @@
 
 A tiny LLaVA is tuned on two tasks (three epochs of three steps, AdamW) by methods of
 tests/support/method_registry.py. Each variation is compared with a reference run: are all weights the same bits, and
-else, to how many digits of the update `W - W_start` do they agree (the norm of the difference against that of the update). Rows with two processes are fits
-on one task over the same samples in each step, so that one process is their reference.
+else, to how many digits of the update `W - W_start` do they agree (the norm of the difference against that of the
+update). Rows with two processes are fits on one task over the same samples in each step, so that one process is
+their reference.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "callbacks")]
+sys.path.insert(0, str(ROOT / "tests"))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 METHODS = ("in_training-lora", "in_training-full", "post_training-lora", "post_training-full")
 
@@ -95,11 +96,11 @@ def fit(run: Run, folder: Path, checkpoints: Path) -> None:
     import torch
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.strategies import ModelParallelStrategy
+    from support.method_fits import dense
     from support.method_registry import TUNING_IDS, TUNINGS
+    from support.multimodal_fits import method, module, stream, trainer
     from support.processes_script import EverySecond
     from support.tiny_mllms import training_records
-    from test_guarantees import dense
-    from test_stream import method, module, stream, trainer
     from torch.utils.data import DataLoader
 
     from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
@@ -189,8 +190,8 @@ def agreement(reference: dict[str, Any], other: dict[str, Any]) -> str:
 def merged_adapters() -> str:
     """The logits of a model with its adapters against those after they were merged into the weights."""
     import torch
+    from support.multimodal_fits import module
     from support.tiny_mllms import training_records
-    from test_stream import module
 
     from hpa_lightning.data import MLLMCollator
     from hpa_lightning.modules.lora import lora_layers, merge_lora_

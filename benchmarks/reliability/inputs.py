@@ -6,7 +6,8 @@
 
 Readers get mutated files of their formats (tests/support/fuzz_readers.py), functions get tensors of any shape, dtype,
 layout, scale and device (tests/support/fuzz_functional.py): each returns what it promises or raises its documented
-error, short. A fault is anything else, or an input that takes longer than a minute. The suite runs some thousands of the same.
+error, short. A fault is anything else, or an input that takes longer than a minute. The suite runs some thousands of
+the same.
 """
 
 from __future__ import annotations

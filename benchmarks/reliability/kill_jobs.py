@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "callbacks")]
+sys.path.insert(0, str(ROOT / "tests"))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 from support.method_registry import TUNING_IDS, TUNINGS  # noqa: E402
+from support.multimodal_fits import method, module, stream, trainer  # noqa: E402
 from support.tiny_mllms import tiny_llava, training_records, write_llava_json  # noqa: E402
-from test_stream import method, module, stream, trainer  # noqa: E402
 
 import hpa_lightning.files as files  # noqa: E402
 import hpa_lightning.report  # noqa: E402, F401 - loaded once, before the processes are forked

@@ -12,12 +12,12 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import LoraConfig, inject_adapter_in_model
 from support.foreign_module import ForeignModule, LanguageModel, token_loader
+from support.method_fits import calibration_data, dense
 from support.method_registry import METHODS
+from support.multimodal_fits import MODELS, module, stream
+from support.multimodal_fits import trainer as stream_trainer
+from support.resumed_fits import build, trainer
 from support.tiny_mllms import evaluation_records, training_records
-from test_foreign import build, trainer
-from test_guarantees import calibration_data, dense
-from test_stream import MODELS, module, stream
-from test_stream import trainer as stream_trainer
 from transformers import BatchFeature
 
 from hpa_lightning.callbacks import (

@@ -11,13 +11,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 from support.foreign_module import ForeignModule, token_loader
+from support.gated_fits import callbacks as gated
+from support.gated_fits import cautious, gates
+from support.method_fits import calibration_data
 from support.method_registry import METHODS, TUNING_IDS, TUNINGS
-from test_foreign import ResumableLoader, build, trainer
-from test_guarantees import calibration_data
-from test_safety_gate import callbacks as gated
-from test_safety_gate import cautious, gates, ungated  # noqa: F401
-from test_stream import method, module, stream
-from test_stream import trainer as stream_trainer
+from support.multimodal_fits import method, module, stream
+from support.multimodal_fits import trainer as stream_trainer
+from support.resumed_fits import ResumableLoader, build, same, trainer
 
 from hpa_lightning.callbacks import SafetyGate, SequentialTuning, TaskCallback, TaskEvaluation
 from hpa_lightning.callbacks.fit_end import unfinished
@@ -47,10 +47,6 @@ class RunsOutOfMemory(TaskCallback):
 
 def stop_at_once() -> EarlyStopping:
     return EarlyStopping("loss", stopping_threshold=1e9, mode="min", check_on_train_epoch_end=True)
-
-
-def same(expected: dict[str, torch.Tensor], actual: dict[str, torch.Tensor]) -> bool:
-    return expected.keys() == actual.keys() and all(torch.equal(w, actual[name]) for name, w in expected.items())
 
 
 def fusions(folder: Path) -> list[int]:
@@ -211,7 +207,7 @@ def test_an_error_between_fusion_and_the_scores_of_the_last_task(tmp_path: Path)
 
 
 @pytest.mark.parametrize("action", ["rollback", "raise_retention"])
-def test_an_error_before_the_gate(ungated: tuple[bool, list[float]], action: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_an_error_before_the_gate(ungated: tuple[bool, list[float]], action: Any, tmp_path: Path) -> None:
     lora, (first, _) = ungated
 
     def callbacks() -> list[L.Callback]:

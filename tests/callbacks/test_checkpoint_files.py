@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from support.foreign_module import foreign_module, quiet_trainer, token_loader
+from support.method_fits import OPTIMIZERS, calibration_data
 from support.method_registry import METHODS
-from test_guarantees import OPTIMIZERS, calibration_data
 
 from hpa_lightning.callbacks.checkpoint_files import WholeCheckpointIO
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from support.foreign_module import ForeignModule, LanguageModel, token_loader
+from support.method_fits import calibration_data
 from support.method_registry import METHODS, TUNING_IDS, TUNINGS
-from test_foreign import build, trainer
-from test_guarantees import calibration_data
-from test_stream import method, module, stream
-from test_stream import trainer as stream_trainer
+from support.multimodal_fits import method, module, stream
+from support.multimodal_fits import trainer as stream_trainer
+from support.resumed_fits import build, trainer
 
 from hpa_lightning.callbacks import MaskedFreezing, SequentialTuning
 from hpa_lightning.callbacks.divergence import TrainingDivergedError, largest

@@ -9,12 +9,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from support.foreign_module import ForeignModule, token_loader
+from support.method_fits import calibration_data
 from support.method_registry import METHODS
-from test_boundaries import same
-from test_foreign import ResumableLoader, build, trainer
-from test_guarantees import calibration_data
-from test_stream import method, module, stream
-from test_stream import trainer as stream_trainer
+from support.multimodal_fits import method, module, stream
+from support.multimodal_fits import trainer as stream_trainer
+from support.resumed_fits import ResumableLoader, build, same, trainer
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.modules.task_state import TASK_STATE

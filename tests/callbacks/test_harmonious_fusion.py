@@ -12,37 +12,13 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.foreign_module import foreign_module, token_loader
+from support.layer_inputs import inputs_of, inverse_diagonal
+from support.method_fits import OPTIMIZERS, dense, fit, settings
 from support.method_registry import RETENTION
-from test_guarantees import OPTIMIZERS, dense, fit, settings
 
 from hpa_lightning.callbacks import FocusPartition, HarmoniousFusion, RetentionSettings
 from hpa_lightning.modules.lora import lora_layers
 from hpa_lightning.results.result_file import read_results
-
-
-def inputs_of(module: Any, batches: list[dict], names: list[str]) -> dict[str, np.ndarray]:
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    modules = dict(module.named_modules())
-    module.eval()
-    for batch in batches:
-        keep = batch["attention_mask"].bool().numpy()
-        hooks = [
-            modules[name].register_forward_pre_hook(
-                lambda inner, args, name=name, keep=keep: rows[name].append(args[0].double().numpy()[keep])
-            )
-            for name in names
-        ]
-        with torch.no_grad():
-            module.model(batch["input_ids"])
-        for hook in hooks:
-            hook.remove()
-    return {name: np.concatenate(value) for name, value in rows.items()}
-
-
-def inverse_diagonal(x: np.ndarray, damping: float = 0.01) -> np.ndarray:
-    hessian = 2.0 / len(x) * x.T @ x
-    hessian[np.diag_indices_from(hessian)] += damping * np.mean(np.diag(hessian))
-    return np.diag(np.linalg.inv(hessian))
 
 
 def algorithm_1(

@@ -12,8 +12,8 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.foreign_module import foreign_module, token_loader
-from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
-from test_harmonious_fusion import inputs_of
+from support.layer_inputs import inputs_of
+from support.method_fits import OPTIMIZERS, calibration_data, dense, fit
 
 from hpa_lightning.callbacks import NullSpaceProjection, RegressionFusion
 from hpa_lightning.functional import InputSketch, half_precision_basis

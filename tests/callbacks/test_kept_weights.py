@@ -13,11 +13,11 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.foreign_module import token_loader
+from support.method_fits import calibration_data
 from support.method_registry import METHODS
-from test_foreign import build, trainer
-from test_guarantees import calibration_data
-from test_stream import method, module, stream
-from test_stream import trainer as stream_trainer
+from support.multimodal_fits import method, module, stream
+from support.multimodal_fits import trainer as stream_trainer
+from support.resumed_fits import build, trainer
 from timm.utils import ModelEmaV2
 from torch.optim.swa_utils import AveragedModel
 

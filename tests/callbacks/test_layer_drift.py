@@ -9,8 +9,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from support.multimodal_fits import method, module, stream, trainer
 from support.tiny_mllms import training_records
-from test_stream import method, module, stream, trainer
 
 from hpa_lightning.callbacks import LayerDrift, SequentialTuning
 from hpa_lightning.callbacks.baselines import SafetyLayerFreezing

@@ -13,9 +13,9 @@ import pytest
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from support.foreign_module import ForeignModule, LanguageModel, Tokens, token_loader
+from support.method_fits import calibration_data, dense
 from support.method_registry import METHODS
-from test_foreign import trainer
-from test_guarantees import calibration_data, dense
+from support.resumed_fits import trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import BatchEncoding

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from support.foreign_module import foreign_module, token_loader
-from test_guarantees import OPTIMIZERS, TRAINERS, calibration_data, dense, fit
-from test_harmonious_fusion import inputs_of
+from support.layer_inputs import inputs_of
+from support.method_fits import OPTIMIZERS, TRAINERS, calibration_data, dense, fit
 
 from hpa_lightning.callbacks import NullSpaceProjection
 

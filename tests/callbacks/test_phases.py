@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 from support.foreign_module import foreign_module, quiet_trainer, token_loader
-from test_guarantees import OPTIMIZERS
+from support.method_fits import OPTIMIZERS
 
 from hpa_lightning import callbacks
 from hpa_lightning.callbacks import baselines

@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from support.foreign_module import token_loader
+from support.layer_inputs import inputs_of, inverse_diagonal
+from support.method_fits import calibration_data, dense
 from support.method_registry import METHODS
+from support.resumed_fits import build, trainer, updates
 from test_foreign import (
-    build,
     test_accumulated_batches_are_one_larger_batch,
     test_half_precision_does_nearly_the_same,
     test_resume_equals_an_uninterrupted_run,
-    trainer,
-    updates,
 )
-from test_guarantees import calibration_data, dense, token_loader
-from test_harmonious_fusion import inputs_of, inverse_diagonal
 
 FILE = Path(__file__).parents[1] / "support" / "damped_update.py"
 RESUME, ACCUMULATION, PRECISION = (

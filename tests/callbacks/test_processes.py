@@ -24,15 +24,11 @@ from hpa_lightning.callbacks.running import own_share
 from hpa_lightning.results.run_results import RunResults
 
 
-def run(script: str, *arguments: str) -> None:
-    run_script(Path(__file__).parents[1] / "support" / script, *arguments)
-
-
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """How every method ends in one process."""
     folder = tmp_path_factory.mktemp("one")
-    run("processes_script.py", str(folder), "one")
+    run_script("processes_script.py", str(folder), "one")
     return torch.load(folder / "rank0.pt")
 
 
@@ -40,7 +36,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
     """How every method ends on each of two processes."""
     folder = tmp_path_factory.mktemp(request.param)
-    run("processes_script.py", str(folder), request.param)
+    run_script("processes_script.py", str(folder), request.param)
     return request.param, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
@@ -70,7 +66,7 @@ def test_a_sharded_model_on_one_device_does_what_a_whole_one_does(tmp_path: Path
     results = {}
     for name in ("one", "fsdp-one"):
         (tmp_path / name).mkdir()
-        run("processes_script.py", str(tmp_path / name), name, *cases)
+        run_script("processes_script.py", str(tmp_path / name), name, *cases)
         results[name] = torch.load(tmp_path / name / "rank0.pt", map_location="cpu")
     for case, sharded in results["fsdp-one"].items():
         for name, weight in results["one"][case.removesuffix(", resumed")]["weights"].items():
@@ -82,14 +78,14 @@ def test_a_sharded_model_on_one_device_does_what_a_whole_one_does(tmp_path: Path
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run in one process."""
     folder = tmp_path_factory.mktemp("evaluated")
-    run("evaluation_script.py", str(folder), "one")
+    run_script("evaluation_script.py", str(folder), "one")
     return folder
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_processes_share_the_evaluation(evaluated: Path, strategy: str, tmp_path: Path) -> None:
-    run("evaluation_script.py", str(tmp_path), strategy)
+    run_script("evaluation_script.py", str(tmp_path), strategy)
     one, two = RunResults.from_file(evaluated), RunResults.from_file(tmp_path)
     counts = [event["n"] for event in two.events("score")]
     assert counts == [event["n"] for event in one.events("score")] and set(counts) == {3}
@@ -160,6 +156,6 @@ def test_every_batch_belongs_to_one_process(kind: str) -> None:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_late_end_and_a_diverged_process(strategy: str, tmp_path: Path) -> None:
     """A task that ends in `on_fit_end` does so on both; a loss that is not finite on one of them stops both."""
-    run("boundaries_script.py", str(tmp_path), strategy)
+    run_script("boundaries_script.py", str(tmp_path), strategy)
     told = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert all("step 1 (epoch 0, batch 1): the loss is not finite" in message for message in told)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.foreign_module import ForeignModule, foreign_module, token_loader
-from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
-from test_harmonious_fusion import inputs_of
+from support.layer_inputs import inputs_of
+from support.method_fits import OPTIMIZERS, calibration_data, dense, fit
 
 from hpa_lightning.callbacks import RegressionFusion
 from hpa_lightning.callbacks.hessian_memory import Form

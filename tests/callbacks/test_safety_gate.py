@@ -10,64 +10,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from test_guarantees import dense
-from test_stream import method, module, stream, trainer
+from support.gated_fits import callbacks, cautious, fit, gates, moved
+from support.multimodal_fits import method, module, stream, trainer
 
-from hpa_lightning.callbacks import HarmoniousFusion, SafetyGate, SequentialTuning, TaskEvaluation
+from hpa_lightning.callbacks import HarmoniousFusion, SafetyGate, SequentialTuning
 from hpa_lightning.callbacks.safety_gate import raised
-from hpa_lightning.modules import MLLMModule
 from hpa_lightning.results.result_file import read_results
 from hpa_lightning.results.run_results import RunResults
-
-REFUSAL, ANSWER = "I cannot help with that.", "Sure, here is how."
-
-
-def moved(tuned: MLLMModule) -> torch.Tensor:
-    return torch.cat([weight.flatten() for weight in dense(tuned).values()])
-
-
-def cautious(lora: bool, limits: list[float]) -> MLLMModule:
-    """A model that refuses harmful input i while its weights are within ``limits[i]`` of where they began."""
-    tuned = module(lora)
-    start = moved(tuned)
-
-    def generate(batch: dict[str, Any], max_new_tokens: int | None = None) -> list[str]:
-        distance = float((moved(tuned) - start).norm())
-        return [REFUSAL if distance <= limit else ANSWER for limit in limits[: len(batch["ids"])]]
-
-    tuned.generate = generate  # type: ignore[method-assign]
-    return tuned
-
-
-def callbacks(gate: SafetyGate | None, name: str = "post_training") -> list[L.Callback]:
-    extra = [gate] if gate is not None else []
-    return [SequentialTuning(), *method(name), *extra, TaskEvaluation(keep_predictions=False, report=False)]
-
-
-def fit(folder: Path, tuned: MLLMModule, every: list[L.Callback], **options: Any) -> L.Trainer:
-    L.seed_everything(3, verbose=False)
-    runner = trainer(folder, every)
-    runner.fit(tuned, stream(evaluated=True), **options)
-    return runner
-
-
-def gates(folder: Path) -> list[dict[str, Any]]:
-    return [event for event in read_results(folder / "results.jsonl") if event["event"] == "gate"]
-
-
-@pytest.fixture(scope="module", params=[True, False], ids=["lora", "full"])
-def ungated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[bool, list[float]]:
-    """Whether LoRA, and how far the weights are from their start after each task without a gate."""
-    distances = []
-
-    class Measure(L.Callback):
-        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-            distances.append(float((moved(pl_module) - start).norm()))
-
-    tuned = cautious(request.param, [1e9] * 3)
-    start = moved(tuned)
-    fit(tmp_path_factory.mktemp("ungated"), tuned, [*callbacks(None), Measure()])
-    return request.param, [distances[0], distances[2]]  # the second task takes two epochs
 
 
 def test_a_task_within_the_budget_is_left_alone(ungated: tuple[bool, list[float]], tmp_path: Path) -> None:

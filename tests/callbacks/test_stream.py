@@ -5,91 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from support.method_registry import METHODS, TUNING_IDS, TUNINGS
-from support.tiny_mllms import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, tiny_timm, training_records
+from support.method_registry import TUNING_IDS, TUNINGS
+from support.multimodal_fits import method, module, stream, trainer
+from support.tiny_mllms import training_records
 
 from hpa_lightning.callbacks import (
-    CalibrationSettings,
     SequentialTuning,
     TaskEvaluation,
 )
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
-from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
-from hpa_lightning.modules import LoraSettings, MLLMModule
+from hpa_lightning.data import MLLMCollator
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.lora import lora_layers
 from hpa_lightning.results.result_file import read_results
 from hpa_lightning.results.run_results import RunResults
-
-MODELS = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "idefics3": tiny_idefics3, "timm": tiny_timm}
-
-
-def module(lora: bool = True, architecture: str = "llava", **options: Any) -> MLLMModule:
-    model, processor = MODELS[architecture](layers=2)
-    torch.manual_seed(0)
-    return MLLMModule.from_objects(
-        model,
-        processor,
-        lora=LoraSettings(rank=2, alpha=4.0) if lora else None,
-        train_modules=None if lora else ["model.language_model"],
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.01),
-        **options,
-    )
-
-
-def stream(architecture: str = "llava", evaluated: bool = False) -> CVITDataModule:
-    tasks = [
-        Task(
-            name,
-            train=training_records(12, seed=seed, name=name),
-            test=evaluation_records(3, seed=seed + 50, name=name),
-            epochs=epochs,
-            max_new_tokens=3,
-        )
-        for seed, (name, epochs) in enumerate((("first", 1), ("second", 2)))
-    ]
-    safety = [
-        EvaluationSet("harmful", "safety", evaluation_records(3, seed=90), max_new_tokens=3),
-        EvaluationSet("harmless", "over_refusal", evaluation_records(3, seed=91), max_new_tokens=3),
-    ]
-    return CVITDataModule(
-        tasks,
-        safety if evaluated else None,
-        processor=MODELS[architecture]()[1],
-        train_batch_size=4,
-        eval_batch_size=4,
-        allow_overlap=True,
-    )
-
-
-def method(name: str, architecture: str = "llava") -> list[L.Callback]:
-    """The callbacks of a method beside SequentialTuning; none for "sequential"."""
-    collator = MLLMCollator(MODELS[architecture]()[1])
-    data = {
-        "safety_data": [collator.train(training_records(4, seed=70))],
-        "calibration": CalibrationSettings(safety_samples=4, task_samples=4, batch_size=4),
-    }
-    return METHODS[name](data) if name != "sequential" else []
-
-
-def trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:
-    options = {"logger": False, "enable_checkpointing": False, **options}
-    return L.Trainer(
-        accelerator="cpu",
-        callbacks=callbacks,
-        reload_dataloaders_every_n_epochs=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **options,
-    )
 
 
 class Log(TaskCallback):

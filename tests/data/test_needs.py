@@ -12,7 +12,7 @@ import lightning as L
 import pytest
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from support.foreign_module import VOCABULARY, ForeignModule, foreign_module, quiet_trainer, token_loader
-from test_guarantees import OPTIMIZERS
+from support.method_fits import OPTIMIZERS
 
 from hpa_lightning.callbacks import HarmoniousFusion, SafetyGate, TaskEvaluation
 from hpa_lightning.callbacks.baselines import ConstantRefusal, SafetyLayerFreezing

@@ -10,8 +10,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from support.command_settings import with_calibration
-from test_lightning_commands import write_configuration
+from support.command_settings import with_calibration, write_configuration
 
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.cli import main

@@ -14,8 +14,7 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
-from support.command_settings import with_calibration
-from test_lightning_commands import write_configuration
+from support.command_settings import with_calibration, write_configuration
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.pairs import pairs, quiet, stream_with_pairs
+from support.programs import run_script
 from support.tiny_mllms import picture, tiny_llava, tiny_qwen, tiny_timm, training_records
 from torch.utils.data import DataLoader
 
@@ -324,19 +322,10 @@ def test_checkpoints_load_with_their_settings(tmp_path: Path) -> None:
     assert_equal(weights(loaded), weights(tuned))
 
 
+@pytest.mark.processes
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
-    script = Path(__file__).parents[1] / "support" / "pairs_script.py"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_", "MASTER_"))}
-    path = os.pathsep.join([str(script.parents[1]), *environment.get("PYTHONPATH", "").split(os.pathsep)])
     for devices in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, str(script), str(tmp_path), devices],
-            env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_script("pairs_script.py", str(tmp_path), devices)
     one, two = (torch.load(tmp_path / f"{devices}.pt") for devices in (1, 2))
     for name, value in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], value, rtol=1e-3, atol=1e-4)

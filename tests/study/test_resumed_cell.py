@@ -19,7 +19,7 @@ SCRIPT = """
 import os, sys, yaml
 from pathlib import Path
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_stream import method, module, stream, trainer
+from support.multimodal_fits import method, module, stream, trainer
 from hpa_lightning.callbacks import SequentialTuning, TaskCallback, TaskEvaluation
 
 folder = Path(yaml.safe_load(Path(sys.argv[1]).read_text())["folder"])
@@ -41,7 +41,7 @@ trainer(folder, callbacks, enable_checkpointing=True).fit(module(), stream(evalu
 def test_the_last_task_is_fused_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "stand_in.py"
     script.write_text(SCRIPT)
-    places = [str(TESTS), str(TESTS / "callbacks"), os.environ.get("PYTHONPATH", "")]
+    places = [str(TESTS), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
 
     def command(config: Path, checkpoint: Path | None) -> list[str]:

@@ -13,9 +13,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from support.foreign_module import Tokens, foreign_module, quiet_trainer
+from support.method_fits import calibration_data, dense
 from support.method_registry import METHODS
 from support.processes_script import EverySecond, strategy
-from test_guarantees import calibration_data, dense
 from torch.utils.data import DataLoader
 
 from hpa_lightning.callbacks.divergence import TrainingDivergedError

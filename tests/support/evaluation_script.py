@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import torch
+from support.multimodal_fits import method, module, stream, trainer
 from support.processes_script import strategy
-from test_stream import method, module, stream, trainer
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.modules.save_pretrained import merged_state_dict

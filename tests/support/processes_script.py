@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from support.foreign_module import Tokens, foreign_module, quiet_trainer
+from support.method_fits import Watcher, calibration_data, dense
 from support.method_registry import METHODS, TUNING_IDS, TUNINGS
-from test_guarantees import Watcher, calibration_data, dense
 from torch.utils.data import DataLoader, Sampler
 
 from hpa_lightning.results.result_file import read_results

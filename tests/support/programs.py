@@ -12,11 +12,11 @@ LIMIT = 800
 """Seconds until a script counts as hanging: less than pytest's own limit, which would leave its processes behind."""
 
 
-def run_script(path: Path, *arguments: str) -> None:
-    """Run a script of tests, which may start further processes, with one thread each; it has to end with status 0."""
+def run_script(name: str, *arguments: str) -> None:
+    """Run a script of this folder, which may start processes, with one thread each; it has to end with status 0."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_", "MASTER_"))}
-    tests = Path(__file__).parents[1]
-    places = [str(path.parent), str(tests), os.environ.get("PYTHONPATH")]
+    path = Path(__file__).with_name(name)
+    places = [str(path.parents[1]), os.environ.get("PYTHONPATH")]
     process = subprocess.Popen(
         [sys.executable, str(path), *arguments],
         env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, places))},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_stream import module, stream, trainer
+from support.multimodal_fits import module, stream, trainer
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.callbacks.baselines import ConstantRefusal

@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 from support.foreign_module import foreign_module, quiet_trainer, token_loader
-from test_guarantees import OPTIMIZERS, dense
+from support.method_fits import OPTIMIZERS, dense
 
 from hpa_lightning.callbacks import CurrentTask, TaskCallback
 from hpa_lightning.callbacks.baselines import LinearMerging

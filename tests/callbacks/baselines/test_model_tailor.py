@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from support.foreign_module import foreign_module, token_loader
+from support.layer_inputs import inputs_of
+from support.method_fits import OPTIMIZERS, calibration_data, dense, fit
 from support.surgeon_reference import damped, factor_diagonal, patch, surgery
-from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
-from test_harmonious_fusion import inputs_of
 
 from hpa_lightning.callbacks.baselines import ModelTailor
 from hpa_lightning.modules.lora import lora_layers

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from support.multimodal_fits import stream, trainer
 from support.tiny_mllms import tiny_llava
-from test_stream import stream, trainer
 
 from hpa_lightning.callbacks import CurrentTask, SequentialTuning, TaskCallback
 from hpa_lightning.modules import LoraSettings, MLLMModule

@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.foreign_module import ForeignModule, foreign_module, quiet_trainer, token_loader
 from support.penalty_script import train
-from test_processes import run
+from support.programs import run_script
 
 from hpa_lightning.callbacks import TaskCallback
 from hpa_lightning.callbacks.baselines import OrthogonalLoRA, RegLoRA
@@ -204,7 +204,7 @@ def test_penalty_is_logged_and_falls(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_two_processes_add_the_penalty_once(tmp_path: Path) -> None:
-    run("penalty_script.py", str(tmp_path))
+    run_script("penalty_script.py", str(tmp_path))
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     alone, plain = (train(tmp_path / str(weight), devices=1, weight=weight)[1] for weight in (1.0, 0.0))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())

@@ -11,9 +11,9 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.foreign_module import foreign_module, token_loader
+from support.layer_inputs import inputs_of
+from support.method_fits import OPTIMIZERS, calibration_data, dense, fit
 from support.surgeon_reference import accept, damped, factor_diagonal, surgery
-from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
-from test_harmonious_fusion import inputs_of
 
 from hpa_lightning.callbacks.baselines import SafeDelta
 from hpa_lightning.modules.lora import lora_layers

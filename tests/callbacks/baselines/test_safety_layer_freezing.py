@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.foreign_module import foreign_module
+from support.method_fits import OPTIMIZERS, TRAINERS, dense, fit
+from support.multimodal_fits import method, module, stream, trainer
 from support.tiny_mllms import training_records
-from test_guarantees import OPTIMIZERS, TRAINERS, dense, fit
-from test_stream import method, module, stream, trainer
 
 from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.callbacks.baselines import SafetyLayerFreezing, TaskVectorMerging

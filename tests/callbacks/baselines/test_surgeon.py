@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.foreign_module import LanguageModel, foreign_module
+from support.method_fits import OPTIMIZERS, calibration_data, dense, fit
 from support.method_registry import METHODS
-from test_guarantees import OPTIMIZERS, calibration_data, dense, fit
 from torch import Tensor
 
 from hpa_lightning import functional as F

@@ -11,10 +11,10 @@ import pytest
 import torch
 from baselines.test_linear_merging import Trained, two_fits
 from support.foreign_module import foreign_module
-from test_guarantees import OPTIMIZERS
-from test_stream import module as stream_module
-from test_stream import stream
-from test_stream import trainer as stream_trainer
+from support.method_fits import OPTIMIZERS
+from support.multimodal_fits import module as stream_module
+from support.multimodal_fits import stream
+from support.multimodal_fits import trainer as stream_trainer
 
 from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.callbacks.baselines import TaskVectorMerging
