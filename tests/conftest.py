@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.low_precision import WAYS, LowPrecision
+
+pytest.register_assert_rewrite("support")
+
+from support.low_precision import WAYS, LowPrecision  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

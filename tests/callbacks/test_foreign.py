@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from support.foreign_module import ACCELERATOR, token_loader
+from support.foreign_module import token_loader
 from support.method_fits import calibration_data
+from support.method_guarantees import (
+    assert_accumulated_batches_are_one_larger_batch,
+    assert_half_precision_does_nearly_the_same,
+    assert_resume_equals_an_uninterrupted_run,
+)
 from support.method_registry import METHODS, TUNING_IDS, TUNINGS
-from support.resumed_fits import ResumableLoader, Stop, build, trainer, updates
+from support.resumed_fits import build, trainer
 
 from hpa_lightning.modules.lora import lora_layers
 from hpa_lightning.results.result_file import read_results
@@ -20,49 +23,17 @@ from hpa_lightning.results.result_file import read_results
 @pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)
 @pytest.mark.parametrize("step", [7, 10, 15], ids=["mid_epoch", "epoch_end", "trained_but_not_ended"])
 def test_resume_equals_an_uninterrupted_run(method: str, lora: bool, step: int, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"gradient_clip_val": 0.3}
-    whole = build(lora)
-    trainer(tmp_path / "whole", METHODS[method](calibration_data()), enable_checkpointing=False, **options).fit(
-        whole, ResumableLoader()
-    )
-
-    save = ModelCheckpoint(tmp_path, filename="cut-{step}", every_n_train_steps=step)
-    cut = trainer(tmp_path / "cut", [Stop(step), *METHODS[method](calibration_data()), save], **options)
-    with pytest.raises(RuntimeError, match="power cut"):
-        cut.fit(build(lora), ResumableLoader())
-    (path,) = tmp_path.glob("cut-*.ckpt")
-
-    second = build(lora)
-    with torch.no_grad():
-        for parameter in second.parameters():
-            parameter.add_(1.0)  # everything must come from the checkpoint
-    resumed = trainer(tmp_path / "second", METHODS[method](calibration_data()), enable_checkpointing=False, **options)
-    resumed.fit(second, ResumableLoader(), ckpt_path=path)
-    assert resumed.global_step == 15
-    for (name, expected), actual in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
-        assert torch.equal(expected, actual), name
+    assert_resume_equals_an_uninterrupted_run(method, lora, step, tmp_path)
 
 
 @pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)
 def test_accumulated_batches_are_one_larger_batch(method: str, lora: bool, tmp_path: Path) -> None:
-    whole = updates(method, lora, tmp_path / "whole", gradient_clip_val=0.3)
-    halves = updates(method, lora, tmp_path / "halves", 2, gradient_clip_val=0.3, accumulate_grad_batches=2)
-    assert sum(float(update.abs().sum()) for update in whole.values()) > 0
-    for name, update in whole.items():
-        torch.testing.assert_close(halves[name], update, rtol=2e-3, atol=2e-5)
+    assert_accumulated_batches_are_one_larger_batch(method, lora, tmp_path)
 
 
 @pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)
 def test_half_precision_does_nearly_the_same(method: str, lora: bool, tmp_path: Path) -> None:
-    exact = torch.cat([u.flatten() for u in updates(method, lora, tmp_path / "fp32").values()])
-    # The first steps of 16-mixed may be skipped, until the loss's scale fits.
-    on_devices = [] if ACCELERATOR == "cpu" else [("16-mixed", 0.7)]
-    for precision, likeness in (("bf16-mixed", 0.9), ("bf16-true", 0.8), *on_devices):
-        half = updates(method, lora, tmp_path / precision, precision=precision)
-        flat = torch.cat([update.flatten() for update in half.values()])
-        cosine, size = torch.nn.functional.cosine_similarity(exact, flat, dim=0), flat.norm() / exact.norm()
-        assert float(cosine) > likeness
-        assert (0.5 if precision == "16-mixed" else 0.8) < float(size) < 1.25
+    assert_half_precision_does_nearly_the_same(method, lora, tmp_path)
 
 
 def test_each_of_several_fits_is_a_task(tmp_path: Path) -> None:

@@ -12,22 +12,15 @@ import torch
 from support.foreign_module import token_loader
 from support.layer_inputs import inputs_of, inverse_diagonal
 from support.method_fits import calibration_data, dense
+from support.method_guarantees import (
+    assert_accumulated_batches_are_one_larger_batch,
+    assert_half_precision_does_nearly_the_same,
+    assert_resume_equals_an_uninterrupted_run,
+)
 from support.method_registry import METHODS
 from support.resumed_fits import build, trainer, updates
-from test_foreign import (
-    test_accumulated_batches_are_one_larger_batch,
-    test_half_precision_does_nearly_the_same,
-    test_resume_equals_an_uninterrupted_run,
-)
 
 FILE = Path(__file__).parents[1] / "support" / "damped_update.py"
-RESUME, ACCUMULATION, PRECISION = (
-    test_resume_equals_an_uninterrupted_run,
-    test_accumulated_batches_are_one_larger_batch,
-    test_half_precision_does_nearly_the_same,
-)
-for imported in (RESUME, ACCUMULATION, PRECISION):
-    del globals()[imported.__name__]  # pytest would run them once more, for every method
 
 
 @pytest.fixture
@@ -45,17 +38,17 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize("step", [7, 10, 15], ids=["mid_epoch", "epoch_end", "trained_but_not_ended"])
 def test_it_resumes_bit_for_bit(plugin: Any, lora: bool, step: int, tmp_path: Path) -> None:
-    RESUME("plugin", lora, step, tmp_path)
+    assert_resume_equals_an_uninterrupted_run("plugin", lora, step, tmp_path)
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 def test_it_accumulates(plugin: Any, lora: bool, tmp_path: Path) -> None:
-    ACCUMULATION("plugin", lora, tmp_path)
+    assert_accumulated_batches_are_one_larger_batch("plugin", lora, tmp_path)
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 def test_it_works_in_half_precision(plugin: Any, lora: bool, tmp_path: Path) -> None:
-    PRECISION("plugin", lora, tmp_path)
+    assert_half_precision_does_nearly_the_same("plugin", lora, tmp_path)
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from baselines.test_linear_merging import Trained, two_fits
 from support.foreign_module import foreign_module
 from support.method_fits import OPTIMIZERS
 from support.multimodal_fits import module as stream_module
 from support.multimodal_fits import stream
 from support.multimodal_fits import trainer as stream_trainer
+from support.two_fits import Trained, two_fits
 
 from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.callbacks.baselines import TaskVectorMerging
