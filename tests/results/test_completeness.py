@@ -13,7 +13,7 @@ from hpa_lightning.results.completeness import require_finished, unfinished_run
 from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.study.store import _read_archive
 
-ARCHIVE = Path(__file__).parents[1] / "docs" / "results" / "nano.jsonl"
+ARCHIVE = Path(__file__).parents[2] / "docs" / "results" / "nano.jsonl"
 
 
 def events(steps: list[int], sets: str = "abs", **run: Any) -> list[dict[str, Any]]:

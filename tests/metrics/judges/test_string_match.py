@@ -228,7 +228,7 @@ def test_a_position_always_has_a_word_that_announces_it() -> None:
 
 def test_default_on_labelled_completions() -> None:
     """XSTest's completions by two models (two annotators); the judge has seen them, so this holds the weights only."""
-    path = Path(__file__).parents[3] / "shared" / "data" / "xstest_completions_dev.csv"
+    path = Path(__file__).parents[4] / "shared" / "data" / "xstest_completions_dev.csv"
     if not path.is_file():
         pytest.skip(f"{path} is not there")
     with path.open(newline="", encoding="utf-8") as file:

@@ -67,7 +67,7 @@ def test_the_demo_runs_what_the_archived_study_ran() -> None:
     def calibrated(cell) -> list[dict]:
         return cell.config["trainer"]["callbacks"][3 if "six" in cell.condition else 2 :]
 
-    study = read_study(Path(__file__).parent.parent / "studies" / "nano.yaml")
+    study = read_study(Path(__file__).parents[2] / "studies" / "nano.yaml")
     archived = {cell.method: cell for cell in study.cells() if cell.condition == "clean" and cell.seed == 101}
     names = {
         "sequential": "sequential",

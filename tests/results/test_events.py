@@ -24,7 +24,7 @@ from hpa_lightning.results.events import (
 from hpa_lightning.results.result_file import ResultWriter, read_results
 from hpa_lightning.results.run_results import RunResults
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SCORE = {"event": "score", "step": 0, "after": "a", "set": "a", "kind": "task", "metric": "exact_match", "score": 0.5}
 
 
