@@ -55,7 +55,7 @@ class ReferenceLogs:
 
     def __init__(self, path: str | os.PathLike[str], about: Mapping[str, Any], pairs: int, writes: bool = True) -> None:
         self.path = Path(path)
-        self._pairs = pairs
+        self.pairs = pairs
         self._about = {**about, "pairs": pairs}
         self._writes = writes
         self._known: dict[int, tuple[float, float]] = {}
@@ -70,11 +70,11 @@ class ReferenceLogs:
     @property
     def missing(self) -> list[int]:
         """The numbers of the pairs that are not known, in order."""
-        return [number for number in range(self._pairs) if number not in self._known]
+        return [number for number in range(self.pairs) if number not in self._known]
 
     def add(self, found: Iterable[tuple[int, float, float]]) -> None:
-        """Append number, chosen and rejected figure of some pairs."""
-        new = {number: (chosen, rejected) for number, chosen, rejected in found}
+        """Append number, chosen and rejected figure of some pairs; those that are known stay as they are."""
+        new = {number: (chosen, rejected) for number, chosen, rejected in found if number not in self._known}
         if self._writes:
             with self.path.open("a", encoding="utf-8") as file:
                 for number, (c, r) in new.items():
@@ -97,16 +97,16 @@ class ReferenceLogs:
             ValueError: a pair is not known.
         """
         if self._table is None:
-            self._table = torch.full((self._pairs, 2), torch.nan)
+            self._table = torch.full((self.pairs, 2), torch.nan)
             for number, values in self._known.items():
                 self._table[number] = torch.tensor(values)
         places = numbers.cpu()
-        known = (places >= 0) & (places < self._pairs)
-        found = self._table[places.clamp(0, max(self._pairs - 1, 0))]
+        known = (places >= 0) & (places < self.pairs)
+        found = self._table[places.clamp(0, max(self.pairs - 1, 0))]
         if not bool(known.all()) or bool(found.isnan().any()):
             raise ValueError(
                 f"{self.path} holds no log-probabilities of pair {places[~known | found.isnan().any(1)][0].item()} of "
-                f"{self._pairs}; delete the file to make it anew."
+                f"{self.pairs}; delete the file to make it anew."
             )
         return found.T.flatten().to(numbers.device)
 
@@ -139,6 +139,9 @@ def complete(
 ) -> None:
     """Make what is missing; the processes share the batches and all of them know all figures at the end.
 
+    Batches are the same whatever is missing, and those that lack a pair are made whole: a figure depends in its last
+    bits on the pairs beside it, and a file that was gone on with has to equal one that was made at once.
+
     Args:
         logs: on every process, of which rank 0 writes.
         compute: numbers of pairs -> those that could be computed, with their figures. All processes call it equally
@@ -149,11 +152,12 @@ def complete(
     rank, ranks = trainer.global_rank, trainer.world_size
     if ranks > 1:
         logs.share(trainer.strategy.broadcast(logs.share()))
-    missing = logs.missing
-    bar = tqdm(total=len(missing), desc="Reference log-probabilities", disable=rank != 0 or not missing, leave=False)
-    with bar:
-        for start in range(0, len(missing), batch_size * ranks):
-            numbers = missing[start : start + batch_size * ranks]
+    size = batch_size * ranks
+    starts = sorted({number - number % size for number in logs.missing})
+    groups = [list(range(start, min(start + size, logs.pairs))) for start in starts]
+    total = sum(map(len, groups))
+    with tqdm(total=total, desc="Reference log-probabilities", disable=rank != 0 or not groups, leave=False) as bar:
+        for numbers in groups:
             shares: list[Any] = [compute(numbers[rank::ranks] or numbers[:1])]
             if ranks > 1:
                 own, shares = shares[0], [None] * ranks
