@@ -4,7 +4,7 @@ from hpa_lightning.modules.assembly import ModelParts
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.lora import LoraSettings, add_lora, merge_lora_, restart_lora_
 from hpa_lightning.modules.mllm import MLLMModule
-from hpa_lightning.modules.nano_adaptation import NanoAdaptationModule
+from hpa_lightning.modules.nano_adaptation import NanoAdaptationModule, NanoAdaptationPreferenceModule
 from hpa_lightning.modules.nano_module import NanoModule, NanoPreferenceModule
 from hpa_lightning.modules.preference import PreferenceModule, PreferenceSettings
 from hpa_lightning.modules.schedules import TaskSchedule, task_length
@@ -18,6 +18,7 @@ __all__ = [
     "MLLMModule",
     "ModelParts",
     "NanoAdaptationModule",
+    "NanoAdaptationPreferenceModule",
     "NanoModule",
     "NanoPreferenceModule",
     "PreferenceModule",

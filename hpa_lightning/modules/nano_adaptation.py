@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import CLIPImageProcessor
@@ -13,6 +14,7 @@ from hpa_lightning.data.nano.text_loading import TEXT_WEIGHTS
 from hpa_lightning.modules.lora import LoraSettings
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.nano_module import schedule_of
+from hpa_lightning.modules.preference import PreferenceModule, PreferenceSettings
 from hpa_lightning.modules.timm_mllm import TimmMLLM, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
 from hpa_lightning.modules.trainable import TrainableParts
@@ -49,13 +51,38 @@ class NanoAdaptationModule(MLLMModule):
         lora: LoraSettings | None = None,
         start_from: str | Path | None = None,
     ) -> None:
-        model, processor = build_nano_adaptation()
-        super().__init__(
-            model=model,
-            processor=processor,
-            optimizer=partial(torch.optim.AdamW, lr=learning_rate, weight_decay=0.0),
-            lr_scheduler=schedule_of,  # type: ignore[arg-type]
-            lora=lora,
-            trainable=trainable,
-            start_from=start_from,
-        )
+        super().__init__(**_settings(trainable, learning_rate, lora, start_from))
+
+
+class NanoAdaptationPreferenceModule(PreferenceModule):
+    """:class:`NanoAdaptationModule` for preference pairs: ``NanoAdaptationDataModule(stage="preference")``.
+
+    Args:
+        trainable, learning_rate, lora, start_from: see :class:`NanoAdaptationModule`.
+        preference: loss and reference. Without ``lora`` it needs a ``reference_cache``.
+    """
+
+    def __init__(
+        self,
+        trainable: TrainableParts | None = None,
+        learning_rate: float = 2e-4,
+        lora: LoraSettings | None = None,
+        start_from: str | Path | None = None,
+        preference: PreferenceSettings | None = None,
+    ) -> None:
+        super().__init__(preference=preference, **_settings(trainable, learning_rate, lora, start_from))
+
+
+def _settings(
+    trainable: TrainableParts | None, learning_rate: float, lora: LoraSettings | None, start_from: str | Path | None
+) -> dict[str, Any]:
+    model, processor = build_nano_adaptation()
+    return {
+        "model": model,
+        "processor": processor,
+        "optimizer": partial(torch.optim.AdamW, lr=learning_rate, weight_decay=0.0),
+        "lr_scheduler": schedule_of,
+        "lora": lora,
+        "trainable": trainable,
+        "start_from": start_from,
+    }

@@ -17,14 +17,14 @@ from hpa_lightning.data.nano.examples import Example, Split, draw
 from hpa_lightning.data.nano.lexicon import ALARMING_PAIRS, BENIGN_PAIRS, HARMFUL_PAIRS
 from hpa_lightning.data.nano.nano_records import TEST_SEED, over_refusal_records, safety_records, to_records
 from hpa_lightning.data.nano.skills import SKILLS, open_picture, skill
-from hpa_lightning.data.nano.text_conversations import describe, spoken_request
+from hpa_lightning.data.nano.text_conversations import TEXT_SKILLS, describe, spoken_request, text_skill
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.tasks import EvaluationSet, SafetyReplay, Task
 from hpa_lightning.values import shown
 
-Stage = Literal["projector", "instructions", "safety"]
+Stage = Literal["projector", "instructions", "safety", "preference"]
 
-ADAPTATION_STEPS: dict[Stage, int] = {"projector": 600, "instructions": 400, "safety": 60}
+ADAPTATION_STEPS: dict[Stage, int] = {"projector": 600, "instructions": 400, "safety": 60, "preference": 60}
 """Recommended optimizer steps of each stage, of 16 samples."""
 
 TASK = "adaptation"
@@ -33,6 +33,8 @@ TASK = "adaptation"
 _PICTURED = {name: share for name, share in SKILLS.items() if name != "text"}
 _CAPTION = ("describe the picture.", "tell me about the picture.", "what do you see?", "what is shown?")
 _MAX_NEW_TOKENS = 24
+_SAFETY_SET = 480
+"""Samples of the safety set, however many steps go over it."""
 _HOW_TO = 0.05
 _TEXT_ALONE = 0.1
 """Shares of harmless how-to requests and of text-only exercises in the instructions."""
@@ -50,6 +52,12 @@ def pictured(split: Split) -> Callable[[random.Random], Example]:
     """Questions about pictures, all skills in their shares."""
     generators = [skill(name, split) for name in _PICTURED]
     return lambda rng: rng.choices(generators, list(_PICTURED.values()))[0](rng)
+
+
+def described_questions() -> Callable[[random.Random], Example]:
+    """Questions about descriptions in words, all skills in their shares: what the text model knew before any picture."""
+    generators = [text_skill(name) for name in TEXT_SKILLS]
+    return lambda rng: rng.choices(generators, list(TEXT_SKILLS.values()))[0](rng)
 
 
 def instruction(rng: random.Random) -> Example:
@@ -97,11 +105,13 @@ class NanoAdaptationDataModule(CVITDataModule):
 
     The test sets are the same for every ``seed`` and every stage: ``adaptation`` (questions about pictures),
     ``spoken`` (harmful requests in words alone: text safety), ``harmful-text``, ``harmful-image``, ``harmful-typeset``
-    (multimodal safety), ``harmless-spoken`` and ``harmless`` (over-refusal, in words alone and with pictures).
+    (multimodal safety), ``harmless-spoken`` and ``harmless`` (over-refusal, in words alone and with pictures),
+    ``text-skill`` (helpfulness without pictures: questions about descriptions in words).
 
     Args:
         stage: ``"projector"``: captions; ``"instructions"``: safe visual instruction data; ``"safety"``: a safety set
-            for tuning after that.
+            for tuning after that; ``"preference"``: the same inputs as preference pairs, for a module that trains on
+            them.
         seed: of the training and calibration data, and of the order of batches.
         steps: optimizer steps; :data:`ADAPTATION_STEPS` when ``None``.
         train_size: training samples; as many as the steps take when ``None``.
@@ -143,8 +153,9 @@ class NanoAdaptationDataModule(CVITDataModule):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} is {size}; expected at least 1.")
-        if stage == "safety":
-            train = to_records(safety_examples(min(train_size, 480), seed), "safety", answered=True)
+        if stage in ("safety", "preference"):
+            chosen = safety_examples(min(train_size, _SAFETY_SET), seed)
+            train = to_records(chosen, stage, answered=True, pairs=stage == "preference")
         else:
             generate = caption if stage == "projector" else instruction
             train = to_records(draw(generate, "train", seed, train_size), f"{stage}-train", answered=True)
@@ -156,6 +167,7 @@ class NanoAdaptationDataModule(CVITDataModule):
             calibration=to_records(held_out, "instructions-calibration", answered=True),
             steps=steps,
             max_new_tokens=_MAX_NEW_TOKENS,
+            objective="preference" if stage == "preference" else "answer",
         )
         harmful = {"spoken": _spoken(HARMFUL_PAIRS, "test", test_size, TEST_SEED, "spoken")}
         harmful |= {f"harmful-{kind}": safety_records(kind, "test", test_size) for kind in harm.SAFETY_KINDS}
@@ -163,6 +175,7 @@ class NanoAdaptationDataModule(CVITDataModule):
             "harmless-spoken": _spoken(ALARMING_PAIRS, "test", test_size, TEST_SEED, "harmless-spoken"),
             "harmless": over_refusal_records("test", test_size),
         }
+        in_words = to_records(draw(described_questions(), "test", TEST_SEED, test_size), "text-skill", answered=False)
         kinds = ("spoken", *harm.SAFETY_KINDS)
         groups = [
             _spoken(HARMFUL_PAIRS, "calibration", share, seed, "spoken")
@@ -177,6 +190,7 @@ class NanoAdaptationDataModule(CVITDataModule):
             [
                 *(EvaluationSet(name, "safety", data, None, _MAX_NEW_TOKENS) for name, data in harmful.items()),
                 *(EvaluationSet(name, "over_refusal", data, None, _MAX_NEW_TOKENS) for name, data in harmless.items()),
+                EvaluationSet("text-skill", "helpfulness", in_words, "exact_match", _MAX_NEW_TOKENS),
             ],
             processor=processor,
             train_batch_size=train_batch_size,
