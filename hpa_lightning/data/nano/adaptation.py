@@ -55,7 +55,7 @@ def pictured(split: Split) -> Callable[[random.Random], Example]:
 
 
 def described_questions() -> Callable[[random.Random], Example]:
-    """Questions about descriptions in words, all skills in their shares: what the text model knew before any picture."""
+    """Questions about descriptions in words, all skills in their shares: what the text model knew before pictures."""
     generators = [text_skill(name) for name in TEXT_SKILLS]
     return lambda rng: rng.choices(generators, list(TEXT_SKILLS.values()))[0](rng)
 

@@ -79,7 +79,7 @@ def test_a_stage_and_what_it_refuses(tmp_path: Path) -> None:
 
 
 def test_the_safety_set_as_preference_pairs_is_trained_on(tmp_path: Path) -> None:
-    """Harmful inputs: the refusal is preferred; harmless ones that look harmful: the advice is. Nothing else differs."""
+    """Harmful inputs: the refusal is preferred; harmless ones that look harmful: the advice is."""
     module = NanoAdaptationPreferenceModule(lora=LoraSettings(rank=4, alpha=8.0))
     small = {"steps": 2, "train_batch_size": 4, "test_size": 4, "calibration_size": 4}
     stream = NanoAdaptationDataModule("preference", processor=module.processor, **small)
