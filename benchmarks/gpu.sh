@@ -84,7 +84,7 @@ print(", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transf
 PY
 
 if [ -n "$small" ]; then
-  tests tests/callbacks/test_guarantees.py tests/callbacks/test_method_guarantees.py \
+  tests tests/callbacks/test_orthogonal_projection.py tests/callbacks/test_method_guarantees.py \
     -k "(retained_columns and plain-adamw_decay) or (half_precision and (post_training or in_training))"
   step tests 400 "${pytest[@]}"
   step block 400 "$python" benchmarks/block.py --shrink 16 --together --repeats 1 \
@@ -98,8 +98,9 @@ if [ -n "$small" ]; then
   step fsdp 400 "${pytest[@]}"
   step nano 1500 "$python" benchmarks/nano.py --device cpu --small
 else
-  tests tests/functional tests/callbacks/test_guarantees.py tests/callbacks/test_method_guarantees.py \
-    -k "cuda or test_guarantees or test_foreign"
+  tests tests/functional tests/callbacks/test_{orthogonal_projection,masked_freezing,focus_partition}.py \
+    tests/callbacks/test_{optimizer_step,method_guarantees}.py \
+    -k "cuda or test_orthogonal_projection or test_masked_freezing or test_focus_partition or test_optimizer_step or test_method_guarantees"
   step tests 130 "${pytest[@]}"
   step block 40 "$python" benchmarks/block.py
   step sums 15 "$python" benchmarks/sums.py

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.foreign_module import foreign_module, token_loader
 from support.layer_inputs import inputs_of, inverse_diagonal
 from support.method_fits import OPTIMIZERS, dense, fit, settings
@@ -228,29 +227,3 @@ def test_max_steps_ends_the_task_too(tmp_path: Path) -> None:
     module = foreign_module(OPTIMIZERS["adamw_decay"], lora=True)
     fit(module, [HarmoniousFusion(**settings())], tmp_path, epochs=50, max_steps=7)
     assert all(not factors.lora_b.any() for _, factors in lora_layers(module))
-
-
-def test_unsupported_adapters_are_refused(tmp_path: Path) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    module = foreign_module(OPTIMIZERS["sgd_momentum"], lora=False)
-    inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"], use_dora=True), module.model)
-    with pytest.raises(ValueError, match=r"DoraLinearVariant|DoRA"):
-        fit(module, [HarmoniousFusion(**settings())], tmp_path)
-
-
-def test_frozen_model_is_refused(tmp_path: Path) -> None:
-    module = foreign_module(lambda p: torch.optim.SGD(p or [torch.nn.Parameter(torch.zeros(1))], lr=0.1), lora=False)
-    module.model.layers.requires_grad_(False)
-    with pytest.raises(ValueError, match="no tuned linear layer"):
-        fit(module, [HarmoniousFusion(**settings())], tmp_path)
-
-
-def test_other_strategies_are_refused(tmp_path: Path) -> None:
-    from lightning.pytorch.strategies import FSDPStrategy
-
-    class Fake:
-        strategy = FSDPStrategy()
-
-    with pytest.raises(MisconfigurationException, match="FSDPStrategy"):
-        HarmoniousFusion(**settings()).setup(Fake(), foreign_module(OPTIMIZERS["sgd_momentum"], True), "fit")  # type: ignore[arg-type]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+import torch.distributed as dist
 from support.foreign_module import ACCELERATOR, foreign_module
 from support.method_registry import TUNING_IDS
 from support.processes_script import NOT_SHARDED, RESUMED
 from support.programs import run_script
-from torch.utils.data import DataLoader
+from torch.optim import SGD
 from transformers import AutoModelForImageTextToText
 
-from hpa_lightning.callbacks import SafetyGate, SequentialTuning
-from hpa_lightning.callbacks.baselines import RegLoRA
-from hpa_lightning.callbacks.running import own_share
+from hpa_lightning.callbacks.processes import ProcessesDifferError, model_facts, require_agreement
 from hpa_lightning.results.run_results import RunResults
 
 
@@ -113,45 +112,6 @@ def test_processes_share_the_evaluation(evaluated: Path, strategy: str, tmp_path
     assert all(torch.equal(exported[name], weight) for name, weight in trained.items())
 
 
-def strategies() -> dict[str, tuple[Strategy, str]]:
-    """Strategies as they are before any process has started, and what their refusal says."""
-    pieces = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=2)
-    pieces._device_mesh = {"tensor_parallel": SimpleNamespace(size=lambda: 2)}  # type: ignore[assignment]
-    sharded = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
-    sharded._device_mesh = {"tensor_parallel": SimpleNamespace(size=lambda: 1)}  # type: ignore[assignment]
-    return {
-        "tensor parallel": (pieces, "tensor_parallel_size is 2"),
-        "fsdp1": (FSDPStrategy(), "FSDP1 flattens"),
-        "deepspeed": (DeepSpeedStrategy.__new__(DeepSpeedStrategy), "fp32 copies"),
-        "fsdp2": (sharded, "whole adapters"),
-        "fsdp2, rollback": (sharded, "rollback keeps whole weights"),
-    }
-
-
-@pytest.mark.parametrize("kind", ["tensor parallel", "fsdp1", "deepspeed", "fsdp2", "fsdp2, rollback"])
-def test_strategies_are_refused_by_name_and_reason(kind: str) -> None:
-    strategy, reason = strategies()[kind]
-    callback = {"fsdp2": RegLoRA(), "fsdp2, rollback": SafetyGate(0.1, "rollback")}.get(kind, SequentialTuning())
-    with pytest.raises(MisconfigurationException, match=f"{type(strategy).__name__}.*{reason}"):
-        callback.setup(SimpleNamespace(strategy=strategy), foreign_module(torch.optim.SGD, True), "fit")
-
-
-@pytest.mark.parametrize("kind", ["loader", "unbatched", "list"])
-def test_every_batch_belongs_to_one_process(kind: str) -> None:
-    data = list(range(11))
-    loader = {
-        "loader": DataLoader(data, batch_size=2),
-        "unbatched": DataLoader(data, batch_size=None),
-        "list": data,
-    }[kind]
-    shares = [
-        [str(batch) for batch in own_share(loader, SimpleNamespace(world_size=3, global_rank=rank))]
-        for rank in range(3)
-    ]
-    assert sorted(batch for share in shares for batch in share) == sorted(str(batch) for batch in loader)
-    assert shares[0][0] == str(next(iter(loader))) and min(map(len, shares)) >= 2
-
-
 @pytest.mark.processes
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_late_end_and_a_diverged_process(strategy: str, tmp_path: Path) -> None:
@@ -159,3 +119,59 @@ def test_a_late_end_and_a_diverged_process(strategy: str, tmp_path: Path) -> Non
     run_script("boundaries_script.py", str(tmp_path), strategy)
     told = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert all("step 1 (epoch 0, batch 1): the loss is not finite" in message for message in told)
+
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "reliability" / "ranks.py"
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Any:
+    spec = importlib.util.spec_from_file_location("ranks", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ranks"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("accident", "says"),
+    [
+        ("killed-1", "Error"),
+        ("data", "the processes differ in the training records"),
+        ("mask-later", "the processes differ in the mask of FocusPartition"),
+    ],
+)
+def test_the_other_process_stops_and_says_why(ranks: Any, accident: str, says: str, tmp_path: Path) -> None:
+    outcome = ranks.run(accident, "ddp", tmp_path, limit=800)  # how soon it stops is for the script to say
+    assert outcome.seconds is not None, "the other process did not stop"
+    assert all(outcome.codes) and says in outcome.says
+
+
+def everyone(*others: dict[str, str]) -> Any:
+    def gather(into: list[Any], own: dict[str, str]) -> None:
+        into[:] = [own, *others]
+
+    return gather
+
+
+def test_what_differs_is_named_with_each_process_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer: Any = SimpleNamespace(world_size=3)
+    monkeypatch.setattr(dist, "all_gather_object", everyone({"a": "1", "b": "2"}, {"a": "1", "b": "3"}))
+    with pytest.raises(ProcessesDifferError, match=r"differ in b \(rank 0: 2, rank 1: 2, rank 2: 3\)"):
+        require_agreement(trainer, {"a": "1", "b": "2"})
+    monkeypatch.setattr(dist, "all_gather_object", everyone({"a": "1"}, {"a": "1"}))
+    require_agreement(trainer, {"a": "1"})
+
+
+def test_facts_see_one_bit_of_a_weight_and_of_a_mask() -> None:
+    module = foreign_module(SGD, lora=False)
+    mask = {"q": module.model.head.weight.detach()[0] > 0}
+    callback: Any = SimpleNamespace(retained=mask)
+    before = model_facts(module, [callback])
+    assert len(before) == 2 and before == model_facts(module, [callback])
+    mask["q"][3] = ~mask["q"][3]
+    module.model.head.weight.data[0, 0] += 1e-6
+    after = model_facts(module, [callback])
+    assert all(after[name] != told for name, told in before.items())

@@ -13,69 +13,17 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from support.foreign_module import ForeignModule, foreign_module, quiet_trainer, token_loader
+from support.foreign_module import foreign_module
+from support.penalised_fits import SGD, build, fit, fresh_adapters, in_the_loss, penalties
 from support.penalty_script import train
 from support.programs import run_script
 
 from hpa_lightning.callbacks import TaskCallback
 from hpa_lightning.callbacks.baselines import OrthogonalLoRA, RegLoRA
-from hpa_lightning.callbacks.baselines.penalty import AdapterPenalty
 from hpa_lightning.functional.adapter_penalty import unpack_mask
-from hpa_lightning.modules.lora import lora_layers, merge_lora_, restart_lora_
+from hpa_lightning.modules.lora import lora_layers
 
-SGD = lambda parameters: torch.optim.SGD(parameters, lr=0.05)  # noqa: E731
 FUSED = lambda parameters: torch.optim.SGD(parameters, lr=0.05, fused=True)  # noqa: E731
-
-
-def penalties() -> dict[str, AdapterPenalty]:
-    return {
-        "olora": OrthogonalLoRA(weight=0.3),
-        "olora_norms": OrthogonalLoRA(weight=0.3, norm_weight=0.2),
-        "reglora": RegLoRA(percent=10.0, weight=20.0),
-    }
-
-
-def build(optimizer: Callable[..., torch.optim.Optimizer] = SGD) -> ForeignModule:
-    module = foreign_module(optimizer, lora=True)
-    for block in module.model.layers:
-        block.dropout.p = 0.0
-    return module
-
-
-def fresh_adapters(module: ForeignModule, task: int) -> None:
-    """What SequentialTuning does between two tasks."""
-    merge_lora_(module)
-    restart_lora_(module, torch.Generator().manual_seed(task))
-
-
-def fit(module: ForeignModule, callbacks: list[L.Callback], folder: Path, task: int = 0, **options: Any) -> L.Trainer:
-    trainer = quiet_trainer(folder, callbacks, max_epochs=1, **options)
-    trainer.fit(module, token_loader(task, 24))
-    return trainer
-
-
-def in_the_loss(module: ForeignModule, penalty: AdapterPenalty) -> None:
-    """The penalty by its formula, dense, through autograd, as a part of the module's own loss."""
-    plain = module.training_step
-
-    def training_step(batch: Any, batch_idx: int) -> torch.Tensor:
-        loss = plain(batch, batch_idx)
-        with torch.autocast("cpu", enabled=False):
-            terms = []
-            for name, f in lora_layers(module):
-                history = penalty.history.get(name)
-                if isinstance(penalty, OrthogonalLoRA):
-                    if history is not None:
-                        terms.append(penalty.weight * (f.lora_a @ history.T).abs().sum())
-                    # The authors' code takes torch.norm(p=2) of each matrix, which is not squared.
-                    terms += [penalty.norm_weight * torch.norm(factor, p=2) for factor in (f.lora_a, f.lora_b)]
-                else:
-                    mask = unpack_mask(history, f.lora_a.shape[1]).bool()
-                    terms.append(penalty.weight * (f.lora_b @ f.lora_a)[mask].abs().mean() / 12)
-            return loss + sum(terms)
-
-    module.training_step = training_step  # type: ignore[method-assign]
-
 
 OPTIONS: dict[str, tuple[Callable[..., torch.optim.Optimizer], Callable[[], dict[str, Any]]]] = {
     "plain": (SGD, dict),
@@ -111,39 +59,6 @@ def test_the_training_is_that_of_loss_plus_penalty(name: str, setting: str, tmp_
     wrong = max(float((one - two).abs().max()) for one, two in zip(ends["callback"], ends["loss"], strict=True))
     # fp16 rounds the part of the gradient that comes through the model, the same in both but for the loss scale.
     assert moved > 1e-3 and wrong <= (0.02 if setting.startswith("fp16") else 1e-4) * moved
-
-
-def test_norms_are_paid_for_in_the_first_task_too(tmp_path: Path) -> None:
-    ends = {}
-    for how in ("callback", "loss", "neither"):
-        module, penalty = build(), penalties()["olora_norms"]
-        if how == "loss":
-            in_the_loss(module, penalty)
-        fit(module, [penalty] if how == "callback" else [], tmp_path)
-        ends[how] = torch.cat(
-            [torch.cat([f.lora_a.flatten(), f.lora_b.flatten()]) for _, f in lora_layers(module)]
-        ).detach()
-    assert float((ends["callback"] - ends["neither"]).abs().max()) > 1e-3
-    torch.testing.assert_close(ends["callback"], ends["loss"], rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="norm_weight is -1"):
-        OrthogonalLoRA(norm_weight=-1)
-
-
-def test_repeats_are_counted_where_asked(tmp_path: Path) -> None:
-    union, repeated = (RegLoRA(percent=30.0, weight=0.0, count_repeats=repeats) for repeats in (False, True))
-    for penalty in (union, repeated):
-        module = build()
-        for task in range(3):
-            fit(module, [penalty], tmp_path, task=task)
-            fresh_adapters(module, task + 1)
-    for name, f in lora_layers(module):
-        masks = [unpack_mask(mask, f.lora_a.shape[1]).bool() for mask in repeated.history[name]]
-        assert len(masks) == 3
-        assert torch.equal(torch.stack(masks).any(0), unpack_mask(union.history[name], f.lora_a.shape[1]).bool())
-    saved = repeated.state_dict()
-    restored = RegLoRA(percent=30.0, count_repeats=True)
-    restored.load_state_dict(saved)
-    assert all(torch.equal(restored.history[name], mask) for name, mask in repeated.history.items())
 
 
 def test_history_is_that_of_the_trained_adapters(tmp_path: Path) -> None:
@@ -212,22 +127,6 @@ def test_two_processes_add_the_penalty_once(tmp_path: Path) -> None:
     wrong = max(float((alone[name] - first[name]).abs().max()) for name in alone)
     # Counted twice or halved it would be off by as much; signs near 0 turn with rounding.
     assert moved > 1e-3 and wrong < 0.2 * moved
-
-
-def test_adapters_that_go_on_are_refused(tmp_path: Path) -> None:
-    penalty, module = OrthogonalLoRA(), build()
-    fit(module, [penalty], tmp_path)
-    with pytest.raises(MisconfigurationException, match=r"12 adapters \(model.layers.0.q_proj, ...\) go on"):
-        fit(module, [penalty], tmp_path)
-
-
-def test_other_layers_in_a_later_task_are_refused(tmp_path: Path) -> None:
-    penalty, module = RegLoRA(), build()
-    fit(module, [penalty], tmp_path)
-    fresh_adapters(module, 1)
-    penalty.target_modules = ["q_proj"]
-    with pytest.raises(ValueError, match="tuned other layers"):
-        fit(module, [penalty], tmp_path)
 
 
 def test_full_tuning_and_bad_settings_are_refused(tmp_path: Path) -> None:

@@ -1,50 +1,17 @@
-"""Several processes: an accident of one stops the others, and all leave in order."""
+"""Processes leave in order, and a child that fails or hangs is told."""
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch.distributed as dist
-from support.foreign_module import foreign_module
-from torch.optim import SGD
 
 from hpa_lightning.callbacks import process_exit
-from hpa_lightning.callbacks.processes import ProcessesDifferError, model_facts, require_agreement
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "reliability" / "ranks.py"
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Any:
-    spec = importlib.util.spec_from_file_location("ranks", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ranks"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.processes
-@pytest.mark.parametrize(
-    ("accident", "says"),
-    [
-        ("killed-1", "Error"),
-        ("data", "the processes differ in the training records"),
-        ("mask-later", "the processes differ in the mask of FocusPartition"),
-    ],
-)
-def test_the_other_process_stops_and_says_why(ranks: Any, accident: str, says: str, tmp_path: Path) -> None:
-    outcome = ranks.run(accident, "ddp", tmp_path, limit=800)  # how soon it stops is for the script to say
-    assert outcome.seconds is not None, "the other process did not stop"
-    assert all(outcome.codes) and says in outcome.says
 
 
 @pytest.mark.processes
@@ -60,34 +27,6 @@ def test_processes_leave_when_nobody_has_anything_to_send() -> None:
     ]
     errors = [process.communicate(timeout=600)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], errors
-
-
-def everyone(*others: dict[str, str]) -> Any:
-    def gather(into: list[Any], own: dict[str, str]) -> None:
-        into[:] = [own, *others]
-
-    return gather
-
-
-def test_what_differs_is_named_with_each_process_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer: Any = SimpleNamespace(world_size=3)
-    monkeypatch.setattr(dist, "all_gather_object", everyone({"a": "1", "b": "2"}, {"a": "1", "b": "3"}))
-    with pytest.raises(ProcessesDifferError, match=r"differ in b \(rank 0: 2, rank 1: 2, rank 2: 3\)"):
-        require_agreement(trainer, {"a": "1", "b": "2"})
-    monkeypatch.setattr(dist, "all_gather_object", everyone({"a": "1"}, {"a": "1"}))
-    require_agreement(trainer, {"a": "1"})
-
-
-def test_facts_see_one_bit_of_a_weight_and_of_a_mask() -> None:
-    module = foreign_module(SGD, lora=False)
-    mask = {"q": module.model.head.weight.detach()[0] > 0}
-    callback: Any = SimpleNamespace(retained=mask)
-    before = model_facts(module, [callback])
-    assert len(before) == 2 and before == model_facts(module, [callback])
-    mask["q"][3] = ~mask["q"][3]
-    module.model.head.weight.data[0, 0] += 1e-6
-    after = model_facts(module, [callback])
-    assert all(after[name] != told for name, told in before.items())
 
 
 def test_a_child_that_fails_fails_the_program(

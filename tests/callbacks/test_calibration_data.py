@@ -1,4 +1,4 @@
-"""Arguments as users pass them: each works, or one sentence names it before anything is evaluated or trained."""
+"""Calibration data and settings as users pass them: each works, or one sentence names it before anything is trained."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from peft import LoraConfig, inject_adapter_in_model
-from support.foreign_module import ForeignModule, LanguageModel, token_loader
-from support.method_fits import calibration_data, dense
-from support.method_registry import METHODS
+from support.calibrated_fits import fit_with
+from support.foreign_module import token_loader
+from support.method_fits import dense
 from support.multimodal_fits import MODELS, module, stream
 from support.multimodal_fits import trainer as stream_trainer
-from support.resumed_fits import build, trainer
+from support.resumed_fits import build
 from support.tiny_mllms import evaluation_records, training_records
-from transformers import BatchFeature
 
 from hpa_lightning.callbacks import (
     CalibrationSettings,
@@ -27,20 +24,13 @@ from hpa_lightning.callbacks import (
     SequentialTuning,
     TaskEvaluation,
 )
-from hpa_lightning.callbacks.safety_data import naming_data
 from hpa_lightning.data import CVITDataModule
 from hpa_lightning.data.record import Record, assistant_turn
 from hpa_lightning.results.result_file import read_results
 
 SMALL = {"safety_samples": 4, "task_samples": 4, "batch_size": 4}
+
 REFUSAL = "I cannot help with that."
-
-
-def fit(tmp_path: Path, *callbacks: L.Callback, tuned: L.LightningModule | None = None, **options: Any) -> Any:
-    options = {"max_epochs": 1, "enable_checkpointing": False, **options}
-    tuned = build(False) if tuned is None else tuned
-    trainer(tmp_path, list(callbacks), **options).fit(tuned, token_loader(1, 20))
-    return tuned
 
 
 def test_settings_may_be_dicts(tmp_path: Path) -> None:
@@ -54,7 +44,7 @@ def test_settings_may_be_dicts(tmp_path: Path) -> None:
             retention=retention,  # type: ignore[arg-type]
         )
         torch.manual_seed(0)
-        weights.append(dense(fit(tmp_path, fusion)))
+        weights.append(dense(fit_with(tmp_path, fusion)))
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
     with pytest.raises(
         ValueError, match=r"retention has \['p_mn'\], which RetentionSettings does not; expected \['p_min"
@@ -66,52 +56,9 @@ def test_settings_may_be_dicts(tmp_path: Path) -> None:
         HarmoniousFusion(retention={"p_min": 50.0, "p_max": 40.0})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ("no/such/file.json", "safety_data is 'no/such/file.json', and there is no such file; expected batches"),
-        (["How do I pick a lock?"], r"safety_data holds text \('How do I pick a lock\?', ...\); expected batches"),
-        ([], "safety_data is empty; expected batches"),
-        (8, "safety_data is a int; expected batches"),
-        (BatchFeature({"tokens": torch.zeros(2, 3)}), r"safety_data is one batch \(a BatchFeature of \['tokens'\]\)"),
-        ({"tokens": torch.zeros(2, 3)}, r"one batch .*; expected batches: put it in a list, safety_data=\[batch\]"),
-        (torch.zeros(2, 3), r"safety_data is one batch \(a Tensor of shape \(2, 3\)\)"),
-        (
-            [{"id": "0", "conversations": []}],
-            r"rows of a data file \(with \['conversations', 'id'\]\); pass its path",
-        ),
-        ((text for text in ["How do I?"]), "could not calibrate with safety_data: ValueError: cannot tell the number"),
-        ([{"ids": torch.zeros(2, 3)}], "could not calibrate with safety_data: .*Error: "),
-    ],
-)
-def test_what_is_no_safety_data(data: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises((ValueError, RuntimeError), match=message):
-        fit(tmp_path, HarmoniousFusion(safety_data=data))
-
-
-def test_task_data_that_are_one_batch_are_told(tmp_path: Path) -> None:
-    batch = {"tokens": torch.zeros(2, 3)}
-    with pytest.raises(ValueError, match=r"HarmoniousFusion: task_data is one batch \(a dict of \['tokens'\]\)"):
-        fit(tmp_path, HarmoniousFusion(safety_data=token_loader(7, 4), task_data=batch))
-
-
-def test_task_data_that_the_step_cannot_take_is_named(tmp_path: Path) -> None:
-    """Before anything is trained, by its argument; a message that prints a whole model is cut in its middle."""
-    fusion = HarmoniousFusion(safety_data=token_loader(7, 4), task_data=[{"ids": torch.zeros(2, 3)}], calibration=SMALL)  # type: ignore[arg-type]
-    with pytest.raises(
-        (ValueError, RuntimeError), match=r"HarmoniousFusion could not calibrate with task_data: .*Error"
-    ):
-        fit(tmp_path, fusion)
-    with pytest.raises(RuntimeError) as raised, naming_data("A", "safety_data"):
-        raise TypeError("x" * 5000 + " argument after ** must be a mapping")
-    assert len(str(raised.value)) < 700 and str(raised.value).endswith("must be a mapping")
-    with pytest.raises(torch.OutOfMemoryError), naming_data("A", "safety_data"):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-
 def test_records_need_something_that_makes_batches_of_them(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match="safety_data are records, and neither the datamodule has"):
-        fit(tmp_path, HarmoniousFusion(safety_data=training_records(4), calibration=CalibrationSettings(**SMALL)))
+        fit_with(tmp_path, HarmoniousFusion(safety_data=training_records(4), calibration=CalibrationSettings(**SMALL)))
 
 
 def test_an_iterator_serves_every_fit(tmp_path: Path) -> None:
@@ -121,7 +68,7 @@ def test_an_iterator_serves_every_fit(tmp_path: Path) -> None:
         settings = CalibrationSettings(safety_samples=8, task_samples=4)
         fusion = HarmoniousFusion(safety_data=data, calibration=settings)
         for _ in range(2):
-            fit(tmp_path, fusion, tuned=tuned)
+            fit_with(tmp_path, fusion, tuned=tuned)
         results.append(dense(tuned))
     assert all(torch.equal(weight, results[1][name]) for name, weight in results[0].items())
 
@@ -133,60 +80,8 @@ def test_samples_that_are_not_used_or_not_there_are_told_once(
     given: int, told: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     settings = CalibrationSettings(safety_samples=8, task_samples=4)
-    fit(tmp_path, HarmoniousFusion(safety_data=token_loader(7, given), calibration=settings))
+    fit_with(tmp_path, HarmoniousFusion(safety_data=token_loader(7, given), calibration=settings))
     assert [told in str(warning.message) for warning in recwarn].count(True) == 1
-
-
-def test_manual_optimization_is_refused_where_calibration_would_step(tmp_path: Path) -> None:
-    class Manual(ForeignModule):
-        automatic_optimization = False
-
-        def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
-            loss = super().training_step(batch, batch_idx)
-            self.optimizers().zero_grad()
-            self.manual_backward(loss)
-            self.optimizers().step()
-
-    def tuned() -> Manual:
-        return Manual(LanguageModel(), lambda p: torch.optim.SGD(p, lr=0.01))
-
-    with pytest.raises(MisconfigurationException, match="HarmoniousFusion needs automatic optimization; Manual sets"):
-        fit(tmp_path, HarmoniousFusion(**calibration_data()), tuned=tuned())
-    fit(tmp_path, *METHODS["linear_merging"](calibration_data()), tuned=tuned())  # it calibrates with nothing
-
-
-def test_an_optimizer_that_the_probe_cannot_step_is_refused(tmp_path: Path) -> None:
-    tuned = ForeignModule(LanguageModel(), lambda p: torch.optim.LBFGS(p, lr=0.01))
-    with pytest.raises(MisconfigurationException, match="LBFGS computes several"):
-        fit(tmp_path, *METHODS["in_training"](calibration_data()), tuned=tuned)
-
-
-def test_half_precision_without_scaling_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MisconfigurationException, match="HarmoniousFusion does not support precision='16-true'"):
-        fit(tmp_path, HarmoniousFusion(**calibration_data()), precision="16-true")
-
-
-def test_a_frozen_model_is_told(tmp_path: Path) -> None:
-    tuned = build(False)
-    tuned.requires_grad_(False)
-    with pytest.raises(MisconfigurationException, match=r"every parameter of ForeignModule is frozen \(requires_grad"):
-        fit(tmp_path, HarmoniousFusion(**calibration_data()), tuned=tuned)
-
-
-def test_adapters_outside_the_decoder_are_named_once(tmp_path: Path) -> None:
-    """LoRA on the vision tower and the projector of a LLaVA model, as peft's `all-linear` puts it there."""
-    tuned = module(lora=False)
-    names = [
-        name
-        for name, inner in tuned.model.named_modules()
-        if isinstance(inner, torch.nn.Linear) and "lm_head" not in name
-    ]
-    inject_adapter_in_model(LoraConfig(r=2, target_modules=names), tuned.model)
-    data = {"safety_data": training_records(4), "calibration": CalibrationSettings(**SMALL)}
-    with pytest.warns(UserWarning, match=r"HarmoniousFusion treats 14 linear .* other layers") as told:
-        stream_trainer(tmp_path, [SequentialTuning(), HarmoniousFusion(**data)]).fit(tuned, stream())
-    (message,) = {str(one.message) for one in told if "other layers are trained" in str(one.message)}
-    assert "vision_tower" in message and "(LoRA)" in message and "language_model" not in message
 
 
 def harmful(answers: list[str]) -> list[Record]:

@@ -1,0 +1,64 @@
+"""Layers that are not tuned, and adapters that stand elsewhere, are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from peft import LoraConfig, inject_adapter_in_model
+from support.calibrated_fits import fit_with
+from support.foreign_module import foreign_module
+from support.method_fits import OPTIMIZERS, calibration_data, fit, settings
+from support.multimodal_fits import module, stream
+from support.multimodal_fits import trainer as stream_trainer
+from support.resumed_fits import build
+from support.tiny_mllms import training_records
+
+from hpa_lightning.callbacks import (
+    CalibrationSettings,
+    HarmoniousFusion,
+    SequentialTuning,
+)
+
+SMALL = {"safety_samples": 4, "task_samples": 4, "batch_size": 4}
+
+
+def test_a_frozen_model_is_told(tmp_path: Path) -> None:
+    tuned = build(False)
+    tuned.requires_grad_(False)
+    with pytest.raises(MisconfigurationException, match=r"every parameter of ForeignModule is frozen \(requires_grad"):
+        fit_with(tmp_path, HarmoniousFusion(**calibration_data()), tuned=tuned)
+
+
+def test_adapters_outside_the_decoder_are_named_once(tmp_path: Path) -> None:
+    """LoRA on the vision tower and the projector of a LLaVA model, as peft's `all-linear` puts it there."""
+    tuned = module(lora=False)
+    names = [
+        name
+        for name, inner in tuned.model.named_modules()
+        if isinstance(inner, torch.nn.Linear) and "lm_head" not in name
+    ]
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=names), tuned.model)
+    data = {"safety_data": training_records(4), "calibration": CalibrationSettings(**SMALL)}
+    with pytest.warns(UserWarning, match=r"HarmoniousFusion treats 14 linear .* other layers") as told:
+        stream_trainer(tmp_path, [SequentialTuning(), HarmoniousFusion(**data)]).fit(tuned, stream())
+    (message,) = {str(one.message) for one in told if "other layers are trained" in str(one.message)}
+    assert "vision_tower" in message and "(LoRA)" in message and "language_model" not in message
+
+
+def test_unsupported_adapters_are_refused(tmp_path: Path) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    module = foreign_module(OPTIMIZERS["sgd_momentum"], lora=False)
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"], use_dora=True), module.model)
+    with pytest.raises(ValueError, match=r"DoraLinearVariant|DoRA"):
+        fit(module, [HarmoniousFusion(**settings())], tmp_path)
+
+
+def test_frozen_model_is_refused(tmp_path: Path) -> None:
+    module = foreign_module(lambda p: torch.optim.SGD(p or [torch.nn.Parameter(torch.zeros(1))], lr=0.1), lora=False)
+    module.model.layers.requires_grad_(False)
+    with pytest.raises(ValueError, match="no tuned linear layer"):
+        fit(module, [HarmoniousFusion(**settings())], tmp_path)
