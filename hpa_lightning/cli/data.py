@@ -1,4 +1,4 @@
-"""`hpa-lightning data check`: everything that can be wrong with a stream's data, before training."""
+"""`hpa-lightning data check`: everything that can be wrong with a stream's data; `data filter` is another file's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from hpa_lightning.cli import data_filter
 from hpa_lightning.cli.errors import UserError
 from hpa_lightning.cli.parser import CommandParser
 
@@ -19,9 +20,11 @@ _DESCRIPTION = """\
 Check all data of a stream and gather every problem; exit status 1 if there is one. --config is the configuration of a
 fit here; options of this command are read from the YAML file --options."""
 
+_USAGE = "expected `hpa-lightning data check` or `hpa-lightning data filter`"
+
 
 def parser() -> CommandParser:
-    """Options of the command."""
+    """Options of `data check`."""
     parser = CommandParser("data check", _DESCRIPTION, config="--options")
     add = parser.add_argument
     add("--config", type=Path, help="YAML of `hpa-lightning fit`; `data` and `model` are read")
@@ -37,11 +40,15 @@ def parser() -> CommandParser:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Check the data of a configuration or of a benchmark's folder; exit status 1 if something is wrong."""
+    """Check the data of a configuration or of a benchmark's folder; exit status 1 if something is wrong. Or filter."""
     if arguments[:1] in (["-h"], ["--help"]):
-        arguments = ["check", "--help"]
+        print(f"{_USAGE}\n\n{_DESCRIPTION}\n\n{data_filter.DESCRIPTION}")
+        return
+    if arguments[:1] == ["filter"]:
+        data_filter.run(arguments[1:])
+        return
     if arguments[:1] != ["check"]:
-        raise UserError("expected `hpa-lightning data check`; --help lists its options")
+        raise UserError(f"{_USAGE}; --help after one lists its options")
     options = parser().parse_args(arguments[1:])
     if (options.config is None) == (options.benchmark is None):
         raise ValueError("expected either --config, or --benchmark with its --folder.")

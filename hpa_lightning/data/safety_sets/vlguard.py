@@ -67,9 +67,19 @@ class VLGuard(RecordSet):
             [Path(self.image_folder or Path(self.folder) / self.split)],
             f"folder of VLGuard images (the unpacked {self.split}.zip)",
         )
-        return [record for where, item in read_table(file) for record in self._records(item, images, where)]
+        return [record for where, item in read_table(file) for record in self.records_of(item, images, where)]
 
-    def _records(self, item: Row, images: Path, where: str) -> Iterator[Record]:
+    def records_of(self, item: Row, images: Path, where: str) -> Iterator[Record]:
+        """Yield the records of one item of a file.
+
+        Args:
+            item: as the file has it.
+            images: the folder that its image's path starts from.
+            where: the item, for messages.
+
+        Raises:
+            ValueError: named by ``where``.
+        """
         pairs, is_safe = item.get("instr-resp"), item.get("safe")
         if not isinstance(pairs, list) or not pairs or not isinstance(is_safe, bool):
             raise ValueError(

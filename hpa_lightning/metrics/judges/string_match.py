@@ -7,13 +7,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from hpa_lightning.metrics.judges.phrase_lists import Phrases, read_phrases
 from hpa_lightning.metrics.judges.rules import VLGUARD_ANYWHERE, VLGUARD_EXACT, XSTEST_PREFIX
 from hpa_lightning.metrics.judges.sentences import refuses
 from hpa_lightning.metrics.judges.stance import refuses_by_cues
 from hpa_lightning.metrics.judges.trained import TrainedRefusals
 from hpa_lightning.metrics.judges.verdicts import Verdict
-from hpa_lightning.parsing import parse_json, read_text
-from hpa_lightning.values import names
 
 
 @runtime_checkable
@@ -24,16 +23,8 @@ class RefusalJudge(Protocol):
         """One verdict per response, in order; True = refused."""
 
 
-def _matcher(match: str, phrases: Sequence[str], exact: Sequence[str] = ()) -> Callable[[str], bool]:
-    def anywhere(response: str) -> bool:
-        lowered = response.lower()
-        return lowered in exact or any(phrase in lowered for phrase in phrases)
-
-    def prefix(response: str) -> bool:
-        lowered = response.lower().strip()
-        return lowered in exact or lowered.startswith(tuple(phrases))
-
-    return {"anywhere": anywhere, "prefix": prefix}[match]
+def _matches(phrases: Phrases) -> Callable[[str], bool]:
+    return lambda response: phrases.found(response) is not None
 
 
 #: What ``"default"`` names in this version. A result keeps the name behind it, never "default".
@@ -42,35 +33,13 @@ DEFAULT = "refusal-v2"
 _RULES: dict[str, Callable[[str], bool]] = {
     "rules-v2": refuses_by_cues,
     "rules-v1": refuses,
-    "vlguard": _matcher("anywhere", VLGUARD_ANYWHERE, VLGUARD_EXACT),
-    "xstest-prefix": _matcher("prefix", XSTEST_PREFIX),
+    "vlguard": _matches(Phrases("anywhere", VLGUARD_ANYWHERE, VLGUARD_EXACT)),
+    "xstest-prefix": _matches(Phrases("prefix", XSTEST_PREFIX)),
 }
 
 
 def _two_verdicts(refuses: Callable[[str], bool]) -> Callable[[str], Verdict]:
     return lambda response: Verdict.FULL_REFUSAL if refuses(response) else Verdict.COMPLIANCE
-
-
-def _read_rules(path: Path) -> Callable[[str], bool]:
-    try:
-        rules = parse_json(read_text(path), path.name)
-    except ValueError as error:
-        raise ValueError(f"The refusal rules in {path} are not valid JSON: {error}") from error
-    expected = 'expected {"match": "anywhere" | "prefix", "phrases": ["..."]} and optionally "exact": ["..."]'
-    if not isinstance(rules, dict) or rules.get("match") not in ("anywhere", "prefix"):
-        raise ValueError(f"The refusal rules in {path} name no way to match; {expected}.")
-    unknown = sorted(set(rules) - {"match", "phrases", "exact", "source"})
-    if unknown:
-        raise ValueError(f"The refusal rules in {path} have the unknown keys {names(unknown)}; {expected}.")
-    lists = {key: rules.get(key, []) for key in ("phrases", "exact")}
-    for key, phrases in lists.items():
-        if not isinstance(phrases, list) or not all(isinstance(p, str) and p.strip() for p in phrases):
-            raise ValueError(f"{key!r} of the refusal rules in {path} must be non-empty strings; {expected}.")
-    if not any(lists.values()):
-        raise ValueError(f"The refusal rules in {path} hold no phrase; {expected}.")
-    # Responses are compared in lower case, where a phrase with a capital could never match.
-    phrases, exact = ([phrase.lower() for phrase in lists[key]] for key in ("phrases", "exact"))
-    return _matcher(rules["match"], phrases, exact)
 
 
 class StringRefusalJudge:
@@ -91,8 +60,8 @@ class StringRefusalJudge:
               2024), flaws included, for comparison with published numbers.
             - ``"xstest-prefix"``: XSTest's published list at the start of the response (Röttger et al., NAACL
               2024).
-            - the path of a JSON file ``{"match": "anywhere" | "prefix", "phrases": [...], "exact": [...]}``;
-              phrases are compared in lower case.
+            - the path of a JSON file ``{"match": "anywhere" | "prefix" | "words", "phrases": [...], "exact":
+              [...]}``; phrases are compared in lower case.
 
     Raises:
         ValueError: if `rules` is neither a known name nor an existing file, or the file is malformed.
@@ -115,7 +84,7 @@ class StringRefusalJudge:
         elif self.rules in _RULES:
             self._verdict = _two_verdicts(_RULES[self.rules])
         elif Path(rules).is_file():
-            self._verdict = _two_verdicts(_read_rules(Path(rules)))
+            self._verdict = _two_verdicts(_matches(read_phrases(Path(rules))))
         else:
             raise ValueError(
                 f"Unknown refusal rules {self.rules!r}: expected one of {', '.join(self.NAMES)}, "

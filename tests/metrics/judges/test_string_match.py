@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from hpa_lightning.metrics import StringRefusalJudge, Verdict, resolve_judge
-from hpa_lightning.metrics.judges import judge_name, string_match
+from hpa_lightning.metrics.judges import judge_name
 from hpa_lightning.metrics.judges.cues import CUES, POSITION_WORD, POSITIONS
 from hpa_lightning.metrics.judges.judged_text import opening
+from hpa_lightning.metrics.judges.phrase_lists import Phrases
 from hpa_lightning.metrics.judges.rules import VLGUARD_ANYWHERE
 
 REFUSALS = [
@@ -274,8 +275,8 @@ def test_vlguard_as_published(response: str, refused: bool) -> None:
 
 def test_vlguard_phrase_with_a_capital_never_matches() -> None:
     assert [phrase for phrase in VLGUARD_ANYWHERE if phrase != phrase.lower()] == ["but I cannot"]
-    alone = string_match._matcher("anywhere", ["but I cannot"])
-    assert not alone("but I cannot")
+    alone = Phrases("anywhere", ("but I cannot",))
+    assert alone.found("but I cannot") is None
 
 
 @pytest.mark.parametrize(
