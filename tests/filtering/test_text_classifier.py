@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_mllm import tiny_tokenizer
 from support.text_classifiers import write_classifier
+from support.tiny_mllms import tiny_tokenizer
 from transformers import DistilBertConfig, DistilBertForMaskedLM, pipeline
 
 from hpa_lightning.data import Record

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers_mllm import tiny_tokenizer
+from support.tiny_mllms import tiny_tokenizer
 from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
