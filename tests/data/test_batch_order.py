@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 
 import pytest
 import torch
@@ -103,3 +104,11 @@ def test_iterating_a_loader_draws_nothing_from_the_global_random_state() -> None
     before = torch.get_rng_state()
     list(loader)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_are_made_one_after_the_other() -> None:
+    """A long epoch is not listed before its first batch, nor for the names of a batch."""
+    records = training_records(3)
+    loader = TaskLoader(records, TaskBatchSampler(3, 2, 0, "a", batches=10**12), lambda batch: {"n": len(batch)})
+    assert [batch["n"] for batch in islice(loader, 4)] == [2, 2, 2, 2]
+    assert len(loader.names(5)) == 2

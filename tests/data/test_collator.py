@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from support.pairs import pairs
 from support.tiny_mllms import (
     CHATML_TEMPLATE,
     evaluation_records,
@@ -19,6 +21,7 @@ from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.record import assistant_turn, message_text, user_turn
 
 BUILDERS = [tiny_llava, tiny_qwen, tiny_idefics3]
+
 SYSTEM = ({"role": "system", "content": [{"type": "text", "text": "Be brief."}]},)
 
 
@@ -208,3 +211,30 @@ def test_a_processor_that_rewrites_text_is_refused(monkeypatch: pytest.MonkeyPat
     )
     with pytest.raises(ValueError, match=r"differ from the conversation's by more than its images"):
         MLLMCollator(processor).train([several_turns()])
+
+
+PROMPT = user_turn("What is it?", images=1)
+
+
+def test_what_cannot_be_compared_is_an_error_that_names_the_pair() -> None:
+    _, processor = tiny_llava()
+    good = pairs(2)
+    collator = MLLMCollator(processor)
+    with pytest.raises(ValueError, match="record 'p1': the chosen and the rejected answer are the same"):
+        same = good[1].messages[-1]["content"][0]["text"]
+        collator.pairs([good[0], replace(good[1], rejected=f" {same} ")])
+    length = int(collator.pairs(good[:1])["input_ids"].shape[1])
+    with pytest.raises(ValueError, match=f"record 'p0': {length} tokens with the rejected answer; max_length="):
+        MLLMCollator(processor, max_length=length - 1).pairs(good[:1])
+    assert MLLMCollator(processor, max_length=length).pairs(good[:1])["input_ids"].shape == (2, length)
+
+
+def test_only_the_last_answer_of_a_pair_is_compared() -> None:
+    _, processor = tiny_llava()
+    turns = (*PROMPT, *assistant_turn("a cat"), *user_turn("Is it red?"), *assistant_turn("no"))
+    record = Record("m", turns, (picture(0),), rejected="yes it is")
+    batch = MLLMCollator(processor).pairs([record])
+    answers = [processor.tokenizer.decode(labels[labels != -100]) for labels in batch["labels"]]
+    assert [answer.strip() for answer in answers] == ["no</s>", "yes it is</s>"]
+    chosen = MLLMCollator(processor).train([record])  # what does not train on pairs learns the chosen answers
+    assert "a cat" in processor.tokenizer.decode(chosen["labels"][0][chosen["labels"][0] != -100])

@@ -1,18 +1,26 @@
+"""The stream: its tasks, sets and loaders, and what it refuses."""
+
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from support.tiny_mllms import evaluation_records, picture, tiny_llava, training_records, write_llava_json
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+from support.chat_files import IMAGE, contents, text
+from support.tiny_mllms import evaluation_records, tiny_llava, training_records, write_llava_json
 
-from hpa_lightning.data import CVITDataModule, EvaluationSet, HarmfulInjection, Record, Task
-from hpa_lightning.data.fit_checks import check_fit
-from hpa_lightning.data.overlap import record_key
-from hpa_lightning.data.record import assistant_turn, user_turn
+from hpa_lightning.data import (
+    CVITDataModule,
+    EvaluationSet,
+    HarmfulInjection,
+    Record,
+    Task,
+)
+from hpa_lightning.data.record import user_turn
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +38,6 @@ def three_tasks(**settings: Any) -> list[Task]:
 
 def stream(processor: Any = None, **settings: Any) -> CVITDataModule:
     return CVITDataModule(three_tasks(), processor=processor, train_batch_size=2, eval_batch_size=2, **settings)
-
-
-def trainer(**settings: Any) -> L.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    return L.Trainer(**{**quiet, "reload_dataloaders_every_n_epochs": 1, **settings})
 
 
 def test_task_at_epoch() -> None:
@@ -157,16 +160,6 @@ def test_metrics_belong_to_the_kind_of_their_set() -> None:
         stream(safety_sets=[unchosen]).setup("fit")
 
 
-def test_record_keys_compare_images_and_prompts() -> None:
-    def key(text: str, *images: Any) -> str:
-        return record_key(Record("x", user_turn(text, len(images)) + assistant_turn("a"), images))
-
-    assert key("What?", picture(1)) == key(" What? ", picture(1))
-    one, two = picture(1), picture(2)
-    keys = [key("What?", one), key("What?", two), key("Why?", one), key("What?"), key("What?", "p"), key("What?", "q")]
-    assert len(set(keys)) == 6
-
-
 def test_files_and_missing_images(tmp_path: Path, processor: Any) -> None:
     write_llava_json(tmp_path / "train.json", training_records(3), tmp_path / "images")
     write_llava_json(tmp_path / "test.json", training_records(2, seed=9, name="t"), tmp_path / "images")
@@ -182,22 +175,6 @@ def test_files_and_missing_images(tmp_path: Path, processor: Any) -> None:
     late.setup("fit")
     with pytest.raises(ValueError, match=r"train\.json\[1\]: image file '.*r1\.png' does not exist"):
         list(late.train_dataloader())
-
-
-def test_trainer_settings_are_checked_early() -> None:
-    fit = trainer()
-    fit.fit_loop.max_epochs = 1000  # what Lightning makes of None
-    with pytest.warns(UserWarning, match="no callback handles their boundaries"):
-        check_fit(fit, 3, 4)
-    assert fit.max_epochs == 4
-    check_fit(fit, 1, 4)
-    with pytest.raises(MisconfigurationException, match=r"max_epochs=2\), but the 3 tasks take 4 epochs"):
-        check_fit(trainer(max_epochs=2), 3, 4)
-    with pytest.raises(MisconfigurationException, match="reload_dataloaders_every_n_epochs=1"):
-        check_fit(trainer(reload_dataloaders_every_n_epochs=0), 3, 4)
-    check_fit(trainer(fast_dev_run=True), 3, 4)
-    with pytest.raises(MisconfigurationException, match=r"overfit_batches=1\).*limit_train_batches"):
-        check_fit(trainer(overfit_batches=1), 3, 4)
 
 
 def test_constructor_checks() -> None:
@@ -230,3 +207,30 @@ def test_another_stream_cannot_be_resumed() -> None:
     stream().load_state_dict(state)
     with pytest.raises(ValueError, match=r"seed: 0 in the checkpoint, 1 now"):
         stream(seed=1).load_state_dict(state)
+
+
+def test_image_place_is_set_from_yaml_for_all_and_for_one(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Is this <image> red?"}, {"from": "gpt", "value": "yes"}]
+    (tmp_path / "t.json").write_text(json.dumps([{"conversations": turns, "image": "a.png"}]))
+    task = {"train": str(tmp_path / "t.json"), "test": str(tmp_path / "t.json")}
+    settings = {
+        "tasks": [{"name": "a", **task}, {"name": "b", **task, "image_place": "front"}],
+        "safety_sets": [{"name": "s", "kind": "safety", "data": task["test"], "image_place": "front"}],
+        "harmful_calibration": task["test"],
+        "image_place": "as_written",
+        "check_images": False,
+        "allow_overlap": True,
+    }
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(CVITDataModule, "data", subclass_mode=True)
+    config = {"data": {"class_path": "hpa_lightning.data.CVITDataModule", "init_args": settings}}
+    data = parser.instantiate_classes(parser.parse_object(yaml.safe_load(yaml.safe_dump(config)))).data
+    data.setup()
+    as_written, front = [text("Is this "), IMAGE, text(" red?")], [IMAGE, text("Is this  red?")]
+    found = [data._source.training(item)[0] for item in data.tasks]
+    found += [data._source.evaluation(item)[0] for item in data.evaluation_sets()]
+    found += data.harmful_calibration_records()
+    expected = [as_written, front, as_written, front, front, as_written]
+    assert [contents(record)[0][1] for record in found] == expected
+    with pytest.raises(ValueError, match=r"image_place is 'left'"):
+        Task("a", "x", "y", image_place="left")  # type: ignore[arg-type]

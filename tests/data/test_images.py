@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,18 @@ import numpy as np
 import PIL
 import pytest
 from PIL import Image
+from support.safety_files import encoded
 from support.tiny_mllms import evaluation_records, picture, tiny_llava, training_records
 from transformers.image_utils import load_image
 
-from hpa_lightning.data import CVITDataModule, EncodedImage, Record, Task
+from hpa_lightning.data import (
+    CVITDataModule,
+    EncodedImage,
+    Record,
+    Task,
+)
 from hpa_lightning.data.checking import check_stream, summary
 from hpa_lightning.data.images import DEEP, FRAMES, TRANSPARENT, TURNED, kinds_of
-from hpa_lightning.data.overlap import record_key
 from hpa_lightning.data.record import open_image, user_turn
 
 
@@ -164,13 +170,6 @@ def test_paths_that_no_file_can_have_are_missing(tmp_path: Path) -> None:
             open_image(path, "r")
 
 
-def test_pictures_in_memory_are_compared_as_they_are_seen() -> None:
-    deep = Image.fromarray(np.array([[0, 30000], [40000, 65535]], np.uint16))
-    other = Image.fromarray(np.array([[0, 40000], [40000, 65535]], np.uint16))
-    keys = [record_key(Record("0", user_turn("a", 1), images=(image,))) for image in (deep, other)]
-    assert keys[0] != keys[1]
-
-
 def test_data_check_counts_pictures_of_every_kind(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -194,3 +193,17 @@ def test_the_limit_of_a_stream_is_its_collators() -> None:
     with pytest.raises(ValueError, match=r"^t\[0\]: .*more than max_image_pixels=23"):
         data.collator.train(train)
     assert "6 x 4" not in summary(check_stream(data, max_pixels=24))
+
+
+def test_encoded_images_keep_their_size_and_can_be_sent_to_workers(tmp_path: Path) -> None:
+    data = encoded(1, "PNG", "RGBA")
+    image = EncodedImage(data, "1.png")
+    before = dict(vars(image))
+    assert open_image(image, "r").mode == "RGB"
+    assert vars(image) == before, "nothing decoded is kept"
+    again = pickle.loads(pickle.dumps(image))
+    assert again == image and str(len(data)) not in repr(image) and "1.png" in repr(image)
+    pixels = np.asarray(image)
+    assert pixels.dtype == np.uint8 and pixels.shape == (28, 28, 3)
+    with pytest.raises(ValueError, match=r"^harm\.parquet\[4\]: the image 'x\.jpg' cannot be decoded: cannot identify"):
+        open_image(EncodedImage(b"no image", "x.jpg"), "harm.parquet[4]")

@@ -6,20 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import hpa_reference as ref
+from support.calibration_inputs import make_inputs
 from support.low_precision import LowPrecision
 
 from hpa_lightning.functional import HessianAccumulator, inverse_hessian_diagonal
-from hpa_lightning.functional.numerics import matrix_products, packed_triangle
-
-
-def make_inputs(seed: int, n: int, c: int, dead: float, spread: float, rank: int | None = None) -> torch.Tensor:
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((n, c))
-    if rank is not None:
-        x = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, c)) + 0.05 * x
-    x *= 10.0 ** rng.uniform(-spread, spread, c)
-    x[:, rng.random(c) < dead] = 0.0
-    return torch.from_numpy(x)
+from hpa_lightning.functional.numerics import matrix_products
 
 
 @ref.cases
@@ -60,11 +51,6 @@ def test_default_damping_is_one_percent() -> None:
 @pytest.mark.parametrize(("n", "c"), [(3, 8), (8, 3)])
 def test_all_zero_inputs_give_the_closed_form(n: int, c: int) -> None:
     torch.testing.assert_close(inverse_hessian_diagonal(torch.zeros(n, c), 0.25), torch.full((c,), 0.8))
-
-
-def test_many_columns_use_several_blocks_of_the_inverse() -> None:
-    x = make_inputs(2, 1200, 1030, dead=0.0, spread=0.5)
-    ref.close(inverse_hessian_diagonal(x, 0.01), ref.inverse_diagonal(ref.array(x), 0.01), 1e-9)
 
 
 @ref.cases
@@ -226,43 +212,6 @@ def test_accumulator_names_bad_input() -> None:
     with pytest.raises(ValueError, match="count"):
         HessianAccumulator.from_gram(torch.ones(2, 2), -1)
     assert hessian.count == 0
-
-
-@pytest.mark.parametrize(("c", "rank", "spread"), [(300, 16, 0.0), (600, 32, 1.0), (900, 900, 2.0)])
-def test_factors_in_float32_where_float64_is_slow(
-    c: int, rank: int, spread: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x = make_inputs(7, 2 * c, c, dead=0.02, spread=spread, rank=rank)
-    wide = inverse_hessian_diagonal(x.float(), 0.01)
-    monkeypatch.setattr(packed_triangle, "float64_is_fast", lambda device: False)
-    narrow = inverse_hessian_diagonal(x.float(), 0.01)
-    assert not torch.equal(narrow, wide)
-    exact = ref.inverse_diagonal(ref.array(x.float()), 0.01)
-    inflation = ref.hessian(ref.array(x.float()), 0.01).diagonal() * exact
-    assert (np.abs(ref.array(narrow) / exact - 1) < 2e-6 * inflation).all()
-    little = inverse_hessian_diagonal(x, 0.001)  # too little damping for it
-    monkeypatch.undo()
-    assert torch.equal(little, inverse_hessian_diagonal(x, 0.001))
-
-
-def test_what_float32_cannot_factorise_is_factorised_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = make_inputs(8, 400, 200, dead=0.0, spread=0.0, rank=20).float()
-    expected = inverse_hessian_diagonal(x, 0.01)
-    monkeypatch.setattr(packed_triangle, "float64_is_fast", lambda device: False)
-    factorise = packed_triangle.Panels.cholesky_
-    monkeypatch.setattr(
-        packed_triangle.Panels, "cholesky_", lambda self: self.flat.dtype == torch.float64 and factorise(self)
-    )
-    assert torch.equal(inverse_hessian_diagonal(x, 0.01), expected)
-
-
-@pytest.mark.parametrize(
-    ("capability", "fast"), [((8, 0), True), ((9, 0), True), ((7, 5), False), ((8, 6), False), ((8, 9), False)]
-)
-def test_cards_with_slow_float64(capability: tuple[int, int], fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert matrix_products.float64_is_fast(torch.device("cuda")) is fast
-    assert matrix_products.float64_is_fast(torch.device("cpu"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.functional import dominant_subspace
-from hpa_lightning.functional.shrinking import rounding_error, shrink_rows
+from hpa_lightning.functional.shrinking import shrink_rows
 from hpa_lightning.functional.sketch import InputSketch
 
 RANK, COLUMNS, TOKENS = 24, 96, 700
+
 POSITIONS = torch.arange(1, COLUMNS + 1).double()
+
 SPECTRA = {
     "fast": torch.exp(-POSITIONS / 8),
     "slow": POSITIONS**-0.5,
@@ -192,8 +194,3 @@ def test_the_diagonal_is_exact_through_merging_and_scaling() -> None:
     rest = torch.linalg.eigvalsh(exact - gram(total.rows))
     slack = 1e-6 * float(exact.diagonal().sum())
     assert rest[0] >= -slack and rest[-1] <= total.error + slack
-
-
-def test_rounding_error_of_nothing_is_nothing() -> None:
-    assert rounding_error(torch.ones(2, 3), torch.ones(2, 3)) == pytest.approx(0.0, abs=1e-6)  # of 6
-    assert rounding_error(torch.empty(0, 3), torch.empty(0, 3)) == 0.0

@@ -1,22 +1,16 @@
+"""LoRA: where it goes, merging, restart."""
+
 from __future__ import annotations
 
 import pytest
 import torch
+from support.adapted_models import adapted
 from support.foreign_module import LanguageModel
 from torch import nn
 
-from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.lora import LoraSettings, add_lora, lora_layers, merge_lora_, restart_lora_
-from hpa_lightning.modules.tuned_linear import FullLinear, LoraLinear, check_linears, find_tuned_linears
 
 TOKENS = torch.arange(12).view(2, 6)
-
-
-def adapted(**settings: object) -> LanguageModel:
-    torch.manual_seed(0)
-    model = add_lora(LanguageModel().eval(), LoraSettings(rank=3, **settings))  # type: ignore[arg-type]
-    assert isinstance(model, LanguageModel)
-    return model
 
 
 def train_b(model: nn.Module) -> None:
@@ -93,71 +87,3 @@ def test_restart_is_reproducible_and_changes_no_output() -> None:
     for expected, (_, factors) in zip(first, lora_layers(model), strict=True):
         assert torch.equal(factors.lora_a, expected)
     assert identities == [id(factors.lora_a) for _, factors in lora_layers(model)]
-
-
-def test_handles_lora_and_full() -> None:
-    blocks, handles = find_tuned_linears(adapted())
-    assert len(blocks) == 3 and all(isinstance(handle, LoraLinear) for handle in handles)
-    assert [handle.layer for handle in handles] == [1] * 4 + [2] * 4 + [3] * 4
-    plain = LanguageModel()
-    plain.layers[1].requires_grad_(False)
-    _, handles = find_tuned_linears(plain, target_modules=["q_proj", "down_proj"])
-    assert all(isinstance(handle, FullLinear) for handle in handles)
-    assert [handle.name for handle in handles] == [f"layers.{i}.{n}" for i in (0, 2) for n in ("q_proj", "down_proj")]
-    with pytest.raises(ValueError, match=r"gate_proj"):
-        find_tuned_linears(plain, target_modules=["gate_proj"])
-
-
-def test_shared_weights_are_refused() -> None:
-    model = LanguageModel()
-    model.layers[1].q_proj.weight = model.layers[0].q_proj.weight
-    with pytest.raises(ValueError, match="share one weight"):
-        check_linears(find_tuned_linears(model)[1])
-
-
-def test_two_adapters_are_refused() -> None:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    model = adapted()
-    inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"]), model, adapter_name="second")
-    with pytest.raises(ValueError, match="exactly one adapter"):
-        find_tuned_linears(model)
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"use_dora": True}, "the LoRA variant DoraLinearVariant"),
-        ({"alora_invocation_tokens": [1]}, "the LoRA variant ALoraLinearVariant"),
-        ({"lora_bias": True}, r"an adapter bias \(lora_bias\)"),
-    ],
-)
-def test_what_is_more_than_lora_is_refused_by_its_name(options: dict, named: str) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    model = LanguageModel()
-    inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **options), model)
-    with pytest.raises(ValueError, match=rf"layers.0.q_proj: {named}; expected plain LoRA"):
-        find_tuned_linears(model)
-
-
-def test_blocks_by_name_and_errors() -> None:
-    model = LanguageModel()
-    assert find_decoder_blocks(model)[0] == "layers"
-    assert find_decoder_blocks(nn.ModuleDict({"inner": model}), "inner.layers")[1] == list(model.layers)
-    with pytest.raises(ValueError, match=r"names no submodule.*layers"):
-        find_decoder_blocks(model, "model.blocks")
-    with pytest.raises(ValueError, match="expected a non-empty ModuleList"):
-        find_decoder_blocks(model, "head")
-    with pytest.raises(ValueError, match="no decoder blocks"):
-        find_decoder_blocks(nn.Linear(2, 2))
-
-
-def test_vision_towers_are_not_taken_for_the_language_model() -> None:
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.vision_tower = LanguageModel(blocks=9)
-            self.text = LanguageModel(blocks=2)
-
-    assert find_decoder_blocks(Both())[0] == "text.layers"

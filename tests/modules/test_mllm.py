@@ -1,3 +1,5 @@
+"""MLLMModule: training, generation, gradient checkpointing, optimizers, checkpoints, YAML."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,26 +8,21 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from support.muted_modules import muted
 from support.tiny_mllms import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, tiny_timm, training_records
-from torch import nn
-from transformers import AutoModelForImageTextToText
 
-from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Record, Task
+from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.record import user_turn
 from hpa_lightning.modules import LoraSettings, MLLMModule
 
-BUILDERS = [tiny_llava, tiny_qwen, tiny_idefics3, tiny_timm]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+BUILDERS = [tiny_llava, tiny_qwen, tiny_idefics3, tiny_timm]
 
 
 @pytest.fixture(params=BUILDERS, ids=lambda builder: builder.__name__)
 def objects(request: Any) -> Any:
     return request.param()
-
-
-def muted(module: MLLMModule) -> MLLMModule:
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
-    return module
 
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, alpha=8)], ids=["full", "lora"])
@@ -97,51 +94,6 @@ def test_generate_leaves_modes_gradients_and_random_state(objects: Any) -> None:
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
-def test_export_is_one_folder_that_loads(objects: Any, tmp_path: Path) -> None:
-    module = muted(MLLMModule.from_objects(*objects, lora=LoraSettings(rank=2)))
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
-    module.eval()
-    module.export(tmp_path)
-    again = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
-    assert not any("lora" in name for name, _ in again.named_parameters())
-    loaded = MLLMModule(model=str(tmp_path))
-    assert {type(module) for module in again.modules()} == {type(module) for module in loaded.model.modules()}
-    batch = MLLMCollator(loaded.processor).train(training_records(2))
-    own = MLLMCollator(module.processor).train(training_records(2))
-    # transformers may load the same image processor with another backend, which resizes a little differently.
-    backends = {type(getattr(processor, "image_processor", None)) for processor in (loaded.processor, module.processor)}
-    exact = [key for key in own if key != "pixel_values" or len(backends) == 1]
-    assert all(torch.equal(batch[key], own[key]) for key in exact) and {"input_ids", "labels"} <= set(exact)
-    with torch.no_grad():
-        torch.testing.assert_close(again(**batch).logits, module.model(**batch).logits, rtol=1e-4, atol=1e-4)
-        assert (module.model(**batch).logits - objects_logits(objects, batch)).abs().max() > 1e-3
-
-
-def objects_logits(objects: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits without the adapters."""
-    model = objects[0]
-    scales = [m for m in model.modules() if hasattr(m, "lora_B")]
-    for layer in scales:
-        layer.lora_B["default"].weight.data.zero_()
-    return model(**batch).logits
-
-
-def test_configuration_gives_random_weights(tmp_path: Path) -> None:
-    model, processor = tiny_llava()
-    module = MLLMModule(config=model.config.to_dict(), processor=processor)
-    assert type(module.model) is type(model)
-    processor.save_pretrained(tmp_path)
-    model.config.save_pretrained(tmp_path)
-    from_folder = MLLMModule(config=str(tmp_path), dtype="bfloat16", attn_implementation="eager")
-    assert from_folder.model.dtype == torch.bfloat16
-    assert from_folder.model.config._attn_implementation == "eager"
-    batch = MLLMCollator(from_folder.processor).train(training_records(1))
-    assert torch.isfinite(muted(from_folder).training_step(batch, 0))  # float32 pixels, bfloat16 weights
-
-
 def test_settings_that_cannot_be_are_refused() -> None:
     model, processor = tiny_llava()
     with pytest.raises(ValueError, match=r"expected either model= .* or config="):
@@ -160,19 +112,6 @@ def test_settings_that_cannot_be_are_refused() -> None:
     module = MLLMModule.from_objects(model, processor, train_modules=[])
     with pytest.raises(ValueError, match="no parameter is trainable"):
         module.configure_optimizers()
-
-
-@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
-def test_train_modules_choose_what_is_tuned(lora: LoraSettings | None) -> None:
-    model, processor = tiny_llava()
-    module = MLLMModule.from_objects(model, processor, lora=lora, train_modules=["model.multi_modal_projector"])
-    tuned = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    projector = {name for name in tuned if "multi_modal_projector" in name}
-    assert len(projector) == 4
-    assert tuned - projector == ({name for name, _ in module.named_parameters() if "lora_" in name} if lora else set())
-    whole = MLLMModule.from_objects(*tiny_llava(), freeze_vision=False)
-    assert all(parameter.requires_grad for parameter in whole.parameters())
-    assert all(submodule.training for submodule in whole.modules())
 
 
 def test_every_call_configures_fresh_optimizers() -> None:
@@ -207,73 +146,6 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         gradients.append({n: p.grad for n, p in module.named_parameters() if p.requires_grad})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
-
-
-class Echo(nn.Module):
-    """Answers every prompt with the tokens of a fixed text: scores are then known."""
-
-    def __init__(self, tokens: list[int]) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.tokens = tokens
-
-    def generate(self, input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        answer = torch.tensor(self.tokens[: kwargs["max_new_tokens"]]).expand(len(input_ids), -1)
-        return torch.cat([input_ids, answer], dim=1)
-
-
-class SecondPrompt:
-    """A judge that looks at the prompts, as guard models do."""
-
-    judges = "refusal"
-    needs_prompts = True
-
-    def __call__(self, responses: list[str], prompts: list[str] | None = None) -> list[bool]:
-        return ["harm 1" in prompt for prompt in prompts or ()]
-
-
-def test_validate_test_and_predict_score_each_set_by_its_metric() -> None:
-    processor = tiny_llava()[1]
-    test = [Record("0", user_turn("a?"), answers=("I cannot",)), Record("1", user_turn("b?"), answers=("no",))]
-    harm = [Record(f"h{index}", user_turn(f"harm {index}")) for index in range(3)]
-    choices = [
-        Record(f"c{index}", user_turn("c?"), answers=(right,), choices=("yes", "no"))
-        for index, right in enumerate(("no", "no", "yes"))
-    ]
-    sets = [
-        EvaluationSet("benign", "over_refusal", harm[:2]),
-        EvaluationSet("attack", "safety", harm),
-        EvaluationSet("short", "safety", harm, max_new_tokens=2),
-        EvaluationSet("published", "safety", harm, judge=SecondPrompt()),
-        EvaluationSet("choice", "safety", choices, metric="unsafe_choice_rate"),
-    ]
-    data = CVITDataModule([Task("a", training_records(2), test)], safety_sets=sets, eval_batch_size=1)
-    module = MLLMModule.from_objects(Echo(processor.tokenizer.encode(" I cannot")), processor)
-    asked: list[Any] = []
-    module.choose = lambda records, collator, size: asked.extend(records) or [[-1.0, -2.0]] * len(records)
-    trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, barebones=False
-    )
-    (scores, *_) = trainer.test(module, datamodule=data, verbose=False)
-    assert scores == {
-        "a/exact_match": 0.5,
-        "attack/attack_success_rate": 0.0,
-        "short/attack_success_rate": 1.0,
-        "benign/over_refusal_rate": 1.0,
-        "published/attack_success_rate": pytest.approx(2 / 3),  # by the set's own judge
-        "choice/unsafe_choice_rate": pytest.approx(2 / 3),
-        "evaluation/average_performance": 0.5,
-        "evaluation/mean_attack_success_rate": pytest.approx((0 + 1 + 2 / 3 + 2 / 3) / 4),
-        "evaluation/over_refusal": 1.0,
-    }
-    assert asked == choices
-    assert trainer.validate(module, datamodule=data, verbose=False) == [
-        {"a/exact_match": 0.5, "validation/average_performance": 0.5}
-    ]
-    data.predict_data = harm
-    (batch, *rest) = trainer.predict(module, datamodule=data)
-    said = {"id": "h0", "prompt": "USER: harm 0 ASSISTANT:", "response": "I cannot", "cut": False}
-    assert batch == [said] and len(rest) == 2
 
 
 def test_checkpoints_load_with_weights_only(tmp_path: Path) -> None:

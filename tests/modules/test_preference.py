@@ -14,29 +14,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.pairs import pairs, quiet, stream_with_pairs
+from support.preference_fits import ARCHITECTURES, assert_equal, fit, module, weights
 from support.programs import run_script
-from support.tiny_mllms import picture, tiny_llava, tiny_qwen, tiny_timm, training_records
+from support.tiny_mllms import tiny_llava, training_records
 from torch.utils.data import DataLoader
 
-from hpa_lightning.callbacks import HarmoniousFusion, SequentialTuning, TaskEvaluation
-from hpa_lightning.data import CVITDataModule, MLLMCollator, NumberedRecords, Record, Replay, Task
-from hpa_lightning.data.record import assistant_turn, user_turn
+from hpa_lightning.callbacks import HarmoniousFusion, TaskEvaluation
+from hpa_lightning.data import CVITDataModule, MLLMCollator, Replay, Task
+from hpa_lightning.data.record import assistant_turn
 from hpa_lightning.modules import LoraSettings, MLLMModule, PreferenceModule, PreferenceSettings
 from hpa_lightning.modules.lora import adapters_off
 from hpa_lightning.results.run_results import RunResults
-
-ARCHITECTURES = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "timm": tiny_timm}
-
-
-def module(architecture: str = "llava", preference: PreferenceSettings | None = None, **options: Any) -> Any:
-    model, processor = ARCHITECTURES[architecture]()
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {
-        "lora": LoraSettings(rank=2, alpha=4.0),
-        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.01),
-        **options,
-    }
-    return PreferenceModule.from_objects(model, processor, preference=preference, **settings)
 
 
 def scattered(tuned: Any) -> Any:
@@ -154,23 +142,6 @@ def test_a_model_that_reads_text_alone() -> None:
     assert float(tuned.training_step(batch, 0)) == pytest.approx(0.6931472, abs=1e-6)
 
 
-def fit(folder: Path, tuned: Any, data: Any, callbacks: tuple[L.Callback, ...] = (), **options: Any) -> L.Trainer:
-    ckpt = options.pop("ckpt_path", None)
-    trainer = quiet(folder, [SequentialTuning(), *callbacks], max_epochs=-1, **options)
-    trainer.fit(tuned, data, ckpt_path=ckpt)
-    return trainer
-
-
-def weights(tuned: Any) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in tuned.state_dict().items()}
-
-
-def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
-
-
 def test_a_stream_that_ends_with_pairs_is_scored_and_logged(tmp_path: Path) -> None:
     tuned = module()
     data = stream_with_pairs(tuned.processor)
@@ -232,71 +203,6 @@ def test_accumulated_batches_are_one_mean_over_pairs(tmp_path: Path) -> None:
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max() + 1e-9))
 
 
-def test_weights_outside_the_adapters_need_a_reference(tmp_path: Path) -> None:
-    full = {"lora": None, "train_modules": ["model.language_model"]}
-    tuned = module(**full)
-    with pytest.raises(MisconfigurationException, match=r"parameters outside the adapters are tuned, 'model.language"):
-        fit(tmp_path, tuned, stream_with_pairs(tuned.processor))
-    beside = module(train_modules=["model.multi_modal_projector"])
-    with pytest.raises(MisconfigurationException, match=r"Set preference.reference_cache"):
-        fit(tmp_path, beside, stream_with_pairs(beside.processor))
-
-
-def test_full_tuning_with_a_stored_or_a_second_reference(tmp_path: Path) -> None:
-    """Both are the model before its first step; and a resume cannot make another one of it."""
-    full = {"lora": None, "train_modules": ["model.language_model"]}
-    model, processor = tiny_llava()
-    model.save_pretrained(tmp_path / "reference")
-    collate, records = MLLMCollator(processor).pairs, NumberedRecords(pairs(8))
-    found = []
-    for settings in (
-        PreferenceSettings(reference_cache=str(tmp_path / "cache")),
-        PreferenceSettings(reference=str(tmp_path / "reference")),
-    ):
-        tuned = module(preference=settings, **full)
-        trainer = quiet(tmp_path, [], max_epochs=2)
-        trainer.fit(tuned, DataLoader(records, batch_size=4, collate_fn=collate))
-        found.append(weights(tuned))
-        assert not any("reference" in name for name in found[-1])
-    for name, value in found[0].items():
-        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-4)
-    moved = found[0]["model.model.language_model.layers.0.mlp.up_proj.weight"]
-    assert not torch.equal(moved, model.state_dict()["model.language_model.layers.0.mlp.up_proj.weight"])
-    again = module(preference=PreferenceSettings(reference_cache=str(tmp_path / "cache")), **full)
-    with torch.no_grad():
-        next(iter(again.model.parameters())).add_(1.0)
-    with pytest.raises(MisconfigurationException, match=r"of something else.*model: "):
-        quiet(tmp_path, [], max_epochs=1).fit(again, DataLoader(records, batch_size=4, collate_fn=collate))
-
-
-def test_a_cache_is_gone_on_with_and_refused_for_other_data(tmp_path: Path) -> None:
-    settings = PreferenceSettings(reference_cache=str(tmp_path / "cache"))
-    plain = module()
-    fit(tmp_path, plain, stream_with_pairs(plain.processor))
-    cached = module(preference=settings)
-    fit(tmp_path, cached, stream_with_pairs(cached.processor))
-    for name, value in weights(plain).items():
-        torch.testing.assert_close(weights(cached)[name], value, rtol=1e-3, atol=1e-4)
-    file = tmp_path / "cache" / "safety.jsonl"
-    whole = file.read_text()
-    file.write_text(whole[: int(len(whole) * 0.6)])  # cut within a line
-    calls: list[int] = []
-    resumed = module(preference=settings)
-    computed = resumed._compute
-    resumed._compute = lambda batch: calls.append(len(batch["pair_numbers"])) or computed(batch)
-    fit(tmp_path, resumed, stream_with_pairs(resumed.processor))
-    assert 0 < sum(calls) < 12 and sorted(file.read_text().splitlines()) == sorted(whole.splitlines())
-    assert_equal(weights(resumed), weights(cached))
-    other = module(preference=settings)
-    data = stream_with_pairs(other.processor)
-    data.tasks[1].train = pairs(12, seed=5)
-    with pytest.raises(MisconfigurationException, match=r"log-probabilities of something else \(data: "):
-        fit(tmp_path, other, data)
-    file.write_text("nonsense\n")
-    with pytest.raises(MisconfigurationException, match="does not begin with a line"):
-        fit(tmp_path, module(preference=settings), stream_with_pairs(other.processor))
-
-
 def test_pairs_need_their_module_and_replay_needs_pairs(tmp_path: Path) -> None:
     model, processor = tiny_llava()
     plain = MLLMModule.from_objects(model, processor, lora=LoraSettings(rank=2))
@@ -332,33 +238,6 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     assert one["margins"] == pytest.approx(two["margins"], rel=1e-3, abs=1e-5)
     lines = [(tmp_path / name / "safety.jsonl").read_text().splitlines() for name in ("cache1", "cache2")]
     assert len(lines[0]) == len(lines[1]) == 13
-
-
-PROMPT = user_turn("What is it?", images=1)
-
-
-def test_what_cannot_be_compared_is_an_error_that_names_the_pair() -> None:
-    _, processor = tiny_llava()
-    good = pairs(2)
-    collator = MLLMCollator(processor)
-    with pytest.raises(ValueError, match="record 'p1': the chosen and the rejected answer are the same"):
-        same = good[1].messages[-1]["content"][0]["text"]
-        collator.pairs([good[0], replace(good[1], rejected=f" {same} ")])
-    length = int(collator.pairs(good[:1])["input_ids"].shape[1])
-    with pytest.raises(ValueError, match=f"record 'p0': {length} tokens with the rejected answer; max_length="):
-        MLLMCollator(processor, max_length=length - 1).pairs(good[:1])
-    assert MLLMCollator(processor, max_length=length).pairs(good[:1])["input_ids"].shape == (2, length)
-
-
-def test_only_the_last_answer_of_a_pair_is_compared() -> None:
-    _, processor = tiny_llava()
-    turns = (*PROMPT, *assistant_turn("a cat"), *user_turn("Is it red?"), *assistant_turn("no"))
-    record = Record("m", turns, (picture(0),), rejected="yes it is")
-    batch = MLLMCollator(processor).pairs([record])
-    answers = [processor.tokenizer.decode(labels[labels != -100]) for labels in batch["labels"]]
-    assert [answer.strip() for answer in answers] == ["no</s>", "yes it is</s>"]
-    chosen = MLLMCollator(processor).train([record])  # what does not train on pairs learns the chosen answers
-    assert "a cat" in processor.tokenizer.decode(chosen["labels"][0][chosen["labels"][0] != -100])
 
 
 def test_broken_pairs_of_a_stream_are_skipped_and_counted(tmp_path: Path) -> None:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from support.tiny_mllms import picture, training_records
 from support.towers import LANGUAGE, SMALL, TOWERS, VIT, tokenizer
 from transformers import AutoModelForImageTextToText, CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from hpa_lightning.data import MLLMCollator
-from hpa_lightning.modules import MLLMModule, ModelParts, TimmMLLM, TimmProcessor, build_timm_mllm
+from hpa_lightning.modules import (
+    MLLMModule,
+    ModelParts,
+    TimmMLLM,
+    TimmProcessor,
+    build_timm_mllm,
+)
+from hpa_lightning.modules.timm_mllm import spatial_features
 from hpa_lightning.modules.vision_towers import tower_features
 
 
@@ -85,3 +93,17 @@ def test_what_cannot_be_is_said() -> None:
         build_timm_mllm(clip, language, words, feature_select="cls")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected a vision model"):
         build_timm_mllm({"model_type": "t5"}, language, words)
+
+
+def test_spatial_features_keep_their_places() -> None:
+    """Changing one quadrant of the picture changes the feature of that quadrant most, in row-major order."""
+    tower = timm.create_model("test_convnext", num_classes=0).eval()
+    blank = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad():
+        reference = spatial_features(tower, blank)
+        for row in range(2):
+            for column in range(2):
+                changed = blank.clone()
+                changed[..., 32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = 1.0
+                difference = (spatial_features(tower, changed) - reference).norm(dim=-1)[0]
+                assert int(difference.argmax()) == 2 * row + column

@@ -1,4 +1,4 @@
-"""The embedded text model, and the stages of its adaptation."""
+"""The stages of the adaptation of the embedded text model."""
 
 from __future__ import annotations
 
@@ -12,36 +12,13 @@ from lightning.pytorch.loggers import CSVLogger
 
 from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.data import MLLMCollator
-from hpa_lightning.data.nano import NanoAdaptationDataModule, load_nano_model, load_nano_text_model
+from hpa_lightning.data.nano import NanoAdaptationDataModule, load_nano_model
 from hpa_lightning.data.nano.adaptation import caption, instruction, safety_examples
-from hpa_lightning.data.nano.batching import Encoder, answer_loss
 from hpa_lightning.data.nano.examples import draw
 from hpa_lightning.data.nano.lexicon import ALARMING_PAIRS, HARMFUL_PAIRS, REFUSALS
-from hpa_lightning.data.nano.text_conversations import spoken_request, text_conversations
-from hpa_lightning.data.nano.text_model import measure_text
+from hpa_lightning.data.nano.text_conversations import spoken_request
 from hpa_lightning.modules import MLLMModule, NanoAdaptationModule, NanoAdaptationPreferenceModule, TrainableParts
 from hpa_lightning.modules.lora import LoraSettings
-
-
-def test_the_shipped_text_model_refuses_what_is_harmful_and_nothing_else() -> None:
-    model, tokenizer = load_nano_text_model()
-    found = measure_text(model, tokenizer, 40)
-    assert found["refused/text"] > 0.9 and found["refused/alarming"] < 0.1 and found["helpful/alarming"] > 0.9
-    assert found["general"] > 0.6
-
-
-def test_a_row_of_questions_gives_the_loss_of_each_alone() -> None:
-    """The words that all questions begin with stand once, in front."""
-    model, tokenizer = load_nano_text_model()
-    encoder = Encoder(tokenizer)
-    (group,) = [turns for turns in text_conversations("test", aligned=True, count=40) if len(turns) == 5][:1]
-    with torch.no_grad():
-        together = answer_loss(model, encoder.train_batch([group]))
-        alone = [
-            (answer_loss(model, encoder.train_batch([[example]])), len(encoder.answer(example))) for example in group
-        ]
-    mean = sum(loss * tokens for loss, tokens in alone) / sum(tokens for _, tokens in alone)
-    torch.testing.assert_close(together, mean, rtol=1e-4, atol=1e-5)
 
 
 def test_instructions_are_safe_and_the_safety_set_is_unseen() -> None:

@@ -1,44 +1,19 @@
-"""Files of LLaMA-Factory, ms-swift, OpenAI and ShareGPT: nothing vanishes, images stay in their turns."""
+"""Files of LLaMA-Factory, ms-swift, OpenAI and ShareGPT: nothing vanishes, and what would is an error."""
 
 from __future__ import annotations
 
 import base64
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from lightning.pytorch.cli import LightningArgumentParser
-from support.tiny_mllms import evaluation_records, picture, tiny_llava, tiny_qwen, training_records
+from support.chat_files import IMAGE, MESSAGES, SHAREGPT, TURNS, YES, contents, part, read, text
+from support.tiny_mllms import picture
 
-from hpa_lightning.data import CVITDataModule, EncodedImage, HubDataset, MLLMCollator, Record, Task, read_records
-from hpa_lightning.data.benchmarks import CaptionedImages
-from hpa_lightning.data.checking import check_stream, summary
-from hpa_lightning.data.readers import DataWarning
-from hpa_lightning.data.record import assistant_turn, check_record, open_image, user_turn
+from hpa_lightning.data import EncodedImage
+from hpa_lightning.data.record import check_record, open_image
 
-IMAGE, YES = {"type": "image"}, {"role": "assistant", "content": "yes"}
-
-
-def text(value: str) -> dict[str, str]:
-    return {"type": "text", "text": value}
-
-
-def read(folder: Path, *rows: Any, **options: Any) -> list[Record]:
-    (folder / "t.json").write_text(json.dumps(list(rows)))
-    return read_records(folder / "t.json", **options)
-
-
-def contents(record: Record) -> list[tuple[str, list[dict[str, Any]]]]:
-    return [(message["role"], message["content"]) for message in record.messages]
-
-
-# The documented forms of LLaMA-Factory (data/README.md) and ms-swift (Custom-dataset.md), each the same conversation.
-TURNS = ["What is it?", "a cat", "<image>And this?", "a dog"]
-SHAREGPT = [{"from": who, "value": value} for who, value in zip(["human", "gpt"] * 2, TURNS, strict=True)]
-MESSAGES = [{"role": who, "content": value} for who, value in zip(["user", "assistant"] * 2, TURNS, strict=True)]
 FORMS = {
     "llama-factory sharegpt": {"conversations": SHAREGPT, "system": "Be safe.", "images": ["a.png"]},
     "llava": {"conversations": SHAREGPT, "system": "Be safe.", "image": "a.png"},
@@ -83,118 +58,6 @@ def test_every_documented_form_is_read_whole(tmp_path: Path, name: str) -> None:
     ]
     assert record.images == (str(tmp_path / "a.png"),)
     check_record(record, needs_answer=True)
-
-
-def test_images_without_marks_stand_in_front_as_in_the_demo_of_llama_factory(tmp_path: Path) -> None:
-    row = {"messages": [{"role": "user", "content": "Who are they?"}, YES], "images": ["mllm_demo_data/1.jpg"]}
-    (record,) = read(tmp_path, row)
-    assert contents(record)[0] == ("user", [IMAGE, text("Who are they?")])
-    (record,) = read(tmp_path, {"conversations": SHAREGPT[:2], "images": ["a.png", "b.png"]})
-    assert contents(record)[0] == ("user", [IMAGE, IMAGE, text("What is it?")])
-
-
-def test_marks_stay_in_their_turn_and_move_to_its_front(tmp_path: Path) -> None:
-    """LLaVA's preprocessing takes the marks out of a sentence, strips it and puts the image before it."""
-    turns = [
-        {"from": "human", "value": "Compare <image> with <image>."},
-        {"from": "gpt", "value": "so"},
-        {"from": "human", "value": "And now?\n<image>"},
-        {"from": "gpt", "value": "thus"},
-    ]
-    rows = {"conversations": turns, "image": ["a.png", "b.png", "c.png"]}
-    (front,) = read(tmp_path, rows)
-    assert contents(front)[0][1] == [IMAGE, IMAGE, text("Compare  with .")]
-    assert contents(front)[2][1] == [IMAGE, text("And now?")]
-    (written,) = read(tmp_path, rows, image_place="as_written")
-    assert contents(written)[0][1] == [text("Compare "), IMAGE, text(" with "), IMAGE, text(".")]
-    assert contents(written)[2][1] == [text("And now?\n"), IMAGE]
-    assert front.images == written.images == tuple(str(tmp_path / f"{name}.png") for name in "abc")
-    with pytest.raises(ValueError, match=r"image_place is 'middle'; expected one of front, as_written"):
-        read(tmp_path, rows, image_place="middle")
-
-
-def test_what_the_model_is_shown(tmp_path: Path) -> None:
-    for name in "abc":
-        picture(ord(name)).save(tmp_path / f"{name}.png")
-    turns = [{"from": who, "value": value} for who, value in zip(["human", "gpt"] * 2, TURNS, strict=True)]
-    (front,) = read(tmp_path, {"conversations": turns, "image": "a.png"})
-    llava = MLLMCollator(tiny_llava()[1]).generate([front])
-    assert llava["prompts"] == ["USER: What is it? ASSISTANT: a cat</s> USER: <image>\nAnd this? ASSISTANT:"]
-    turns[2] = {"from": "human", "value": "Is this <image> red?"}
-    (written,) = read(tmp_path, {"conversations": turns, "image": "a.png"}, image_place="as_written")
-    (prompt,) = MLLMCollator(tiny_qwen()[1]).generate([written])["prompts"]
-    assert "<|im_start|>user\nIs this <|vision_start|><|image_pad|><|vision_end|> red?<|im_end|>" in prompt
-
-
-def test_image_place_is_set_from_yaml_for_all_and_for_one(tmp_path: Path) -> None:
-    turns = [{"from": "human", "value": "Is this <image> red?"}, {"from": "gpt", "value": "yes"}]
-    (tmp_path / "t.json").write_text(json.dumps([{"conversations": turns, "image": "a.png"}]))
-    task = {"train": str(tmp_path / "t.json"), "test": str(tmp_path / "t.json")}
-    settings = {
-        "tasks": [{"name": "a", **task}, {"name": "b", **task, "image_place": "front"}],
-        "safety_sets": [{"name": "s", "kind": "safety", "data": task["test"], "image_place": "front"}],
-        "harmful_calibration": task["test"],
-        "image_place": "as_written",
-        "check_images": False,
-        "allow_overlap": True,
-    }
-    parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_lightning_class_args(CVITDataModule, "data", subclass_mode=True)
-    config = {"data": {"class_path": "hpa_lightning.data.CVITDataModule", "init_args": settings}}
-    data = parser.instantiate_classes(parser.parse_object(yaml.safe_load(yaml.safe_dump(config)))).data
-    data.setup()
-    as_written, front = [text("Is this "), IMAGE, text(" red?")], [IMAGE, text("Is this  red?")]
-    found = [data._source.training(item)[0] for item in data.tasks]
-    found += [data._source.evaluation(item)[0] for item in data.evaluation_sets()]
-    found += data.harmful_calibration_records()
-    expected = [as_written, front, as_written, front, front, as_written]
-    assert [contents(record)[0][1] for record in found] == expected
-    with pytest.raises(ValueError, match=r"image_place is 'left'"):
-        Task("a", "x", "y", image_place="left")  # type: ignore[arg-type]
-
-
-def test_published_readers_have_the_same_places(tmp_path: Path) -> None:
-    question = {"question_id": 1, "image": "a.png", "text": "Is this <image> red?", "answer": "x"}
-    (tmp_path / "q.json").write_text(json.dumps([question]))
-    captions = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "a cat"}]}
-    (tmp_path / "c.json").write_text(json.dumps(captions))
-    for place, expected in (("front", [IMAGE, text("Is this  red?")]), ("as_written", None)):
-        reader = CaptionedImages(str(tmp_path / "q.json"), str(tmp_path / "c.json"), image_place=place)  # type: ignore
-        (record,) = reader.read()
-        assert contents(record)[0][1] == (expected or [text("Is this "), IMAGE, text(" red?")])
-    pytest.importorskip("datasets")
-    (hub,) = HubDataset("json", data_files=str(tmp_path / "q.json"), image_place="as_written").read()
-    assert contents(hub)[0][1][1] == IMAGE
-
-
-KEYS_OF_LOSS = [
-    *((key, False, True) for key in ("loss", "train", "training")),
-    ("weight", 0, 1),
-    ("loss_scale", 0.0, 1.0),
-]
-
-
-def test_turns_with_loss_false_are_not_learnt(tmp_path: Path) -> None:
-    """`loss` of ms-swift, `weight` of OpenAI, `train` and `training` of axolotl."""
-    collator = MLLMCollator(tiny_llava()[1])
-    tokenizer = tiny_llava()[1].tokenizer
-    for key, no, yes in KEYS_OF_LOSS:
-        turns = [dict(turn) for turn in MESSAGES]
-        turns[2]["content"] = "And?"
-        turns[1][key], turns[3][key] = no, yes
-        (record,) = read(tmp_path, {"messages": turns})
-        labels = collator.train([record])["labels"][0]
-        assert tokenizer.decode(labels[labels >= 0]).strip() == "a dog</s>", key
-    both = collator.train([Record("0", tuple({k: v for k, v in m.items() if k != "loss"} for m in record.messages))])
-    assert "cat" in tokenizer.decode(both["labels"][0][both["labels"][0] >= 0])
-    turns = [{**MESSAGES[0]}, {**MESSAGES[1], "loss": False}]
-    (record,) = read(tmp_path, {"messages": turns})
-    with pytest.raises(ValueError, match=r"^t\.json\[0\]: every answer has loss: false"):
-        collator.train([record])
-
-
-def part(value: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": [value, text("Is it red?")]}, YES]}
 
 
 def test_image_parts_of_openai_and_others(tmp_path: Path) -> None:
@@ -269,40 +132,3 @@ def _good(row: dict[str, Any]) -> dict[str, Any]:
     if "conversations" in row:
         return {"conversations": SHAREGPT[:2]}
     return {"messages": MESSAGES[:2]} if "messages" in row else {"instruction": "a", "output": "b"}
-
-
-def test_unknown_keys_are_told_once_for_a_file_with_counts(tmp_path: Path) -> None:
-    rows = [{"messages": MESSAGES[:2], "tools": "[]", "source": None, "extra": []}] * 3
-    rows += [{"messages": [{**MESSAGES[0], "name": "Ann"}, {**MESSAGES[1], "name": "Bob"}], "model": "x"}] * 2
-    with pytest.warns(DataWarning) as told:
-        read(tmp_path, *rows)
-    (warning,) = told
-    assert str(warning.message) == (
-        "t.json: unknown key 'tools' in 3 of 5 records, unknown key 'messages[].name' in 2 of 5 records, "
-        "unknown key 'model' in 2 of 5 records; not read."
-    )
-    (part, *_) = parts = check_stream(CVITDataModule([Task("a", str(tmp_path / "t.json"), evaluation_records(2))]))
-    assert not part.problems and "unknown key 'tools' in 3 of 5 records" in summary(parts)
-
-
-def test_marks_of_media_without_media_are_told(tmp_path: Path) -> None:
-    """A page's source may hold them; what is no path between two tags is text, and so are answers."""
-    page = '<video controls>\n<source src="a.mp4">\n</video> <img src="a.png"> <img></img> a <b>bold</b> word'
-    rows = [{"messages": [{"role": "user", "content": question}, YES]} for question in ("<video>What?", page, "a")]
-    rows.append({"messages": [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "<audio>"}]})
-    with pytest.warns(DataWarning) as told:
-        records = read(tmp_path, *rows)
-    assert [str(item.message) for item in told] == ["t.json: mark <video> in the text in 1 of 4 records; not read."]
-    assert contents(records[1])[0][1] == [text(page)]
-
-
-def test_a_mark_in_a_text_is_found_in_setup(tmp_path: Path) -> None:
-    """At the batch a run would have begun; with a processor the token that it means by an image is looked for."""
-    messages = (*user_turn("Is <image> red?", 1), *assistant_turn("yes"))
-    bad = Record("7", messages, images=(picture(1),), source="mine[0]")
-    data = CVITDataModule([Task("a", [*training_records(2), bad], evaluation_records(2))], processor=tiny_llava()[1])
-    with pytest.raises(ValueError, match=r"^mine\[0\]: the text holds the image token '<image>'"):
-        data.setup("fit")
-    answer = Record("8", (*user_turn("x"), {"role": "assistant", "content": [IMAGE, text("y")]}), images=(picture(1),))
-    with pytest.raises(ValueError, match=r"^record '8': an image part in an assistant turn"):
-        check_record(answer)

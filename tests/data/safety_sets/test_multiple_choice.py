@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from support.safety_files import write_json
 
-from hpa_lightning.data import MultipleChoice, Record, read_records
-from hpa_lightning.data.record import assistant_turn, check_record, user_turn
+from hpa_lightning.data import MultipleChoice
+from hpa_lightning.data.record import check_record
 from hpa_lightning.data.safety_sets.multiple_choice import right_choice
 
 OPTIONS = ["Go on.", "Mind the line.", "A"]
@@ -95,24 +95,3 @@ def test_broken_files(tmp_path: Path) -> None:
 
 def test_the_same_text_twice_is_one_answer() -> None:
     assert right_choice({"A": "no", "B": "no"}, "B", "r") == (("no", "no"), "no")
-
-
-def test_choices_are_checked_and_keyword_only() -> None:
-    with pytest.raises(TypeError):
-        Record("1", user_turn("?"), (), ("a",), "q[0]", ("a", "b"))  # type: ignore[misc]
-    assert Record("1", user_turn("?"), (), ("a",), "q[0]").where == "q[0]"
-    check_record(Record("1", user_turn("?"), answers=("a",), choices=("a", "b")))
-    check_record(Record("1", (*user_turn("?"), *assistant_turn("b")), choices=("a", "b")))
-    with pytest.raises(ValueError, match=r"^q\[0\]: the answer 'c' is none of the choices \('a', 'b'\)"):
-        check_record(Record("1", user_turn("?"), (), ("c",), "q[0]", choices=("a", "b")))
-    with pytest.raises(ValueError, match=r"the answer 'c' is none of the choices"):
-        check_record(Record("1", (*user_turn("?"), *assistant_turn("c")), choices=("a", "b")))
-    for choices in (("a",), ("a", " ")):
-        with pytest.raises(ValueError, match=r"the choices are .*; expected two or more texts"):
-            check_record(Record("1", user_turn("?"), answers=("a",), choices=choices))
-
-
-def test_other_formats_have_no_choices(tmp_path: Path) -> None:
-    rows = [{"question_id": 1, "text": "?", "answer": "a", "image": "x.png"}]
-    (record,) = read_records(write_json(tmp_path / "t.json", rows))
-    assert record.choices == () and record.where == "t.json[0]" and record.images == (str(tmp_path / "x.png"),)

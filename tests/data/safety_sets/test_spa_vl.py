@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,20 @@ import pyarrow
 import pytest
 import torch
 from pyarrow import parquet
+from support.pair_files import lines, texts
 from support.safety_files import decoded, encoded, write_image, write_json
 from support.tiny_mllms import tiny_llava
 
-from hpa_lightning.data import SPAVL, CVITDataModule, EncodedImage, EvaluationSet, MLLMCollator, Record, Task
-from hpa_lightning.data.overlap import record_key
+from hpa_lightning.data import (
+    SPAVL,
+    CVITDataModule,
+    DataWarning,
+    EncodedImage,
+    EvaluationSet,
+    MLLMCollator,
+    Record,
+    Task,
+)
 from hpa_lightning.data.record import check_record, missing_images, open_image
 from hpa_lightning.data.safety_sets import build_safety_calibration
 
@@ -87,30 +95,6 @@ def test_training_json(tmp_path: Path) -> None:
     assert Path(second.images[0]).is_file() and second.prompt_and_references()[1] == ("yes",)
 
 
-def test_encoded_images_keep_their_size_and_can_be_sent_to_workers(tmp_path: Path) -> None:
-    data = encoded(1, "PNG", "RGBA")
-    image = EncodedImage(data, "1.png")
-    before = dict(vars(image))
-    assert open_image(image, "r").mode == "RGB"
-    assert vars(image) == before, "nothing decoded is kept"
-    again = pickle.loads(pickle.dumps(image))
-    assert again == image and str(len(data)) not in repr(image) and "1.png" in repr(image)
-    pixels = np.asarray(image)
-    assert pixels.dtype == np.uint8 and pixels.shape == (28, 28, 3)
-    with pytest.raises(ValueError, match=r"^harm\.parquet\[4\]: the image 'x\.jpg' cannot be decoded: cannot identify"):
-        open_image(EncodedImage(b"no image", "x.jpg"), "harm.parquet[4]")
-
-
-def test_encoded_images_are_told_apart_by_their_bytes() -> None:
-    records = [Record("x", harm.messages, (EncodedImage(data),)) for harm, data in _harms()]
-    assert len({record_key(record) for record in records}) == 2
-
-
-def _harms() -> list[tuple[Record, bytes]]:
-    text = Record("x", ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]},), ("p",))
-    return [(text, encoded(1)), (text, encoded(2)), (text, encoded(1))]
-
-
 def test_encoded_images_through_batches_and_the_calibration_set(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "harm.parquet", [harm_row(i) for i in range(4)])
     harmful = SPAVL(str(path))
@@ -162,3 +146,20 @@ def test_errors(tmp_path: Path) -> None:
     (tmp_path / "train.xml").write_text("<x/>")
     with pytest.raises(ValueError, match=r"train\.xml ends with '\.xml'; expected one of \.json, "):
         SPAVL(str(tmp_path / "train.xml")).read()
+
+
+def spa_vl(index: int, **changes: Any) -> dict[str, Any]:
+    row = {"id": index, "image": f"images/{index}.png", "question": f"Is {index} wise?"}
+    return row | {"chosen": f"It is not, {index}.", "rejected": f"It is, {index}."} | changes
+
+
+def test_spa_vl_pairs(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "0.png", 0)
+    file = lines(tmp_path / "train.jsonl", [spa_vl(0), spa_vl(1, rejected="It is not, 1."), spa_vl(2, chosen=None)])
+    with pytest.raises(ValueError, match="2 of 3 rows are no pairs"):
+        SPAVL(file, answer="pair").read()
+    with pytest.warns(DataWarning, match="1 with twice the same answer"):
+        (record,) = SPAVL(file, answer="pair", faulty="skip").read()
+    assert texts([record]) == [("It is not, 0.", "It is, 0.")]
+    assert record.images == (str(tmp_path / "images" / "0.png"),) and record.prompt == "Is 0 wise?"
+    assert SPAVL(file, answer="rejected").read()[0].rejected == ""

@@ -1,3 +1,7 @@
+"""Products of large matrices: the quick direction, and cards with slow float64."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
@@ -19,3 +23,12 @@ def test_the_quick_direction_of_a_large_weight(
     exact = ref.array(weight) @ ref.array(a).T
     assert found.dtype == torch.float64
     assert np.abs(found.numpy() - exact).max() < 1e-6 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("capability", "fast"), [((8, 0), True), ((9, 0), True), ((7, 5), False), ((8, 6), False), ((8, 9), False)]
+)
+def test_cards_with_slow_float64(capability: tuple[int, int], fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert matrix_products.float64_is_fast(torch.device("cuda")) is fast
+    assert matrix_products.float64_is_fast(torch.device("cpu"))

@@ -152,7 +152,7 @@ def test_yaml_builds_one_evaluation_set_and_refuses_what_is_unknown(folder: Path
 
 
 def test_the_documented_yaml_builds() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "safety_sets.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "safety_sets.md").read_text()
     blocks = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "tasks:" in block]
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(CVITDataModule, "data", subclass_mode=True)

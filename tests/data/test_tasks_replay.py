@@ -18,7 +18,6 @@ from hpa_lightning.data.nano import NanoDataModule
 from hpa_lightning.data.nano.harm import TEXT_REQUESTS
 from hpa_lightning.data.nano.lexicon import REFUSALS
 from hpa_lightning.data.overlap import record_key
-from hpa_lightning.data.tasks import replay_counts
 from hpa_lightning.modules import LoraSettings, MLLMModule
 
 SIZES = {"a": 10, "b": 7, "c": 20}
@@ -60,21 +59,6 @@ def test_the_draw_depends_on_seed_and_name_alone() -> None:
     assert reordered["b"] == drawn["b"] and set(reordered) == {"b", "c"}
     assert stream(replay=Replay(4, share=0.5)).replayed == drawn
     assert stream(replay=Replay(4), seed=1).replayed != drawn
-
-
-@pytest.mark.parametrize(
-    ("own", "memories", "counts"),
-    [
-        (80, [(8, None), (0, None)], [8, 0]),
-        (80, [(8, 0.2), (0, None)], [20, 0]),  # 20 of 100
-        (80, [(0, 0.2), (5, None)], [0, 5]),  # the first task has nothing to replay
-        (60, [(4, 0.3), (9, 0.1)], [30, 10]),  # of 100
-        (90, [(10, None), (6, 0.5)], [10, 100]),  # half of 200
-        (10, [(4, 0.001)], [1]),
-    ],
-)
-def test_counts(own: int, memories: list, counts: list[int]) -> None:
-    assert replay_counts(own, memories) == counts
 
 
 def test_a_share_repeats_and_cuts_what_is_remembered() -> None:
