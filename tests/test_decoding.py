@@ -16,7 +16,6 @@ from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
 from hpa_lightning.decoding import decoding_of, ended
 from hpa_lightning.lightning_commands import CommandResults
-from hpa_lightning.metrics.scoring import answer_counts
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.report import method_table
 from hpa_lightning.report.run_tables import answers_table, matrix_table, run_table, safety_table, score_table
@@ -212,11 +211,3 @@ def test_empty_and_cut_answers_stand_in_every_table(tmp_path: Path) -> None:
     assert "Empty and cut answers" in page and "repetition_penalty 1.0" in page
     rows = {(item.step, item.set): item.rows for item in read_predictions(tmp_path)}
     assert rows[-1, "harm"][0]["cut"] is True and rows[-1, "harm"][0]["decoding"] == module.decoding(2)
-
-
-def test_what_is_not_known_is_not_counted() -> None:
-    assert answer_counts([{"response": " "}, {"response": "a"}]) == {"empty": 1}
-    said = ["!!!!", "\ufffd", "?", "7", "\u662f"]
-    assert answer_counts([{"response": text} for text in said]) == {"empty": 3}
-    assert answer_counts([{"response": "", "cut": True}, {"response": "a", "cut": False}]) == {"empty": 1, "cut": 1}
-    assert answer_counts([{"response": "a", "choices": ["a", "b"]}]) == {}

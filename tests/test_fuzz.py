@@ -17,7 +17,6 @@ from hpa_lightning.data.readers.row_fields import DataWarning, Reading
 from hpa_lightning.data.readers.table_files import read_table
 from hpa_lightning.data.record import Record
 from hpa_lightning.parsing import parse_json
-from hpa_lightning.results.predictions import read_predictions
 from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.study.grid import read_study
 from hpa_lightning.study.store import Store
@@ -34,12 +33,15 @@ def test_mutated_files(name: str) -> None:
 
 
 _TEXTS = st.sampled_from(["", "a", "<image>", "yes", "x" * 3000, "\ud83d", "data:,", "http://x/y.png"])
+
 _TEXTS |= st.text(max_size=8)
+
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | _TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3),
     max_leaves=6,
 )
+
 _ROLES = st.sampled_from(["user", "assistant", "system", "human", "gpt", "tool"]) | _VALUES
 
 
@@ -52,6 +54,7 @@ _PARTS = st.fixed_dictionaries(
     {"type": _maybe(st.sampled_from(["text", "image", "image_url"]))},
     optional={"text": _maybe(_TEXTS), "image": _VALUES, "url": _VALUES, "image_url": _VALUES, "path": _VALUES},
 )
+
 _TURNS = st.fixed_dictionaries(
     {},
     optional={
@@ -65,9 +68,11 @@ _TURNS = st.fixed_dictionaries(
         "weight": _VALUES,
     },
 )
+
 _KEYS = sorted(
     {key for keys, _ in FORMATS.values() for key in keys} | {"id", "system", "image", "images", "answer", "x"}
 )
+
 _ROWS = st.dictionaries(
     st.sampled_from(_KEYS),
     st.lists(_TURNS, min_size=1, max_size=4) | _VALUES,
@@ -98,15 +103,6 @@ def test_known_hurts(tmp_path: Path) -> None:
     (tmp_path / "twice.csv").write_text("prompt,prompt\na,b\n")
     with pytest.raises(ValueError, match=r"^twice\.csv has the column 'prompt' twice"):
         list(read_table(tmp_path / "twice.csv"))
-
-
-def test_answers_with_other_ends_of_lines_are_one_line(tmp_path: Path) -> None:
-    """U+2028 stands in answers as it is, and `str.splitlines` cuts there."""
-    (tmp_path / "predictions").mkdir()
-    row = {"prompt": "a", "response": "one\u2028two\x85three"}
-    (tmp_path / "predictions" / "step_00_a.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n")
-    (answers,) = read_predictions(tmp_path)
-    assert answers.rows == (row,)
 
 
 def test_torn_notes_of_a_store_are_named(tmp_path: Path) -> None:

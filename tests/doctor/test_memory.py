@@ -13,12 +13,12 @@ import yaml
 from support.command_settings import with_calibration, write_configuration
 
 from hpa_lightning.callbacks.task import TaskCallback
-from hpa_lightning.cli import main
-from hpa_lightning.doctor import FitPlan, estimate_memory, supported, versions
+from hpa_lightning.doctor import FitPlan, estimate_memory, supported
 from hpa_lightning.functional.hessian import HessianAccumulator
 from hpa_lightning.lightning_commands import tuning_cli
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
 HELD: dict[str, int] = {}
 
 
@@ -115,34 +115,3 @@ def tensors_of(item: Any) -> list[torch.Tensor]:
     if isinstance(item, list | tuple):
         return [tensor for one in item for tensor in tensors_of(one)]
     return [tensor for one in vars(item).values() for tensor in tensors_of(one)] if hasattr(item, "__dict__") else []
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_configuration(tmp_path)
-    main(["doctor", "--config", str(path)])
-    said = capsys.readouterr().out
-    for part in (
-        "torch  ",
-        "cpu: ",
-        "yes  architecture llava",
-        "tuned linear layers",
-        "optimizer, device, in training",
-    ):
-        assert part in said
-    main(["doctor", "--model", str(tmp_path / "model"), "--rank", "4", "--dtype", "bfloat16"])
-    assert "Memory on one device" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stopped:
-        main(["doctor", "--config", str(path), "--strategy", "deepspeed_stage_3"])
-    assert stopped.value.code == 1 and "no   SequentialTuning" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"no strategy 'dpp'; did you mean 'ddp'\?"):
-        main(["doctor", "--config", str(path), "--strategy", "dpp"])
-    path.write_text(yaml.safe_dump({"model": {"init_args": {"config": {"model_type": "blip-2"}}}}))
-    with pytest.raises(SystemExit, match="architecture 'blip-2' is not supported"):
-        main(["doctor", "--config", str(path)])
-
-
-def test_versions_are_compared_with_what_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not [wrong for _, _, wrong in versions() if wrong]
-    monkeypatch.setattr("hpa_lightning.doctor.environment.requires", lambda name: ["torch>=99", "not-there-at-all>=1"])
-    found = {name: (installed, wrong) for name, installed, wrong in versions()}
-    assert found["torch"][1] == "expected >=99" and found["not-there-at-all"] == ("missing", "expected >=1")

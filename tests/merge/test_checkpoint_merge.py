@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,48 +11,19 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from support.merged_checkpoints import SETTINGS, merge, models, tiny_llama
 from support.model_folders import load, tuned, write
 from support.random_architectures import build
-from support.tiny_mllms import tiny_llava, training_records
+from support.tiny_mllms import training_records
 from torch import Tensor
-from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM
+from transformers import AutoProcessor
 
 from hpa_lightning import functional as F
-from hpa_lightning.cli import main
 from hpa_lightning.data import MLLMCollator
 from hpa_lightning.data.batch_order import named_generator
 from hpa_lightning.fuse.output import PartialOutput
 from hpa_lightning.merge import MergeSettings, checkpoint_merge, merge_checkpoints
 from hpa_lightning.modules import MLLMModule
-
-SETTINGS = {
-    "linear": MergeSettings("linear", 0.3),
-    "slerp": MergeSettings("slerp", 0.3),
-    "task_arithmetic": MergeSettings("task_arithmetic", 0.3, scale=0.8),
-    "ties": MergeSettings("ties", 0.3, density=0.4),
-    "ties of peft": MergeSettings("ties", 0.3, density=0.4, convention="peft"),
-    "dare_linear": MergeSettings("dare_linear", weights=(0.9, 0.4), density=0.6, seed=4),
-    "dare_ties": MergeSettings("dare_ties", 0.6, density=0.6),
-}
-
-
-def models(maker: Callable[[], tuple[Any, Any]], root: Path, size: float = 0.5) -> dict[str, Path]:
-    """Folders of a model and of two that were tuned from it, in shards of different sizes."""
-    processor = maker()[1]
-    made = {"base": maker()[0], "task": tuned(maker()[0], 1, size), "safety": tuned(maker()[0], 2, size)}
-    shards = {"base": "100MB", "task": "60KB", "safety": "35KB"}
-    return {name: write(root / name, model, processor, shards[name]) for name, model in made.items()}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return models(lambda: tiny_llava(2), tmp_path_factory.mktemp("llava"))
-
-
-def merge(folders: dict[str, Path], output: Path, settings: MergeSettings, **options: Any) -> dict[str, Any]:
-    base = folders["base"] if settings.needs_base else None
-    return merge_checkpoints(folders["task"], folders["safety"], output, base, settings=settings, **options)
 
 
 def in_memory(folders: dict[str, Path], settings: MergeSettings) -> dict[str, Tensor]:
@@ -109,12 +78,6 @@ def test_real_architectures_come_back_as_a_module(model_type: str, name: str, tm
     if processor is None:
         batch = MLLMCollator(module.processor).generate(training_records(2, 1, "q"))
         assert len(module.generate(batch, max_new_tokens=2)) == 2
-
-
-def tiny_llama(vocabulary: int = 48, tied: bool = False, seed: int = 0) -> LlamaForCausalLM:
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=tied, **sizes)).eval()
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
@@ -193,9 +156,6 @@ def test_provenance(folders: dict[str, Path], tmp_path: Path) -> None:
     assert json.loads((tmp_path / "again" / "merge.json").read_text())["task"] == str(tmp_path / "out")
 
 
-# -- adapters --------------------------------------------------------------------------------------------------------
-
-
 def adapter(base: Path, folder: Path, seed: int, **options: Any) -> Path:
     adapted = get_peft_model(load(base), LoraConfig(**options))
     generator = torch.Generator().manual_seed(seed)
@@ -243,112 +203,6 @@ def test_the_sum_of_adapters_is_that_of_add_weighted_adapter(folders: dict[str, 
         torch.testing.assert_close(tensor, theirs[key], rtol=1e-4, atol=1e-5)
 
 
-# -- what is refused, by name ------------------------------------------------------------------------------------------
-
-
-def changed(folder: Path, target: Path, change: Callable[[dict[str, Tensor]], None], **config: Any) -> Path:
-    """A copy of a folder whose tensors, in one file, are changed."""
-    target.mkdir()
-    tensors: dict[str, Tensor] = {}
-    for file in folder.iterdir():
-        if file.suffix == ".safetensors":
-            tensors |= load_file(file)
-        elif not file.name.endswith(".index.json"):
-            (target / file.name).write_bytes(file.read_bytes())
-    change(tensors)
-    save_file(tensors, target / "model.safetensors", {"format": "pt"})
-    content = json.loads((target / "config.json").read_text()) | config
-    (target / "config.json").write_text(json.dumps(content))
-    return target
-
-
-PROJECTOR = "multi_modal_projector.linear_1.weight"
-
-
-@pytest.mark.parametrize("which", ["task", "safety"])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda tensors: tensors.pop(PROJECTOR), "lacks|holds .*which the task model does not have"),
-        (lambda tensors: tensors.update(stray=torch.ones(2)), r"builds no tensor for stray \(not in (task|safety)"),
-    ],
-    ids=["missing", "stray"],
-)
-def test_missing_and_stray_tensors(
-    which: str, change: Any, message: str, folders: dict[str, Path], tmp_path: Path
-) -> None:
-    broken = folders | {which: changed(folders[which], tmp_path / "broken", change)}
-    with pytest.raises(ValueError, match=message):
-        merge(broken, tmp_path / "out", SETTINGS["linear"])
-    assert not list(tmp_path.glob("out*"))
-
-
-def test_what_is_kept_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
-    def blind(tensors: dict[str, Tensor]) -> None:
-        for key in [key for key in tensors if "vision" in key or "projector" in key]:
-            del tensors[key]
-
-    lacking = folders | {"safety": changed(folders["safety"], tmp_path / "blind", blind)}
-    with pytest.raises(ValueError, match=r"lacks model.* and \d+ more, which the task model holds.*--keep"):
-        merge(lacking, tmp_path / "out", SETTINGS["linear"])
-    keep = ["model.vision_tower.*", "model.multi_modal_projector.*"]
-    audit = merge(lacking, tmp_path / "out", SETTINGS["linear"], keep=keep)
-    found, task = (load(folder).state_dict() for folder in (tmp_path / "out", folders["task"]))
-    assert set(audit["kept"]) == {key for key in found if "vision" in key or "projector" in key}
-    for key, tensor in found.items():
-        assert torch.equal(tensor, task[key]) == (key in audit["kept"])
-    with pytest.raises(ValueError, match=r"--keep vision\* matches no tensor; names are such as"):
-        merge(folders, tmp_path / "none", SETTINGS["linear"], keep=["vision*"])
-
-
-def test_tokens_that_one_model_has_more_are_told(tmp_path: Path) -> None:
-    for name, size in (("task", 48), ("safety", 50)):
-        tiny_llama(size).save_pretrained(tmp_path / name)
-    with pytest.raises(ValueError, match=r"embed_tokens.weight is \(48, 32\) .* \(50, 32\) .*tokens were added"):
-        merge_checkpoints(tmp_path / "task", tmp_path / "safety", tmp_path / "out")
-
-
-@pytest.mark.parametrize(("task_ties", "safety_ties"), [(True, True), (False, True), (True, False)])
-def test_tied_weights(task_ties: bool, safety_ties: bool, tmp_path: Path) -> None:
-    ties = {"task": task_ties, "safety": safety_ties}
-    for seed, (name, tied) in enumerate(ties.items()):
-        tiny_llama(tied=tied, seed=seed).save_pretrained(tmp_path / name)
-    folders = {name: tmp_path / name for name in ties}
-    if task_ties and not safety_ties:
-        with pytest.raises(ValueError, match=r"ties lm_head.weight and model.embed_tokens.weight.*two values"):
-            merge_checkpoints(**folders, output=tmp_path / "out")
-        head = lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()})  # noqa: E731
-        folders["safety"] = changed(folders["safety"], tmp_path / "equal", head)  # stored twice, with one value
-    told = pytest.warns(UserWarning, match="tie_word_embeddings") if task_ties != safety_ties else nullcontext()
-    with told:
-        merge_checkpoints(**folders, output=tmp_path / "out")
-    found, task, safety = (load(folder).state_dict() for folder in (tmp_path / "out", *folders.values()))
-    for key in ("lm_head.weight", "model.embed_tokens.weight"):
-        torch.testing.assert_close(found[key], (task[key] + safety[key]) / 2)
-    other = lambda tensors: tensors.update({"lm_head.weight": torch.ones(48, 32)})  # noqa: E731
-    torn = changed(folders["safety"], tmp_path / "torn", other, tie_word_embeddings=True)
-    with pytest.raises(
-        ValueError, match=r"the safety model .* ties lm_head.weight .* stores them with different values"
-    ):
-        merge_checkpoints(folders["task"], torn, tmp_path / "other")
-
-
-def test_models_that_do_not_belong_together(folders: dict[str, Path], tmp_path: Path) -> None:
-    tiny_llama().save_pretrained(tmp_path / "llama")
-    with pytest.raises(ValueError, match=r"task and safety are different models: .*llava.*llama"):
-        merge(folders | {"safety": tmp_path / "llama"}, tmp_path / "out", SETTINGS["linear"])
-    with pytest.raises(ValueError, match="there is nothing to merge"):
-        merge(folders | {"safety": folders["task"]}, tmp_path / "out", SETTINGS["linear"])
-    with pytest.raises(ValueError, match=r"ties merges what was added to a base; .*--base"):
-        merge_checkpoints(folders["task"], folders["safety"], tmp_path / "out", settings=SETTINGS["ties"])
-    with pytest.raises(ValueError, match="linear of two whole models uses no base"):
-        merge_checkpoints(*(folders[name] for name in ("task", "safety")), tmp_path / "out", folders["base"])
-    broken = lambda tensors: tensors[PROJECTOR].view(-1)[0].fill_(torch.inf)  # noqa: E731
-    diverged = folders | {"safety": changed(folders["safety"], tmp_path / "nan", broken)}
-    with pytest.raises(ValueError, match=r"linear_1.weight: 1 of \d+ values .* are not finite"):
-        merge(diverged, tmp_path / "out", SETTINGS["linear"])
-
-
 def test_what_half_precision_cannot_hold(tmp_path: Path) -> None:
     for name, sign in (("base", 0.0), ("task", 4e4), ("safety", 4e4)):
         model = tiny_llama().to(torch.float16)
@@ -359,17 +213,6 @@ def test_what_half_precision_cannot_hold(tmp_path: Path) -> None:
         models = {name: tmp_path / name for name in ("base", "task")} | {"safety": tmp_path / "moved"}
         tuned(load(tmp_path / "safety"), 1).save_pretrained(tmp_path / "moved")
         merge(models, tmp_path / "out", twice)
-
-
-def test_a_tensor_under_two_names_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    key = "language_model.model.norm.weight"
-    twice = lambda tensors: tensors.update({"model.language_model.norm.weight": tensors[key].clone()})  # noqa: E731
-    double = changed(folders["safety"], tmp_path / "double", twice)
-    with pytest.raises(ValueError, match=r"which are one tensor, model.language_model.norm.weight"):
-        merge(folders | {"safety": double}, tmp_path / "out", SETTINGS["linear"])
-
-
-# -- interruption, command ---------------------------------------------------------------------------------------------
 
 
 class Interruption(Exception):
@@ -401,24 +244,3 @@ def test_interrupted_and_continued_gives_the_same_files(
     assert written == sorted(set(written)) and len(written) > 4
     same = [{file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("whole", "out")]
     assert same[0] == same[1]
-
-
-def test_command(folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["merge", "--task", str(folders["task"]), "--safety", str(folders["safety"]), "--output"]
-    main([*command, str(tmp_path / "out"), "--base", str(folders["base"]), "--method", "ties", "--density", "0.4"])
-    assert "tensors merged, 0 the same in all models, 0 kept" in capsys.readouterr().out
-    merge(folders, tmp_path / "same", MergeSettings("ties", density=0.4))
-    files = [{file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("same", "out")]
-    assert files[0] == files[1]
-    for arguments, message in (
-        ([str(tmp_path / "out")], "exists already"),
-        (
-            [str(tmp_path / "new"), "--ratio", "1.2"],
-            r"ratio is 1.2; expected .*'s share, in \[0, 1\]",
-        ),
-        ([str(tmp_path / "new"), "--density", "0.2"], "density is 0.2, which linear does not use; leave it out"),
-        ([str(tmp_path / "new"), "--weights", "[1.0]"], "weights has 1 numbers; expected two"),
-        ([str(tmp_path / "new"), "--method", "tie"], "did you mean 'ties'"),
-    ):
-        with pytest.raises(SystemExit, match=f"hpa-lightning merge: .*{message}"):
-            main([*command, *arguments])

@@ -9,11 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.study_cells import cell, two_tasks
 
+from hpa_lightning.report.study_report import (
+    StudyCell,
+)
 from hpa_lightning.results.result_file import RESULT_FILE
 
 TASKS = ["AD", "ImageNet", "Flickr30k", "Fin", "ScienceQA", "TextVQA"]
+
 SAFETY = ["vlguard-unsafes", "figstep", "spa-vl"]
+
 LINEARS = [
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
     *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
@@ -101,3 +107,15 @@ def write_run(tmp_path: Path) -> WriteRun:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="module")
+def study() -> list[StudyCell]:
+    """A reference and two methods over three seeds; of `hpa` the first seed is missing, `odd` has one of its own."""
+    ref = [two_tasks(1.0, 0.8, k, a) for k, a in ((0.5, 0.7), (0.4, 0.8), (0.3, 0.75))]
+    ewc = [two_tasks(0.9, 0.8, k, a) for k, a in ((0.54, 0.6), (0.46, 0.7), (0.32, 0.65))]
+    hpa = [two_tasks(0.8, 0.7, 0.7, a) for a in (0.2, 0.3)]
+    cells = [cell("ref", seed, run) for seed, run in zip((1, 2, 3), ref, strict=True)]
+    cells += [cell("ewc", seed, run) for seed, run in zip((1, 2, 3), ewc, strict=True)]
+    cells += [cell("hpa", seed, run) for seed, run in zip((2, 3), hpa, strict=True)]
+    return [*cells, cell("odd", 9, two_tasks(0.2, 0.2, 0.2, 0.0, refusal=0.5))]

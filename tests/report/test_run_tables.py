@@ -1,47 +1,14 @@
-"""Tables: formats, confidence intervals, and agreement with the result files."""
+"""Tables of runs agree with the result files."""
 
 import csv
 import io
-import json
-import math
 from itertools import pairwise
 
 import pytest
-from scipy import stats
 
-from hpa_lightning.report import Estimate, Table, estimate, matrix_table, method_table, run_table, safety_table
+from hpa_lightning.report import matrix_table, method_table, run_table, safety_table
 from hpa_lightning.report.run_tables import run_labels, score_table
 from hpa_lightning.results.run_results import RunResults
-
-
-@pytest.mark.parametrize("values", [[1.0, 2.0], [75.7, 76.6, 74.1, 75.0]])
-def test_confidence_interval_is_students(values: list[float]) -> None:
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values))
-    mean, half_width = estimate(values)
-    assert (mean - half_width, mean + half_width) == pytest.approx((low, high))
-
-
-def test_one_value_has_no_interval() -> None:
-    assert estimate([3.0]).mean == 3.0 and math.isnan(estimate([3.0]).half_width)
-    assert str(estimate([3.0])) == "3.00"
-    assert str(estimate([math.nan, 1.0])) == "–"
-
-
-def test_formats_agree() -> None:
-    table = Table(("Method", "Runs", "AP %"), [("A|B", 2, Estimate(50.0, 1.25)), ("SeqFT", 1, math.nan)])
-    assert table.text().splitlines() == [
-        "Method  Runs          AP %",
-        "A|B        2  50.00 ± 1.25",
-        "SeqFT      1             –",
-    ]
-    assert table.markdown().splitlines() == [
-        "| Method | Runs | AP % |",
-        "| --- | ---: | ---: |",
-        "| A\\|B | 2 | 50.00 ± 1.25 |",
-        "| SeqFT | 1 | – |",
-    ]
-    assert table.csv() == "Method,Runs,AP %,AP % ± (95 % CI)\nA|B,2,50.00,1.25\nSeqFT,1,,\n"
-    assert json.loads(table.json())[1] == {"Method": "SeqFT", "Runs": 1, "AP %": None, "AP % ± (95 % CI)": None}
 
 
 def test_methods_average_their_runs(write_run) -> None:
@@ -86,10 +53,3 @@ def test_long_form_holds_every_score(write_run) -> None:
     for row, event in zip(rows, run.events("score"), strict=True):
         assert (int(row["step"]), row["kind"], row["set"]) == (event["step"], event["kind"], event["set"])
         assert float(row["score_percent"]) == pytest.approx(100 * event["score"], abs=0.005)
-
-
-@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1+cmd", "-2+3", "@SUM(A1)", "\tx"])
-def test_no_cell_of_a_csv_is_a_formula(text: str) -> None:
-    table = Table(["Method", text], [[text, -1.5]])
-    rows = list(csv.reader(io.StringIO(table.csv())))
-    assert rows == [["Method", f"'{text}"], [f"'{text}", "-1.50"]]

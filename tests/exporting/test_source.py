@@ -1,0 +1,72 @@
+"""What is exported of a stream that was killed, and what cannot be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from support.command_settings import with_calibration
+from support.exported_runs import EVALUATION, SEQUENTIAL, fitted, logits
+from transformers import AutoModelForImageTextToText
+
+from hpa_lightning.cli import main
+from hpa_lightning.modules import MLLMModule
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def test_a_stream_that_was_killed(tmp_path: Path) -> None:
+    """Killed in its second task: the first one's end is there, what came after it is not fused."""
+    fusion: dict[str, Any] = {"class_path": "hpa_lightning.callbacks.HarmoniousFusion"}
+    config = fitted(tmp_path, {"lora": {"rank": 2}}, [SEQUENTIAL, fusion, EVALUATION])
+    content = yaml.safe_load(config.read_text())
+    content["trainer"]["callbacks"][1]["init_args"] = with_calibration(content, tmp_path)
+    config.write_text(yaml.safe_dump(content))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpa_lightning.cli", "fit", "--config", str(config)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    half = tmp_path / "run" / "checkpoints" / "step=4.ckpt"
+    while process.poll() is None and not half.is_file():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    said = process.communicate()[1]
+    assert half.is_file(), said[-2000:]
+
+    with pytest.raises(SystemExit, match=r"task 1 \('b'\): what HarmoniousFusion does.*--unfinished") as refused:
+        main(["export", str(half), str(tmp_path / "out")])
+    assert refused.value.code == 2 and not (tmp_path / "out").exists()
+    main(["export", str(half), str(tmp_path / "out"), "--unfinished"])
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    expected = MLLMModule.load_from_checkpoint(half)
+    assert torch.allclose(logits(loaded, tmp_path / "out"), logits(expected.model, tmp_path / "model"), atol=1e-5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "1 of 2 tasks are finished" in card and "These weights are not the method's result" in card
+    assert "After: task 0 ('a')" in card and "tuned further after this was measured" in card
+
+
+def test_what_cannot_be_exported(tmp_path: Path) -> None:
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(b"PK\x03\x04 cut off")
+    (tmp_path / "shards.ckpt").mkdir()
+    torch.save({"weights": torch.ones(2)}, tmp_path / "other.ckpt")
+    for name, message in {
+        "none.ckpt": "there is no checkpoint",
+        "torn.ckpt": "is of no use",
+        "shards.ckpt": "consolidate_checkpoint",
+        "other.ckpt": "holds no `state_dict`",
+    }.items():
+        with pytest.raises(SystemExit, match=message):
+            main(["export", str(tmp_path / name), str(tmp_path / "out")])
+        assert not (tmp_path / "out").exists()

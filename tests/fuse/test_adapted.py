@@ -1,0 +1,154 @@
+"""Checkpoints that are adapters: as the merged model, and what is more than LoRA."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from packaging.version import Version
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from support.fused_checkpoints import LAYERS, SAFETY, SETTINGS, TASK
+from support.model_folders import load, write
+from support.tiny_mllms import tiny_llava
+from torch import Tensor
+from transformers import AutoProcessor
+
+from hpa_lightning.fuse import fuse_checkpoints
+from hpa_lightning.fuse.adapted import AdaptedCheckpoint
+from hpa_lightning.fuse.streaming import empty_model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "v_proj", "down_proj"]},
+        # linear_1 lies in the projector, and the vision tower has a q_proj too: merged, not fused
+        {
+            "target_modules": ["q_proj", "linear_1"],
+            "use_rslora": True,
+            "alpha_pattern": {"layers.1.self_attn.q_proj": 7},
+        },
+    ],
+)
+def test_adapter_equals_the_merged_model(options: dict[str, Any], pair: tuple[Path, Path], tmp_path: Path) -> None:
+    before = pair[0]
+    adapted = get_peft_model(load(before), LoraConfig(r=4, lora_alpha=8, **options))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    adapted.save_pretrained(tmp_path / "adapter")
+    merged = write(tmp_path / "merged", adapted.merge_and_unload(), AutoProcessor.from_pretrained(before))
+    audits = [
+        fuse_checkpoints(before, after, tmp_path / name, SAFETY, TASK, **SETTINGS)
+        for name, after in (("from_adapter", tmp_path / "adapter"), ("from_merged", merged))
+    ]
+    count = len(options["target_modules"]) * LAYERS if "use_rslora" not in options else LAYERS
+    assert len(audits[0]["layers"]) == len(audits[1]["layers"]) == count
+    kinds = ("module", "retained", "safety_focused", "task_focused", "shared")
+    for left, right in zip(audits[0]["layers"], audits[1]["layers"], strict=True):
+        assert [left[kind] for kind in kinds] == [right[kind] for kind in kinds]
+    found, expected, base = (
+        load(folder).state_dict() for folder in (tmp_path / "from_adapter", tmp_path / "from_merged", before)
+    )
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-5, atol=1e-6)
+    moved = {name for name, weight in found.items() if not torch.equal(weight, base[name])}
+    assert any("projector" in name for name in moved) == ("linear_1" in options["target_modules"])
+
+
+def test_adapters_that_are_more_than_lora_are_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    adapted = get_peft_model(load(pair[0]), LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    factors = load_file(tmp_path / "adapter_model.safetensors")
+
+    def refused(match: str, tensors: dict[str, Tensor] | None = None, **settings: Any) -> None:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | settings))
+        save_file(tensors or factors, tmp_path / "adapter_model.safetensors")
+        with pytest.raises(ValueError, match=match):
+            fuse_checkpoints(pair[0], tmp_path, tmp_path / "out", SAFETY, TASK)
+
+    refused("DoRA", use_dora=True)
+    refused("modules_to_save", modules_to_save=["lm_head"])
+    refused("peft_type 'LOHA'", peft_type="LOHA")
+    refused("'pissa_niter_4', which changes the base", init_lora_weights="pissa_niter_4")
+    refused("bias=all", bias="all")
+    refused("lora_bias=True .a trained bias of the adapter", lora_bias=True)
+    refused("alora_invocation_tokens=.1, 2. .activated LoRA", alora_invocation_tokens=[1, 2])
+    refused("not known here: quantum_leap=3.*delete a setting", quantum_leap=3)
+    refused("lora_alpha=many; expected a number", lora_alpha="many")
+    refused("lora_magnitude_vector", factors | {"base_model.model.x.lora_magnitude_vector": torch.ones(2)})
+    refused("is no linear layer", {key.replace("q_proj", "w_proj"): value for key, value in factors.items()})
+    refused(
+        "lora_B of .* alone", {key: value for key, value in factors.items() if "0.self_attn.q_proj.lora_A" not in key}
+    )
+    refused("do not fit", {key: value[:, :-1].clone() for key, value in factors.items()})
+    refused("nothing to fuse")  # B is still zero
+    for file in ("non_lora_trainables.bin", "vit.safetensors"):  # LLaVA's projector, ms-swift's vision tower
+        (tmp_path / file).touch()
+        refused(f"holds {file} beside the adapter's weights.*Merge all of it")
+        (tmp_path / file).unlink()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init_lora_weights": False},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": "orthogonal"},
+        pytest.param(
+            {"init_lora_weights": "mica"},
+            marks=pytest.mark.skipif(not hasattr(LoraLayer, "mica_init"), reason="this peft has no MiCA"),
+        ),
+        {"rank_pattern": {"layers.0.self_attn.q_proj": 2}, "use_rslora": True},
+        {"layers_to_transform": [1], "layers_pattern": "layers"},
+        {"exclude_modules": ["v_proj"], "lora_dropout": 0.5},
+    ],
+)
+def test_harmless_settings_equal_what_peft_merges(options: dict[str, Any], tmp_path: Path) -> None:
+    model, _ = tiny_llava(2)
+    model.save_pretrained(tmp_path / "base")
+    if options.get("init_lora_weights") == "mica" and Version(version("peft")) < Version("0.20"):
+        pytest.skip("this peft does not know it")
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"], **options))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    adapted.save_pretrained(tmp_path / "adapter")
+    checkpoint = AdaptedCheckpoint(tmp_path / "base", tmp_path / "adapter")
+    checkpoint.bind(empty_model(checkpoint.config, checkpoint.dtype))
+    merged = adapted.merge_and_unload().state_dict()
+    assert checkpoint.adapted
+    for name in checkpoint.adapted:
+        torch.testing.assert_close(checkpoint.tensor(name), merged[name], rtol=1e-5, atol=1e-6)
+
+
+def test_adapters_on_tied_weights_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    model, _ = tiny_llava(1)
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    factors = load_file(file)
+    embedding = model.get_input_embeddings().weight
+    head = {"lora_A": torch.ones(2, embedding.shape[1]), "lora_B": torch.ones(embedding.shape[0], 2)}
+    for module in ("lm_head", "model.language_model.embed_tokens"):
+        save_file(factors | {f"base_model.model.{module}.{key}.weight": value for key, value in head.items()}, file)
+        checkpoint = AdaptedCheckpoint(tmp_path / "base", tmp_path / "adapter")
+        with pytest.raises(ValueError, match=f"adapts {module}, (whose weight .* shares|which is no linear layer)"):
+            checkpoint.bind(empty_model(checkpoint.config, checkpoint.dtype))
+    (tmp_path / "adapter" / "adapter_config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"adapter_config.json holds a list"):
+        AdaptedCheckpoint(tmp_path / "base", tmp_path / "adapter")

@@ -1,0 +1,50 @@
+"""Saved diagonals give the same output."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
+from support.fused_checkpoints import CALIBRATION, LAYERS, SAFETY, SETTINGS, TASK, contents
+
+from hpa_lightning.fuse import checkpoint_fusion, fuse_checkpoints
+
+
+def test_saved_diagonals_give_the_same_output(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "diagonals.safetensors"
+    fuse_checkpoints(*pair, tmp_path / "first", SAFETY, TASK, save_diagonals=file, **SETTINGS)
+    with safe_open(file, "pt") as opened:
+        everything = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        metadata = opened.metadata()
+    assert len(everything) == 2 * 7 * LAYERS
+    save_file(
+        {key: value for key, value in everything.items() if key.startswith("safety/")}, tmp_path / "half", metadata
+    )
+
+    loaded: list[Path] = []
+    stream = checkpoint_fusion.StreamedModel
+    monkeypatch.setattr(
+        checkpoint_fusion,
+        "StreamedModel",
+        lambda source, device: loaded.append(source.folder) or stream(source, device),
+    )
+    fuse_checkpoints(*pair, tmp_path / "third", None, TASK, diagonals=tmp_path / "half", **SETTINGS)
+    assert loaded == [pair[1]]
+    fuse_checkpoints(*pair, tmp_path / "second", diagonals=file, **SETTINGS)
+    assert loaded == [pair[1]]  # nothing was calibrated
+    expected = contents(tmp_path / "first", "audit.json")
+    assert contents(tmp_path / "second", "audit.json") == contents(tmp_path / "third", "audit.json") == expected
+
+    for setting, value, message in (("damping", 0.1, r"damping 0\.01"), ("normalized", False, "normalized True")):
+        changed = SETTINGS | {"calibration": replace(CALIBRATION, **{setting: value})}
+        with pytest.raises(ValueError, match=f"made with {message}"):
+            fuse_checkpoints(*pair, tmp_path / "out", diagonals=file, **changed)
+    everything.pop(next(key for key in everything if "layers.1" in key))
+    save_file(everything, file, metadata)
+    with pytest.raises(ValueError, match="does not fit these models"):
+        fuse_checkpoints(*pair, tmp_path / "out", diagonals=file, **SETTINGS)

@@ -1,0 +1,40 @@
+"""Which ratios are on the front, what differs, and what is not picked."""
+
+from __future__ import annotations
+
+import pytest
+from support.ratio_scores import scores
+
+from hpa_lightning.merge.front_figures import front_of
+
+
+def test_what_differs_is_marked_and_what_does_not_is_not() -> None:
+    task, safety = scores(0.2, 0.9, 1), scores(0.95, 0.3, 2)
+    models = {"task": task, "safety": safety, "0.25": scores(0.9, 0.88, 3), "0.75": scores(0.3, 0.35, 4)}
+    front = front_of(models, {"task": 0.0, "safety": 1.0, "0.25": 0.25, "0.75": 0.75}, 0.2, 2000)
+    points = {point.name: point for point in front.points}
+    assert points["0.25"].marks("task") == "safety +" and points["0.25"].marks("ensemble") == "safety +, helpfulness +"
+    assert points["0.75"].on_front is False and points["0.75"].share_on_front < 0.05 and points["0.25"].on_front
+    assert front.picked == "0.25" and "most helpful" in front.verdict()
+    ensemble = points["0.25"].safety.value - points["0.25"].comparisons["ensemble"]["safety"].difference.value
+    ends = [models[end].scores["harm"].mean() for end in ("task", "safety")]
+    assert ensemble == pytest.approx(0.75 * ends[0] + 0.25 * ends[1])
+    same = front_of(models | {"0.25": task}, {"task": 0.0, "safety": 1.0, "0.25": 0.25, "0.75": 0.75}, 0.01, 2000)
+    equal = next(point for point in same.points if point.name == "0.25")
+    assert equal.marks("task") == "none" and equal.p["task"] == {"safety": 1.0, "helpfulness": 1.0}
+    assert same.picked is None and same.verdict().startswith("No model keeps")
+
+
+def test_a_broken_model_is_not_picked() -> None:
+    models = {
+        "task": scores(0.2, 0.9, 1),
+        "safety": scores(0.95, 0.3, 2),
+        "0.5": scores(1.0, 0.8, 3, "harm 400 of 400"),
+    }
+    assert front_of(models, {"task": 0.0, "safety": 1.0, "0.5": 0.5}, 0.2, 200).picked == "safety"
+
+
+def test_models_must_have_answered_the_same() -> None:
+    models = {"task": scores(0.2, 0.9, 1), "safety": scores(0.9, 0.3, 2, questions=9)}
+    with pytest.raises(ValueError, match="have answered different questions"):
+        front_of(models, {"task": 0.0, "safety": 1.0}, None, 200)
