@@ -33,7 +33,7 @@ STEPS = {
     *("projection_scale", "fuse", "lora_fuse_"),
 }
 """What `functional/` calls the parts of Algorithm 1."""
-CALIBRATION = ("calibrat", "hessian", "_panels", "_inverse", "_shelf", "batches", "running", "safety_data")
+CALIBRATION = ("calibrat", "hessian", "packed_triangle", "inverse_", "arena", "batches", "running", "safety_data")
 """Beginnings of the names of files that calibrate."""
 
 

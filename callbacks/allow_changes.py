@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
-from hpa_lightning.callbacks.parts import answer_misspelt_arguments
+from hpa_lightning.callbacks.parts import explain_unknown_arguments
 from hpa_lightning.data.resuming import described, differences, refuse_changes
 from hpa_lightning.trainer_attributes import datamodule_of
 
@@ -43,7 +43,7 @@ class AllowChanges(L.Callback):
         True
     """
 
-    @answer_misspelt_arguments
+    @explain_unknown_arguments
     def __init__(self, names: list[str] | None = None) -> None:
         self.names = names
         self.allowed: list[str] = []
@@ -100,14 +100,14 @@ def check_settings(trainer: L.Trainer, saved: dict[str, Any] | None, now: dict[s
             "without these callbacks); whether they are the same is not checked."
         )
         return
-    told, callbacks = dict(saved.get("callbacks", {})), dict(now.get("callbacks", {}))
-    untold = [name for name, settings in told.items() if not settings and callbacks.get(name)]
-    if untold:  # the constructor of RegressionFusion once named none
-        rank_zero_warn(f"The checkpoint does not tell the settings of {', '.join(untold)}; they are not checked.")
-    for name in untold:
-        told.pop(name)
+    reported, callbacks = dict(saved.get("callbacks", {})), dict(now.get("callbacks", {}))
+    unreported = [name for name, settings in reported.items() if not settings and callbacks.get(name)]
+    if unreported:  # the constructor of RegressionFusion once named none
+        rank_zero_warn(f"The checkpoint does not tell the settings of {', '.join(unreported)}; they are not checked.")
+    for name in unreported:
+        reported.pop(name)
         callbacks.pop(name)
-    refuse_changes(trainer, differences({**saved, "callbacks": told}, {**now, "callbacks": callbacks}), "fit")
+    refuse_changes(trainer, differences({**saved, "callbacks": reported}, {**now, "callbacks": callbacks}), "fit")
 
 
 def optimizer_settings(trainer: L.Trainer) -> list[dict[str, Any]]:

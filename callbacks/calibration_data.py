@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from hpa_lightning.answering import answering_module
-from hpa_lightning.calibration import Uncounted
+from hpa_lightning.calibration import DummyBatch
 from hpa_lightning.callbacks.batches import batch_length, training_batches
 from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, to_device, to_device_as_trained
@@ -104,26 +104,26 @@ class CalibrationData(Part):
         self.task_data = task_data
         self.settings = settings_of(CalibrationSettings, settings, "calibration")
         self.needs_safety_data = needs_safety_data
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._safety_calibration: SafetyCalibration | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        check_not_one_batch(self.task_data, "task_data", self.asker)
+        check_not_one_batch(self.task_data, "task_data", self.caller)
         if not self.needs_safety_data:
             return
         if self.safety_data is not None:
-            check_safety_data(self.safety_data, self.asker)
+            check_safety_data(self.safety_data, self.caller)
             return
-        data = harmful_data(trainer, self.asker)
+        data = harmful_data(trainer, self.caller)
         if trainer.ckpt_path is None:  # a checkpoint may hold the set
             given, wanted = len(data.harmful_calibration_records()), self.settings.safety_samples
             if given < wanted:
                 raise MisconfigurationException(
-                    f"{self.asker}: harmful_calibration holds {given} records, and calibration.safety_samples "
+                    f"{self.caller}: harmful_calibration holds {given} records, and calibration.safety_samples "
                     f"is {wanted}; give more harmful inputs, or ask for fewer."
                 )
             if refused_records(data) is None:
-                answering_module(pl_module, self.asker)
+                answering_module(pl_module, self.caller)
 
     def named(self, what: str) -> str:
         """What the ``"safety"`` or the ``"task"`` data are called in messages."""
@@ -133,7 +133,7 @@ class CalibrationData(Part):
 
     def safety_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[Any]:
         """This process's share of the safety calibration batches; built by the aligned model on the first call."""
-        with naming_data(self.asker, self.named("safety")):
+        with naming_data(self.caller, self.named("safety")):
             return self._safety_batches(trainer, pl_module)
 
     def task_batches(self, trainer: L.Trainer, task: CurrentTask, size: int | None = None) -> list[Any]:
@@ -144,7 +144,7 @@ class CalibrationData(Part):
             task: the current task.
             size: samples; those of the settings when ``None``.
         """
-        with naming_data(self.asker, self.named("task")):
+        with naming_data(self.caller, self.named("task")):
             return self._task_batches(trainer, task, self.settings.task_samples if size is None else size)
 
     def _safety_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[Any]:
@@ -153,16 +153,16 @@ class CalibrationData(Part):
         if self.safety_data is not None and records is None:
             given: Any = self.safety_data  # batches: neither a file nor a set
             self.safety_data = repeatable(given)
-            batches, samples, more = self._take(self.safety_data, size, look_on=True)
-            self._tell_of_samples("safety_data", samples, more)
+            batches, samples, more = self._take(self.safety_data, size, look_ahead=True)
+            self._warn_of_samples("safety_data", samples, more)
             return self._share(trainer, batches)
         if self._safety_calibration is None:
             if records is not None:
-                self._tell_of_samples("safety_data", min(len(records), size), len(records) > size)
+                self._warn_of_samples("safety_data", min(len(records), size), len(records) > size)
             else:
-                records = refused_records(harmful_data(trainer, self.asker))
+                records = refused_records(harmful_data(trainer, self.caller))
             self._safety_calibration = self._made_safety_calibration(trainer, pl_module, records)
-        collator = collator_of(trainer, pl_module, self.asker)
+        collator = collator_of(trainer, pl_module, self.caller)
         used, size = list(self._safety_calibration.records), self.settings.batch_size
         chunks = [used[start : start + size] for start in range(0, len(used), size)]
         return self._share(trainer, [collator.train(chunk) for chunk in chunks])
@@ -175,11 +175,11 @@ class CalibrationData(Part):
         if given is not None:
             made = given_safety_calibration(given, judge, size)
         else:
-            data, module = harmful_data(trainer, self.asker), answering_module(pl_module, self.asker)
+            data, module = harmful_data(trainer, self.caller), answering_module(pl_module, self.caller)
             with evaluation_mode(pl_module), forward_context(trainer):
                 made = build_safety_calibration(
                     lambda batch: module.generate(to_device(trainer, batch)),
-                    collator_of(trainer, pl_module, self.asker),
+                    collator_of(trainer, pl_module, self.caller),
                     data.harmful_calibration_records(),
                     judge,
                     size=size,
@@ -198,18 +198,18 @@ class CalibrationData(Part):
         )
         return made
 
-    def _tell_of_samples(self, argument: str, used: int, more: bool) -> None:
+    def _warn_of_samples(self, argument: str, used: int, more: bool) -> None:
         """Warn once if not all samples that were given are used, or fewer are there than are asked for."""
         wanted = self.settings.safety_samples
-        if argument in self._told or (used >= wanted and not more):
+        if argument in self._warned or (used >= wanted and not more):
             return
-        self._told.add(argument)
+        self._warned.add(argument)
         if more:
-            told = f"holds more than the {used} samples that are used"
+            reported = f"holds more than the {used} samples that are used"
         else:
-            told = f"holds {used} samples, and all of them are used"
+            reported = f"holds {used} samples, and all of them are used"
         rank_zero_warn(
-            f"{self.asker}: {argument} {told}: calibration.safety_samples is {wanted}. Set it to the number "
+            f"{self.caller}: {argument} {reported}: calibration.safety_samples is {wanted}. Set it to the number "
             "that you mean."
         )
 
@@ -217,14 +217,14 @@ class CalibrationData(Part):
         if self.task_data is not None:
             self.task_data = repeatable(self.task_data, self.settings.task_samples)
             return self._share(trainer, self._take(self.task_data, size)[0])
-        if (stream := calibration_stream(trainer, self.asker)) is not None:
+        if (stream := calibration_stream(trainer, self.caller)) is not None:
             return self._share(trainer, self._take(stream.calibration_dataloader(task.index, size), size)[0])
         # Lightning has given every process a loader of other samples.
         own = self._take(training_batches(trainer), -(-size // trainer.world_size))[0]
         return self._share(trainer, own, alike=False)
 
-    def _take(self, data: Iterable[Any], size: int, look_on: bool = False) -> tuple[list[Any], int, bool]:
-        """Batches until they hold ``size`` samples; how many they hold; and, with ``look_on``, whether more follow."""
+    def _take(self, data: Iterable[Any], size: int, look_ahead: bool = False) -> tuple[list[Any], int, bool]:
+        """Batches of ``size`` samples or more; how many they hold; with ``look_ahead``, whether more follow."""
         batches: list[Any] = []
         samples, more = 0, False
         with isolate_rng():  # even a loader that does not shuffle draws a seed for its workers
@@ -234,10 +234,10 @@ class CalibrationData(Part):
                     break
                 batches.append(batch)
                 samples += batch_length(batch)
-                if samples >= size and not look_on:
+                if samples >= size and not look_ahead:
                     break
         if not batches:
-            raise ValueError(f"{self.asker}: the calibration data are empty; expected at least one batch.")
+            raise ValueError(f"{self.caller}: the calibration data are empty; expected at least one batch.")
         return batches, samples, more
 
     def _share(self, trainer: L.Trainer, batches: list[Any], alike: bool = True) -> list[Any]:
@@ -255,7 +255,7 @@ class CalibrationData(Part):
             torch.distributed.all_gather_object(counts, len(share))
         on_device = [to_device_as_trained(trainer, batch) for batch in share]
         fill = max(counts) - len(share)
-        return on_device + fill * [Uncounted(on_device[0] if on_device else to_device_as_trained(trainer, batches[0]))]
+        return on_device + fill * [DummyBatch(on_device[0] if on_device else to_device_as_trained(trainer, batches[0]))]
 
     def state_dict(self) -> dict[str, Any]:
         made = self._safety_calibration

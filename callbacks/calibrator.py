@@ -56,7 +56,7 @@ class Calibrator(CalibrationData):
         require_automatic_optimization(pl_module, self.owner)
         super().setup(trainer, pl_module)
         if self.needs_task_data and self.task_data is None:
-            calibration_stream(trainer, self.asker)
+            calibration_stream(trainer, self.caller)
 
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.owner.timed(trainer, task.index, "prepare"):
@@ -176,7 +176,7 @@ class Calibrator(CalibrationData):
             leave=False,
             disable=not (trainer.is_global_zero and trainer.progress_bar_callback is not None),
         )
-        with bar, naming_data(self.asker, self.named(what)), evaluation_mode(pl_module), muted_logging(pl_module):
+        with bar, naming_data(self.caller, self.named(what)), evaluation_mode(pl_module), muted_logging(pl_module):
             yield {
                 "forward": lambda batch: run_training_step(pl_module, batch),
                 "blocks": self.layers.block_modules,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hpa_lightning.modules.fsdp import own_rows
+from hpa_lightning.modules.fsdp import local_tensor
 
 _SHOWN = 3
 
@@ -32,15 +32,15 @@ class DivergenceWatch:
         self._on_host: tuple[Tensor, torch.cuda.Event] | None = None
 
     @torch.no_grad()
-    def see_loss(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+    def check_loss(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         """To be called with each micro-batch's loss, before the backward pass."""
         bad = ~torch.isfinite(loss.detach()).all()
         self._bad = bad if self._bad is None else self._bad | bad
         if trainer.world_size == 1 and bad.device.type != "cuda":
-            self._stop_if(self._bad, trainer, pl_module)
+            self._raise_if(self._bad, trainer, pl_module)
 
     @torch.no_grad()
-    def see_gradients(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+    def check_gradients(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """To be called before each optimizer step, when the gradients are complete."""
         bad = self._bad
         if getattr(trainer.precision_plugin, "scaler", None) is None:
@@ -56,7 +56,7 @@ class DivergenceWatch:
             torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
         self._bad = None
         if bad.device.type != "cuda":
-            self._stop_if(bad, trainer, pl_module)
+            self._raise_if(bad, trainer, pl_module)
             return
         host = torch.empty((), dtype=bad.dtype, pin_memory=True)
         host.copy_(bad, non_blocking=True)
@@ -64,24 +64,24 @@ class DivergenceWatch:
         event.record(torch.cuda.current_stream(bad.device))
         self._on_host = host, event
 
-    def see_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def check_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """To be called at each batch's end, before checkpoints are written."""
         if self._on_host is not None:
             host, event = self._on_host
             self._on_host = None
             event.synchronize()
-            self._stop_if(host, trainer, pl_module)
+            self._raise_if(host, trainer, pl_module)
 
-    def see_weights(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def check_weights(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """To be called at a task's end, before anything is made of the trained weights."""
         size = largest(parameter.detach() for parameter in pl_module.parameters() if parameter.requires_grad)
         bad = torch.zeros((), dtype=torch.bool, device=pl_module.device) if size is None else ~torch.isfinite(size)
         if trainer.world_size > 1:
             bad = bad.to(pl_module.device, torch.uint8)
             torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
-        self._stop_if(bad, trainer, pl_module)
+        self._raise_if(bad, trainer, pl_module)
 
-    def _stop_if(self, bad: Tensor, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _raise_if(self, bad: Tensor, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not bool(bad):
             return
         self._bad = None
@@ -134,8 +134,8 @@ def check_finite(tensors: Iterable[tuple[str, Tensor | nn.Parameter]], made_by: 
 
 
 def _values(tensor: Tensor) -> Tensor:
-    own = own_rows(tensor)
-    return own.coalesce().values() if own.is_sparse else own
+    local = local_tensor(tensor)
+    return local.coalesce().values() if local.is_sparse else local
 
 
 def _listed(names: list[str]) -> str:

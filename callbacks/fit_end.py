@@ -10,7 +10,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from hpa_lightning.modules.task_state import TellsTaskState
+from hpa_lightning.modules.task_state import HasTaskState
 from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run
 
 FINISHED = "finished.ckpt"
@@ -21,7 +21,7 @@ Marks = dict[str, dict[str, Any]]
 
 def unfinished(trainer: L.Trainer) -> str | None:
     """Say in one sentence what a fit that is over has left undone; ``None`` if nothing."""
-    callbacks = [callback for callback in callbacks_of(trainer) if isinstance(callback, TellsTaskState)]
+    callbacks = [callback for callback in callbacks_of(trainer) if isinstance(callback, HasTaskState)]
     if not callbacks or is_dev_run(trainer):
         return None
     state = callbacks[0].task_state(trainer)

@@ -138,7 +138,7 @@ class FocusPartition(TaskCallback):
     ) -> list[dict[str, Any]]:
         """Select every layer's columns from the update that the probe has made; return the audit."""
         self.retained, audit = {}, []
-        agree = rank_zero_mask(trainer) or (lambda mask: mask)
+        broadcast = rank_zero_mask(trainer) or (lambda mask: mask)
         for linear in self.layers:
             name = linear.name
             mask, entry = F.focus_partition(
@@ -150,7 +150,7 @@ class FocusPartition(TaskCallback):
                 self.retention,
                 random_columns(self.retention, task, linear),
             )
-            self.retained[name] = agree(mask)
+            self.retained[name] = broadcast(mask)
             audit.append(audit_of(task, linear, entry))
         return audit
 

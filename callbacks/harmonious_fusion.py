@@ -161,7 +161,7 @@ class HarmoniousFusion(TaskEndFusion):
                 retention,
                 orthogonal=self.orthogonal,
                 generator=random_columns(retention, task, linear),
-                agree=rank_zero_mask(trainer),
+                broadcast=rank_zero_mask(trainer),
                 in_place=True,
             )
             linear.write_(fused)

@@ -121,12 +121,12 @@ class HessianMemory(Part):
                 self._sketches[name] = sketch if sketch.rank == rank else sketch.scaled(1.0, rank)
             else:
                 raise MisconfigurationException(
-                    f"{self.asker}: the checkpoint remembers earlier tasks as sketches, from which whole Hessians "
+                    f"{self.caller}: the checkpoint remembers earlier tasks as sketches, from which whole Hessians "
                     "cannot be made; go on with form='sketch'."
                 )
         if self._sketches and isinstance(next(iter(state_dict["memory"].values())), Tensor):
             rank_zero_info(
-                f"{self.asker}: the whole Hessians of the checkpoint were made sketches of rank {self.rank}."
+                f"{self.caller}: the whole Hessians of the checkpoint were made sketches of rank {self.rank}."
             )
 
     def _sketch_of(self, hessian: Tensor) -> InputSketch:

@@ -7,7 +7,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from hpa_lightning.modules.fsdp import own_rows
+from hpa_lightning.modules.fsdp import local_tensor
 from hpa_lightning.trainer_attributes import callbacks_of
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -19,8 +19,8 @@ Digest = dict[str, tuple[torch.dtype, torch.Size, int]]
 @torch.no_grad()
 def bit_sum(tensor: Tensor) -> Tensor:
     """Sum of this process's rows read as integers, 0-dim int64: the same on every device and in every order."""
-    own = own_rows(tensor)
-    return own.contiguous().view(_INTEGERS[own.element_size()]).sum(dtype=torch.int64)
+    local = local_tensor(tensor)
+    return local.contiguous().view(_INTEGERS[local.element_size()]).sum(dtype=torch.int64)
 
 
 def digest(module: nn.Module) -> Digest:
@@ -28,7 +28,7 @@ def digest(module: nn.Module) -> Digest:
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.is_floating_point()]
     by_device: dict[torch.device, list[int]] = {}
     for index, (_, parameter) in enumerate(named):
-        by_device.setdefault(own_rows(parameter).device, []).append(index)
+        by_device.setdefault(local_tensor(parameter).device, []).append(index)
     sums: dict[int, int] = {}
     for indices in by_device.values():
         found = torch.stack([bit_sum(named[index][1]) for index in indices]).tolist()

@@ -103,7 +103,7 @@ class LayerDrift(TaskCallback):
         self._layers: dict[str, int] = {}  # name -> its block, counted from 1
         self._safety: tuple[int, int] | None = None
         self._measured_at = -1
-        self._told_of_new = False
+        self._warned_of_new = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -186,14 +186,14 @@ class LayerDrift(TaskCallback):
         if trainer.logger is not None:
             trainer.logger.log_metrics(logged, step=at)
         if phase == "end":
-            told = ", ".join(f"{key.removeprefix('drift/')} {value:.4f}" for key, value in logged.items())
-            rank_zero_info(f"Task {step}: drift from the first model: {told}.")
+            reported = ", ".join(f"{key.removeprefix('drift/')} {value:.4f}" for key, value in logged.items())
+            rank_zero_info(f"Task {step}: drift from the first model: {reported}.")
 
     def _weight_drift(self, linears: Sequence[TunedLinear]) -> WeightDrift:
         """Layers that are not tuned any more have not moved."""
         now = {linear.name: linear for linear in linears}
-        if (new := [name for name in now if name not in self._weights]) and not self._told_of_new:
-            self._told_of_new = True
+        if (new := [name for name in now if name not in self._weights]) and not self._warned_of_new:
+            self._warned_of_new = True
             rank_zero_warn(
                 f"LayerDrift: {len(new)} linear layers, {new[0]!r} among them, are tuned now and were not before the "
                 "first task: their weights from then are not known, and the drift of the weights leaves them out."

@@ -15,7 +15,7 @@ from hpa_lightning.callbacks.kept_weights import bit_sum
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
-from hpa_lightning.modules.fsdp import own_rows
+from hpa_lightning.modules.fsdp import local_tensor
 
 
 class MaskedFreezing(StepCallback):
@@ -76,10 +76,10 @@ class MaskedFreezing(StepCallback):
         partition: FocusPartition = required_callback(trainer, FocusPartition, self)
         for linear in partition.layers:
             if linear.trained.grad is not None:
-                F.zero_columns_(own_rows(linear.trained.grad), partition.retained[linear.name])
+                F.zero_columns_(local_tensor(linear.trained.grad), partition.retained[linear.name])
 
     @torch.no_grad()
     def after_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         partition: FocusPartition = required_callback(trainer, FocusPartition, self)
         for linear in partition.layers:
-            F.freeze_columns_(own_rows(linear.trained), linear.origin(), partition.retained[linear.name])
+            F.freeze_columns_(local_tensor(linear.trained), linear.origin(), partition.retained[linear.name])

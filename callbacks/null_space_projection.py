@@ -19,7 +19,7 @@ from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.tasks import Data
-from hpa_lightning.modules.fsdp import own_rows
+from hpa_lightning.modules.fsdp import local_tensor
 
 
 class NullSpaceProjection(StepCallback):
@@ -145,7 +145,7 @@ class NullSpaceProjection(StepCallback):
     def after_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for linear in self.layers:
             basis = self._bases[self._first[linear.name]]
-            F.null_space_projection_(own_rows(linear.trained), linear.origin(), basis)
+            F.null_space_projection_(local_tensor(linear.trained), linear.origin(), basis)
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         super().on_task_end(trainer, pl_module, task)

@@ -15,7 +15,7 @@ from hpa_lightning.callbacks.masked_freezing import MaskedFreezing
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.phases import StartPhase
 from hpa_lightning.callbacks.task import CurrentTask, required_callback
-from hpa_lightning.modules.fsdp import gather_all, own_rows, sum_over_rows
+from hpa_lightning.modules.fsdp import gather_all, local_tensor, sum_over_rows
 from hpa_lightning.modules.tuned_linear import FullLinear, LoraLinear
 from hpa_lightning.trainer_attributes import callbacks_of
 
@@ -90,7 +90,7 @@ def full_projection(linears: Sequence[FullLinear], retained: Mapping[str, Tensor
     before = [linear.before(local=True) for linear in linears]
     masks = [retained.get(linear.name) for linear in linears]
     project = F.UpdateProjection(before, masks, sum_over_rows([linear.weight for linear in linears]))
-    return lambda: project([own_rows(linear.weight) for linear in linears])
+    return lambda: project([local_tensor(linear.weight) for linear in linears])
 
 
 def lora_projection(linears: Sequence[LoraLinear]) -> Callable[[], object]:
@@ -101,7 +101,7 @@ def lora_projection(linears: Sequence[LoraLinear]) -> Callable[[], object]:
         factors = [linear.factors for linear in linears]
         directions = gather_all([f.lora_a for f in factors])
         pairs = zip(factors, directions, strict=True)
-        tensors = [F.LoraTensors(own_rows(f.lora_b), a, own_rows(f.weight)) for f, a in pairs]
+        tensors = [F.LoraTensors(local_tensor(f.lora_b), a, local_tensor(f.weight)) for f, a in pairs]
         F.project_lora_updates_(tensors, reduce)
 
     return project

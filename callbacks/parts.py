@@ -32,7 +32,7 @@ class Part:
         self.owner = owner
 
     @property
-    def asker(self) -> str:
+    def caller(self) -> str:
         """The callback's name, for messages."""
         return type(self.owner).__name__
 
@@ -53,7 +53,7 @@ class Part:
         """Take what belongs to this part out of the callback's state."""
 
 
-def answer_misspelt_arguments(init: Callable[..., None]) -> Callable[..., None]:
+def explain_unknown_arguments(init: Callable[..., None]) -> Callable[..., None]:
     """Let a constructor answer unknown keywords in the name of the class that is made, with the nearest name."""
     known = [name for name in inspect.signature(init).parameters if name != "self"]
     if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(init).parameters.values()):

@@ -65,9 +65,9 @@ def check_phase(kind: str, attribute: str, value: object, phases: type[IntEnum])
     """
     other = isinstance(value, IntEnum) and not isinstance(value, phases)
     if not isinstance(value, int) or isinstance(value, bool) or other:
-        told = f"{type(value).__name__}.{value.name}" if isinstance(value, IntEnum) else repr(value)
+        reported = f"{type(value).__name__}.{value.name}" if isinstance(value, IntEnum) else repr(value)
         raise TypeError(
-            f"{kind}.{attribute} is {told}; expected {_listed(phases)}, or a whole number between two of them."
+            f"{kind}.{attribute} is {reported}; expected {_listed(phases)}, or a whole number between two of them."
         )
 
 

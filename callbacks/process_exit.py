@@ -15,22 +15,22 @@ import torch.distributed as dist
 
 #: How long a process waits at its end for the others to come to theirs: as long as torch waits in any other place. One
 #: that dies is noticed at once; one that still works (an export, a starved machine) is no failure.
-LEAVE = timedelta(minutes=30)
-IDLE = timedelta(seconds=60)
+EXIT_TIMEOUT = timedelta(minutes=30)
+IDLE_TIMEOUT = timedelta(seconds=60)
 """How long a process waits for gloo's threads."""
 _children: list[subprocess.Popen[Any]] = []
 
 
-def leave_in_order_at_exit(trainer: Any) -> None:
-    """See to it that this process ends as it should when the program is over; see :func:`leave_in_order`."""
+def exit_cleanly_at_exit(trainer: Any) -> None:
+    """See to it that this process ends as it should when the program is over; see :func:`exit_cleanly`."""
     if trainer.world_size == 1 or not dist.is_available():
         return
     _children[:] = getattr(trainer.strategy.launcher, "procs", None) or []
-    atexit.unregister(leave_in_order)  # what is registered last runs first
-    atexit.register(leave_in_order)
+    atexit.unregister(exit_cleanly)  # what is registered last runs first
+    atexit.register(exit_cleanly)
 
 
-def leave_in_order() -> None:
+def exit_cleanly() -> None:
     """End the process groups, and wait for the processes that this one has started.
 
     Lightning destroys groups of NCCL and leaves those of gloo. Their threads then run into the end of the interpreter:
@@ -38,13 +38,13 @@ def leave_in_order() -> None:
     active exception") after all its work is done. So every process first waits until nobody has anything to send.
 
     After an error there is nothing to wait for: the others may be gone. A process whose child ends with another status
-    than 0, or does not end within :data:`LEAVE`, ends with status 1 and says so.
+    than 0, or does not end within :data:`EXIT_TIMEOUT`, ends with status 1 and says so.
     """
     failed = getattr(sys, "last_value", None) is not None
     if not failed and dist.is_initialized() and "gloo" in dist.get_backend():
         try:
             for group in _groups():
-                dist.barrier(group, async_op=True).wait(LEAVE)
+                dist.barrier(group, async_op=True).wait(EXIT_TIMEOUT)
             _wait_for_idle_threads()
         except RuntimeError as error:  # the statuses of the children, below, tell what became of them
             print(f"The other processes did not come to their end with this one: {error}", file=sys.stderr)
@@ -52,15 +52,15 @@ def leave_in_order() -> None:
             dist.destroy_process_group()
     if failed or not _children:
         return
-    told = ""
+    reported = ""
     try:
-        ended = [child.wait(timeout=LEAVE.total_seconds()) for child in _children]
+        ended = [child.wait(timeout=EXIT_TIMEOUT.total_seconds()) for child in _children]
         if any(ended):
-            told = f"The processes that this one started ended with the statuses {ended}."
+            reported = f"The processes that this one started ended with the statuses {ended}."
     except subprocess.TimeoutExpired as error:
-        told = f"A process that this one started has not ended {error.timeout:.0f} s after it: {error.cmd}."
-    if told:
-        print(told, file=sys.stderr)
+        reported = f"A process that this one started has not ended {error.timeout:.0f} s after it: {error.cmd}."
+    if reported:
+        print(reported, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
@@ -72,7 +72,7 @@ def _wait_for_idle_threads() -> None:
     They do so after the work counts as done, and need Python's lock for it. This thread lets go of the lock while it
     sleeps: a thread that has not run in the meantime, and does not want to, wants nothing.
     """
-    until = time.monotonic() + IDLE.total_seconds()
+    until = time.monotonic() + IDLE_TIMEOUT.total_seconds()
     before: dict[str, str] | None = None
     while time.monotonic() < until:
         time.sleep(0.05)

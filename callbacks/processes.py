@@ -44,9 +44,9 @@ def require_agreement(trainer: L.Trainer, facts: Mapping[str, str]) -> None:
     everyone: list[Any] = [None] * trainer.world_size
     dist.all_gather_object(everyone, dict(facts))
     for name in dict.fromkeys(name for one in everyone for name in one):
-        told = [one.get(name, "nothing") for one in everyone]
-        if len(set(told)) > 1:
-            each = ", ".join(f"rank {rank}: {text}" for rank, text in list(enumerate(told))[:8])
+        reported = [one.get(name, "nothing") for one in everyone]
+        if len(set(reported)) > 1:
+            each = ", ".join(f"rank {rank}: {text}" for rank, text in list(enumerate(reported))[:8])
             raise ProcessesDifferError(
                 f"the processes differ in {name} ({each}), so that they would wait for each other for ever or train "
                 "different models. Give every process the same files, settings, seed and checkpoint."
@@ -80,8 +80,8 @@ def loader_facts(trainer: L.Trainer) -> dict[str, str]:
     if isinstance(getattr(loader, "sampler", None), DistributedSampler):
         items = dataset.tensors if isinstance(dataset, TensorDataset) else dataset
         if isinstance(items, list | tuple) and items:
-            told = [described(items[index]) for index in range(0, len(items), -(-len(items) // _COMPARED))]
-            facts["the training records"] = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+            reported = [described(items[index]) for index in range(0, len(items), -(-len(items) // _COMPARED))]
+            facts["the training records"] = hashlib.sha256(repr(reported).encode()).hexdigest()[:12]
     return facts
 
 

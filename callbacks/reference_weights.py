@@ -41,7 +41,7 @@ class ReferenceWeights(Part):
         unknown = [linear.name for linear in self.layers if linear.name not in self._aligned]
         if unknown:
             raise ValueError(
-                f"{self.asker} has no weights from before the first task for {unknown[:3]}; the run was "
+                f"{self.caller} has no weights from before the first task for {unknown[:3]}; the run was "
                 "resumed from a checkpoint without this callback, or other layers are tuned than in the first task. "
                 "Run the whole stream with it, on the same layers."
             )

@@ -35,8 +35,8 @@ def record_audit(callback: TaskCallback, trainer: L.Trainer, task: CurrentTask, 
     rank_zero_info(
         f"Task {task.index} ({task.name}): {kept} of {columns} {units} retained in {len(audit)} linear layers."
     )
-    if told := nothing_retained(audit):
-        rank_zero_warn(f"Task {task.index} ({task.name}), {type(callback).__name__}: {told}")
+    if reported := nothing_retained(audit):
+        rank_zero_warn(f"Task {task.index} ({task.name}), {type(callback).__name__}: {reported}")
     events = [RetentionEvent(**entry) for entry in audit]
     for event in events:
         callback.record(trainer, event)

@@ -59,7 +59,7 @@ def to_device_as_trained(trainer: L.Trainer, batch: Any) -> Any:
     return trainer.strategy.batch_to_device(batch)
 
 
-def own_share(loader: Iterable[Any], trainer: L.Trainer) -> Iterable[Any]:
+def local_share(loader: Iterable[Any], trainer: L.Trainer) -> Iterable[Any]:
     """This process's batches of a loader that every process has alike: each batch belongs to exactly one of them."""
     if trainer.world_size == 1:
         return loader
@@ -75,7 +75,7 @@ def own_share(loader: Iterable[Any], trainer: L.Trainer) -> Iterable[Any]:
     )
 
 
-def in_step(loader: Iterable[Any], trainer: L.Trainer, device: torch.device) -> Iterator[tuple[Any, bool]]:
+def in_lockstep(loader: Iterable[Any], trainer: L.Trainer, device: torch.device) -> Iterator[tuple[Any, bool]]:
     """This process's share of a loader that every process has alike, as long as any process has some of it.
 
     Sharded models need it: every process has to take part in every forward pass.
@@ -83,7 +83,7 @@ def in_step(loader: Iterable[Any], trainer: L.Trainer, device: torch.device) -> 
     Returns:
         Each batch, and whether it counts; one that does not is there to keep the processes in step.
     """
-    share, filler = iter(own_share(loader, trainer)), None
+    share, filler = iter(local_share(loader, trainer)), None
     while True:
         batch = next(share, None)
         busy = trainer.strategy.reduce(torch.tensor(float(batch is not None), device=device), reduce_op="sum")
@@ -97,5 +97,5 @@ def in_step(loader: Iterable[Any], trainer: L.Trainer, device: torch.device) -> 
 
 
 def counted(share: Iterable[T]) -> Iterator[tuple[T, bool]]:
-    """Each batch with ``True``: all of them count, see :func:`in_step`."""
+    """Each batch with ``True``: all of them count, see :func:`in_lockstep`."""
     return ((batch, True) for batch in share)

@@ -34,7 +34,7 @@ _LONGEST = 600  # characters; torch puts whole models into its messages
 
 
 @contextmanager
-def naming_data(asker: str, data: str) -> Iterator[None]:
+def naming_data(caller: str, data: str) -> Iterator[None]:
     """Say with which data a callback could not calibrate. Running out of memory is passed on as it is.
 
     Raises:
@@ -51,7 +51,7 @@ def naming_data(asker: str, data: str) -> Iterator[None]:
         said = f"{type(error).__name__}: {error}"
         if len(said) > _LONGEST:
             said = f"{said[: _LONGEST // 2]} ... {said[-_LONGEST // 2 :]}"
-        raise kind(f"{asker} could not calibrate with {data}: {said}") from error
+        raise kind(f"{caller} could not calibrate with {data}: {said}") from error
 
 
 def settings_of(kind: type[S], given: S | Mapping[str, Any] | None, argument: str) -> S:
@@ -74,7 +74,7 @@ def settings_of(kind: type[S], given: S | Mapping[str, Any] | None, argument: st
     return kind(**given)
 
 
-def check_not_one_batch(data: Any, argument: str, asker: str) -> None:
+def check_not_one_batch(data: Any, argument: str, caller: str) -> None:
     """Refuse a batch in the place of batches: going over it gives its keys, or its samples.
 
     Raises:
@@ -83,34 +83,34 @@ def check_not_one_batch(data: Any, argument: str, asker: str) -> None:
     if isinstance(data, Mapping | Tensor):
         parts = f"of {list(map(str, data))[:6]}" if isinstance(data, Mapping) else f"of shape {tuple(data.shape)}"
         raise ValueError(
-            f"{asker}: {argument} is one batch (a {type(data).__name__} {parts}); expected batches: put it in a list, "
+            f"{caller}: {argument} is one batch (a {type(data).__name__} {parts}); expected batches: put it in a list, "
             f"{argument}=[batch]."
         )
 
 
-def check_safety_data(data: Any, asker: str) -> None:
+def check_safety_data(data: Any, caller: str) -> None:
     """Refuse what can be seen at once to be no safety data.
 
     Raises:
         ValueError: text, one batch, an empty sequence, something that cannot be iterated.
     """
-    check_not_one_batch(data, "safety_data", asker)
+    check_not_one_batch(data, "safety_data", caller)
     if isinstance(data, str | Path):
         if not Path(data).exists():
-            raise ValueError(f"{asker}: safety_data is {str(data)!r}, and there is no such file; {_EXPECTED}.")
+            raise ValueError(f"{caller}: safety_data is {str(data)!r}, and there is no such file; {_EXPECTED}.")
         return
     if isinstance(data, RecordSet):
         return
     if not isinstance(data, Iterable):
-        raise ValueError(f"{asker}: safety_data is a {type(data).__name__}; {_EXPECTED}.")
+        raise ValueError(f"{caller}: safety_data is a {type(data).__name__}; {_EXPECTED}.")
     if isinstance(data, Sequence) and not data:
-        raise ValueError(f"{asker}: safety_data is empty; {_EXPECTED}.")
+        raise ValueError(f"{caller}: safety_data is empty; {_EXPECTED}.")
     first = data[0] if isinstance(data, Sequence) else None
     if isinstance(first, str):
-        raise ValueError(f"{asker}: safety_data holds text ({first[:40]!r}, ...); {_EXPECTED}.")
+        raise ValueError(f"{caller}: safety_data holds text ({first[:40]!r}, ...); {_EXPECTED}.")
     if isinstance(first, Mapping) and {"conversations", "messages"} & first.keys():
         raise ValueError(
-            f"{asker}: safety_data holds rows of a data file (with {sorted(map(str, first))}); pass its path, or "
+            f"{caller}: safety_data holds rows of a data file (with {sorted(map(str, first))}); pass its path, or "
             "records that hpa_lightning.data.read_records made of it."
         )
 
@@ -125,7 +125,7 @@ def safety_records(data: Any) -> Sequence[Record] | None:
     return as_records(data, None, "safety_data") if is_records or isinstance(data, str | Path | RecordSet) else None
 
 
-def collator_of(trainer: L.Trainer, pl_module: L.LightningModule, asker: str) -> Collator:
+def collator_of(trainer: L.Trainer, pl_module: L.LightningModule, caller: str) -> Collator:
     """What makes batches of records: the datamodule's collator, or one from the LightningModule's processor.
 
     Raises:
@@ -137,7 +137,7 @@ def collator_of(trainer: L.Trainer, pl_module: L.LightningModule, asker: str) ->
     processor = getattr(pl_module, "processor", None)
     if processor is None:
         raise MisconfigurationException(
-            f"{asker}: safety_data are records, and neither the datamodule has a collator nor "
+            f"{caller}: safety_data are records, and neither the datamodule has a collator nor "
             f"{type(pl_module).__name__} a processor to make batches of them with; pass batches."
         )
     return MLLMCollator(processor)

@@ -223,13 +223,13 @@ class SafetyGate(TaskCallback):
 
     def _verdict(self, rate: float, empty: Mapping[str, str]) -> str:
         budget = 100 * self.max_attack_success_rate
-        told = f"the mean attack success rate is {100 * rate:.1f} %, "
-        told += (
+        reported = f"the mean attack success rate is {100 * rate:.1f} %, "
+        reported += (
             f"within the budget of {budget:.1f} %" if rate <= budget / 100 else f"above the budget of {budget:.1f} %"
         )
         if empty:
-            told += f", and most answers to safety sets are empty ({listed(empty)}): broken, not safe"
-        return told
+            reported += f", and most answers to safety sets are empty ({listed(empty)}): broken, not safe"
+        return reported
 
     def _weights(self, pl_module: L.LightningModule) -> dict[str, Tensor]:
         """CPU copies of the trained parameters and of LoRA's base weights."""

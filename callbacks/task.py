@@ -27,14 +27,14 @@ from hpa_lightning.callbacks.divergence import DivergenceWatch
 from hpa_lightning.callbacks.event_log import EventLog
 from hpa_lightning.callbacks.fit_end import Marks, checkpoint_marks, save_after_end, unfinished
 from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
-from hpa_lightning.callbacks.parts import Part, answer_misspelt_arguments
+from hpa_lightning.callbacks.parts import Part, explain_unknown_arguments
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase, check_phase
-from hpa_lightning.callbacks.process_exit import leave_in_order_at_exit
+from hpa_lightning.callbacks.process_exit import exit_cleanly_at_exit
 from hpa_lightning.callbacks.processes import loader_facts, model_facts, require_agreement, settings_facts
 from hpa_lightning.callbacks.trainer_checks import check_strategy, check_weight_writers
 from hpa_lightning.data.needs import check_stream, fingerprint_of, task_stream
 from hpa_lightning.data.protocols import Span
-from hpa_lightning.modules.fsdp import whole
+from hpa_lightning.modules.fsdp import full_tensor
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
 from hpa_lightning.results.events import Event, TimeEvent
@@ -109,7 +109,7 @@ class TaskCallback(L.Callback):
         check_phase(cls.__name__, "start_order", cls.start_order, StartPhase)
         check_phase(cls.__name__, "end_order", cls.end_order, EndPhase)
         if "__init__" in cls.__dict__:
-            cls.__init__ = answer_misspelt_arguments(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = explain_unknown_arguments(cls.__init__)  # type: ignore[method-assign]
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -205,7 +205,7 @@ class TaskCallback(L.Callback):
             self._divergence = DivergenceWatch()
             check_strategy(trainer.strategy, self)
             check_weight_writers(trainer, self)
-            leave_in_order_at_exit(trainer)
+            exit_cleanly_at_exit(trainer)
             write_whole_checkpoints(trainer)
             if self._is_leader(trainer):
                 check_stream(trainer, type(self).__name__)
@@ -246,17 +246,17 @@ class TaskCallback(L.Callback):
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
         if self._is_leader(trainer):
-            self._divergence.see_loss(trainer, pl_module, loss)
+            self._divergence.check_loss(trainer, pl_module, loss)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         if self._is_leader(trainer):
-            self._divergence.see_gradients(trainer, pl_module, optimizer)
+            self._divergence.check_gradients(trainer, pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._is_leader(trainer):
-            self._divergence.see_batch_end(trainer, pl_module)
+            self._divergence.check_batch_end(trainer, pl_module)
             trained = self._is_last_batch(trainer)
             for callback in task_callbacks(trainer):  # before ModelCheckpoint, which is the last callback
                 callback._trained = trained
@@ -287,12 +287,12 @@ class TaskCallback(L.Callback):
         self._check_kept(trainer, pl_module)
         if reason := unfinished(trainer):
             rank_zero_warn(f"{reason} The results are those of a part of the stream.")
-        self._tell_module(trainer, pl_module)
+        self._notify_module(trainer, pl_module)
         for callback in task_callbacks(trainer):
             callback.on_tasks_done(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._tell_module(trainer, pl_module)
+        self._notify_module(trainer, pl_module)
 
     def task_state(self, trainer: L.Trainer) -> dict[str, Any]:
         """Where the weights stand, as checkpoints say it.
@@ -441,7 +441,7 @@ class TaskCallback(L.Callback):
             elif written:
                 rank_zero_info(f"The finished model is in {written}, which was written when the fit ended.")
 
-    def _tell_module(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _notify_module(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._is_leader(trainer) and trainer.state.fn == "fit" and isinstance(pl_module, MLLMModule):
             pl_module.keep_weights_state(self.task_state(trainer))
 
@@ -451,7 +451,7 @@ class TaskCallback(L.Callback):
             self._kept = None
 
     def _end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        self._divergence.see_weights(trainer, pl_module)
+        self._divergence.check_weights(trainer, pl_module)
         self._require_one_model(trainer, pl_module)
         if self._started_at is not None:
             self._train_seconds += time.monotonic() - self._started_at
@@ -497,7 +497,7 @@ def results_directory(trainer: L.Trainer) -> Path:
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
-def required_callback(trainer: L.Trainer, wanted: type, asker: object) -> Any:
+def required_callback(trainer: L.Trainer, wanted: type, caller: object) -> Any:
     """Return the one callback of type ``wanted``.
 
     Raises:
@@ -506,7 +506,7 @@ def required_callback(trainer: L.Trainer, wanted: type, asker: object) -> Any:
     found = [callback for callback in callbacks_of(trainer) if isinstance(callback, wanted)]
     if len(found) != 1:
         raise MisconfigurationException(
-            f"{type(asker).__name__} works with exactly one {wanted.__name__} among the trainer's callbacks; "
+            f"{type(caller).__name__} works with exactly one {wanted.__name__} among the trainer's callbacks; "
             f"found {len(found)}."
         )
     return found[0]
@@ -549,4 +549,4 @@ def _on_its_device(trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator
 
 def cpu_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Detached whole copies on the CPU, for checkpoints; every process has to call it."""
-    return {name: whole(tensor.detach()).to("cpu", copy=True) for name, tensor in tensors.items()}
+    return {name: full_tensor(tensor.detach()).to("cpu", copy=True) for name, tensor in tensors.items()}

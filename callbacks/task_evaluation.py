@@ -15,7 +15,14 @@ from tqdm.auto import tqdm
 from hpa_lightning.callbacks.allow_changes import AllowChanges
 from hpa_lightning.callbacks.fit_end import unfinished
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
-from hpa_lightning.callbacks.running import counted, evaluation_mode, forward_context, in_step, own_share, to_device
+from hpa_lightning.callbacks.running import (
+    counted,
+    evaluation_mode,
+    forward_context,
+    in_lockstep,
+    local_share,
+    to_device,
+)
 from hpa_lightning.callbacks.sequential_tuning import SequentialTuning
 from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
 from hpa_lightning.data.needs import evaluation_data, provenance_of, records_of
@@ -280,7 +287,7 @@ class TaskEvaluation(TaskCallback):
 def score_set(trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: EvaluationSet) -> ScoredSet:
     """Let the model answer one evaluation set, outside Lightning's loops, and score the answers by the set's metric.
 
-    Several processes share the batches; the metric and the answers are united, and every process returns the same.
+    Several processes share the batches; the metric and the answers are combined, and every process returns the same.
 
     Args:
         trainer: its datamodule gives the batches.
@@ -297,7 +304,9 @@ def score_set(trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: 
     with evaluation_mode(pl_module), forward_context(trainer):
         if not scoring.chooses:
             loader = data.evaluation_dataloader(evaluation_set)
-            shared = in_step(loader, trainer, pl_module.device) if sharded else counted(own_share(loader, trainer))
+            shared = (
+                in_lockstep(loader, trainer, pl_module.device) if sharded else counted(local_share(loader, trainer))
+            )
             for batch, counts in shared:
                 scoring.answer(to_device(trainer, batch), counts)
         scoring.choose()

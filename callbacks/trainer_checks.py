@@ -22,32 +22,32 @@ if TYPE_CHECKING:
     from hpa_lightning.callbacks.task import TaskCallback
 
 
-def check_strategy(strategy: Strategy, asker: TaskCallback) -> None:
+def check_strategy(strategy: Strategy, caller: TaskCallback) -> None:
     """Refuse a strategy under which the callback's promises would not hold.
 
     Raises:
         MisconfigurationException: the strategy is not supported; the reason is given.
     """
     parallel = strategy.device_mesh["tensor_parallel"].size() if isinstance(strategy, ModelParallelStrategy) else 1
-    if reason := strategy_refusal(type(strategy), asker, parallel):
+    if reason := strategy_refusal(type(strategy), caller, parallel):
         raise MisconfigurationException(reason)
 
 
-def strategy_refusal(kind: type[Strategy], asker: TaskCallback, tensor_parallel: int = 1) -> str | None:
+def strategy_refusal(kind: type[Strategy], caller: TaskCallback, tensor_parallel: int = 1) -> str | None:
     """Say why a callback does not support a strategy; ``None`` if it does.
 
     Args:
         kind: the strategy's class.
-        asker: the callback.
+        caller: the callback.
         tensor_parallel: processes that share a weight under ``ModelParallelStrategy``.
     """
     if issubclass(kind, ModelParallelStrategy):
-        if asker.refuses_sharding is None and tensor_parallel == 1:
+        if caller.refuses_sharding is None and tensor_parallel == 1:
             return None
         pieces = (
             f"tensor_parallel_size is {tensor_parallel}, and columns cut in pieces cannot be addressed; set it to 1"
         )
-        reason = asker.refuses_sharding or pieces
+        reason = caller.refuses_sharding or pieces
     elif issubclass(kind, DeepSpeedStrategy):
         reason = (
             "DeepSpeed steps on fp32 copies of the weights that it keeps for itself and that overwrite what a callback "
@@ -60,8 +60,8 @@ def strategy_refusal(kind: type[Strategy], asker: TaskCallback, tensor_parallel:
     else:
         reason = "it is none of those that the callbacks were tested with"
     return (
-        f"{type(asker).__name__} does not support {kind.__name__}: {reason}. Supported are one device, strategy='ddp'"
-        + ("." if asker.refuses_sharding else ", and FSDP2 (ModelParallelStrategy with tensor_parallel_size=1).")
+        f"{type(caller).__name__} does not support {kind.__name__}: {reason}. Supported are one device, strategy='ddp'"
+        + ("." if caller.refuses_sharding else ", and FSDP2 (ModelParallelStrategy with tensor_parallel_size=1).")
     )
 
 
@@ -73,7 +73,7 @@ _WRITERS = {
 """Lightning's callbacks that write weights outside the optimizer step; their subclasses do too."""
 
 
-def check_weight_writers(trainer: L.Trainer, asker: TaskCallback) -> None:
+def check_weight_writers(trainer: L.Trainer, caller: TaskCallback) -> None:
     """Refuse Lightning's callbacks that write weights outside the optimizer step.
 
     Those of others are noticed when they do it (:func:`hpa_lightning.callbacks.kept_weights.check_unmoved`).
@@ -86,13 +86,13 @@ def check_weight_writers(trainer: L.Trainer, asker: TaskCallback) -> None:
         found = [callback for callback in callbacks_of(trainer) if kind is not None and isinstance(callback, kind)]
         if found:
             raise MisconfigurationException(
-                f"{type(asker).__name__} does not support {type(found[0]).__name__}: it {what}, and what a task's end "
+                f"{type(caller).__name__} does not support {type(found[0]).__name__}: it {what}, and what a task's end "
                 "left there (fusion, merge, frozen columns, the model that was scored) would be lost. Remove it from "
                 "the trainer's callbacks."
             )
 
 
-def require_automatic_optimization(pl_module: L.LightningModule, asker: object) -> None:
+def require_automatic_optimization(pl_module: L.LightningModule, caller: object) -> None:
     """Refuse a LightningModule that steps its optimizers itself.
 
     Raises:
@@ -100,6 +100,6 @@ def require_automatic_optimization(pl_module: L.LightningModule, asker: object) 
     """
     if not pl_module.automatic_optimization:
         raise MisconfigurationException(
-            f"{type(asker).__name__} needs automatic optimization; {type(pl_module).__name__} sets "
+            f"{type(caller).__name__} needs automatic optimization; {type(pl_module).__name__} sets "
             "automatic_optimization = False."
         )

@@ -61,20 +61,20 @@ class TunedLayers(Part):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.precision == "16-true":
             raise MisconfigurationException(
-                f"{self.asker} does not support precision='16-true': float16 weights have no loss scaling, "
+                f"{self.caller} does not support precision='16-true': float16 weights have no loss scaling, "
                 "and Hessians of float16 activations overflow. Use 'bf16-true' or '16-mixed'."
             )
         parameters = list(pl_module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             raise MisconfigurationException(
-                f"{self.asker}: every parameter of {type(pl_module).__name__} is frozen (requires_grad=False) "
+                f"{self.caller}: every parameter of {type(pl_module).__name__} is frozen (requires_grad=False) "
                 "and there is nothing to tune. Unfreeze the linear layers of the language model, or add LoRA."
             )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.find(pl_module)  # what cannot be treated is refused before anything is evaluated or trained
         if self.names_untreated:
-            tell_of_untreated(pl_module, self.linears, self.asker)
+            warn_of_untreated(pl_module, self.linears, self.caller)
         self.clear()
 
     def find(self, pl_module: L.LightningModule) -> None:
@@ -139,7 +139,7 @@ class TunedLayers(Part):
         self._saved = dict(state_dict.get("anchors", {}))
 
 
-def tell_of_untreated(pl_module: L.LightningModule, linears: Sequence[TunedLinear], asker: str) -> None:
+def warn_of_untreated(pl_module: L.LightningModule, linears: Sequence[TunedLinear], caller: str) -> None:
     """Warn once of the matrices that are trained outside the layers that a callback treats, by the modules' names.
 
     Vectors (norms, biases) are not named: every method leaves them alone.
@@ -154,7 +154,7 @@ def tell_of_untreated(pl_module: L.LightningModule, linears: Sequence[TunedLinea
         names = list(outside)
         listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         rank_zero_warn(
-            f"{asker} treats {len(linears)} linear layers of the decoder blocks. {len(names)} other layers are trained "
-            f"and stay as training leaves them, without its protection: {listed}. Freeze them if safety must not "
-            "depend on them."
+            f"{caller} treats {len(linears)} linear layers of the decoder blocks. {len(names)} other layers are "
+            f"trained and stay as training leaves them, without its protection: {listed}. Freeze them if safety must "
+            "not depend on them."
         )

@@ -35,34 +35,34 @@ class ChoosingModule(Protocol):
         """Return of every record one log-likelihood for each of its ``choices``."""
 
 
-def answering_module(pl_module: L.LightningModule, asker: str) -> AnsweringModule:
+def answering_module(pl_module: L.LightningModule, caller: str) -> AnsweringModule:
     """Return the module as one that answers.
 
     Raises:
         MisconfigurationException: it does not.
     """
-    asks = f"{asker} asks the module for"
+    asks = f"{caller} asks the module for"
     module: AnsweringModule = require_members(pl_module, AnsweringModule, asks, _INSTEAD)
     return module
 
 
-def scored_module(pl_module: L.LightningModule, asker: str) -> ScoredModule:
+def scored_module(pl_module: L.LightningModule, caller: str) -> ScoredModule:
     """Return the module as one that answers up to a length.
 
     Raises:
         MisconfigurationException: it does not.
     """
-    asks = f"{asker} asks the module for"
+    asks = f"{caller} asks the module for"
     module: ScoredModule = require_members(pl_module, ScoredModule, asks, _INSTEAD)
     return module
 
 
-def choosing_module(pl_module: L.LightningModule, asker: str) -> ChoosingModule:
+def choosing_module(pl_module: L.LightningModule, caller: str) -> ChoosingModule:
     """Return the module as one that chooses.
 
     Raises:
         MisconfigurationException: it does not.
     """
-    asks = f"{asker} scores multiple choice and asks the module for"
+    asks = f"{caller} scores multiple choice and asks the module for"
     module: ChoosingModule = require_members(pl_module, ChoosingModule, asks, _INSTEAD)
     return module

@@ -41,16 +41,16 @@ class ScoredSet(NamedTuple):
         return float(self.fields["score"])
 
 
-def check_scoring(data: EvaluationData, pl_module: L.LightningModule, asker: str) -> None:
+def check_scoring(data: EvaluationData, pl_module: L.LightningModule, caller: str) -> None:
     """Check before a fit that a module and data have what scoring their sets needs.
 
     Raises:
         MisconfigurationException: the module cannot answer, or one of them lacks what multiple choice needs.
     """
-    scored_module(pl_module, asker)
+    scored_module(pl_module, caller)
     if any(is_multiple_choice(item) for item in data.evaluation_sets()):
-        choosing_module(pl_module, asker)
-        choice_data(data, asker)
+        choosing_module(pl_module, caller)
+        choice_data(data, caller)
 
 
 class SetScoring:
@@ -82,9 +82,9 @@ class SetScoring:
         self.evaluation_set = evaluation_set
         self.chooses = is_multiple_choice(evaluation_set)
         self._data, self._trainer, self._together = data, trainer, together
-        self._asker = f"evaluation set {evaluation_set.name!r}"
-        self._module = None if self.chooses else scored_module(pl_module, self._asker)
-        self._chooser = choosing_module(pl_module, self._asker) if self.chooses else None
+        self._caller = f"evaluation set {evaluation_set.name!r}"
+        self._module = None if self.chooses else scored_module(pl_module, self._caller)
+        self._chooser = choosing_module(pl_module, self._caller) if self.chooses else None
         self._metric: Metric = metric_of(evaluation_set).to(pl_module.device)
         self._decoding = decoding_of(evaluation_set, pl_module)
         self._rows: list[list[dict[str, Any]]] = []  # of each batch, or of each record that was chosen for
@@ -107,10 +107,10 @@ class SetScoring:
         """Choose by likelihood in every record of a set of multiple choice; nothing of a set that is answered."""
         if (module := self._chooser) is None:
             return
-        data, records = choice_data(self._data, self._asker), self._records()
+        data, records = choice_data(self._data, self._caller), self._records()
         if records is None:
             raise ValueError(
-                f"{self._asker}: its loader has no dataset of records, which multiple choice goes through."
+                f"{self._caller}: its loader has no dataset of records, which multiple choice goes through."
             )
         rows = score_choices(
             self._metric,
@@ -129,7 +129,7 @@ class SetScoring:
         """
         rows = [[row] for batch in self._rows for row in batch] if by_sample else self._rows
         if not (self.chooses and self._together):
-            rows = united(rows, self._trainer.world_size)
+            rows = interleaved(rows, self._trainer.world_size)
         answers = list(chain.from_iterable(rows))
         if by_sample and (records := self._records()) is not None:
             answers = answers[: len(records)]
@@ -162,7 +162,7 @@ def means(scored: Sequence[ScoredSet]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def united(share: list[T], world_size: int) -> list[T]:
+def interleaved(share: list[T], world_size: int) -> list[T]:
     """Put what the processes hold into one order: every process has each ``world_size``-th item; on every process."""
     if world_size == 1:
         return share

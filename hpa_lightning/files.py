@@ -33,7 +33,7 @@ def whole_file(path: str | PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     beside = path.with_name(path.name + _UNFINISHED)
-    with told(path):
+    with naming_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield beside
@@ -74,7 +74,7 @@ def whole_folder(path: str | PathLike[str]) -> Iterator[Path]:
     mark = partial / _MARK
     if partial.exists() and not mark.is_file() and any(partial.iterdir()):
         raise ValueError(f"{partial} exists and was not left by a killed command; choose another output, or remove it.")
-    with told(path):
+    with naming_path(path):
         partial.mkdir(parents=True, exist_ok=True)
         lock = FileLock(mark, timeout=0)
         try:
@@ -116,7 +116,7 @@ def staged(folder: str | PathLike[str], last: Collection[str] = ()) -> Iterator[
     """
     folder = Path(folder)
     inside = folder / _UNFINISHED
-    with told(folder):
+    with naming_path(folder):
         inside.mkdir(parents=True, exist_ok=True)
         try:
             yield inside
@@ -151,7 +151,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def told(path: Path, what: str = "it was not written, what was there is unchanged") -> Iterator[None]:
+def naming_path(path: Path, what: str = "it was not written, what was there is unchanged") -> Iterator[None]:
     """Errors of the system say which file they are about: writing to an open one says only what went wrong."""
     try:
         yield
@@ -162,15 +162,15 @@ def told(path: Path, what: str = "it was not written, what was there is unchange
         again = OSError(
             int(number[1]), f"{os.strerror(int(number[1]))}; {what}{_free(path, int(number[1]))}", str(path)
         )
-        again.told = True  # type: ignore[attr-defined]
+        again.names_path = True  # type: ignore[attr-defined]
         raise again from error
     except OSError as error:
         name = os.fspath(error.filename) if isinstance(error.filename, str | PathLike) else None
         other = name is not None and not name.startswith(str(path)) and Path(name) != path.parent
-        if error.errno is None or getattr(error, "told", False) or other:
+        if error.errno is None or getattr(error, "names_path", False) or other:
             raise
         again = OSError(error.errno, f"{os.strerror(error.errno)}; {what}{_free(path, error.errno)}", str(path))
-        again.told = True  # type: ignore[attr-defined]
+        again.names_path = True  # type: ignore[attr-defined]
         raise again from error
 
 

@@ -22,7 +22,7 @@ from hpa_lightning.cli.parser import OneLineErrors
 from hpa_lightning.data import CVITDataModule
 from hpa_lightning.data.needs import has_own_predict_data, predicted_sets
 from hpa_lightning.decoding import decoding_of
-from hpa_lightning.evaluation import ScoredSet, means, united
+from hpa_lightning.evaluation import ScoredSet, interleaved, means
 from hpa_lightning.files import whole_file
 from hpa_lightning.loggers import RunCSVLogger
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
@@ -92,7 +92,7 @@ class TuningCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer: Any = super().instantiate_trainer(**kwargs)
         if self.subcommand in (None, "fit"):
-            trainer.loggers = [_keeping(logger) for logger in trainer.loggers]
+            trainer.loggers = [_appending(logger) for logger in trainer.loggers]
             self.run_folder = _log_folder(trainer)
             found: L.Trainer = trainer
             return found
@@ -268,13 +268,13 @@ class CommandResults(L.Callback):
         self._answers: dict[int, list[Any]] = {}
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._tell_weights(trainer)
+        self._report_weights(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._tell_weights(trainer)
+        self._report_weights(trainer)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._tell_weights(trainer)
+        self._report_weights(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._scores(trainer, pl_module)
@@ -300,7 +300,7 @@ class CommandResults(L.Callback):
         rows = []
         loaders: Any = trainer.num_predict_batches
         for index in range(len(loaders)):  # on every process, also on one that had no sample of a small set
-            found = united(self._answers.get(index, []), trainer.world_size)
+            found = interleaved(self._answers.get(index, []), trainer.world_size)
             if not all(isinstance(row, dict) for row in found):
                 rank_zero_warn(
                     f"predict_step of {type(pl_module).__name__} returns no list of dicts, so {ANSWERS} is not "
@@ -317,7 +317,7 @@ class CommandResults(L.Callback):
             cut = sum(row.get("cut") is True for row in rows)
             print(f"{len(rows)} answers, {cut} of them cut by the limit on new tokens: {self.folder / ANSWERS}")
 
-    def _tell_weights(self, trainer: L.Trainer) -> None:
+    def _report_weights(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:
             print(f"{self.command} takes {_weights(trainer)}.")
 
@@ -361,7 +361,7 @@ def score_text(scored: Sequence[ScoredSet]) -> str:
     titles["helpfulness"] = "helpfulness"
     figures = ", ".join(f"{titles[name]} {100 * value:.2f} %" for name, value in means(scored).items())
     empty = mostly_empty({fields["set"]: fields for fields, _ in scored})
-    figures += "".join(f"\n{told}" for fields, _ in scored if (told := further_text(fields)))
+    figures += "".join(f"\n{reported}" for fields, _ in scored if (reported := further_text(fields)))
     warning = f"\nWarning: {broken_not_safe('The model', listed(empty))}" if empty else ""
     return f"{table}\n{figures}{warning}"
 
@@ -391,7 +391,7 @@ def _unused(path: Path) -> Path:
     return candidate
 
 
-def _keeping(logger: Logger) -> Logger:
+def _appending(logger: Logger) -> Logger:
     """A ``CSVLogger`` that keeps earlier rows in the place of one that deletes them."""
     if type(logger) is not CSVLogger:
         return logger

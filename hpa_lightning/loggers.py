@@ -31,11 +31,11 @@ class RunCSVLogger(CSVLogger):
     def experiment(self) -> Any:
         if self._experiment is None:
             self._fs.makedirs(self.root_dir, exist_ok=True)
-            self._experiment = _KeepingWriter(self)
+            self._experiment = _AppendingWriter(self)
         return self._experiment
 
 
-class _KeepingWriter(ExperimentWriter):
+class _AppendingWriter(ExperimentWriter):
     """Decides what becomes of earlier rows when the first new one comes: only then is a resume known."""
 
     def __init__(self, logger: RunCSVLogger) -> None:

@@ -32,13 +32,13 @@ def missing_members(found: object, protocol: type) -> list[str]:
     return [name for name in _names(protocol) if _static(found, name) in (_ABSENT, None)]
 
 
-def require_members(found: object, protocol: type, asker: str, instead: str) -> Any:
+def require_members(found: object, protocol: type, caller: str, instead: str) -> Any:
     """Return an object; refuse one without the members of a protocol, or whose methods take other arguments.
 
     Args:
         found: the user's object.
         protocol: what is needed.
-        asker: who needs it, with the verb: ``"TaskEvaluation asks the datamodule for"``.
+        caller: who needs it, with the verb: ``"TaskEvaluation asks the datamodule for"``.
         instead: what to do, in a sentence.
 
     Returns:
@@ -53,12 +53,12 @@ def require_members(found: object, protocol: type, asker: str, instead: str) -> 
         wanted = ", ".join(called(protocol, name) for name in missing)
         own = [name for name in dir(type(found)) if not name.startswith("_")]
         near = nearest(missing[0], own) if found is not None else ""
-        told = f"; {kind}" if found is None else f", which {kind}"
-        raise MisconfigurationException(f"{asker} {wanted}{told}{near}. {instead}")
+        reported = f"; {kind}" if found is None else f", which {kind}"
+        raise MisconfigurationException(f"{caller} {wanted}{reported}{near}. {instead}")
     for name in _names(protocol):
         if (refused := _refused_call(found, protocol, name)) is not None:
             raise MisconfigurationException(
-                f"{asker} {called(protocol, name)}, and {type(found).__name__}.{name}{refused} cannot be called so. "
+                f"{caller} {called(protocol, name)}, and {type(found).__name__}.{name}{refused} cannot be called so. "
                 f"{instead}"
             )
     return found

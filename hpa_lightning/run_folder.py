@@ -93,7 +93,7 @@ def check_new_run(folder: Path, logs: bool = False) -> None:
     """
     if not any((folder / name).exists() for name in (RESULT_FILE, RUN_FILE)):
         return
-    reason = _lacks(folder)
+    reason = _missing(folder)
     if reason is None:
         raise ValueError(
             f"{folder} holds a finished run, which is not overwritten. Give the new one another folder (the logger's "
@@ -138,7 +138,7 @@ def claim_folder(folder: Path, identity: str, resumed: bool, changed: bool = Fal
             f"the checkpoint is of another run than the one that {folder} holds; resume it into its own folder, or a "
             "new one."
         )
-    if resumed and changed and (folder / RESULT_FILE).exists() and _lacks(folder) is None:
+    if resumed and changed and (folder / RESULT_FILE).exists() and _missing(folder) is None:
         raise ValueError(f"{folder} holds a finished run; go on with other data or settings in another folder.")
     if not resumed and held != identity:
         check_new_run(folder)
@@ -154,7 +154,7 @@ def _identity(folder: Path) -> str | None:
         return None  # none, one of an older version, or torn: what the results tell counts then
 
 
-def _lacks(folder: Path) -> str | None:
+def _missing(folder: Path) -> str | None:
     """What the run in the folder lacks; ``None`` if it is finished."""
     if not (folder / RESULT_FILE).exists():
         return "it has no results yet"

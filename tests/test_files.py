@@ -13,7 +13,7 @@ import torch
 
 import hpa_lightning
 from hpa_lightning.callbacks.checkpoint_files import WholeCheckpointIO
-from hpa_lightning.files import path_inside, plain_name, staged, told, whole_file, whole_folder, write_text
+from hpa_lightning.files import naming_path, path_inside, plain_name, staged, whole_file, whole_folder, write_text
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
@@ -108,7 +108,10 @@ def test_a_name_from_data_is_one_part_of_a_path(name: object) -> None:
 
 def test_a_full_disk_tells_the_free_space(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "a.txt"
-    with pytest.raises(OSError, match=rf"No space left.*MB are free in {re.escape(str(tmp_path))}.*a\.txt"), told(path):
+    with (
+        pytest.raises(OSError, match=rf"No space left.*MB are free in {re.escape(str(tmp_path))}.*a\.txt"),
+        naming_path(path),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 

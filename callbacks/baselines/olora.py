@@ -52,7 +52,7 @@ class OrthogonalLoRA(AdapterPenalty):
         self.norm_weight = norm_weight
 
     @property
-    def begins_at_once(self) -> bool:
+    def penalizes_first_task(self) -> bool:
         return self.norm_weight > 0.0
 
     def remember(self, factors: LoraFactors, earlier: Tensor | None) -> Tensor:

@@ -60,7 +60,7 @@ class AdapterPenalty(TaskCallback):
         """Return a layer's history after a task: ``earlier`` (``None`` after the first) and the trained adapter."""
 
     @property
-    def begins_at_once(self) -> bool:
+    def penalizes_first_task(self) -> bool:
         """Whether the first task, which has no earlier adapters, pays something too."""
         return False
 
@@ -91,7 +91,7 @@ class AdapterPenalty(TaskCallback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        if not self._adapters or not (self.history or self.begins_at_once):
+        if not self._adapters or not (self.history or self.penalizes_first_task):
             return
         # A fused optimizer unscales by itself: with fp16 its gradients are still multiplied by the loss scale here.
         unscales = getattr(optimizer, "_step_supports_amp_scaling", False)

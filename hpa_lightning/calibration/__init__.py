@@ -2,7 +2,7 @@
 
 from hpa_lightning.calibration.hessians import (
     Accumulator,
-    Uncounted,
+    DummyBatch,
     inverse_hessian_diagonals,
     shared_inverse_diagonals,
     uncompiled,
@@ -12,7 +12,7 @@ from hpa_lightning.calibration.hessians import (
 
 __all__ = [
     "Accumulator",
-    "Uncounted",
+    "DummyBatch",
     "inverse_hessian_diagonals",
     "shared_inverse_diagonals",
     "uncompiled",

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from hpa_lightning.functional import HessianAccumulator
-from hpa_lightning.functional.numerics.arena import Shelf
+from hpa_lightning.functional.numerics.arena import Arena
 
 Mask = Tensor | Sequence[Tensor] | None
 
@@ -48,7 +48,7 @@ _CACHES = ("past_key_values", "past_key_value", "layer_past")
 
 
 @dataclass(frozen=True)
-class Uncounted:
+class DummyBatch:
     """A batch that is run and not counted: it keeps a process in step with others that have more batches."""
 
     batch: Any
@@ -188,7 +188,7 @@ def visit_inputs(
             image tokens count, padding does not.
         context: autocast or the like, entered around every computation.
         on_block: called with (blocks done, blocks) for progress.
-        all_processes: the batches are this process's share, equally many on each (fill up with :class:`Uncounted`);
+        all_processes: the batches are this process's share, equally many on each (fill up with :class:`DummyBatch`);
             ``visit`` gets the Hessians of all of them.
         may_stop: end forward passes with an exception once they have shown what is needed. ``False`` for models whose
             hooks have to run to the end (FSDP2).
@@ -209,8 +209,8 @@ def visit_inputs(
         by_block[inside[id(module)]][name] = module
 
     with torch.no_grad(), context(), uncompiled():
-        counted = [not isinstance(batch, Uncounted) for batch in batches]
-        batches = [batch.batch if isinstance(batch, Uncounted) else batch for batch in batches]
+        counted = [not isinstance(batch, DummyBatch) for batch in batches]
+        batches = [batch.batch if isinstance(batch, DummyBatch) else batch for batch in batches]
         masks = [valid_positions(batch) for batch in batches]
         found = _record_calls(forward, batches, blocks, may_stop)
         recorded = None if isinstance(found, str) else found
@@ -238,7 +238,7 @@ def visit_inputs(
                 if all_processes:
                     for accumulator in {id(one): one for one in accumulators.values()}.values():
                         accumulator.all_reduce()
-                silent += _without_signal(accumulators)
+                silent += _zero_inputs(accumulators)
                 visit(accumulators)
             if on_block is not None:
                 on_block(index + 1, len(blocks))
@@ -251,7 +251,7 @@ def visit_inputs(
         )
 
 
-def _without_signal(accumulators: Mapping[str, InputAccumulator]) -> list[str]:
+def _zero_inputs(accumulators: Mapping[str, InputAccumulator]) -> list[str]:
     """The layers whose inputs are 0 throughout.
 
     Raises:
@@ -361,33 +361,33 @@ def _record_calls(
     """Record each block's call for each batch, and the first hidden states; or say why replay would be wrong."""
     calls: list[list[_Call]] = [[] for _ in blocks]
     hidden_states: list[Tensor] = []
-    shelf = Shelf()
+    arena = Arena()
     output_is_tuple = _returns_tuple(forward, batches[0], blocks[0], may_stop)
     for number, batch in enumerate(batches):
         expected_block, is_first = 0, number == 0
         reason = ""
-        handed_on: Tensor | None = None
+        forwarded: Tensor | None = None
         version: int | None = None
 
         def pass_through(index: int, *args: Any, is_first: bool = is_first, **kwargs: Any) -> Any:
-            nonlocal expected_block, handed_on, version, reason
+            nonlocal expected_block, forwarded, version, reason
             hidden_key = None if args else next(iter(kwargs))
             hidden: Tensor = args[0] if hidden_key is None else kwargs[hidden_key]
-            touched = hidden is not handed_on or _version(hidden) != version
+            touched = hidden is not forwarded or _version(hidden) != version
             if index != expected_block or (index > 0 and touched):
-                reason = reason or _unlike_a_chain(index, expected_block, len(blocks), touched)
+                reason = reason or _not_sequential(index, expected_block, len(blocks), touched)
                 if may_stop:
                     raise _StopForward
             if index == 0:
-                hidden_states.append(shelf.keep(hidden))  # what is handed on may be changed in place
+                hidden_states.append(arena.keep(hidden))  # what is handed on may be changed in place
             rest = {key: value for key, value in kwargs.items() if key != hidden_key}
             calls[index].append(_Call(args[1:], rest, hidden_key))
             expected_block = index + 1
             if may_stop and expected_block == len(blocks) and not is_first:
                 raise _StopForward  # the first batch goes on: are blocks called again?
-            handed_on = hidden.view_as(hidden)  # a new object, so that the next block's input tells who touched it
-            version = _version(handed_on)
-            return (handed_on,) if output_is_tuple else handed_on
+            forwarded = hidden.view_as(hidden)  # a new object, so that the next block's input tells who touched it
+            version = _version(forwarded)
+            return (forwarded,) if output_is_tuple else forwarded
 
         with _replaced_forwards(blocks, pass_through), suppress(_StopForward):
             forward(batch)
@@ -397,7 +397,7 @@ def _record_calls(
     return calls, hidden_states
 
 
-def _unlike_a_chain(index: int, expected: int, blocks: int, touched: bool) -> str:
+def _not_sequential(index: int, expected: int, blocks: int, touched: bool) -> str:
     """Why a call of the block ``index`` in place of ``expected`` cannot be replayed; ``touched``: with new inputs."""
     if index == expected:
         return f"the model does something between its decoder blocks {index} and {index + 1} (features injected there)"

@@ -68,9 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _run(command, rest)
     except UserError as error:
-        told = error.with_prefix(prefix)
-        print(told, file=sys.stderr)
-        raise told from error.__cause__
+        reported = error.with_prefix(prefix)
+        print(reported, file=sys.stderr)
+        raise reported from error.__cause__
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

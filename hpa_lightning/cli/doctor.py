@@ -45,17 +45,17 @@ def run(arguments: Sequence[str]) -> None:
     print("\nDevices\n  " + "\n  ".join(devices()))
     bad = any(wrong for _, _, wrong in found)
     if options.config is not None:
-        bad |= _tell(FitPlan.from_config(options.config), options)
+        bad |= _print_report(FitPlan.from_config(options.config), options)
     elif options.model is not None:
         lora = LoraSettings(rank=options.rank) if options.rank else None
-        bad |= _tell(FitPlan.from_model(options.model, lora, options.dtype), options)
+        bad |= _print_report(FitPlan.from_model(options.model, lora, options.dtype), options)
     else:
         print("\nName a configuration (--config) or a model (--model) to see what a fit needs.")
     if bad:
         raise SystemExit(1)
 
 
-def _tell(plan: FitPlan, options: Any) -> bool:
+def _print_report(plan: FitPlan, options: Any) -> bool:
     """Print what is supported and the memory; return whether something is not supported."""
     from hpa_lightning.doctor.environment import host_memory
     from hpa_lightning.doctor.memory import estimate_memory, peak

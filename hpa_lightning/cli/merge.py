@@ -71,8 +71,8 @@ def run(arguments: Sequence[str]) -> None:
         device=options.device,
         progress=True,
     )
-    told = f"{len(audit['tensors'])} tensors merged, {len(audit['unchanged'])} the same in all models"
-    print(f"{options.output}: {told}, {len(audit['kept'])} kept as they are in the task-tuned one.")
+    reported = f"{len(audit['tensors'])} tensors merged, {len(audit['unchanged'])} the same in all models"
+    print(f"{options.output}: {reported}, {len(audit['kept'])} kept as they are in the task-tuned one.")
 
 
 def _front(options: Any) -> None:

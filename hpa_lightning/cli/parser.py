@@ -28,7 +28,7 @@ _INVALID_CHOICE = re.compile(r"argument (\S+): invalid choice: '([^']*)' \(choos
 _CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _MOST_NAMES = 20
-_NOT_TELLING = re.compile(
+_UNINFORMATIVE = re.compile(
     r"Does not validate against any|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value|Not a valid subclass"
     r"|Subclass types expect|a class path|a dict with"
 )
@@ -102,7 +102,7 @@ def explain(message: str, parser: Any) -> str:
             return _no_class(found, trail)
         for pattern, kind in ((_KEY, "key"), (_CLASS, "class")):
             trail += [(indent, kind, match[1]) for match in pattern.finditer(line)]
-    lines = [line.lstrip(" -") for line in message.splitlines() if not _NOT_TELLING.search(line)]
+    lines = [line.lstrip(" -") for line in message.splitlines() if not _UNINFORMATIVE.search(line)]
     text = re.sub(r'Parser key "([^"]+)":', r"\1:", on_one_line(" ".join(lines)))
     text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
     return re.sub(r"\b(?:fit|validate|test|predict)\.(?=model|data|trainer)", "", text)

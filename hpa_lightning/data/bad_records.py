@@ -37,7 +37,7 @@ def naming_records(collate: Callable[[Sequence[Record]], T], records: Sequence[R
         elif any(record.where in str(error) for record in records):
             raise
         names = ", ".join(record.where for record in records)
-        raise ValueError(f"{names}: {_said(error)}" if names else str(error)) from error
+        raise ValueError(f"{names}: {_error_text(error)}" if names else str(error)) from error
 
 
 def problem_of(collate: Callable[[Sequence[Record]], Any], record: Record) -> str | None:
@@ -47,7 +47,7 @@ def problem_of(collate: Callable[[Sequence[Record]], Any], record: Record) -> st
     except MemoryError:
         raise
     except Exception as error:
-        return str(error) if record.where in str(error) else f"{record.where}: {_said(error)}"
+        return str(error) if record.where in str(error) else f"{record.where}: {_error_text(error)}"
     return None
 
 
@@ -67,7 +67,7 @@ def naming_failure(names: Callable[[], Sequence[str]]) -> Iterator[None]:
         known = [] if isinstance(error, MemoryError) or is_oom_error(error) else list(names())
         if not known:
             raise
-        raise RuntimeError(f"the model failed on the batch of {', '.join(known)}: {_said(error)}") from error
+        raise RuntimeError(f"the model failed on the batch of {', '.join(known)}: {_error_text(error)}") from error
 
 
 class SkippingCollate:
@@ -138,5 +138,5 @@ def report_skipped(problems: Sequence[str], what: str) -> None:
         )
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip()

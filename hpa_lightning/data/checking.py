@@ -99,15 +99,15 @@ def check_stream(
     parts = list(_parts(stream))
     max_pixels = stream.max_image_pixels if max_pixels is None else max_pixels
     for part in tqdm(parts, desc="Reading", disable=not progress):
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as reported:
             warnings.simplefilter("always", DataWarning)
             part.records, broken = examine_records(part.data, part.image_folder, part.name, part.image_place)
-        for warning in told:
+        for warning in reported:
             part.warn("doubts about the file", str(warning.message))
         for text in broken:
             part.report("broken records", text)
         _check_answers(part)
-    seen: dict[str, _Look] = {}
+    seen: dict[str, _ImageCheck] = {}
     images = sum(len(record.images) for part in parts for record in part.records)
     with tqdm(total=images, desc="Images", disable=not progress) as bar:
         for part in parts:
@@ -185,20 +185,22 @@ def _check_answers(part: Part) -> None:
             part.report("records without an answer that can be used", str(error), record)
 
 
-def _check_image(part: Part, record: Record, image: Any, seen: dict[str, _Look], max_pixels: int, decode: bool) -> None:
+def _check_image(
+    part: Part, record: Record, image: Any, seen: dict[str, _ImageCheck], max_pixels: int, decode: bool
+) -> None:
     part.images += 1
     missing = False
     if isinstance(image, EncodedImage):
-        look = _look_at(image.name or "an image", image, max_pixels, decode)
+        look = _inspect(image.name or "an image", image, max_pixels, decode)
     elif isinstance(image, str | Path):
         path = str(image)
         missing = not is_file(path)
         if path not in seen:
-            absent = _Look(f"{path} does not exist; check image_folder")
-            seen[path] = absent if missing else _look_at(path, path, max_pixels, decode)
+            absent = _ImageCheck(f"{path} does not exist; check image_folder")
+            seen[path] = absent if missing else _inspect(path, path, max_pixels, decode)
         look = seen[path]
     elif isinstance(image, Image.Image):
-        look = _Look(None, kinds_of(image))
+        look = _ImageCheck(None, kinds_of(image))
     else:
         return
     part.kinds.update(look.kinds)
@@ -208,27 +210,27 @@ def _check_image(part: Part, record: Record, image: Any, seen: dict[str, _Look],
 
 
 @dataclass(frozen=True)
-class _Look:
+class _ImageCheck:
     """What is wrong with an image, if anything is, and of which kinds it is."""
 
     problem: str | None
     kinds: Sequence[str] = ()
 
 
-def _look_at(name: str, image: str | EncodedImage, max_pixels: int, decode: bool) -> _Look:
+def _inspect(name: str, image: str | EncodedImage, max_pixels: int, decode: bool) -> _ImageCheck:
     try:
         with Image.open(io.BytesIO(image.data) if isinstance(image, EncodedImage) else image) as opened:
             width, height = opened.size
             if width * height > max_pixels:
-                return _Look(f"{name} has {width} x {height} pixels, more than {max_pixels}")
+                return _ImageCheck(f"{name} has {width} x {height} pixels, more than {max_pixels}")
             if decode:
                 opened.load()
             kinds = kinds_of(opened, header_only=not decode)
         if decode:
             open_image(image, name, max_pixels)
     except Exception as error:  # PIL raises errors of many classes for files that are broken
-        return _Look(f"{name} cannot be read: {error}")
-    return _Look(None, kinds)
+        return _ImageCheck(f"{name} cannot be read: {error}")
+    return _ImageCheck(None, kinds)
 
 
 def _count_tokens(part: Part, collator: MLLMCollator, samples: int | None) -> None:

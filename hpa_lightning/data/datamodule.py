@@ -298,7 +298,7 @@ class CVITDataModule(L.LightningDataModule):
                 "datamodule. The aligned model answers them itself, so no answers are needed."
             )
         data, folder = self.harmful_calibration, self.harmful_image_folder
-        records = self._source.read_apart(data, folder, "harmful_calibration", self.safety_sets)
+        records = self._source.read_disjoint(data, folder, "harmful_calibration", self.safety_sets)
         return [Record(r.id, r.prompt_and_references()[0], r.images, (), r.source) for r in records]
 
     def refused_calibration_records(self) -> Sequence[Record] | None:

@@ -13,9 +13,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from hpa_lightning.data.bad_records import report_skipped
 from hpa_lightning.data.digests import RecordsDigest
 from hpa_lightning.data.images import is_file
-from hpa_lightning.data.overlap import Keyed, short_key
+from hpa_lightning.data.overlap import KeyedRecords, short_key
 from hpa_lightning.data.readers import open_records
-from hpa_lightning.data.readers.reader import check_held, held_records
+from hpa_lightning.data.readers.reader import check_item, in_memory_records
 from hpa_lightning.data.readers.record_file import RecordFile
 from hpa_lightning.data.readers.turns import ImagePlace
 from hpa_lightning.data.record import Record, check_answer, missing_images
@@ -41,10 +41,10 @@ class ReadRecords:
         self._keys = keys
         self._digest: RecordsDigest | None = digest
 
-    def keyed(self, more: Sequence[Record] = ()) -> Keyed:
+    def keyed(self, more: Sequence[Record] = ()) -> KeyedRecords:
         """Return the parsed records with their keys, and ``more`` records behind them with theirs."""
         known = JoinedRecords([self.records[: len(self._keys)], more])
-        return Keyed(known, array("Q", [*self._keys, *map(short_key, more)]) if more else self._keys)
+        return KeyedRecords(known, array("Q", [*self._keys, *map(short_key, more)]) if more else self._keys)
 
     def digest(self, more: Sequence[Record] = ()) -> str:
         """Return the digest of the records and of ``more`` behind them, see :func:`records_digest`."""
@@ -118,7 +118,7 @@ class FirstPass:
                 needs_answer=self._needs_answer,
             )
         else:
-            records = self._held(held_records(data, self._what), broken)
+            records = self._held(in_memory_records(data, self._what), broken)
         if self._missing:
             where, path = self._first_missing
             raise ValueError(
@@ -141,7 +141,7 @@ class FirstPass:
         good = array("Q")
         for index, record in enumerate(records):
             try:
-                check_held(record, index, self._what)
+                check_item(record, index, self._what)
                 self._visit(record)
             except ValueError as error:
                 if not self._skip:

@@ -54,8 +54,8 @@ class DataPart:
 
     def __repr__(self) -> str:
         given = {"samples": self.samples, "share": self.share}
-        told = "".join(f", {key}={value}" for key, value in given.items() if value is not None)
-        return f"DataPart({self.source!r}{told})"
+        reported = "".join(f", {key}={value}" for key, value in given.items() if value is not None)
+        return f"DataPart({self.source!r}{reported})"
 
 
 @dataclass
@@ -107,6 +107,6 @@ class MixedData(RecordSet):
             {"source": part.source, "samples": count, "records": len(records)}
             for part, count, records in zip(self.parts, counts, opened, strict=True)
         ]
-        told = ", ".join(f"{one['samples']} of {one['records']} records of {one['source']}" for one in self.drawn)
-        rank_zero_info(f"Mixed data, {sum(counts)} samples: {told}.")
+        reported = ", ".join(f"{one['samples']} of {one['records']} records of {one['source']}" for one in self.drawn)
+        rank_zero_info(f"Mixed data, {sum(counts)} samples: {reported}.")
         return JoinedRecords(found)

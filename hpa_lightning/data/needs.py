@@ -46,7 +46,7 @@ def counted_stream(stream: TaskStream) -> CountedStream | None:
     return counted
 
 
-def calibration_stream(trainer: L.Trainer, asker: str) -> CalibrationStream | None:
+def calibration_stream(trainer: L.Trainer, caller: str) -> CalibrationStream | None:
     """Return the datamodule that gives calibration batches of each task; ``None`` without a stream.
 
     Raises:
@@ -55,39 +55,39 @@ def calibration_stream(trainer: L.Trainer, asker: str) -> CalibrationStream | No
     if (found := task_stream(trainer)) is None:
         return None
     instead = f"Pass task_data=. {_INSTEAD}"
-    stream: CalibrationStream = require_members(found, CalibrationStream, f"{asker} asks the stream for", instead)
+    stream: CalibrationStream = require_members(found, CalibrationStream, f"{caller} asks the stream for", instead)
     return stream
 
 
-def evaluation_data(trainer: L.Trainer, asker: str) -> EvaluationData:
+def evaluation_data(trainer: L.Trainer, caller: str) -> EvaluationData:
     """Return the datamodule that gives sets to score.
 
     Raises:
         MisconfigurationException: it does not.
     """
-    found, asks = datamodule_of(trainer), f"{asker} asks the datamodule for"
+    found, asks = datamodule_of(trainer), f"{caller} asks the datamodule for"
     data: EvaluationData = require_members(found, EvaluationData, asks, _INSTEAD)
     return data
 
 
-def validation_data(trainer: L.Trainer, asker: str) -> ValidationData:
+def validation_data(trainer: L.Trainer, caller: str) -> ValidationData:
     """Return the datamodule that gives sets to score in Lightning's validation loop.
 
     Raises:
         MisconfigurationException: it does not.
     """
-    found, asks = datamodule_of(trainer), f"{asker} asks the datamodule for"
+    found, asks = datamodule_of(trainer), f"{caller} asks the datamodule for"
     data: ValidationData = require_members(found, ValidationData, asks, _INSTEAD)
     return data
 
 
-def choice_data(data: EvaluationData, asker: str) -> ChoiceData:
+def choice_data(data: EvaluationData, caller: str) -> ChoiceData:
     """Return data that can be scored by the likelihoods of choices.
 
     Raises:
         MisconfigurationException: they lack what that needs.
     """
-    asks = f"{asker} scores multiple choice and asks the datamodule for"
+    asks = f"{caller} scores multiple choice and asks the datamodule for"
     choices: ChoiceData = require_members(data, ChoiceData, asks, _INSTEAD)
     return choices
 
@@ -103,15 +103,15 @@ def has_own_predict_data(datamodule: object) -> bool:
     return getattr(datamodule, "predict_data", None) is not None
 
 
-def harmful_data(trainer: L.Trainer, asker: str) -> HarmfulData:
+def harmful_data(trainer: L.Trainer, caller: str) -> HarmfulData:
     """Return the datamodule that gives harmful inputs.
 
     Raises:
         MisconfigurationException: it does not.
     """
     asks = (
-        f"{asker} needs safety calibration data: pass safety_data= (batches of harmful inputs answered with refusals). "
-        "Without it, it asks the datamodule for"
+        f"{caller} needs safety calibration data: pass safety_data= (batches of harmful inputs answered with refusals)."
+        " Without it, it asks the datamodule for"
     )
     data: HarmfulData = require_members(datamodule_of(trainer), HarmfulData, asks, _INSTEAD)
     return data
@@ -152,7 +152,7 @@ def records_of(loader: object) -> Sequence[Record] | None:
     return records
 
 
-def check_stream(trainer: L.Trainer, asker: str) -> None:
+def check_stream(trainer: L.Trainer, caller: str) -> None:
     """Check, before a fit, that a datamodule streams its tasks as callbacks expect it, or does not stream at all.
 
     Raises:
@@ -163,29 +163,29 @@ def check_stream(trainer: L.Trainer, asker: str) -> None:
         others = [name for name in ("tasks", "total_epochs") if name not in missing_members(found, TaskStream)]
         if len(others) == 2:
             rank_zero_warn(
-                f"{asker}: {type(found).__name__} has tasks and total_epochs, but no task_at_epoch(epoch), so that the "
-                "whole fit counts as one task. Add it if the tasks are trained in sequence."
+                f"{caller}: {type(found).__name__} has tasks and total_epochs, but no task_at_epoch(epoch), so that "
+                "the whole fit counts as one task. Add it if the tasks are trained in sequence."
             )
         return
-    require_members(found, TaskStream, f"{asker} asks the stream of tasks for", _INSTEAD)
+    require_members(found, TaskStream, f"{caller} asks the stream of tasks for", _INSTEAD)
     stream: TaskStream = found
     kind, epoch, total, count = type(found).__name__, 0, stream.total_epochs, len(stream.tasks)
     for index in range(count):
         span = stream.task_at_epoch(epoch)
         if lacking := missing_members(span, Span):
             raise MisconfigurationException(
-                f"{asker}: {kind}.task_at_epoch({epoch}) is {shown(span)} without {lacking}; expected index, task, "
+                f"{caller}: {kind}.task_at_epoch({epoch}) is {shown(span)} without {lacking}; expected index, task, "
                 "first_epoch and last_epoch (hpa_lightning.data.TaskSpan)."
             )
         if span.index != index or span.first_epoch != epoch or not epoch <= span.last_epoch < total:
             raise MisconfigurationException(
-                f"{asker}: {kind}.task_at_epoch({epoch}) is task {span.index}, epochs {span.first_epoch} to "
+                f"{caller}: {kind}.task_at_epoch({epoch}) is task {span.index}, epochs {span.first_epoch} to "
                 f"{span.last_epoch}; expected task {index} from epoch {epoch} on, of {count} tasks in {total} epochs, "
                 "each after the one before."
             )
         epoch = span.last_epoch + 1
     if epoch != total:
         raise MisconfigurationException(
-            f"{asker}: the {count} tasks of {kind} take {epoch} epochs, and its total_epochs is {total}; expected the "
+            f"{caller}: the {count} tasks of {kind} take {epoch} epochs, and its total_epochs is {total}; expected the "
             "same number."
         )

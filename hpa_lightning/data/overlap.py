@@ -36,14 +36,14 @@ def short_key(record: Record) -> int:
 
 
 @dataclass(frozen=True)
-class Keyed:
+class KeyedRecords:
     """Records, and the :func:`short_key` of each, of the first ones where there are fewer keys."""
 
     records: Sequence[Record]
     keys: Sequence[int]
 
 
-def refuse_overlap(held_out: Mapping[str, Keyed], used: Keyed, used_name: str) -> None:
+def refuse_overlap(held_out: Mapping[str, KeyedRecords], used: KeyedRecords, used_name: str) -> None:
     """Refuse records of ``used`` that stand in data that are held out, by the name of each.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 
 from hpa_lightning.data.batch_order import named_generator
 from hpa_lightning.data.first_pass import FirstPass, ReadRecords
-from hpa_lightning.data.overlap import Keyed, refuse_overlap, short_key
+from hpa_lightning.data.overlap import KeyedRecords, refuse_overlap, short_key
 from hpa_lightning.data.readers.turns import ImagePlace
 from hpa_lightning.data.record import Record, check_pair, check_record, check_reference
 from hpa_lightning.data.sequences import ChosenRecords, JoinedRecords
@@ -201,34 +201,34 @@ class RecordSource:
                     "pair; expected pairs alone. Tune on pairs in a fit of their own, or leave the replay out."
                 )
         tests = [*([] if test is None else [test]), *safety_sets]
-        self._keep_apart(own, tests, f"the training data of task {task.name!r}", mixed_in)
+        self._refuse_or_drop_overlap(own, tests, f"the training data of task {task.name!r}", mixed_in)
         if task.calibration is not None:
             what = f"the calibration data of task {task.name!r}"
-            self._keep_apart(self._read_calibration(task), tests, what)
+            self._refuse_or_drop_overlap(self._read_calibration(task), tests, what)
 
     def check_mixed_in(self, safety_sets: Sequence[EvaluationSet]) -> None:
         """Keep the safety sets out of what is mixed into the training data."""
         if self._injection is not None and self._injection.ratio > 0:
-            self._keep_apart(self._harmful(), safety_sets, "harmful_injection")
+            self._refuse_or_drop_overlap(self._harmful(), safety_sets, "harmful_injection")
         if self._safety_replay is not None and not self._allow_overlap:
             safety = self._safety()
-            self._refuse(Keyed(safety, [short_key(record) for record in safety]), safety_sets, "safety_replay")
+            self._refuse(KeyedRecords(safety, [short_key(record) for record in safety]), safety_sets, "safety_replay")
 
-    def read_apart(
+    def read_disjoint(
         self, data: Data, image_folder: str | None, what: str, sets: Sequence[EvaluationSet]
     ) -> Sequence[Record]:
         """Return the records of ``data``, of which none may stand in a task's test set or in a safety set."""
         found = self.read(data, image_folder, what)
-        self._keep_apart(found, sets, what)
+        self._refuse_or_drop_overlap(found, sets, what)
         return found.records
 
-    def _keep_apart(
+    def _refuse_or_drop_overlap(
         self, found: ReadRecords, sets: Sequence[EvaluationSet], what: str, mixed_in: Sequence[Record] = ()
     ) -> None:
         if not self._allow_overlap:
             self._refuse(found.keyed(mixed_in), sets, what)
 
-    def _refuse(self, used: Keyed, sets: Sequence[EvaluationSet], what: str) -> None:
+    def _refuse(self, used: KeyedRecords, sets: Sequence[EvaluationSet], what: str) -> None:
         names = {
             "task": "the test data of task {!r}",
             "safety": "the safety set {!r}",

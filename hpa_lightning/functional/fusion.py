@@ -24,8 +24,8 @@ from hpa_lightning.functional.numerics.checks import (
     result_dtype,
 )
 from hpa_lightning.functional.numerics.inner_products import (
+    row_chunks,
     square_sum,
-    stretches,
     update_product,
     working_dtype,
 )
@@ -142,7 +142,7 @@ def fuse(
         new = weight_new[lines].to(wide) - factor * old.to(wide)
         return torch.where(_kept(retained, lines, units), old, new.to(old.dtype))
 
-    lines_of = list(stretches(weight_prev))
+    lines_of = list(row_chunks(weight_prev))
     largest_old, largest_new = (
         torch.linalg.vector_norm(weight, math.inf).to(torch.float64) for weight in (weight_prev, weight_new)
     )
@@ -214,7 +214,7 @@ def lora_fuse_(
     if orthogonal:
         product = scaling * (lora_b.to(torch.float64) * quick_direction(weight_prev, lora_a)).sum()
         scale = check_result("projection scale", torch.where(square > 0, product / square, 0.0))
-    told = check_result("projection scale", scale.to(result_dtype(weight_prev, lora_a, lora_b)))
+    reported = check_result("projection scale", scale.to(result_dtype(weight_prev, lora_a, lora_b)))
     wide = working_dtype(weight_prev) if float32_products_are_exact(weight_prev.device) else torch.float64
     wide_a, wide_b, factor = lora_a.to(wide), lora_b.to(wide), scale.to(wide)
 
@@ -232,7 +232,7 @@ def lora_fuse_(
                 check_result("fused weight", fused(lines))
         for lines in blocks(*weight_prev.shape):
             weight_prev[lines] = fused(lines)
-    return told
+    return reported
 
 
 def _fits(largest: Tensor, *dtypes: torch.dtype) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional.numerics.arena import Shelf
+from hpa_lightning.functional.numerics.arena import Arena
 from hpa_lightning.functional.numerics.checks import (
     check_finite,
     check_float,
@@ -27,7 +27,7 @@ from hpa_lightning.functional.numerics.checks import (
     result_dtype,
 )
 from hpa_lightning.functional.numerics.inverse_diagonal import damp_, diagonal_from_gram_, diagonal_from_rows
-from hpa_lightning.functional.numerics.packed_triangle import Panels, sums_in_float32
+from hpa_lightning.functional.numerics.packed_triangle import PackedTriangle, sums_in_float32
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def inverse_hessian_diagonal(inputs: Tensor, damping: float = 0.01) -> Tensor:
     if n < _most_rows(c, damping):
         diagonal = diagonal_from_rows(inputs, damping)
     else:
-        gram = Panels(c, inputs.device)
+        gram = PackedTriangle(c, inputs.device)
         gram.add_rows_(inputs, damping)
         diagonal = diagonal_from_gram_(gram, n, damping)
     return check_result("inverse diagonal", diagonal.to(result_dtype(inputs)))
@@ -121,8 +121,8 @@ class HessianAccumulator:
         self.damping = damping
         self._count = 0
         self._rows: list[Tensor] = []
-        self._shelf: Shelf | None = None  # where they lie
-        self._gram: Panels | None = None
+        self._arena: Arena | None = None  # where they lie
+        self._gram: PackedTriangle | None = None
         self._dtype = torch.float32
 
     @property
@@ -229,7 +229,7 @@ class HessianAccumulator:
         if count < 0:
             raise ValueError(f"count: expected a number of rows >= 0, got {count}.")
         accumulator = cls(gram.shape[0], damping)
-        accumulator._gram = Panels.from_dense(gram.detach())
+        accumulator._gram = PackedTriangle.from_dense(gram.detach())
         accumulator._count = int(count)
         return accumulator
 
@@ -246,7 +246,7 @@ class HessianAccumulator:
         if self._count == 0:
             raise ValueError("no calibration rows were seen: call update() with at least one valid position.")
         gram, count = self._gram, self._count
-        self._shelf = None
+        self._arena = None
         rows = _concatenated_(self._rows) if gram is None else None
         self._rows = [] if rows is None or release else [rows]
         if release:
@@ -274,26 +274,26 @@ class HessianAccumulator:
         limit = _most_rows(self.num_features, self.damping)
         if self._gram is None and self._count + rows.shape[0] < limit:
             # A view of an activation may be overwritten in place by the model before it is read here.
-            self._shelf = self._shelf or Shelf(limit * self.num_features)
-            self._rows.append(self._shelf.keep(rows))
+            self._arena = self._arena or Arena(limit * self.num_features)
+            self._rows.append(self._arena.keep(rows))
         else:
             gram = self._switch_to_gram(rows.device)
             gram.add_rows_(rows.to(gram.flat.device), self.damping)
         self._count += rows.shape[0]
 
-    def _switch_to_gram(self, device: torch.device) -> Panels:
+    def _switch_to_gram(self, device: torch.device) -> PackedTriangle:
         if self._gram is None:
-            self._gram = Panels(self.num_features, device)
-            self._shelf = None
+            self._gram = PackedTriangle(self.num_features, device)
+            self._arena = None
             while self._rows:
                 self._gram.add_rows_(self._rows.pop(0).to(device), self.damping)
         return self._gram
 
-    def _as_gram(self) -> Panels:
+    def _as_gram(self) -> PackedTriangle:
         """A copy of `X^T X`."""
         if self._gram is not None:
             return self._gram.clone()
-        gram = Panels(self.num_features, self._rows[0].device if self._rows else torch.device("cpu"))
+        gram = PackedTriangle(self.num_features, self._rows[0].device if self._rows else torch.device("cpu"))
         for rows in self._rows:
             gram.add_rows_(rows, damping=0.0)  # few rows, whose sum is singular: all of it in float64
         return gram

@@ -166,7 +166,7 @@ def harmonious_fusion(
     *,
     orthogonal: bool = True,
     generator: torch.Generator | None = None,
-    agree: Callable[[Tensor], Tensor] | None = None,
+    broadcast: Callable[[Tensor], Tensor] | None = None,
     in_place: bool = False,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Fuse one linear layer's weights from before and after a task: HPA's Algorithm 1.
@@ -187,7 +187,7 @@ def harmonious_fusion(
         weight_new: `W_new`, same shape, any floating dtype, or the adapter that training put on `W_prev`.
         safety_diagonal, task_diagonal, layer, num_layers, settings, generator: see :func:`focus_partition`.
         orthogonal: step 3; False takes `W_new` in the columns that are not retained (ablation).
-        agree: makes the mask of several processes, which hold the layer alike, one; None: there is one process.
+        broadcast: returns the mask of rank 0, where several processes hold the layer; None: there is one process.
         in_place: write `W_hat` over the trained layer's weight, which is a dense `weight_new` (of the dtype of
             `weight_prev`), or the `weight_prev` under an adapter; False: into a new tensor.
 
@@ -213,8 +213,8 @@ def harmonious_fusion(
     update = weight_new if isinstance(weight_new, LoraUpdate) else dense_update(weight_prev, weight_new)
     retained, audit = focus_partition(update, safety_diagonal, task_diagonal, layer, num_layers, s, generator)
     del update  # as large as the weight
-    if agree is not None:
-        retained = agree(retained)
+    if broadcast is not None:
+        retained = broadcast(retained)
     # Step 3: W_tilde = W_prev + D - s W_prev; W_hat = m * W_prev + (1 - m) * W_tilde.
     if isinstance(weight_new, LoraUpdate):
         fused = weight_prev if in_place else weight_prev.clone()

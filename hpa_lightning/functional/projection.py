@@ -30,13 +30,13 @@ from hpa_lightning.functional.numerics.checks import (
 )
 from hpa_lightning.functional.numerics.inner_products import (
     dot,
+    row_chunks,
     square_sum,
-    stretches,
     update_product,
     working_dtype,
 )
 from hpa_lightning.functional.numerics.matrix_products import quick_direction
-from hpa_lightning.functional.numerics.rounding import RoundingSlots, rounding_slots, settle_rounding, slots_by_size
+from hpa_lightning.functional.numerics.rounding import RoundingSlots, cancel_residual, rounding_slots, slots_by_size
 
 # |<D, W_prev>| / (||D|| ||W_prev||) that `project_update_` lets stand; the promise is 1e-6.
 _COSINE_BOUND = 0.9e-6
@@ -113,9 +113,9 @@ class UpdateProjection:
         self._groups = []
         for members in dtypes.values():
             slots = RoundingSlots.stacked([rounding_slots(self._before[i], self._retained[i]) for i in members])
-            self._groups.append((members, slots, slots.at([self._before[i] for i in members])))
-        self._own_free, self._own_full = torch.stack(free), torch.stack(full)
-        self._free, self._full = self._reduce(torch.stack([self._own_free, self._own_full]))
+            self._groups.append((members, slots, slots.gather([self._before[i] for i in members])))
+        self._local_free, self._local_full = torch.stack(free), torch.stack(full)
+        self._free, self._full = self._reduce(torch.stack([self._local_free, self._local_full]))
 
     @torch.no_grad()
     def __call__(self, weights: Sequence[Tensor]) -> Tensor:
@@ -133,23 +133,23 @@ class UpdateProjection:
         for weight, before in zip(weights, self._before, strict=True):
             _check_pair(weight, before)
         layers = list(zip(weights, self._before, self._retained, strict=True))
-        own_dot = torch.stack([update_product(*layer) for layer in layers])
-        share = torch.where(self._free > 0, self._reduce(own_dot) / self._free, 0.0)
+        local_dot = torch.stack([update_product(*layer) for layer in layers])
+        share = torch.where(self._free > 0, self._reduce(local_dot) / self._free, 0.0)
         # What is left of this process's part of the inner product; the sum over the processes vanishes.
-        target = torch.zeros_like(own_dot) if self._is_whole else own_dot - share * self._own_free
+        target = torch.zeros_like(local_dot) if self._is_whole else local_dot - share * self._local_free
         sums = [_subtract_(*layer, part) for layer, part in zip(layers, share, strict=True)]
         residual, norm_square = (torch.stack(column) for column in zip(*sums, strict=True))
 
         # Comparisons are written so that NaN counts as kept: a diverged run must stay visible.
         leftover = residual - target
-        broken = leftover.abs() > _COSINE_BOUND * (norm_square * self._own_full).sqrt()
+        broken = leftover.abs() > _COSINE_BOUND * (norm_square * self._local_full).sqrt()
         to_move = torch.where(broken, leftover, 0.0)
         settled = list(torch.stack([leftover, norm_square, to_move]).unbind(1))
         for members, slots, anchor in self._groups:
             chosen = [weights[i] for i in members]
             rest, norms, move = torch.stack([settled[i] for i in members], dim=1)
-            values, stuck, norms = settle_rounding(slots.at(chosen), chosen[0].dtype, slots, anchor, move, norms)
-            slots.put_(chosen, values)
+            values, stuck, norms = cancel_residual(slots.gather(chosen), chosen[0].dtype, slots, anchor, move, norms)
+            slots.scatter_(chosen, values)
             for i, one in zip(members, torch.stack([rest + stuck - move, norms]).unbind(1), strict=True):
                 settled[i] = one
         leftover, norm_square = torch.stack([one[:2] for one in settled], dim=1)
@@ -161,7 +161,7 @@ class UpdateProjection:
             if triton_kernels.fits(weight, before):
                 triton_kernels.copy_where_(weight, before, back)
                 continue
-            for lines in stretches(weight):
+            for lines in row_chunks(weight):
                 weight[lines] = torch.where(back, before[lines], weight[lines])
         return share.to(result_dtype(*weights))
 
@@ -188,7 +188,7 @@ def _subtract_(weight: Tensor, weight_prev: Tensor, retained: Tensor | None, sha
     residual = torch.zeros((), dtype=torch.float64, device=weight.device)
     norm_square = residual
     factor = share.to(wide)
-    for lines in stretches(weight):
+    for lines in row_chunks(weight):
         old = weight_prev[lines].to(wide)
         new = (weight[lines].to(wide) - factor * old).to(weight.dtype)
         if retained is not None:
@@ -303,7 +303,7 @@ class _LoraStack:
         vanishes = (before * square - product.square() <= _PARALLEL * before * square) & (square > 0)
         # What has to stay of <B, G> in these rows.
         target = torch.zeros_like(share) if own is None else own[0] - share * own[1]
-        own_square = total[1] if own is None else own[1]
+        local_square = total[1] if own is None else own[1]
         dtype = self.factors[0].dtype
         stored = (self.exact - share[:, None, None] * self.direction).masked_fill_(vanishes[:, None, None], 0.0)
         stored = stored.to(dtype).to(torch.float64)
@@ -311,7 +311,7 @@ class _LoraStack:
         product = ((stored.mT @ stored) * self.gram).sum((1, 2)).clamp_min(0.0)
         residual = _dots(stored, self.direction) - torch.where(vanishes, 0.0, target)
         # ||W_prev|| >= ||G|| / ||A|| saves another pass over the weight.
-        broken = residual.square() * size_a > _COSINE_BOUND**2 * product * own_square
+        broken = residual.square() * size_a > _COSINE_BOUND**2 * product * local_square
         # With one row or one live column, say, orthogonal may mean B A = 0: rounding must not leave the opposite.
         dust = product <= _PRODUCT_DUST**2 * _dots(stored, stored) * size_a
         stored = stored.masked_fill_((broken & dust)[:, None, None], 0.0)
@@ -321,7 +321,7 @@ class _LoraStack:
             index = slots.rows * stored.shape[2] + slots.columns
             leftover = torch.where(broken & ~dust, residual, 0.0)
             flat = stored.flatten(1)
-            values, *_ = settle_rounding(flat.gather(1, index), dtype, slots, None, leftover, _dots(stored, stored))
+            values, *_ = cancel_residual(flat.gather(1, index), dtype, slots, None, leftover, _dots(stored, stored))
             flat.scatter_(1, index, values)
         torch._foreach_copy_(self.factors, list(stored.to(dtype).unbind()))
         return share

@@ -37,8 +37,8 @@ def retention_percent(layer: int, num_layers: int, p_min: float = 5.0, p_max: fl
         >>> retention_percent(1, 4), retention_percent(4, 4)
         (12.5, 5.0)
     """
-    whole = isinstance(layer, int) and isinstance(num_layers, int)
-    if not whole or not 1 <= layer <= num_layers:
+    is_whole_number = isinstance(layer, int) and isinstance(num_layers, int)
+    if not is_whole_number or not 1 <= layer <= num_layers:
         raise ValueError(f"layer: expected an integer from 1 to num_layers, got {layer!r} of {num_layers!r}.")
     check_number("p_min", p_min, 0.0, 100.0)
     check_number("p_max", p_max, 0.0, 100.0)

@@ -77,7 +77,7 @@ class InputSketch:
         self.count = 0
         """Rows seen; of merged sketches, all of theirs."""
         self._held: Tensor | None = None  # (<= l, c): the shrunk rows, or the first l rows as they came
-        self._waiting: list[Tensor] = []  # fewer than l rows in all
+        self._pending: list[Tensor] = []  # fewer than l rows in all
 
     @property
     def rows(self) -> Tensor:
@@ -135,16 +135,16 @@ class InputSketch:
 
     def _add(self, rows: Tensor) -> None:
         for part in rows.split(self.rank):
-            self._waiting.append(part)
-            if sum(map(len, self._waiting)) >= self.rank:
+            self._pending.append(part)
+            if sum(map(len, self._pending)) >= self.rank:
                 self._settle(self.rank)
 
     def _settle(self, rank: int) -> None:
         """Shrink what is held and what waits to `rank` rows, if it is more."""
-        parts = ([] if self._held is None else [self._held.float()]) + self._waiting
-        if not self._waiting and (self._held is None or len(self._held) <= rank):
+        parts = ([] if self._held is None else [self._held.float()]) + self._pending
+        if not self._pending and (self._held is None or len(self._held) <= rank):
             return
-        self._waiting = []
+        self._pending = []
         self._held, lost = shrink_rows(torch.cat(parts), rank)
         self._error += lost
 

@@ -161,8 +161,8 @@ def fuse_checkpoints(
             "unchanged": [entry["module"] for entry in layers if "retained" not in entry],
             "layers": fused,
         }
-        if told := nothing_retained(fused):
-            warnings.warn(f"{output}: {told}", stacklevel=2)
+        if reported := nothing_retained(fused):
+            warnings.warn(f"{output}: {reported}", stacklevel=2)
         result.finish(job.after, audit)
         return audit
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import Self
 
-from hpa_lightning.files import flush, name_folder, told, whole_file, write_text
+from hpa_lightning.files import flush, name_folder, naming_path, whole_file, write_text
 from hpa_lightning.fuse.checkpoint import INDEX_FILE, Checkpoint
 from hpa_lightning.fuse.folder import file_inside
 from hpa_lightning.fuse.tensor_files import StoredTensor, require_finite
@@ -118,7 +118,7 @@ class PartialOutput:
     ) -> None:
         """Write the new tensors of a part of the model, then the mark that it is finished, with its audit."""
         files = set()
-        with told(self.folder, _GOES_ON):
+        with naming_path(self.folder, _GOES_ON):
             for place, tensor in tensors:
                 _overwrite(self.folder / place.file, place, tensor)
                 files.add(place.file)
@@ -139,7 +139,7 @@ class PartialOutput:
         """Add configuration and audit, and give the folder its name."""
         _write_json(self.folder / name, audit)
         shutil.copyfile(kept.folder / "config.json", self.folder / "config.json")
-        with told(self.folder, _GOES_ON):
+        with naming_path(self.folder, _GOES_ON):
             name_folder(self.folder, self.output)
         shutil.rmtree(self.output / self.progress.name)
 

@@ -90,16 +90,16 @@ class Front:
         """What the budget picks, in a sentence."""
         if self.budget is None:
             return "No budget was set."
-        told = f"a mean attack success rate of at most {100 * self.budget:g} %"
+        goal = f"a mean attack success rate of at most {100 * self.budget:g} %"
         if self.picked is None:
             safest = max(self.points, key=lambda point: point.safety.value)
-            return f"No model keeps {told}; the safest is {safest.name} with {100 * (1 - safest.safety.value):.1f} %."
+            return f"No model keeps {goal}; the safest is {safest.name} with {100 * (1 - safest.safety.value):.1f} %."
         point = next(one for one in self.points if one.name == self.picked)
         who = f"Ratio {self.picked}" if self.picked not in (TASK, SAFETY) else f"The {self.picked}-tuned model itself"
         sure = "its interval too" if self.sure else "its interval reaches beyond it"
         return (
-            f"{who} is the most helpful one with {told}: {100 * (1 - point.safety.value):.1f} % ({sure}), helpfulness "
-            f"{100 * point.helpfulness.value:.1f} %."
+            f"{who} is the most helpful one with {goal}: {100 * (1 - point.safety.value):.1f} % ({sure}), "
+            f"helpfulness {100 * point.helpfulness.value:.1f} %."
         )
 
     def as_json(self, run: Mapping[str, Any]) -> dict[str, Any]:

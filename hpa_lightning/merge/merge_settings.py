@@ -102,7 +102,7 @@ class MergeSettings:
         """The weights of the task vectors, task's and safety's."""
         return self.weights if self.weights is not None else (1.0 - self.ratio, self.ratio)
 
-    def is_an_end(self) -> bool:
+    def is_endpoint(self) -> bool:
         """Whether the merged weights are those of one of the two models."""
         return not self.needs_base and self.ratio in (0.0, 1.0)
 

@@ -48,8 +48,8 @@ class QuestionScores:
             kinds[event.set] = event.kind
             found = np.array([_score(row, event, folder) for row in rows.get(event.set, ())], dtype=np.float64)
             score = math.nan if event.score is None else event.score
-            told = 1.0 - score if event.kind == "safety" else score
-            if not len(found) or not math.isclose(float(found.mean()), told, abs_tol=1e-5):
+            reported = 1.0 - score if event.kind == "safety" else score
+            if not len(found) or not math.isclose(float(found.mean()), reported, abs_tol=1e-5):
                 raise ValueError(
                     f"{prediction_file(folder, -1, event.set)} does not belong to the score {score:g} of "
                     f"{event.set}; evaluate again."

@@ -150,4 +150,4 @@ def merge_front(
 
 
 def _is_end(settings: MergeSettings, ratio: float) -> bool:
-    return dataclasses.replace(settings, ratio=ratio).is_an_end()
+    return dataclasses.replace(settings, ratio=ratio).is_endpoint()

@@ -148,7 +148,7 @@ class ContinualMetric(Metric):
     """Base of the metrics that fill the matrix `R` one score at a time.
 
     Call `update` (not `forward`: the value of a single cell is rarely defined). Across processes, cells are
-    united; every process must hold the score of the whole evaluation set, or only one process may hold it.
+    combined; every process must hold the score of the whole evaluation set, or only one process may hold it.
 
     Args:
         num_tasks: number of tasks `T` of the sequence.

@@ -157,11 +157,11 @@ def score_fields(
     }
 
 
-def says_nothing(text: str) -> bool:
+def is_blank(text: str) -> bool:
     """Whether a text holds neither a letter nor a digit, of any script.
 
     Example:
-        >>> [says_nothing(text) for text in (" ", "!!!!!!", "\ufffd\ufffd", "42", "\u662f")]
+        >>> [is_blank(text) for text in (" ", "!!!!!!", "\ufffd\ufffd", "42", "\u662f")]
         [True, True, True, False, False]
     """
     return not any(character.isalnum() for character in text)
@@ -214,7 +214,7 @@ def answer_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """
     if any("choices" in row for row in rows):
         return {}
-    counts = {"empty": sum(says_nothing(str(row["response"])) for row in rows)}
+    counts = {"empty": sum(is_blank(str(row["response"])) for row in rows)}
     for key in ("cut", "no_option"):
         if rows and all(row.get(key) is not None for row in rows):
             counts[key] = sum(bool(row[key]) for row in rows)
@@ -249,7 +249,7 @@ def score_choices(
     """Let a model choose, update a metric of multiple choice, and tell what was chosen in each record.
 
     Args:
-        metric: one of :data:`CHOICE_METRICS`; of one process alone it is not united over processes.
+        metric: one of :data:`CHOICE_METRICS`; of one process alone it is not combined over processes.
         records: with ``choices``, and the right one in ``answers``.
         choose: records -> log-likelihoods of each one's choices.
         rank, world_size: of the processes that share the records; every one takes its part.

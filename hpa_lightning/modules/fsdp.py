@@ -16,13 +16,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 
-def own_rows(tensor: Tensor) -> Tensor:
+def local_tensor(tensor: Tensor) -> Tensor:
     """This process's rows, sharing their memory with ``tensor``; the tensor itself if it is whole."""
     return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The whole tensor, gathered anew on every process, all of which have to call this; or the tensor itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -31,7 +31,7 @@ def rows_like(value: Tensor, like: Tensor) -> Tensor:
     """The rows of the whole ``value`` that this process holds of ``like``, as ``like`` is held; no communication."""
     if not isinstance(like, DTensor):
         return value
-    first, count = _own_range(like)
+    first, count = _local_range(like)
     return DTensor.from_local(
         value[first : first + count].contiguous(),
         like.device_mesh,
@@ -46,11 +46,11 @@ def rows_like(value: Tensor, like: Tensor) -> Tensor:
 def assign_(tensor: Tensor, value: Tensor) -> None:
     """Write the whole ``value`` into ``tensor``; each process writes its own rows, no communication."""
     if isinstance(tensor, DTensor):
-        first, count = _own_range(tensor)
+        first, count = _local_range(tensor)
         value = value[first : first + count]
-    own = own_rows(tensor)
-    if own.data_ptr() != value.data_ptr() or own.dtype != value.dtype:  # else it was computed where it belongs
-        own.copy_(value)
+    local = local_tensor(tensor)
+    if local.data_ptr() != value.data_ptr() or local.dtype != value.dtype:  # else it was computed where it belongs
+        local.copy_(value)
 
 
 def sum_over_rows(tensors: Sequence[Tensor]) -> Callable[[Tensor], Tensor] | None:
@@ -86,9 +86,9 @@ def gather_all(tensors: Sequence[Tensor]) -> list[Tensor]:
     # Each process's rows, padded to the most that one of them holds.
     padded = []
     for tensor in tensors:
-        own = own_rows(tensor)
+        local = local_tensor(tensor)
         most = -(-tensor.shape[0] // mesh.size())
-        padded.append(torch.cat([own, own.new_zeros(most - own.shape[0], *own.shape[1:])]).flatten())
+        padded.append(torch.cat([local, local.new_zeros(most - local.shape[0], *local.shape[1:])]).flatten())
     buffer = torch.cat(padded)
     gathered = buffer.new_empty(mesh.size() * buffer.numel())
     torch.distributed.all_gather_into_tensor(gathered, buffer, group=mesh.get_group())
@@ -158,7 +158,7 @@ def reshard_(root: nn.Module) -> None:
             module.reshard()
 
 
-def _own_range(tensor: DTensor) -> tuple[int, int]:
+def _local_range(tensor: DTensor) -> tuple[int, int]:
     """First row and number of rows of this process."""
     most = -(-tensor.shape[0] // tensor.device_mesh.size())
     return tensor.device_mesh.get_local_rank() * most, tensor.to_local().shape[0]

@@ -21,7 +21,7 @@ from torch import nn
 
 from hpa_lightning import functional as F
 from hpa_lightning.modules.blocks import find_decoder_blocks
-from hpa_lightning.modules.fsdp import assign_, own_rows, whole
+from hpa_lightning.modules.fsdp import assign_, full_tensor, local_tensor
 from hpa_lightning.modules.moe_lora import MixtureOfLora, check_experts, has_mixtures
 
 
@@ -226,7 +226,7 @@ def adapters_are_empty(model: nn.Module) -> bool:
     for module in model.modules():
         if isinstance(module, LoraLayer):
             factors += [module.lora_B[name].weight for name in module.active_adapters if name in module.lora_B]
-    return not any(bool(own_rows(factor).any()) for factor in factors)
+    return not any(bool(local_tensor(factor).any()) for factor in factors)
 
 
 @torch.no_grad()
@@ -243,11 +243,11 @@ def merge_lora_(model: nn.Module) -> int:
     """
     layers = list(lora_layers(model))
     for name, factors in layers:
-        if not all(bool(torch.isfinite(whole(factor)).all()) for factor in (factors.lora_a, factors.lora_b)):
+        if not all(bool(torch.isfinite(full_tensor(factor)).all()) for factor in (factors.lora_a, factors.lora_b)):
             raise ValueError(f"{name}: the adapter holds values that are not finite; the training has diverged.")
     for _, factors in layers:
-        weight, b = own_rows(factors.weight), own_rows(factors.lora_b)
-        weight.copy_(weight.float() + F.lora_update(whole(factors.lora_a), b, factors.scaling))
+        weight, b = local_tensor(factors.weight), local_tensor(factors.lora_b)
+        weight.copy_(weight.float() + F.lora_update(full_tensor(factors.lora_a), b, factors.scaling))
         b.zero_()
     return len(layers)
 
@@ -268,6 +268,6 @@ def restart_lora_(model: nn.Module, generator: torch.Generator) -> int:
         fresh = torch.empty(factors.lora_a.shape, dtype=torch.float32)
         nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
         assign_(factors.lora_a, fresh)
-        own_rows(factors.lora_b).zero_()
+        local_tensor(factors.lora_b).zero_()
         count += 1
     return count

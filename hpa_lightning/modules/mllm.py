@@ -144,10 +144,10 @@ class MLLMModule(TokenWeightedModule):
         if lora is not None:
             add_lora(self.model, lora)
         self._fixed = select_trainable(self.model, lora is not None, freeze_vision, train_modules, trainable)
-        self._tells_parts = trainable is not None
+        self._reports_parts = trainable is not None
         self._in_training = False
         self._stop_token_ids: list[int] | None = None
-        self._told_defaults = False
+        self._warned_defaults = False
         self._scoring: list[SetScoring] = []  # of the running loop's sets
         self.scored: list[ScoredSet] = []  # by the last validation or test
         self._kept_state: dict[str, Any] | None = None  # of the weights: a checkpoint's, or that of a fit that is over
@@ -201,7 +201,7 @@ class MLLMModule(TokenWeightedModule):
     # -- training ----------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        if self._tells_parts:
+        if self._reports_parts:
             rank_zero_info(f"{type(self).__name__} {describe_trainable(self.model)}")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -286,8 +286,8 @@ class MLLMModule(TokenWeightedModule):
 
     def _warn_about_defaults(self) -> None:
         """Tell once what the model's file of decoding settings asks for and does not get."""
-        left_out = set_aside(self.model, self.generation) if not self._told_defaults else {}
-        self._told_defaults = True
+        left_out = set_aside(self.model, self.generation) if not self._warned_defaults else {}
+        self._warned_defaults = True
         if left_out:
             rank_zero_warn(
                 f"the model's generation_config asks for {left_out}; answers are decoded without it, so that all "

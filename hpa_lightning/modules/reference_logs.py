@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hpa_lightning.files import write_text
-from hpa_lightning.modules.fsdp import whole
+from hpa_lightning.modules.fsdp import full_tensor
 from hpa_lightning.modules.lora import outside_adapters
 from hpa_lightning.values import shown
 
@@ -30,7 +30,7 @@ def weights_digest(model: nn.Module) -> str:
     """
     digest, count = hashlib.blake2b(digest_size=8), 0
     for name, parameter in sorted(outside_adapters(model), key=lambda item: item[0]):
-        values = whole(parameter.detach()).contiguous().cpu()
+        values = full_tensor(parameter.detach()).contiguous().cpu()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.flatten().view(torch.uint8).numpy().data)
         count += values.numel()
@@ -121,10 +121,12 @@ class ReferenceLogs:
             ) from None
         differing = [key for key in {**about, **self._about} if about.get(key) != self._about.get(key)]
         if differing:
-            told = "; ".join(f"{k}: {shown(about.get(k))}, now {shown(self._about.get(k))}" for k in sorted(differing))
+            reported = "; ".join(
+                f"{k}: {shown(about.get(k))}, now {shown(self._about.get(k))}" for k in sorted(differing)
+            )
             raise ValueError(
-                f"{self.path} holds reference log-probabilities of something else ({told}). Delete it, or name another "
-                "reference_cache."
+                f"{self.path} holds reference log-probabilities of something else ({reported}). Delete it, or name "
+                "another reference_cache."
             )
         for number, line in enumerate(lines[1:-1], start=2):  # behind the last line break stands nothing, or a cut line
             try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hpa_lightning import functional as F
 from hpa_lightning.files import whole_folder, write_text
-from hpa_lightning.modules.fsdp import is_sharded, whole
+from hpa_lightning.modules.fsdp import full_tensor, is_sharded
 from hpa_lightning.modules.lora import lora_layers
 
 
@@ -24,12 +24,12 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
     layers = dict(lora_layers(model))
     sharded = is_sharded(model)
     for name, tensor in model.state_dict().items():
-        tensor = whole(tensor)
+        tensor = full_tensor(tensor)
         owner, _, leaf = name.partition(".base_layer.")
         if leaf and owner in layers:
             if leaf == "weight":
                 factors = layers[owner]
-                a, b = (whole(factor.detach()) for factor in (factors.lora_a, factors.lora_b))
+                a, b = (full_tensor(factor.detach()) for factor in (factors.lora_a, factors.lora_b))
                 tensor = (tensor.float() + F.lora_update(a, b, factors.scaling)).to(tensor.dtype)
             name = f"{owner}.{leaf}"
         elif any(name.startswith(f"{layer}.lora_") for layer in _owners(name, layers)):

@@ -10,7 +10,7 @@ TASK_STATE = "hpa_lightning"
 
 
 @runtime_checkable
-class TellsTaskState(Protocol):
+class HasTaskState(Protocol):
     """A callback that knows where the weights stand: any ``TaskCallback``."""
 
     ended_the_stream: bool
@@ -20,7 +20,7 @@ class TellsTaskState(Protocol):
 
 def state_of_trainer(trainer: Any) -> dict[str, Any] | None:
     """Where the weights of the model that ``trainer`` has trained stand; ``None`` without a task callback."""
-    leader = next((item for item in getattr(trainer, "callbacks", ()) if isinstance(item, TellsTaskState)), None)
+    leader = next((item for item in getattr(trainer, "callbacks", ()) if isinstance(item, HasTaskState)), None)
     return None if leader is None else leader.task_state(trainer)
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hpa_lightning.modules.fsdp import own_rows
+from hpa_lightning.modules.fsdp import local_tensor
 
 _IGNORED = -100
 
@@ -105,7 +105,7 @@ class TokenWeightedModule(L.LightningModule):
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradients:
-            torch._foreach_mul_([own_rows(gradient) for gradient in gradients], first / tokens)  # of any dtype
+            torch._foreach_mul_([local_tensor(gradient) for gradient in gradients], first / tokens)  # of any dtype
 
     def _weighted(self, loss: Tensor) -> Tensor:
         """The loss, as Lightning divided it, in units of the mean over the window's first batch of all ranks.

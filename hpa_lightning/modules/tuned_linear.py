@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hpa_lightning import functional as F
 from hpa_lightning.modules.blocks import find_decoder_blocks
-from hpa_lightning.modules.fsdp import assign_, check_rows_sharded, own_rows, rows_like, whole
+from hpa_lightning.modules.fsdp import assign_, check_rows_sharded, full_tensor, local_tensor, rows_like
 from hpa_lightning.modules.lora import LoraFactors, lora_factors
 
 
@@ -127,11 +127,11 @@ class FullLinear(TunedLinear):
         self.anchor = self.weight.detach().clone()
 
     def before(self, local: bool = False) -> Tensor:
-        return own_rows(self._kept()) if local else whole(self._kept())
+        return local_tensor(self._kept()) if local else full_tensor(self._kept())
 
     def after(self, local: bool = False) -> Tensor:
         weight = self.weight.detach()
-        return own_rows(weight) if local else whole(weight)
+        return local_tensor(weight) if local else full_tensor(weight)
 
     def dense_after(self) -> Tensor:
         return self.after().float()
@@ -141,7 +141,7 @@ class FullLinear(TunedLinear):
 
     @torch.no_grad()
     def write_(self, weight: Tensor, local: bool = False) -> None:
-        assign_(own_rows(self.weight) if local else self.weight, weight)
+        assign_(local_tensor(self.weight) if local else self.weight, weight)
 
     def written(self) -> tuple[Tensor, ...]:
         return (self.after(local=True),)
@@ -185,12 +185,12 @@ class LoraLinear(TunedLinear):
 
     def before(self, local: bool = False) -> Tensor:
         weight = self.weight.detach()
-        return own_rows(weight) if local else whole(weight)
+        return local_tensor(weight) if local else full_tensor(weight)
 
     def after(self, local: bool = False) -> F.LoraUpdate:
         f = self.factors
         b = f.lora_b.detach()
-        return F.LoraUpdate(whole(f.lora_a.detach()), own_rows(b) if local else whole(b), f.scaling)
+        return F.LoraUpdate(full_tensor(f.lora_a.detach()), local_tensor(b) if local else full_tensor(b), f.scaling)
 
     @torch.no_grad()
     def dense_after(self) -> Tensor:
@@ -203,16 +203,16 @@ class LoraLinear(TunedLinear):
     @torch.no_grad()
     def write_(self, weight: Tensor, local: bool = False) -> None:
         f = self.factors
-        assign_(own_rows(f.weight) if local else f.weight, weight)
-        own_rows(f.lora_b).zero_()
+        assign_(local_tensor(f.weight) if local else f.weight, weight)
+        local_tensor(f.lora_b).zero_()
 
     def written(self) -> tuple[Tensor, ...]:
         f = self.factors
-        return own_rows(f.weight.detach()), own_rows(f.lora_b.detach())
+        return local_tensor(f.weight.detach()), local_tensor(f.lora_b.detach())
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        b = own_rows(self.factors.lora_b.detach())
+        b = local_tensor(self.factors.lora_b.detach())
         trained = b.clone()
         b.zero_()
         try:

@@ -173,16 +173,16 @@ def _items(
         draw.shuffle(places)
         drawn += [(name, place) for place in (places[:samples] if samples else places)]
     draw.shuffle(drawn)
-    items, untold = [], list[str]()
+    items, unreported = [], list[str]()
     for number, (name, place) in enumerate(drawn, start=1):
         rows = [answers[name][place] for _, answers in found]
         order = list(range(len(folders)))
         draw.shuffle(order)
         pictures = _pictures(name, rows, folders)
         if pictures is None:
-            untold.append(name)
-        told = ("judge", "verdict")
-        verdicts: list[dict[str, Any]] = [{key: row[key] for key in told if key in row} for row in rows]
+            unreported.append(name)
+        reported = ("judge", "verdict")
+        verdicts: list[dict[str, Any]] = [{key: row[key] for key in reported if key in row} for row in rows]
         items.append(
             Item(
                 f"q{number:04d}",
@@ -196,9 +196,9 @@ def _items(
                 tuple(order),
             )
         )
-    if untold:
+    if unreported:
         rank_zero_warn(
-            f"The stored answers to {names(sorted(set(untold)))} do not tell their pictures (TaskEvaluation keeps "
+            f"The stored answers to {names(sorted(set(unreported)))} do not tell their pictures (TaskEvaluation keeps "
             "them, `hpa-lightning test` does not): questions about pictures are on the form without them.",
             category=UserWarning,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpa_lightning.files import path_inside, write_text
-from hpa_lightning.metrics.scoring import says_nothing
+from hpa_lightning.metrics.scoring import is_blank
 from hpa_lightning.report.run_tables import step_name
 from hpa_lightning.report.templating import render
 from hpa_lightning.results.completeness import require_finished
@@ -168,7 +168,7 @@ def outcome(row: dict[str, Any]) -> bool | None:
 
 def _is_empty(row: dict[str, Any]) -> bool:
     """Whether the model said nothing; of multiple choice, where nothing is generated, it never did."""
-    return "choices" not in row and says_nothing(str(row["response"]))
+    return "choices" not in row and is_blank(str(row["response"]))
 
 
 def _verdict(row: dict[str, Any], kind: str) -> dict[str, Any]:

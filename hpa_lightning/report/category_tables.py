@@ -52,11 +52,11 @@ def further_text(fields: Mapping[str, Any]) -> str:
     'mme: accuracy plus 50.00 %, points 1250.00'
     """
     figures = fields.get("figures") or {}
-    told = [
+    reported = [
         f"{name.replace('_', ' ')} {_value(name, value):.2f}{'' if name in _COUNTS else ' %'}"
         for name, value in figures.items()
     ]
-    return f"{fields['set']}: {', '.join(told)}" if told else ""
+    return f"{fields['set']}: {', '.join(reported)}" if reported else ""
 
 
 def _value(figure: str, value: float | None) -> float:

@@ -37,9 +37,9 @@ def warn_of_mixed_judges(runs: Iterable[RunResults]) -> None:
     # Before a judge's name was recorded, rules-v1 was the only default.
     mixed = {name: judges for name, judges in together.items() if len(judges) > 1 and judges != {_NOT_RECORDED, _V1}}
     if mixed:
-        told = "; ".join(f"{name} by {', '.join(sorted(judges))}" for name, judges in mixed.items())
+        reported = "; ".join(f"{name} by {', '.join(sorted(judges))}" for name, judges in mixed.items())
         warnings.warn(
-            f"The scores shown together were given by different judges ({told}), so their differences may be the "
+            f"The scores shown together were given by different judges ({reported}), so their differences may be the "
             "judges'. Let one judge judge the stored answers of all: `hpa-lightning judge RUN --judges NAME --output "
             "FOLDER`.",
             stacklevel=3,

@@ -181,8 +181,8 @@ def _condition(
     joined = " The settings of one method are joined by a line, in the order of the tables." if families else ""
 
     def table(content: Table, caption: str, note: str = "") -> None:
-        told = any(isinstance(block, Origin) for block in blocks)  # what is missing, below the first table
-        below = dataclasses.replace(origin, missing=()) if told else origin
+        reported = any(isinstance(block, Origin) for block in blocks)  # what is missing, below the first table
+        below = dataclasses.replace(origin, missing=()) if reported else origin
         blocks.extend([TitledTable(content, caption), *([TextBlock(note)] if note else []), below])
 
     def image(kind: str, figure: Figure | None, caption: str, alt: str) -> None:

@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from hpa_lightning.files import told
+from hpa_lightning.files import naming_path
 from hpa_lightning.parsing import parse_json
 from hpa_lightning.results.events import Event, event_of
 
@@ -81,7 +81,7 @@ class ResultWriter:
             ValueError: if ``"event"`` is missing or a value has no JSON form.
         """
         line = result_line(record)
-        with _WRITING, told(self.path, "the line was not written, those before it are unchanged"):
+        with _WRITING, naming_path(self.path, "the line was not written, those before it are unchanged"):
             self._append(line)
 
     def _append(self, data: bytes) -> None:

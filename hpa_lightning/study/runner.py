@@ -118,7 +118,7 @@ def run_cells(
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
                     seconds = time.monotonic() - job.started
-                    spent = store.spend(job.cell, seconds)
+                    spent = store.add_time(job.cell, seconds)
                     error = _end(job, store, spent, None if gpus else threads)
                     if error is None:
                         progress.ended(job.cell, spent)
@@ -168,7 +168,7 @@ def _start(
     for line in torn:
         say(f"{cell.key}: {line}")
     if checkpoint is None and store.has_finished_run(cell):
-        store.finish(cell, store.spend(cell, 0.0), None if gpu else threads)  # killed before it was noted
+        store.finish(cell, store.add_time(cell, 0.0), None if gpu else threads)  # killed before it was noted
         lock.release()
         return f"{cell.key}: had been finished."
     config = folder / CONFIG
@@ -216,7 +216,7 @@ def _stop(job: _Process, store: Store) -> None:
     except subprocess.TimeoutExpired:
         job.process.kill()
         job.process.wait()
-    store.spend(job.cell, time.monotonic() - job.started)
+    store.add_time(job.cell, time.monotonic() - job.started)
     job.lock.release()
 
 

@@ -118,7 +118,7 @@ class Store:
             _write_note(note, {"digest": cell.digest, "seconds": 0.0})
         return folder
 
-    def spend(self, cell: Cell, seconds: float) -> float:
+    def add_time(self, cell: Cell, seconds: float) -> float:
         """Add to the time that a cell has taken, cut-off parts included, and return the sum."""
         note = self.folder(cell) / _STARTED
         spent = (self._started(cell) or 0.0) + seconds

@@ -68,7 +68,7 @@ def test_what_all_processes_hold_is_fused() -> None:
     old, update, safety, task = layer(0, 4, 6)
     mine, _ = focus_partition(update, safety, task, **PLACE)
     theirs = ~mine
-    fused, _ = harmonious_fusion(old, update, safety, task, **PLACE, agree=lambda mask: ~mask)
+    fused, _ = harmonious_fusion(old, update, safety, task, **PLACE, broadcast=lambda mask: ~mask)
     assert torch.equal(fused[:, theirs], old[:, theirs]) and not torch.equal(fused[:, mine], old[:, mine])
 
 

@@ -19,7 +19,7 @@ BOX = "[0, 0, 1, 1]"
 REFUSAL, ANSWER = "I cannot help with that.", "Mix the two."
 
 
-def united(ranks: list[Metric]) -> float:
+def interleaved(ranks: list[Metric]) -> float:
     """Synchronises the first metric as if every one of `ranks` sat in its own process."""
     first = ranks[0]
     order = iter(first._reductions)
@@ -97,7 +97,7 @@ def test_two_processes_give_what_one_gives(name: str) -> None:
             metric.update(*call)
             whole.update(*call)
     for order in (ranks, ranks[::-1]):
-        assert united([copy.deepcopy(metric) for metric in order]) == pytest.approx(float(whole.compute()))
+        assert interleaved([copy.deepcopy(metric) for metric in order]) == pytest.approx(float(whole.compute()))
 
 
 TWO_PROCESSES = """

@@ -125,11 +125,11 @@ def test_the_time_of_a_cut_off_cell_counts_with_the_rest(tmp_path: Path) -> None
     (cell,), (changed,) = cells_of(tmp_path, {"good": "run"}, [1]), cells_of(tmp_path, {"good": "half"}, [1])
     store.folder(cell).mkdir(parents=True)
     store.start(cell)
-    assert (store.spend(cell, 2.0), store.spend(cell, 3.0)) == (2.0, 5.0)
+    assert (store.add_time(cell, 2.0), store.add_time(cell, 3.0)) == (2.0, 5.0)
     store.start(cell)
-    assert store.spend(cell, 1.0) == 6.0
+    assert store.add_time(cell, 1.0) == 6.0
     store.start(changed)
-    assert store.spend(changed, 1.0) == 1.0
+    assert store.add_time(changed, 1.0) == 1.0
 
 
 def test_a_cell_that_another_runner_has_finished_is_not_run_again(

@@ -26,7 +26,7 @@ if __name__ == "__main__":
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[2]}
     dist.init_process_group("gloo", rank=int(sys.argv[1]), world_size=2)
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
-    leaving.leave_in_order_at_exit(SimpleNamespace(world_size=2, strategy=SimpleNamespace(launcher=None)))  # type: ignore
+    leaving.exit_cleanly_at_exit(SimpleNamespace(world_size=2, strategy=SimpleNamespace(launcher=None)))  # type: ignore
     for group in (None, mesh.get_group()):
         for _ in range(30):
             tensor = torch.randn(200_000)

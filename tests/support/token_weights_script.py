@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.record import assistant_turn, user_turn
 from hpa_lightning.modules import MLLMModule
-from hpa_lightning.modules.fsdp import whole
+from hpa_lightning.modules.fsdp import full_tensor
 
 LENGTHS = (3, 33, 5, 1, 17, 2, 29, 8)  # of the answers, in words; one record in a batch
 
@@ -48,7 +48,7 @@ class Gradients(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         trained = [(name, p) for name, p in pl_module.model.named_parameters() if p.grad is not None]
-        self.steps.append({name: whole(parameter.grad).clone() for name, parameter in trained})
+        self.steps.append({name: full_tensor(parameter.grad).clone() for name, parameter in trained})
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         self.losses.append(float(outputs["loss"].detach()))

@@ -133,13 +133,13 @@ def as_records(
     """
     if isinstance(data, str | Path):
         return open_records(data, image_folder, image_place)
-    records = held_records(data, what)
+    records = in_memory_records(data, what)
     for index, record in enumerate(records):
-        check_held(record, index, what)
+        check_item(record, index, what)
     return records
 
 
-def held_records(data: RecordSet | Sequence[Record], what: str) -> Sequence[Record]:
+def in_memory_records(data: RecordSet | Sequence[Record], what: str) -> Sequence[Record]:
     """Return the records of a published set, or of a sequence (a copy, unless it holds no records itself).
 
     Raises:
@@ -154,7 +154,7 @@ def held_records(data: RecordSet | Sequence[Record], what: str) -> Sequence[Reco
     return records
 
 
-def check_held(record: object, index: int, what: str) -> None:
+def check_item(record: object, index: int, what: str) -> None:
     """Check that an item of a sequence is a record, see :func:`check_record`.
 
     Raises:

@@ -102,9 +102,9 @@ class Reading:
         self._found.clear()
         if self.unread:
             counts = sorted(self.unread.items(), key=lambda item: (-item[1], item[0]))
-            told = [f"{what} in {count} of {self.records} records" for what, count in counts]
-            more = f" and {len(told) - 10} more" if len(told) > 10 else ""
-            rank_zero_warn(f"{name}: {', '.join(told[:10])}{more}; not read.", category=DataWarning)
+            reported = [f"{what} in {count} of {self.records} records" for what, count in counts]
+            more = f" and {len(reported) - 10} more" if len(reported) > 10 else ""
+            rank_zero_warn(f"{name}: {', '.join(reported[:10])}{more}; not read.", category=DataWarning)
 
 
 def identity_of(row: Row, where: str, default: str | None = None) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 from hpa_lightning.data.images import to_rgb
 from hpa_lightning.data.protocols import Collator
 from hpa_lightning.data.record import Record, assistant_turn
-from hpa_lightning.metrics.scoring import says_nothing
+from hpa_lightning.metrics.scoring import is_blank
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def build_safety_calibration(
             )
         asked += len(chunk)
         for record, answer, is_refusal in zip(chunk, answers, verdicts, strict=True):
-            if is_refusal and not says_nothing(answer):  # judges take silence for a refusal
+            if is_refusal and not is_blank(answer):  # judges take silence for a refusal
                 refused += 1
                 prompt = record.prompt_and_references()[0]
                 messages = (*prompt, *assistant_turn(answer.strip()))
@@ -145,7 +145,7 @@ def given_safety_calibration(
     kept, answers = [], []
     for record in records[:size]:
         prompt, references = record.prompt_and_references()
-        if not references or says_nothing(references[0]):
+        if not references or is_blank(references[0]):
             raise ValueError(
                 f"{record.where}: the harmful input has no answer; expected its refusal as the last turn or as the "
                 "reference answer. (A datamodule's harmful_calibration the model can answer itself: "

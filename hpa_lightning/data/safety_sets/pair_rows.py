@@ -97,11 +97,11 @@ def read_pairs(
                 faults.setdefault(fault.kind, []).append(str(fault))
     what = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more files"
     if doubts:
-        told = "; ".join(f"{count} of {rows} pairs {doubt}" for doubt, count in doubts.items())
-        warnings.warn(f"{what}: {told}.", DataWarning, stacklevel=2)
+        reported = "; ".join(f"{count} of {rows} pairs {doubt}" for doubt, count in doubts.items())
+        warnings.warn(f"{what}: {reported}.", DataWarning, stacklevel=2)
     if faults:
-        told = "".join(_told(kind, examples) for kind, examples in faults.items())
-        text = f"{what}: {sum(map(len, faults.values()))} of {rows} rows are no pairs to learn from:{told}"
+        reported = "".join(_reported(kind, examples) for kind, examples in faults.items())
+        text = f"{what}: {sum(map(len, faults.values()))} of {rows} rows are no pairs to learn from:{reported}"
         if faulty == "stop":
             raise ValueError(f"{text}\nCorrect them, or leave them out with faulty: skip.")
         warnings.warn(f"{text}\nThey are left out.", DataWarning, stacklevel=2)
@@ -116,7 +116,7 @@ def _check(record: Record) -> None:
     check_pair(record)
 
 
-def _told(kind: str, examples: list[str]) -> str:
+def _reported(kind: str, examples: list[str]) -> str:
     more = [f"\n  - and {len(examples) - _EXAMPLES} more"] if len(examples) > _EXAMPLES else []
     return f"\n{len(examples)} {kind}" + "".join([f"\n  - {one}" for one in examples[:_EXAMPLES]] + more)
 

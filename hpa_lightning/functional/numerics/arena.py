@@ -11,8 +11,8 @@ _PIECE_BYTES = 64 << 20
 _ALIGNMENT = 64  # entries
 
 
-class Shelf:
-    """Copies of tensors in large pieces of memory; a piece is freed with the last of its copies and the shelf.
+class Arena:
+    """Copies of tensors in large pieces of memory; a piece is freed with the last of its copies and the arena.
 
     Args:
         entries: most that will be kept, where it is known: no piece is larger.

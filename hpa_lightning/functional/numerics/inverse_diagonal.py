@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.functional.numerics.checks import blocks
-from hpa_lightning.functional.numerics.packed_triangle import Panels, factors_in_float32
+from hpa_lightning.functional.numerics.packed_triangle import PackedTriangle, factors_in_float32
 
 
 def _damped(diagonal: Tensor, damping: float) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,7 @@ def _singular(damping: float) -> ValueError:
     return ValueError(f"the Hessian is singular at damping={damping:g}: use more calibration tokens or more damping.")
 
 
-def damp_(gram: Panels, count: int, damping: float) -> Panels:
+def damp_(gram: PackedTriangle, count: int, damping: float) -> PackedTriangle:
     """Turn `X^T X` into the damped `H = (2/n) X^T X`, in place."""
     gram.flat.mul_(2.0 / count)
     lam, dead = _damped(gram.diagonal(), damping)
@@ -31,7 +31,7 @@ def damp_(gram: Panels, count: int, damping: float) -> Panels:
     return gram
 
 
-def diagonal_from_gram_(gram: Panels, count: int, damping: float) -> Tensor:
+def diagonal_from_gram_(gram: PackedTriangle, count: int, damping: float) -> Tensor:
     """`diag(H^-1)` from `X^T X`, which is overwritten."""
     damp_(gram, count, damping)
     if factors_in_float32(gram.flat.device, damping):
@@ -57,7 +57,7 @@ def diagonal_from_rows(rows: Tensor, damping: float) -> Tensor:
     if len(live) == 0:
         return result
     if len(live) <= n or damping == 0:
-        hessian = Panels(len(live), rows.device)
+        hessian = PackedTriangle(len(live), rows.device)
         hessian.add_rows_(rows[:, live].to(torch.float64), damping)
         hessian.flat.mul_(scale)
         hessian.add_diagonal_(lam.expand(len(live)))
@@ -65,7 +65,7 @@ def diagonal_from_rows(rows: Tensor, damping: float) -> Tensor:
             raise _singular(damping)
         result[live] = hessian.inverse_diagonal()
         return result
-    matrix = Panels(n, rows.device)
+    matrix = PackedTriangle(n, rows.device)
     for columns in blocks(len(live), n):
         matrix.add_rows_(rows[:, live[columns]].T.to(torch.float64), damping)
     matrix.flat.mul_(scale)

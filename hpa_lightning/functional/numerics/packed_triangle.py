@@ -32,7 +32,7 @@ _FLOAT32_DAMPING = 1e-2
 _FLOAT32_ROWS = 1024
 
 
-class Panels:
+class PackedTriangle:
     """The lower half of a symmetric `(c, c)` matrix, float64, zero at first.
 
     Args:
@@ -51,7 +51,7 @@ class Panels:
         self._panels = [part.view(columns - start, -1) for part, start in zip(parts, self._starts, strict=True)]
 
     @classmethod
-    def from_dense(cls, matrix: Tensor) -> Panels:
+    def from_dense(cls, matrix: Tensor) -> PackedTriangle:
         """Take the lower half of a dense symmetric matrix."""
         result = cls(matrix.shape[0], matrix.device)
         for start, panel in result:
@@ -62,9 +62,9 @@ class Panels:
         """First column and panel of each block."""
         return zip(self._starts, self._panels, strict=True)
 
-    def clone(self, dtype: torch.dtype = torch.float64) -> Panels:
+    def clone(self, dtype: torch.dtype = torch.float64) -> PackedTriangle:
         """A copy, in another dtype if asked for."""
-        result = Panels(self.columns, self.flat.device, dtype)
+        result = PackedTriangle(self.columns, self.flat.device, dtype)
         result.flat.copy_(self.flat)
         return result
 
@@ -159,7 +159,7 @@ class Panels:
 
 
 def sums_in_float32(damping: float) -> bool:
-    """Whether that much damping allows it; see `Panels.add_rows_`."""
+    """Whether that much damping allows it; see `PackedTriangle.add_rows_`."""
     return damping >= _FLOAT32_DAMPING
 
 

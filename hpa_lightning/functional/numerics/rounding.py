@@ -28,15 +28,15 @@ from hpa_lightning.functional.numerics.checks import check_float, check_mask
 
 # Single entries at the end of the ladder and the ratio of their sizes. A coarser ladder would need moves
 # larger than the update itself for half-precision weights; a finer one gains nothing.
-_RUNGS = 24
+_SINGLE_SLOTS = 24
 _RATIO = 2.0
 
 
 class RoundingSlots(NamedTuple):
     """Entries that take the leftover of rounding, of `g` weights.
 
-    A weight's slots are `n` coarse ones, the largest entries, and after them up to `_RUNGS` single ones. Where the
-    weights have different numbers of slots, the free places repeat the first slot; see `padding`.
+    A weight's slots are `n` coarse ones, the largest entries, and after them up to `_SINGLE_SLOTS` single ones. Where
+    the weights have different numbers of slots, the free places repeat the first slot; see `padding`.
 
     Attributes:
         rows: `(g, k)` int64.
@@ -59,12 +59,12 @@ class RoundingSlots(NamedTuple):
     def stacked(cls, slots: Sequence[RoundingSlots]) -> RoundingSlots:
         """Join the slots of several weights along the first dimension."""
         coarse = max(one.coarse for one in slots)
-        rungs = max(one.rows.shape[1] - one.coarse for one in slots)
+        singles = max(one.rows.shape[1] - one.coarse for one in slots)
         stages = max(len(one.gains) for one in slots)
         widths = [max((one.gains[i].shape[1] for one in slots if i < len(one.gains)), default=0) for i in range(stages)]
 
         def spread(one: RoundingSlots, values: Tensor, fill: Tensor) -> Tensor:
-            free = [coarse - one.coarse, rungs - (values.shape[1] - one.coarse)]
+            free = [coarse - one.coarse, singles - (values.shape[1] - one.coarse)]
             before, after = (fill.expand(len(values), width) for width in free)
             return torch.cat([values[:, : one.coarse], before, values[:, one.coarse :], after], dim=1)
 
@@ -72,7 +72,7 @@ class RoundingSlots(NamedTuple):
             own = one.gains[stage] if stage < len(one.gains) else one.direction[:, :0]
             return torch.nn.functional.pad(own, (0, widths[stage] - own.shape[1]))
 
-        equal = all(one.coarse == coarse and one.rows.shape[1] == coarse + rungs for one in slots)
+        equal = all(one.coarse == coarse and one.rows.shape[1] == coarse + singles for one in slots)
         padding = [
             spread(one, torch.zeros_like(one.rows, dtype=torch.bool), one.rows.new_ones(1, 1, dtype=torch.bool))
             for one in slots
@@ -86,12 +86,12 @@ class RoundingSlots(NamedTuple):
             None if equal else torch.cat(padding),
         )
 
-    def at(self, weights: Sequence[Tensor]) -> Tensor:
+    def gather(self, weights: Sequence[Tensor]) -> Tensor:
         """The stored values of the g weights at the slots, `(g, k)` float64."""
         values = [weight[self.rows[i], self.columns[i]] for i, weight in enumerate(weights)]
         return torch.stack(values).to(torch.float64)
 
-    def put_(self, weights: Sequence[Tensor], values: Tensor) -> None:
+    def scatter_(self, weights: Sequence[Tensor], values: Tensor) -> None:
         """Write values, `(g, k)`, to the slots of the g weights."""
         for i, (weight, one) in enumerate(zip(weights, values.to(weights[0].dtype), strict=True)):
             weight[self.rows[i], self.columns[i]] = one
@@ -143,16 +143,16 @@ def slots_by_size(direction: Tensor, size: Tensor, candidates: int | None = None
         size = size.gather(1, places[:, :, None].expand(-1, -1, columns))
     size = size.flatten(1)
     total = size.shape[1]
-    rungs = min(_RUNGS, total - coarse)
+    singles = min(_SINGLE_SLOTS, total - coarse)
     values, order = torch.sort(size, dim=1, descending=True, stable=True)
 
     # Rank of the first entry not above largest / ratio^i; kept distinct, and inside the non-zero entries.
-    step = torch.arange(rungs, device=values.device)
+    step = torch.arange(singles, device=values.device)
     targets = values[:, :1].to(torch.float64) * torch.exp2(-math.log2(_RATIO) * (step + 1.0).to(torch.float64))
     rank = total - torch.searchsorted(values.flip(1).to(torch.float64), targets, right=True)
-    if rungs:
+    if singles:
         rank = (rank - step).cummax(1).values + step
-        last = (values > 0).sum(1, keepdim=True) - rungs + step
+        last = (values > 0).sum(1, keepdim=True) - singles + step
         rank = torch.minimum(rank, last).maximum(coarse + step)
     index = torch.cat([order[:, :coarse], order.gather(1, rank)], dim=1)
 
@@ -170,7 +170,7 @@ def slots_by_size(direction: Tensor, size: Tensor, candidates: int | None = None
 
 
 @torch.no_grad()
-def settle_rounding(
+def cancel_residual(
     values: Tensor,
     dtype: torch.dtype,
     slots: RoundingSlots,
@@ -202,9 +202,11 @@ def settle_rounding(
         residual = residual + ((new - old) * slots.direction[:, : gain.shape[1]]).sum(1)
         coarse = torch.cat([new, coarse[:, gain.shape[1] :]], dim=1)
     if dtype != torch.float64 and triton_kernels.fits(values.new_empty(0, dtype=dtype)):
-        fine, residual = triton_kernels.settle_rungs(values, dtype, slots.direction, slots.coarse, residual, limit)
+        fine, residual = triton_kernels.cancel_residual_one_by_one(
+            values, dtype, slots.direction, slots.coarse, residual, limit
+        )
     else:
-        fine, residual = _settle_rungs(values, dtype, slots, residual, limit)
+        fine, residual = _cancel_residual_one_by_one(values, dtype, slots, residual, limit)
     current = torch.cat([coarse, fine], dim=1)
     start = 0.0 if anchor is None else anchor
     change = (current - start).square() - (values - start).square()
@@ -214,7 +216,7 @@ def settle_rounding(
     return current, residual, (norm_square + change.sum(1)).clamp_min(0.0)
 
 
-def _settle_rungs(
+def _cancel_residual_one_by_one(
     values: Tensor, dtype: torch.dtype, slots: RoundingSlots, residual: Tensor, limit: Tensor
 ) -> tuple[Tensor, Tensor]:
     directions = slots.direction[:, slots.coarse :]

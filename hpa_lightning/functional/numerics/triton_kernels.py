@@ -32,7 +32,9 @@ def _runs() -> bool:
         return False
     try:
         probe = torch.zeros(1, device="cuda", dtype=torch.float64)
-        _rungs_kernel[(1,)](probe, probe, probe, probe, probe, 1, 1, 0, RUNGS=0, BLOCK=1, DTYPE=tl.float32)
+        _single_slots_kernel[(1,)](
+            probe, probe, probe, probe, probe, 1, 1, 0, SINGLE_SLOTS=0, BLOCK=1, DTYPE=tl.float32
+        )
     except Exception as error:  # whatever it lacks, PyTorch's operations do the same
         warnings.warn(
             f"Triton cannot build kernels here ({type(error).__name__}: {str(error)[:200]}). The steps of "
@@ -104,7 +106,7 @@ def copy_where_(weight: Tensor, weight_prev: Tensor, back: Tensor) -> None:
         _copy_kernel[(triton.cdiv(count, _BLOCK),)](weight, weight_prev, back, count, BLOCK=_BLOCK)
 
 
-def settle_rungs(
+def cancel_residual_one_by_one(
     values: Tensor, dtype: torch.dtype, direction: Tensor, first: int, residual: Tensor, limit: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The slots from `first` on take what is left one by one; return their values and the residuals."""
@@ -113,7 +115,7 @@ def settle_rungs(
     residual = residual.clone()
     block = min(64, triton.next_power_of_2(weights))
     with _device_of(values):
-        _rungs_kernel[(triton.cdiv(weights, block),)](
+        _single_slots_kernel[(triton.cdiv(weights, block),)](
             values.contiguous(),
             direction.contiguous(),
             residual,
@@ -122,7 +124,7 @@ def settle_rungs(
             weights,
             slots,
             first,
-            RUNGS=slots - first,
+            SINGLE_SLOTS=slots - first,
             BLOCK=block,
             DTYPE={torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}[dtype],
         )
@@ -177,7 +179,7 @@ if triton is not None:
             tl.store(weight + place, tl.load(before + place, mask=live, other=0.0), mask=live)
 
     @triton.jit  # type: ignore[untyped-decorator]
-    def _rungs_kernel(  # type: ignore[no-untyped-def]
+    def _single_slots_kernel(  # type: ignore[no-untyped-def]
         values,
         direction,
         residual,
@@ -186,7 +188,7 @@ if triton is not None:
         weights,
         slots,
         first,
-        RUNGS: tl.constexpr,
+        SINGLE_SLOTS: tl.constexpr,
         BLOCK: tl.constexpr,
         DTYPE: tl.constexpr,
     ):
@@ -194,7 +196,7 @@ if triton is not None:
         live = row < weights
         left = tl.load(residual + row, mask=live, other=0.0)
         high = tl.load(limit + row, mask=live, other=0.0)
-        for i in range(RUNGS):
+        for i in range(SINGLE_SLOTS):
             place = row * slots + first + i
             slope = tl.load(direction + place, mask=live, other=0.0)
             old = tl.load(values + place, mask=live, other=0.0)
@@ -203,5 +205,5 @@ if triton is not None:
             move = tl.where(move > high, high, tl.where(move < -high, -high, move))
             new = (old - move).to(tl.float32).to(DTYPE).to(tl.float64)
             left += (new - old) * slope
-            tl.store(settled + row * RUNGS + i, new, mask=live)
+            tl.store(settled + row * SINGLE_SLOTS + i, new, mask=live)
         tl.store(residual + row, left, mask=live)

@@ -116,11 +116,11 @@ def letter_of(groups: Sequence[str | None]) -> str:
     return next(group for group in groups if group).upper()
 
 
-def parted(text: str) -> tuple[str, str] | None:
+def split_letter(text: str) -> tuple[str, str] | None:
     """The single letter that a text begins with, upper case, and what follows it; whether it is an option is open.
 
     Example:
-        >>> parted("(B) a banana"), parted("A banana"), parted("Bananas")
+        >>> split_letter("(B) a banana"), split_letter("A banana"), split_letter("Bananas")
         (('B', 'a banana'), ('A', 'banana'), None)
     """
     match = _LETTER_FIRST.match(text)

@@ -15,7 +15,7 @@ from hpa_lightning.metrics.tasks.option_letters import (
     final_answer,
     letter_of,
     named_options,
-    parted,
+    split_letter,
 )
 from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, mean_score
 from hpa_lightning.metrics.tasks.text import normalise_answer
@@ -45,7 +45,7 @@ def _option(prediction: str, accepted: Sequence[str]) -> float:
     given = {normalise_answer(prediction), normalise_answer(answer)} - {""}
     if given & {normalise_answer(text) for text in texts}:
         return 1.0
-    letter, rest = parted(unicodedata.normalize("NFKC", answer)) or ("", "")
+    letter, rest = split_letter(unicodedata.normalize("NFKC", answer)) or ("", "")
     if letter in letters and normalise_answer(rest) in {_bare(_without_letter(text)) for text in texts} - {""}:
         return 1.0
     named = named_options(prediction)
