@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from torch.utils.data import DataLoader
 
-from hpa_lightning.callbacks.running import own_share
+from hpa_lightning.callbacks.running import local_share
 
 
 @pytest.mark.parametrize("kind", ["loader", "unbatched", "list"])
@@ -19,7 +19,7 @@ def test_every_batch_belongs_to_one_process(kind: str) -> None:
         "list": data,
     }[kind]
     shares = [
-        [str(batch) for batch in own_share(loader, SimpleNamespace(world_size=3, global_rank=rank))]
+        [str(batch) for batch in local_share(loader, SimpleNamespace(world_size=3, global_rank=rank))]
         for rank in range(3)
     ]
     assert sorted(batch for share in shares for batch in share) == sorted(str(batch) for batch in loader)
