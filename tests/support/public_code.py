@@ -6,7 +6,7 @@ import torch
 
 from hpa_lightning.functional import surgeon_factor
 from hpa_lightning.functional.numerics.inverse_diagonal import damp_
-from hpa_lightning.functional.numerics.packed_triangle import Panels
+from hpa_lightning.functional.numerics.packed_triangle import PackedTriangle
 
 
 def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -16,7 +16,7 @@ def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     new = old + 0.3 * torch.cos(0.9 * i * j + 1.7 * i + 0.4)
     n = torch.arange(40.0).unsqueeze(1)
     inputs = (torch.sin(0.37 * n * (j + 1) + j) + 0.5 * torch.cos(1.1 * n)) * (1 + 0.2 * j)
-    gram = Panels(16, inputs.device)
+    gram = PackedTriangle(16, inputs.device)
     gram.add_rows_(inputs, 0.0)
     return old, new, surgeon_factor(damp_(gram, 40, 0.01).dense())
 

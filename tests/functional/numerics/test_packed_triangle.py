@@ -33,8 +33,8 @@ def test_what_float32_cannot_factorise_is_factorised_in_float64(monkeypatch: pyt
     x = make_inputs(8, 400, 200, dead=0.0, spread=0.0, rank=20).float()
     expected = inverse_hessian_diagonal(x, 0.01)
     monkeypatch.setattr(packed_triangle, "float64_is_fast", lambda device: False)
-    factorise = packed_triangle.Panels.cholesky_
+    factorise = packed_triangle.PackedTriangle.cholesky_
     monkeypatch.setattr(
-        packed_triangle.Panels, "cholesky_", lambda self: self.flat.dtype == torch.float64 and factorise(self)
+        packed_triangle.PackedTriangle, "cholesky_", lambda self: self.flat.dtype == torch.float64 and factorise(self)
     )
     assert torch.equal(inverse_hessian_diagonal(x, 0.01), expected)
