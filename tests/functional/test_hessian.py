@@ -214,46 +214,6 @@ def test_accumulator_names_bad_input() -> None:
     assert hessian.count == 0
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.parametrize(("c", "rank", "spread"), [(300, 16, 0.0), (600, 32, 1.0), (900, 900, 2.0)])
-def test_factors_in_float32_where_float64_is_slow(
-    c: int, rank: int, spread: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x = make_inputs(7, 2 * c, c, dead=0.02, spread=spread, rank=rank)
-    wide = inverse_hessian_diagonal(x.float(), 0.01)
-    monkeypatch.setattr(packed_triangle, "float64_is_fast", lambda device: False)
-    narrow = inverse_hessian_diagonal(x.float(), 0.01)
-    assert not torch.equal(narrow, wide)
-    exact = ref.inverse_diagonal(ref.array(x.float()), 0.01)
-    inflation = ref.hessian(ref.array(x.float()), 0.01).diagonal() * exact
-    assert (np.abs(ref.array(narrow) / exact - 1) < 2e-6 * inflation).all()
-    little = inverse_hessian_diagonal(x, 0.001)  # too little damping for it
-    monkeypatch.undo()
-    assert torch.equal(little, inverse_hessian_diagonal(x, 0.001))
-
-
-def test_what_float32_cannot_factorise_is_factorised_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = make_inputs(8, 400, 200, dead=0.0, spread=0.0, rank=20).float()
-    expected = inverse_hessian_diagonal(x, 0.01)
-    monkeypatch.setattr(packed_triangle, "float64_is_fast", lambda device: False)
-    factorise = packed_triangle.PackedTriangle.cholesky_
-    monkeypatch.setattr(
-        packed_triangle.PackedTriangle, "cholesky_", lambda self: self.flat.dtype == torch.float64 and factorise(self)
-    )
-    assert torch.equal(inverse_hessian_diagonal(x, 0.01), expected)
-
-
-@pytest.mark.parametrize(
-    ("capability", "fast"), [((8, 0), True), ((9, 0), True), ((7, 5), False), ((8, 6), False), ((8, 9), False)]
-)
-def test_cards_with_slow_float64(capability: tuple[int, int], fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert matrix_products.float64_is_fast(torch.device("cuda")) is fast
-    assert matrix_products.float64_is_fast(torch.device("cpu"))
-
-
->>>>>>> 0fa1229 (names: the field's words inside the code: packed triangle, arena, row chunks, local and full tensors, broadcast; benchmarks/paired.py)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", ref.FLOATS)
 @pytest.mark.parametrize("n", [100, 3000])
