@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from hpa_lightning.data.digests import file_digest, folder_digest
 from hpa_lightning.data.resuming import described, differences
-from hpa_lightning.files import told, write_text
+from hpa_lightning.files import naming_path, write_text
 from hpa_lightning.filtering.assessment import HarmFilter
 from hpa_lightning.filtering.data_rows import DataRows
 from hpa_lightning.filtering.decision import FilterRule
@@ -80,7 +80,7 @@ def partial_folder(output: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     folder = _partial_of(output)
     if folder.exists() and not (folder / _LOCK).exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} exists and was not left by a filter; choose another output, or remove it.")
-    with told(output):
+    with naming_path(output):
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK, timeout=0)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from hpa_lightning.data.record import Record, missing_images
-from hpa_lightning.files import name_folder, told
+from hpa_lightning.files import name_folder, naming_path
 from hpa_lightning.filtering.assessment import Assessment, Finding, HarmFilter, worst
 from hpa_lightning.filtering.data_rows import DataRow, DataRows
 from hpa_lightning.filtering.decision import FilterRule
@@ -95,7 +95,7 @@ def filter_data(
                     bar.update(len(several))
         finally:
             log.close()
-        with told(output):
+        with naming_path(output):
             counts = _write(rows, folder, rule, list(parts), folder / names[0], folder / names[1])
             name_folder(folder, output)
     return FilterOutcome(output / names[0], output / names[1], counts)
