@@ -19,11 +19,14 @@ from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import plot_scores, plot_steps
 from hpa_lightning.report.run_tables import seed_label
 from hpa_lightning.report.safety_curve_plot import plot_safety_curve
+from hpa_lightning.report.study_columns import plot_columns
 from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, study_html, study_markdown
 from hpa_lightning.report.study_plots import common_title, final_estimate, plot_against_performance, plot_sweep
 from hpa_lightning.report.study_tables import (
     REFUSES,
     REFUSING,
+    SET_HEADINGS,
+    Columns,
     StudyCell,
     all_scores,
     checked,
@@ -33,6 +36,7 @@ from hpa_lightning.report.study_tables import (
     mean_matrix_table,
     origin_table,
     refuses,
+    set_table,
     short_commits,
     step_table,
 )
@@ -88,6 +92,7 @@ class StudyGroup:
         missing: runs that belong here and do not exist, listed below the first table.
         curves: methods in the figure of every step; by default all, up to eight with the (first) reference among them.
         matrices: methods whose mean score matrix is shown.
+        columns: heading -> evaluation sets whose mean score is a further column, such as text-only attack success.
     """
 
     name: str
@@ -100,6 +105,7 @@ class StudyGroup:
     missing: Sequence[str] = ()
     curves: Sequence[str] | None = None
     matrices: Sequence[str] = ()
+    columns: Columns = field(default_factory=dict)
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -192,7 +198,7 @@ def _condition(
             blocks.append(Image(path, caption, alt))
 
     table(
-        comparison_table(cells, None),
+        comparison_table(cells, None, group.columns),
         "After the last task, percent: mean ± 95 % confidence interval over seeds",
         f"{REFUSES.strip()} refuses at least {100 * REFUSING:.0f} % of the harmless inputs: a low MASR is worth little "
         "then."
@@ -200,14 +206,23 @@ def _condition(
         else "",
     )
     for reference in group.references:
-        whole = comparison_table(cells, reference)
+        whole = comparison_table(cells, reference, group.columns)
         rows = [row for row, method in zip(whole.rows, runs, strict=True) if method != reference]
         table(
-            Table(whole.columns, rows).select(["Method", *difference_columns()]),
+            Table(whole.columns, rows).select(["Method", *difference_columns(group.columns)]),
             f"Difference to {labels.get(reference, reference)} over the seeds that both have, percentage points: mean "
             "± 95 % confidence interval; p of the two-sided paired t-test, corrected after Holm over the methods of "
             "this table for each metric (not over metrics: what is just below 0.05 would not survive that)",
         )
+    if any(len(cell.run.names(kind)) > 1 for cell in cells for kind in SET_HEADINGS):  # else the means tell all
+        table(set_table(cells), "Set by set after the last task, percent: mean ± 95 % confidence interval over seeds")
+    image(
+        "columns",
+        plot_columns(shown, group.columns, styles),
+        "After the last task: mean over seeds with 95 % confidence intervals, cut at 0 and 100; hollow: fewer than "
+        "three seeds, no interval.",
+        "One panel for each of the columns " + ", ".join(group.columns) + "; the table above holds the numbers.",
+    )
     image(
         "trade-off",
         plot_against_performance(shown, "MASR", styles, families),

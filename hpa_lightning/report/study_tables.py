@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from hpa_lightning.report.run_tables import summary_columns
 from hpa_lightning.report.significance import PairedDifference, estimate, holm, paired_difference
 from hpa_lightning.report.study_plots import final_estimate
 from hpa_lightning.results.run_results import KINDS, RunResults
-from hpa_lightning.table import Cell, PValue, Table
+from hpa_lightning.table import Cell, Estimate, PValue, Table
+from hpa_lightning.values import names
 
 REFUSES = " †"
 """Behind the name of a method that refuses at least `REFUSING` of the harmless inputs."""
@@ -20,6 +21,7 @@ REFUSING = 0.5
 
 LEARNT = "Learnt %"
 _COMPARED = ("AP", "BWT", "MASR")
+SET_HEADINGS = {"safety": "ASR {}", "over_refusal": "over-refusal {}", "helpfulness": "{}"}
 
 
 @dataclass(frozen=True)
@@ -50,55 +52,98 @@ class StudyCell:
         return bool(scores) and not any(math.isnan(score) for score in scores)
 
 
-def comparison_table(cells: Sequence[StudyCell], reference: str | None) -> Table:
+Columns = Mapping[str, Sequence[str]]
+"""Heading -> the evaluation sets whose mean score stands below it."""
+
+
+def comparison_table(cells: Sequence[StudyCell], reference: str | None, columns: Columns | None = None) -> Table:
     """One row per method: figures after the last task over seeds, and paired differences to the reference.
 
     `Learnt %` is the mean score on each task right after it was learnt (the diagonal of the matrix). The differences in
-    AP, BWT and MASR are over the seeds that both methods have (`Pairs`), in percentage points; their p-values are those
-    of two-sided paired t-tests, corrected after Holm over the methods of the table for each metric. A dash stands where
-    there are fewer than two pairs.
+    AP, BWT, MASR and the further columns are over the seeds that both methods have (`Pairs`), in percentage points;
+    their p-values are those of two-sided paired t-tests, corrected after Holm over the methods of the table for each
+    metric. A dash stands where there are fewer than two pairs.
 
     Args:
         cells: finished runs of one condition.
         reference: the method to compare with; None leaves the differences out.
+        columns: further columns, such as attack success on text alone.
 
     Raises:
-        ValueError: several conditions or streams, or two runs of one method and seed.
+        ValueError: several conditions or streams, two runs of one method and seed, or a column of sets of which no run
+            has any scores.
     """
     labels, runs = checked(cells)
+    columns = columns or {}
+    _check_columns(columns, cells)
     final = [column for column in summary_columns([cell.run for cell in cells]) if column[0] != "minutes"]
     rows: list[list[Cell]] = []
     for method, by_seed in runs.items():
         group = list(by_seed.values())
         learnt = estimate([100 * learnt_score(run) for run in group])
         label = labels[method] + (REFUSES if refuses(group) else "")
-        rows.append([label, len(group), learnt, *(final_estimate(group, key) for key, _, _ in final)])
-    columns = ["Method", "Seeds", LEARNT, *(heading for _, heading, _ in final)]
+        further = (column_estimate(group, sets) for sets in columns.values())
+        rows.append([label, len(group), learnt, *(final_estimate(group, key) for key, _, _ in final), *further])
+    headings = ["Method", "Seeds", LEARNT, *(heading for _, heading, _ in final), *(f"{name} %" for name in columns)]
     if reference is None:
-        return Table(columns, rows)
+        return Table(headings, rows)
     base = runs.get(reference, {})
     others = [method for method in runs if method != reference]
     pairs = {method: [seed for seed in runs[method] if seed in base] for method in others}
 
     def test(method: str, key: str) -> PairedDifference:
-        mine, theirs = ([100 * _final(side[seed], key) for seed in pairs[method]] for side in (runs[method], base))
+        mine, theirs = (
+            [100 * _final(side[seed], columns.get(key, key)) for seed in pairs[method]] for side in (runs[method], base)
+        )
         return paired_difference(mine, theirs)
 
-    tests = {key: {method: test(method, key) for method in others} for key in _COMPARED}
-    corrected = {key: dict(zip(others, holm([tests[key][m].p for m in others]), strict=True)) for key in _COMPARED}
+    compared = (*_COMPARED, *columns)
+    tests = {key: {method: test(method, key) for method in others} for key in compared}
+    corrected = {key: dict(zip(others, holm([tests[key][m].p for m in others]), strict=True)) for key in compared}
     for method, row in zip(runs, rows, strict=True):
         if method == reference:
-            row += [math.nan] * (1 + 2 * len(_COMPARED))
+            row += [math.nan] * (1 + 2 * len(compared))
             continue
         row.append(len(pairs[method]))
-        for key in _COMPARED:
+        for key in compared:
             row += [tests[key][method].difference, PValue(corrected[key][method])]
-    return Table([*columns, *difference_columns()], rows)
+    return Table([*headings, *difference_columns(columns)], rows)
 
 
-def difference_columns() -> list[str]:
+def difference_columns(columns: Columns | None = None) -> list[str]:
     """The columns of `comparison_table` that compare with the reference."""
-    return ["Pairs", *(heading for key in _COMPARED for heading in (f"Δ {key}", f"p ({key})"))]
+    return ["Pairs", *(heading for key in (*_COMPARED, *(columns or ())) for heading in (f"Δ {key}", f"p ({key})"))]
+
+
+def column_estimate(runs: Sequence[RunResults], sets: Sequence[str], step: int | None = None) -> Estimate:
+    """Mean over runs and 95 % interval of the mean score of some sets, percent; after the last task without a step."""
+    return estimate([100 * run.mean_score(sets, len(run.tasks) - 1 if step is None else step) for run in runs])
+
+
+def set_table(cells: Sequence[StudyCell]) -> Table:
+    """Score of every method on each safety, over-refusal and helpfulness set after the last task, mean ± 95 % interval.
+
+    Raises:
+        ValueError: as `comparison_table`.
+    """
+    labels, runs = checked(cells)
+    sets = {item["name"]: item["kind"] for cell in cells for item in cell.run.sets if item["kind"] in SET_HEADINGS}
+    ordered = [name for kind in SET_HEADINGS for name in sets if sets[name] == kind]
+    rows: list[list[Cell]] = [
+        [labels[method], *(column_estimate(list(by_seed.values()), [name]) for name in ordered)]
+        for method, by_seed in runs.items()
+    ]
+    return Table(["After the last task, %", *(SET_HEADINGS[sets[name]].format(name) for name in ordered)], rows)
+
+
+def _check_columns(columns: Columns, cells: Sequence[StudyCell]) -> None:
+    known = {item["name"] for cell in cells for item in cell.run.sets}
+    for heading, sets in columns.items():
+        if cells and (unknown := [name for name in sets if name not in known]):
+            raise ValueError(
+                f"the column {heading!r} is of the evaluation set {unknown[0]!r}, which no run has; they have "
+                f"{names(sorted(known))}."
+            )
 
 
 def learnt_score(run: RunResults) -> float:
@@ -197,8 +242,10 @@ def all_scores(run: RunResults) -> np.ndarray:
     return np.vstack([list(run.initial().values()), run.matrix()])
 
 
-def _final(run: RunResults, key: str) -> float:
-    return run.summary(len(run.tasks) - 1)[key]
+def _final(run: RunResults, key: str | Sequence[str]) -> float:
+    """A figure of the summary, or the mean score of sets, after the last task, a fraction."""
+    last = len(run.tasks) - 1
+    return run.summary(last)[key] if isinstance(key, str) else run.mean_score(key, last)
 
 
 def checked(cells: Sequence[StudyCell]) -> tuple[dict[str, str], dict[str, dict[int, RunResults]]]:

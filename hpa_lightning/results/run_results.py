@@ -277,6 +277,11 @@ class RunResults:
         """Attack success rate of every safety set at a step, fractions; -1 is the aligned model."""
         return self.scores(step, "safety")
 
+    def mean_score(self, sets: Sequence[str], step: int) -> float:
+        """Mean score of some sets, of whatever kind, at a step, a fraction; NaN where one of them was not measured."""
+        found = {name: score for (at, _, name), score in self._scores.items() if at == step}
+        return float(np.mean([found.get(name, math.nan) for name in sets]))
+
     def over_refusal(self, step: int) -> dict[str, float]:
         """Over-refusal rate of every harmless set at a step, fractions; -1 is the aligned model."""
         return self.scores(step, "over_refusal")

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from os import PathLike
@@ -17,10 +17,10 @@ from hpa_lightning.declarations import fill, load_yaml
 from hpa_lightning.parsing import read_text
 from hpa_lightning.values import cut, names, shown
 
-_STUDY_KEYS = {"title", "text", "base", "conditions", "methods", "groups"}
+_STUDY_KEYS = {"title", "text", "base", "columns", "conditions", "methods", "groups"}
 _METHOD_KEYS = {"title", "callbacks", "config", "grid", "windows", "after"}
 _WINDOW_KEYS = {"blocks", "size", "stride"}
-_GROUP_KEYS = {"title", "text", "methods", "conditions", "seeds", "reference", "x", "curves", "matrices"}
+_GROUP_KEYS = {"title", "text", "methods", "conditions", "seeds", "reference", "x", "curves", "matrices", "columns"}
 _AXIS_KEYS = {"setting", "label", "logarithmic"}
 
 
@@ -83,6 +83,7 @@ class Group:
         x: the axis of a sweep: ``setting`` (a name of the methods' grids), ``label``, ``logarithmic``.
         curves: methods in the figure of every step; chosen by the report when ``None``.
         matrices: methods whose mean score matrix is shown.
+        columns: further columns of the tables: heading -> evaluation sets whose mean score stands there.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Group:
     x: Mapping[str, Any] | None = None
     curves: tuple[str, ...] | None = None
     matrices: tuple[str, ...] = ()
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,9 @@ def expand_study(content: Any, path: str | PathLike[str]) -> Study:
             raise ValueError(f"{path}, condition {name!r} is {shown(entry)}; expected a mapping.")
     methods = {name: _method(name, entry, f"{path}, method {name!r}") for name, entry in content["methods"].items()}
     _check_order(methods, str(path))
+    columns = _columns(content.get("columns"), str(path))
     groups = tuple(
-        _group(name, entry, content["base"], conditions, methods, f"{path}, group {name!r}")
+        _group(name, entry, content["base"], conditions, methods, columns, f"{path}, group {name!r}")
         for name, entry in content["groups"].items()
     )
     study = Study(content.get("title", Path(path).stem), content.get("text", ""), groups)
@@ -204,6 +207,7 @@ def _group(
     base: Mapping[str, Any],
     conditions: Mapping[str, Any],
     methods: Mapping[str, list[_Point]],
+    columns: Mapping[str, Sequence[str]],
     where: str,
 ) -> Group:
     _check_keys(entry, _GROUP_KEYS, {"title", "methods", "seeds"}, where)
@@ -246,8 +250,26 @@ def _group(
     )
     curves = None if entry.get("curves") is None else tuple(lists["curves"])
     return Group(
-        name, entry["title"], entry.get("text", ""), cells, tuple(references), axis, curves, tuple(lists["matrices"])
+        name,
+        entry["title"],
+        entry.get("text", ""),
+        cells,
+        tuple(references),
+        axis,
+        curves,
+        tuple(lists["matrices"]),
+        _columns(entry["columns"], where) if "columns" in entry else columns,
     )
+
+
+def _columns(given: Any, where: str) -> dict[str, tuple[str, ...]]:
+    """The further columns of tables, checked."""
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"{where}, columns: {shown(given)}; expected headings with lists of evaluation sets.")
+    for heading, sets in (given or {}).items():
+        if not isinstance(sets, list) or not sets or not all(isinstance(name, str) for name in sets):
+            raise ValueError(f"{where}, columns: {heading} is {shown(sets)}; expected a list of evaluation sets.")
+    return {str(heading): tuple(sets) for heading, sets in (given or {}).items()}
 
 
 def _check_axis(axis: Any, chosen: list[_Point], where: str) -> None:

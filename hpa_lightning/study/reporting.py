@@ -71,6 +71,7 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
         missing=_missing(seeds),
         curves=group.curves,
         matrices=group.matrices,
+        columns=group.columns,
     )
 
 

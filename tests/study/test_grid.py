@@ -115,6 +115,12 @@ def test_the_digest_is_of_what_decides_the_outcome(tmp_path: Path) -> None:
         ({"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1, 1]}}}, "expected each once"),
         ({"groups": {"a": {"title": "A", "methods": ["sweep", "sweep[p=2]"], "seeds": [1]}}}, r"'sweep\[p=2\]' twice"),
         ({"groups": {"a": {"title": "A", "methods": ["sweep[p=6]"], "seeds": [1]}}}, r"there are \['sweep\[p=2\]'"),
+        ({"columns": ["a"]}, "columns: .* expected headings with lists of evaluation sets"),
+        ({"columns": {"Text": "a"}}, "columns: Text is 'a'; expected a list of evaluation sets"),
+        (
+            {"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1], "columns": {"Text": []}}}},
+            "group 'a', columns: Text is",
+        ),
         ({"groups": None}, "groups: None; expected a mapping"),
         ({"methods": ["plain"]}, r"methods: \['plain'\]; expected a mapping"),
         ({"methods": {"sweep": {"title": "S", "grid": {"p": 5}}}}, "p is 5; expected a list of values"),

@@ -39,16 +39,16 @@ def study_file(folder: Path) -> Path:
     return path
 
 
-def finish(store: Store, path: Path, leave_out: list[str]) -> None:
+def finish(store: Store, path: Path, leave_out: list[str], sets: list[dict[str, str]] = SETS) -> None:
     for cell in read_study(path).cells():
         if cell.key in leave_out:
             continue
         writer = ResultWriter(store.folder(cell) / "results.jsonl")
-        run = {"event": "run", "method": cell.title, "seed": cell.seed, "tasks": ["a", "b"], "sets": SETS}
+        run = {"event": "run", "method": cell.title, "seed": cell.seed, "tasks": ["a", "b"], "sets": sets}
         writer.write({**run, "commit": "0123456789abcdef", "versions": {"device": "cpu"}})
         base = 0.5 + 0.1 * cell.seed + cell.values.get("p", 0) / 1000
         for step, after in ((-1, None), (0, "a"), (1, "b")):
-            for number, entry in enumerate(SETS):
+            for number, entry in enumerate(sets):
                 score = base / (1 + number + max(step, 0))
                 values = {"metric": "m", "score": score, "n": 10, "set": entry["name"], "kind": entry["kind"]}
                 writer.write({"event": "score", "step": step, "after": after, **values})
@@ -68,6 +68,36 @@ def test_report_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert f"hpa-lightning study run {path} --groups sweep" in page and "0123456" in page
     assert list((tmp_path / "report" / "figures").glob("*.png"))
     assert "Kept 10 %" in (tmp_path / "report" / "results.html").read_text()
+
+
+def test_further_columns_and_each_set_by_itself(tmp_path: Path) -> None:
+    """Attack success on text alone and with pictures stand apart, with differences and a picture of their own."""
+    path = study_file(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    content["columns"] = {"Text ASR": ["spoken"], "Both": ["spoken", "shown"]}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    store = Store(tmp_path / "store")
+    sets = [{"name": "a", "kind": "task"}, {"name": "b", "kind": "task"}, {"name": "spoken", "kind": "safety"}]
+    sets += [{"name": "shown", "kind": "safety"}, {"name": "careful", "kind": "over_refusal"}]
+    finish(store, path, [], sets)
+    main(["study", "report", str(path), "--store", str(tmp_path / "store"), "--output", str(tmp_path / "report")])
+    page = (tmp_path / "report" / "results.md").read_text()
+    # After the last task the set of number k has base / (2 + k); the base is 0.6, 0.7 and 0.8.
+    header = next(line for line in page.splitlines() if line.startswith("| Method | Seeds"))
+    row = next(line for line in page.splitlines() if line.startswith("| Plain | 3"))
+    cells = dict(zip(header.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
+    assert cells["Text ASR %"].startswith(f"{70 / 4:.2f} ± ")
+    assert cells["Both %"].startswith(f"{70 * (1 / 4 + 1 / 5) / 2:.2f} ± ")
+    differences = next(line for line in page.splitlines() if "Δ Text ASR" in line)
+    assert differences.strip("| ").split(" | ")[-4:] == ["Δ Text ASR", "p (Text ASR)", "Δ Both", "p (Both)"]
+    by_set = next(line for line in page.splitlines() if line.startswith("| After the last task, %"))
+    assert "ASR spoken" in by_set and "over-refusal careful" in by_set
+    assert list((tmp_path / "report" / "figures").glob("*-columns.png"))
+
+    content["columns"] = {"Text ASR": ["spokn"]}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(SystemExit, match=r"column 'Text ASR' is of the evaluation set 'spokn', which no run has"):
+        main(["study", "report", str(path), "--store", str(tmp_path / "store"), "--output", str(tmp_path / "report")])
 
 
 def test_the_command_names_the_archives(tmp_path: Path) -> None:
