@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from support.command_settings import write_configuration
 
 from hpa_lightning.cli import main
 from hpa_lightning.evaluation import ScoredSet
 from hpa_lightning.lightning_commands import score_text
-from hpa_lightning.loggers import RunCSVLogger
 from hpa_lightning.results.predictions import read_predictions
 from hpa_lightning.results.run_results import RunResults
 
@@ -171,36 +168,3 @@ def test_a_resumed_fit_keeps_the_earlier_rows(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(tmp_path / "run" / "metrics.csv")] == [row["step"] for row in whole]
     assert (tmp_path / "run" / "config.previous.yaml").read_bytes() == started
     assert "seed_everything: 7" in (tmp_path / "run" / "config.yaml").read_text()
-
-
-def test_rows_with_new_columns_join_those_of_the_earlier_run(tmp_path: Path) -> None:
-    first = RunCSVLogger(tmp_path, "", "")
-    for step in range(3):
-        first.log_metrics({"loss": torch.tensor(1.0 + step)}, step)
-    first.save()
-    again = RunCSVLogger(tmp_path, "", "")
-    again.resumed_at = 2
-    again.log_metrics({"loss": 9.0, "new": 1.0}, 2)
-    again.save()
-    found = [(row["step"], row["loss"], row["new"]) for row in rows(tmp_path / "metrics.csv")]
-    assert found == [("0", "1.0", ""), ("1", "2.0", ""), ("2", "9.0", "1.0")]
-
-
-def test_a_new_column_that_cannot_be_written_leaves_the_rows_as_they_were(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logger = RunCSVLogger(tmp_path, "", "")
-    logger.log_metrics({"loss": 1.0}, 0)
-    logger.save()
-    before = (tmp_path / "metrics.csv").read_bytes()
-    logger.log_metrics({"loss": 2.0, "new": 1.0}, 1)
-
-    def full(self: Any, rows: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(csv.DictWriter, "writerows", full)
-        with pytest.raises(OSError, match=r"No space left.*metrics\.csv"):
-            logger.save()
-    assert (tmp_path / "metrics.csv").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir() if "metrics" in path.name] == ["metrics.csv"]

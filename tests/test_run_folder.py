@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import pytest
-import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from support.resumed_streams import fit, plain, write_stream
+from support.torn_checkpoints import save
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
-from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
 from hpa_lightning.cli import main
 from hpa_lightning.results.result_file import ResultWriter, read_results
 from hpa_lightning.run_folder import check_new_run, claim_folder, lock_folder, new_identity, unlock_folder
@@ -35,33 +31,6 @@ def write_run(where: Path, finished: bool) -> None:
     writer.write({"event": "run", "method": "m", "seed": 0, "tasks": ["a"], "sets": [{"name": "a", "kind": "task"}]})
     if finished:
         writer.write({**SCORE, "score": 0.5, "n": 2})
-
-
-def save(path: Path, age: float, **callbacks: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": {"w": torch.arange(1000)}, "callbacks": callbacks}, path)
-    os.utime(path, (time.time() - age, time.time() - age))
-
-
-def test_newest_whole_checkpoint(tmp_path: Path) -> None:
-    assert newest_checkpoint([tmp_path, tmp_path / "none"]) == (None, [])
-    for age, name in ((9, "old"), (5, "good"), (3, "cut"), (2, "damaged"), (1, "fusing")):
-        save(tmp_path / f"{name}.ckpt", age, **({"Fusion": {"torn": "fusing"}} if name == "fusing" else {}))
-    good = (tmp_path / "good.ckpt").read_bytes()
-    at = good.index(torch.arange(1000).numpy().tobytes()[:64]) + 400
-    for name, content in (("cut", good[:-200]), ("damaged", good[:at] + b"\xff" + good[at + 1 :])):
-        stat = (tmp_path / f"{name}.ckpt").stat()
-        (tmp_path / f"{name}.ckpt").write_bytes(content)
-        os.utime(tmp_path / f"{name}.ckpt", (stat.st_atime, stat.st_mtime))
-    (tmp_path / "empty.ckpt").touch()
-    (tmp_path / "lost.ckpt").symlink_to(tmp_path / "gone.ckpt")
-    found, torn = newest_checkpoint([tmp_path])
-    assert found == tmp_path / "good.ckpt"
-    assert [Path(line.split(" is ")[0]).stem for line in torn] == ["empty", "fusing", "damaged", "cut"]
-    assert "saved on an error while Fusion was fusing" in torn[1] and "damaged" in torn[2] and "cut off" in torn[3]
-    sharded = tmp_path / "sharded.ckpt"
-    sharded.mkdir()
-    assert "it lacks .metadata and meta.pt" in str(checkpoint_fault(sharded))
 
 
 def test_what_a_new_run_is_told(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
+"""Hessians block by block equal those of whole forward passes, and leave nothing behind."""
+
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from support.block_models import Injecting, Looping, linear_names, valid
 from support.foreign_module import LanguageModel, token_loader
 from torch import nn
 
@@ -38,29 +40,6 @@ def reference(model: LanguageModel, batches: list[dict], names: list[str], dampi
     return result
 
 
-def linear_names(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "layers" in name]
-
-
-def valid(batch: dict) -> torch.Tensor:
-    return batch["attention_mask"].bool()
-
-
-class Injecting(LanguageModel):
-    """Adds features between two blocks, as models with deep visual features do."""
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        hidden = self.embedding(tokens)
-        for index, block in enumerate(self.layers):
-            hidden = block(hidden)
-            if index == 0:
-                hidden = self.inject(hidden)
-        return self.head(hidden)
-
-    def inject(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden + 0.3
-
-
 class InjectingInPlace(Injecting):
     """Does so in place, which leaves the tensor the same object."""
 
@@ -88,26 +67,6 @@ class Flat(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.inner(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)
-
-
-class Looping(LanguageModel):
-    """Calls its blocks twice."""
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        hidden = self.embedding(tokens)
-        for block in [*self.layers, *self.layers]:
-            hidden = block(hidden)
-        return self.head(hidden)
-
-
-class Backwards(LanguageModel):
-    """Calls its blocks from the last to the first."""
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        hidden = self.embedding(tokens)
-        for block in reversed(self.layers):
-            hidden = block(hidden)
-        return self.head(hidden)
 
 
 @pytest.mark.filterwarnings("ignore:the model ")
@@ -212,59 +171,6 @@ def test_a_layer_that_sees_tokens_in_one_row_leaves_padding_out() -> None:
     torch.testing.assert_close(found(), expected)
 
 
-def test_a_layer_that_sees_some_tokens_alone_is_refused() -> None:
-    model, batches = LanguageModel().eval(), list(token_loader(3))
-    down = model.layers[1].down_proj
-    down.forward = lambda hidden: torch.zeros(*hidden.shape[:2], down.out_features)
-    expert = model.layers[1].expert = nn.Linear(down.in_features, 3)
-    down.register_forward_pre_hook(lambda module, args: expert(args[0][:, :1]) and None)
-    with pytest.raises(ValueError, match=r"expert.*as many inputs as positions"):
-        inverse_hessian_diagonals(
-            lambda batch: model(batch["input_ids"]),
-            batches,
-            list(model.layers),
-            {"expert": expert},
-            valid_positions=valid,
-        )
-
-
-def test_what_stands_between_blocks_is_told_and_costs_passes_up_to_each_block() -> None:
-    model, batches = Injecting().eval(), list(token_loader(3))
-    seen = dict.fromkeys(range(3), 0)
-    for index, block in enumerate(model.layers):
-        block.down_proj.register_forward_hook(lambda *args, index=index: seen.__setitem__(index, seen[index] + 1))
-    modules = dict(model.named_modules())
-    with pytest.warns(UserWarning, match="something between its decoder blocks.*3 blocks and 6 batches"):
-        inverse_hessian_diagonals(
-            lambda batch: model(batch["input_ids"]),
-            batches,
-            list(model.layers),
-            {name: modules[name] for name in linear_names(model)},
-        )
-    # The first block once more, to learn what it returns; for each block the first batch runs to the end.
-    assert len(batches) == 6 and seen == {0: 1 + 3 * 6, 1: 1 + 2 * 6, 2: 1 + 1 + 6}
-
-
-@pytest.mark.parametrize(
-    ("kind", "told"),
-    [
-        (Injecting, r"^the model does something between its decoder blocks 1 and 2 \(features injected there\): "),
-        (Looping, "^the model runs through its decoder blocks several times: "),
-        (Backwards, "^the model calls decoder block 3 first, out of their order: "),
-    ],
-)
-def test_the_warning_says_what_is_the_case(kind: type[LanguageModel], told: str) -> None:
-    model = kind().eval()
-    modules = dict(model.named_modules())
-    with pytest.warns(UserWarning, match=told):
-        inverse_hessian_diagonals(
-            lambda batch: model(batch["input_ids"]),
-            list(token_loader(3)),
-            list(model.layers),
-            {name: modules[name] for name in linear_names(model)},
-        )
-
-
 @pytest.mark.filterwarnings("ignore:the model does something between")
 @pytest.mark.parametrize("kind", [LanguageModel, Injecting])
 def test_nothing_is_left_behind_when_the_model_fails(kind: type[LanguageModel]) -> None:
@@ -287,45 +193,3 @@ def test_nothing_is_left_behind_when_the_model_fails(kind: type[LanguageModel]) 
     for module in model.modules():
         assert not module._forward_pre_hooks and not module._forward_hooks
         assert "forward" not in module.__dict__
-
-
-def test_errors() -> None:
-    model = LanguageModel().eval()
-    blocks = list(model.layers)
-    with pytest.raises(ValueError, match="no batches"):
-        inverse_hessian_diagonals(model, [], blocks, {})
-    with pytest.raises(ValueError, match="outside the decoder blocks"):
-        inverse_hessian_diagonals(model, [torch.zeros(1, 2).long()], blocks, {"head": model.head})
-    unused = nn.Linear(3, 3)
-    blocks[1].unused = unused
-    with pytest.raises(ValueError, match="never reached"):
-        inverse_hessian_diagonals(model, [torch.zeros(1, 2).long()], blocks, {"unused": unused})
-
-
-@pytest.mark.parametrize("samples", [1, 24])  # fewer tokens than columns: rows are held; more: their Gram matrix
-def test_layers_that_are_fed_zeros_are_named(samples: int) -> None:
-    model = LanguageModel().eval()
-    batches = list(token_loader(0, samples))
-    names = linear_names(model)
-    dead = "layers.1.down_proj"
-    modules = dict(model.named_modules())
-    linears = {name: modules[name] for name in names}
-
-    def run() -> None:
-        forward = lambda batch: model(batch["input_ids"])  # noqa: E731
-        inverse_hessian_diagonals(forward, batches, list(model.layers), linears, valid_positions=valid)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        run()
-    with torch.no_grad():
-        for parameter in modules["layers.1.up_proj"].parameters():
-            parameter.zero_()
-    with pytest.warns(UserWarning, match=rf"inputs of 1 of {len(names)} layers are 0 at every position \({dead}\)"):
-        run()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.startswith("embedding") or name.endswith("bias"):
-                parameter.zero_()
-    with pytest.raises(ValueError, match=r"inputs of all \d+ layers beside layers\.0\..* are 0"):
-        run()

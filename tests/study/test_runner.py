@@ -1,8 +1,7 @@
-"""The store and the runner: finished, failed, interrupted, locked and changed cells."""
+"""The runner: finished, failed, interrupted, locked and changed cells."""
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -12,61 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from support.stand_in_fits import SCRIPT, cells_of, starts, study_file
 
 from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.cli import main
-from hpa_lightning.study import Cell, Store, read_study, run_cells, runner
-
-# Stands in for `hpa-lightning fit`: writes a result file, or fails, or waits, as the configuration says.
-SCRIPT = """
-import sys, time, yaml
-from pathlib import Path
-from hpa_lightning.results.result_file import ResultWriter
-config = yaml.safe_load(Path(sys.argv[1]).read_text())
-folder = Path(config["folder"])
-(folder / "starts").open("a").write("x")
-if config["act"] == "fail":
-    sys.exit("no such data")
-if config["act"] == "late" and len((folder / "starts").read_text()) == 1:
-    sys.exit(f"hpa-lightning fit: another process fits into {folder}; two runs in one folder would mix their results.")
-if config["act"] == "wait":
-    time.sleep(120)
-writer = ResultWriter(folder / "results.jsonl")
-writer.write({"event": "run", "method": config["title"], "seed": config["seed"], "tasks": ["a"],
-              "sets": [{"name": "a", "kind": "task"}], "commit": "c0ffee", "command": f"fit --config {sys.argv[1]}"})
-if config["act"] == "half":
-    sys.exit(0)
-score = {"event": "score", "step": 0, "after": "a", "set": "a", "kind": "task", "metric": "exact_match"}
-writer.write({**score, "score": config["seed"] / 10, "n": 5})
-writer.write({"event": "retention", "step": 0, "layer": 1, "module": "m", "columns": 2, "retained": 1})
-"""
-
-
-def study_file(folder: Path, acts: dict[str, str], seeds: list[int]) -> Path:
-    study = {
-        "base": {"folder": "${folder}", "title": "${title}", "seed": "${seed}", "act": "run"},
-        "methods": {name: {"title": name, "config": {"act": act}} for name, act in acts.items()},
-        "groups": {"all": {"title": "All", "methods": list(acts), "seeds": seeds}},
-    }
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(study))
-    return path
-
-
-@pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "stand_in.py"
-    script.write_text(SCRIPT)
-    monkeypatch.setattr(runner, "_command", lambda config, checkpoint: [sys.executable, str(script), str(config)])
-
-
-def cells_of(folder: Path, acts: dict[str, str], seeds: list[int]) -> list[Cell]:
-    return read_study(study_file(folder, acts, seeds)).cells()
-
-
-def starts(store: Store, cell: Cell) -> int:
-    path = store.folder(cell) / "starts"
-    return len(path.read_text()) if path.exists() else 0
+from hpa_lightning.study import Store, read_study, run_cells
 
 
 def test_finished_cells_are_not_run_again(stand_in: None, tmp_path: Path) -> None:
@@ -104,34 +53,6 @@ def test_a_changed_configuration_is_refused(stand_in: None, tmp_path: Path) -> N
         main(["study", "run", str(tmp_path / "study.yaml"), "--store", str(tmp_path / "store")])
 
 
-def test_what_another_configuration_left_is_put_aside(stand_in: None, tmp_path: Path) -> None:
-    """Its checkpoint above all: the changed cell must not go on from it."""
-    store = Store(tmp_path / "store")
-    (failing,) = cells_of(tmp_path, {"good": "fail"}, [1])
-    for expected in (1, 2):  # the same configuration goes on in its folder
-        assert run_cells([failing], store, say=lambda line: None) == [failing]
-        assert starts(store, failing) == expected
-    (store.folder(failing) / "last.ckpt").write_text("weights")
-    (changed,) = cells_of(tmp_path, {"good": "run"}, [1])
-    assert changed.key == failing.key and run_cells([changed], store, say=lambda line: None) == []
-    assert starts(store, changed) == 1 and newest_checkpoint([store.folder(changed)]) == (None, [])
-    aside = store.folder(changed).with_name("seed_1.other1")
-    assert (aside / "last.ckpt").read_text() == "weights" and len((aside / "starts").read_text()) == 2
-    assert [path.name for path in store.root.glob("*/*/*/cell.json")] == ["cell.json"]
-
-
-def test_the_time_of_a_cut_off_cell_counts_with_the_rest(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    (cell,), (changed,) = cells_of(tmp_path, {"good": "run"}, [1]), cells_of(tmp_path, {"good": "half"}, [1])
-    store.folder(cell).mkdir(parents=True)
-    store.start(cell)
-    assert (store.add_time(cell, 2.0), store.add_time(cell, 3.0)) == (2.0, 5.0)
-    store.start(cell)
-    assert store.add_time(cell, 1.0) == 6.0
-    store.start(changed)
-    assert store.add_time(changed, 1.0) == 1.0
-
-
 def test_a_cell_that_another_runner_has_finished_is_not_run_again(
     stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +87,7 @@ def test_two_runners_do_not_share_a_cell(stand_in: None, tmp_path: Path) -> None
 
 
 HOLDS = "import sys, time, pathlib; from hpa_lightning.run_folder import lock_folder; "
+
 HOLDS += "lock_folder(pathlib.Path(sys.argv[1])); print('locked', flush=True); time.sleep(300)"
 
 
@@ -219,80 +141,6 @@ def test_an_interrupted_study_goes_on(number: signal.Signals, tmp_path: Path) ->
     lock = store.lock(cells[1])
     assert lock is not None, "the slow cell still runs"
     lock.release()
-
-
-def test_archive(stand_in: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = study_file(tmp_path, {"good": "run"}, [1, 2])
-    store = Store(tmp_path / "store")
-    run_cells(read_study(path).cells(), store, say=lambda line: None)
-    arguments = [
-        "study",
-        "archive",
-        str(path),
-        "--store",
-        str(tmp_path / "store"),
-        "--output",
-        str(tmp_path / "a.jsonl"),
-    ]
-    main(arguments)
-    assert "2 cells" in capsys.readouterr().out
-    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert all(event["event"] != "retention" for line in lines for event in line["events"])
-    assert lines[0]["events"][0]["command"] == "fit --config default/good/seed_1/config.in.yaml"
-
-    elsewhere = Store(tmp_path / "elsewhere", [tmp_path / "a.jsonl"])
-    for cell, summary in zip(read_study(path).cells(), (0.1, 0.2), strict=True):
-        finished = elsewhere.finished(cell)
-        assert finished is not None and finished.run.summary()["AP"] == pytest.approx(summary)
-    lines_said: list[str] = []
-    run_cells(read_study(path).cells(), elsewhere, say=lines_said.append)
-    assert "2 finished; 0 to run" in lines_said[0] and not (tmp_path / "elsewhere").exists()
-    assert elsewhere.archive(read_study(path).cells(), tmp_path / "b.jsonl") == 2
-    assert (tmp_path / "b.jsonl").read_text() == (tmp_path / "a.jsonl").read_text()
-
-
-def test_one_run_under_two_names_is_run_once(stand_in: None, tmp_path: Path) -> None:
-    path = study_file(tmp_path, {"first": "run", "second": "run"}, [1])
-    study, store = read_study(path), Store(tmp_path / "store")
-    both = study.groups[0].cells
-    assert [cell.method for cell in both] == ["first", "second"] and both[0].digest == both[1].digest
-    assert run_cells(study.cells(), store, say=lambda line: None) == []
-    assert [starts(store, cell) for cell in both] == [1, 0]
-    assert store.archive(study.cells(), tmp_path / "a.jsonl") == 1
-    for later in (store, Store(tmp_path / "store"), Store(tmp_path / "elsewhere", [tmp_path / "a.jsonl"])):
-        found = [later.finished(cell) for cell in both]
-        assert all(f is not None and f.run.summary()["AP"] == pytest.approx(0.1) for f in found)
-    assert Store(tmp_path / "elsewhere", [tmp_path / "a.jsonl"]).archive([both[1]], tmp_path / "b.jsonl") == 1
-
-
-def test_a_broken_archive_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"key": 1}\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 1"):
-        Store(tmp_path, [tmp_path / "a.jsonl"])
-
-
-def test_a_torn_note_of_a_start_is_told_and_the_cell_goes_on(stand_in: None, tmp_path: Path) -> None:
-    (cell,), store = cells_of(tmp_path, {"good": "fail"}, [1]), Store(tmp_path / "store")
-    run_cells([cell], store, say=lambda line: None)
-    (store.folder(cell) / "started.json").write_text("")
-    with pytest.warns(UserWarning, match=r"seed_1/started\.json.*seconds that the cell has taken so far are lost"):
-        run_cells([cell], store, say=lambda line: None)
-    assert starts(store, cell) == 2, "its configuration is the one that stands beside the note"
-    (store.folder(cell) / "started.json").write_text("{")
-    (changed,) = cells_of(tmp_path, {"good": "run"}, [1])
-    with pytest.warns(UserWarning, match=r"started\.json"):
-        run_cells([changed], store, say=lambda line: None)
-    assert starts(store, changed) == 1 and (store.root / "default/good/seed_1.other1/starts").read_text() == "xx"
-
-
-def test_a_run_that_was_killed_before_its_end_was_noted(stand_in: None, tmp_path: Path) -> None:
-    (cell,), store = cells_of(tmp_path, {"good": "run"}, [1]), Store(tmp_path / "store")
-    run_cells([cell], store, say=lambda line: None)
-    (store.folder(cell) / "cell.json").unlink()
-    lines: list[str] = []
-    assert run_cells([cell], Store(tmp_path / "store"), say=lines.append) == []
-    assert starts(store, cell) == 1 and any("had been finished" in line for line in lines)
-    assert Store(tmp_path / "store").finished(cell) is not None
 
 
 def test_one_real_cell_with_a_resume(tmp_path: Path) -> None:
@@ -361,16 +209,6 @@ def test_a_study_runs_no_package_that_was_not_allowed(
     assert not list((tmp_path / "runs").rglob("log.txt"))
     main(["study", "run", str(path), "--imports", "downloaded"])
     assert list((tmp_path / "runs").rglob("log.txt"))
-
-
-def test_a_store_s_files_lead_nowhere_else(stand_in: None, tmp_path: Path) -> None:
-    (cell,) = cells_of(tmp_path, {"one": "finish"}, [1])
-    store = Store(tmp_path / "store")
-    run_cells([cell], store, 1, lambda line: None)
-    mark = store.folder(cell) / "cell.json"
-    mark.write_text(json.dumps({**json.loads(mark.read_text()), "key": "../../elsewhere"}))
-    with pytest.raises(ValueError, match=r"'../../elsewhere'; expected a path within"):
-        Store(tmp_path / "store").finished(cell)
 
 
 def test_a_step_that_was_evaluated_twice_counts_once(tmp_path: Path) -> None:

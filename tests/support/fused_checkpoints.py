@@ -30,3 +30,10 @@ def write_pair(root: Path) -> tuple[Path, Path]:
     model, processor = tiny_llava(LAYERS)
     before = write(root / "before", model, processor, "40KB")
     return before, write(root / "after", tuned(model), processor)
+
+
+def copy(folder: Path, target: Path) -> Path:
+    target.mkdir(parents=True)
+    for file in folder.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
