@@ -1,0 +1,44 @@
+"""What of a response is judged: thoughts, names of speakers and emojis are passed over."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpa_lightning.metrics.judges.judged_text import SENTENCES, answer_of, opening, read, without_thoughts
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("<think>Is it allowed?\n</think>\n\nNo.", "No."),
+        ("reasoning without an opening tag</think>No.", "No."),
+        ("<|channel|>analysis<|message|>hm<|channel|>final<|message|>No.", "No."),
+        ("<think>it never ends", "it never ends"),
+        ("<think>nothing behind</think>", ""),
+        ("### Response: No.", "No."),
+        ("**Answer:** No.", "No."),
+        ("[BasedGPT]: No.", "No."),
+        ("Warning: no.", "Warning: no."),
+        ("\U0001f6ab No. \U0001f44e", "No."),
+        ("[INST] No. [/INST]</s>", "No."),
+    ],
+)
+def test_the_answer_stands_alone(response: str, answer: str) -> None:
+    assert answer_of(response) == answer
+
+
+def test_text_without_thoughts_is_left_as_it_is() -> None:
+    assert without_thoughts("2 < 3, and 4 > 3.") == "2 < 3, and 4 > 3."
+
+
+def test_contractions_get_their_apostrophe_and_words_that_look_like_them_do_not() -> None:
+    assert read("I cant, and it isnt right.") == "i can't, and it isn't right."
+    assert read("The cantata was ill its way.") == "the cantata was ill its way."
+
+
+def test_the_first_sentences_are_judged_and_no_more() -> None:
+    many = " ".join(f"This is number {i}." for i in range(20))
+    assert opening(many) == [f"this is number {i}." for i in range(SENTENCES)]
+    assert opening("?!") == [] == opening("")
+    (cut,) = opening("x" * 5000)
+    assert len(cut) == 300
