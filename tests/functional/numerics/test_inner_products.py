@@ -35,5 +35,5 @@ def test_nothing_that_is_free_sums_to_zero() -> None:
 
 def test_the_rows_of_a_weight_are_each_taken_once() -> None:
     weight = torch.empty(1000, 700)
-    rows = [row for lines in inner_products.stretches(weight) for row in range(1000)[lines]]
+    rows = [row for lines in inner_products.row_chunks(weight) for row in range(1000)[lines]]
     assert rows == list(range(1000))
