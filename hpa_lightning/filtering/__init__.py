@@ -5,6 +5,8 @@ from hpa_lightning.filtering.decision import FilterRule
 from hpa_lightning.filtering.declared_parts import declared_parts
 from hpa_lightning.filtering.filter_counts import FilterCounts
 from hpa_lightning.filtering.filter_run import FilterOutcome, filter_data, preview_filter
+from hpa_lightning.filtering.image_classifier import ImageClassifier
+from hpa_lightning.filtering.nsfw_detectors import NudeNetFilter, OpenNSFWFilter
 from hpa_lightning.filtering.string_rules import PhraseFilter, RefusalFilter
 from hpa_lightning.filtering.text_classifier import TextClassifier
 
@@ -15,6 +17,9 @@ __all__ = [
     "FilterRule",
     "Finding",
     "HarmFilter",
+    "ImageClassifier",
+    "NudeNetFilter",
+    "OpenNSFWFilter",
     "PhraseFilter",
     "RefusalFilter",
     "TextClassifier",

@@ -67,7 +67,7 @@ class FilterRule:
             if by[kind] and policy == "stop":
                 name = by[kind][0]
                 option = "unreadable" if kind is Assessment.UNREADABLE else "no_verdict"
-                detail = findings[name].detail or "it gave no reason"
+                detail = findings[name].detail.removeprefix(f"{where}: ") or "it gave no reason"
                 raise ValueError(
                     f"{where}: {kind.value}, says {name!r}: {detail.rstrip('.')}. Repair the record, or say what "
                     f"becomes of such ones: {option} is 'stop', 'drop' and 'keep' are the others."

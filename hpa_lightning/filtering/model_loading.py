@@ -43,30 +43,3 @@ def load_whole(load: Callable[..., Any], model: str, dtype: str, device: str | N
     if missing := sorted(told["missing_keys"]):
         raise ValueError(f"its file lacks the weights {names(missing)}, so it was not trained as one.")
     return loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-
-
-def wanted_labels(part: str, labels: Any, threshold: float, known: list[str] | None = None) -> dict[str, float]:
-    """Return label -> threshold of the labels that count as harm.
-
-    Args:
-        part: for messages.
-        labels: a list, each with ``threshold``, or a dictionary with thresholds of their own.
-        threshold: in (0, 1].
-        known: the model's labels, where they are known.
-
-    Raises:
-        ValueError: named by ``part``: no label, one that the model does not have, a threshold outside (0, 1].
-    """
-    from hpa_lightning.values import nearest
-
-    if isinstance(labels, str) or not labels:
-        raise ValueError(f"{part}: labels is {labels!r}; expected a list of labels, or label: threshold.")
-    wanted = dict(labels) if isinstance(labels, dict) else dict.fromkeys(labels, threshold)
-    for label, limit in wanted.items():
-        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit <= 1:
-            raise ValueError(f"{part}: the threshold of {label!r} is {limit}; expected a number above 0, at most 1.")
-        if known is not None and label not in known:
-            raise ValueError(
-                f"{part}: the model has no label {label!r}{nearest(str(label), known)}; it has {names(known)}."
-            )
-    return {str(label): float(limit) for label, limit in wanted.items()}

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from hpa_lightning.data.record import Record
 from hpa_lightning.filtering.assessment import Finding, worst
-from hpa_lightning.filtering.model_loading import load_whole, naming_model, wanted_labels
+from hpa_lightning.filtering.class_scores import check_activation, class_scores, label_finding, wanted_labels
+from hpa_lightning.filtering.model_loading import load_whole, naming_model
 from hpa_lightning.filtering.turn_texts import check_roles, turn_texts
 
 _PART = "TextClassifier"
-_ACTIVATIONS = ("auto", "softmax", "sigmoid")
 _NO_LIMIT = 1_000_000  # what a tokenizer without a limit has as its limit is far above
 
 
@@ -55,8 +55,6 @@ class TextClassifier:
         dtype: str = "float32",
         device: str | None = None,
     ) -> None:
-        if activation not in _ACTIVATIONS:
-            raise ValueError(f"{_PART}: activation is {activation!r}; expected one of {', '.join(_ACTIVATIONS)}.")
         if batch_size < 1 or (stride is not None and stride < 0):
             raise ValueError(f"{_PART}: batch_size is {batch_size}, stride {stride}; expected at least 1 and 0.")
         self.model = str(model)
@@ -64,7 +62,7 @@ class TextClassifier:
         self.roles = check_roles(roles, _PART)
         self.max_length = max_length
         self.stride = stride
-        self.activation = activation
+        self.activation = check_activation(_PART, activation)
         self.batch_size = batch_size
         self.dtype = dtype
         self.device = device
@@ -101,7 +99,7 @@ class TextClassifier:
         texts = [(index, *text) for index, record in enumerate(records) for text in turn_texts(record, self.roles)]
         by_record: list[list[Finding]] = [[] for _ in records]
         for (index, where, _), scores in zip(texts, self.scores([text for *_, text in texts]), strict=True):
-            by_record[index].append(self._finding(scores, where))
+            by_record[index].append(label_finding(scores, self.labels, where))
         return [worst(findings) for findings in by_record]
 
     def scores(self, texts: Sequence[str]) -> list[dict[str, float]]:
@@ -124,26 +122,16 @@ class TextClassifier:
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             batch = tokenizer.pad([features[index] for index in chosen], return_tensors="pt").to(classifier.device)
-            for index, row in zip(chosen, self._activated(classifier, batch).tolist(), strict=True):
+            for index, row in zip(chosen, self._scores(classifier, batch).tolist(), strict=True):
                 own = found[owners[index]]
                 for number, score in enumerate(row):
                     own[names[number]] = max(score, own.get(names[number], 0.0))
         return found
 
     @torch.no_grad()
-    def _activated(self, classifier: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        logits: Tensor = classifier(**batch).logits.float()
-        config = classifier.config
-        single = config.num_labels > 1 and config.problem_type != "multi_label_classification"
-        if self.activation == "softmax" or (self.activation == "auto" and single):
-            return logits.softmax(-1)
-        return logits.sigmoid()
-
-    def _finding(self, scores: Mapping[str, float], where: str) -> Finding:
-        """The label that passes its threshold by most, else the one with the highest score."""
-        passed = [label for label, limit in self.labels.items() if scores[label] >= limit]
-        label = max(passed or self.labels, key=lambda name: scores[name])
-        return Finding.of(bool(passed), label, scores[label], passed, where)
+    def _scores(self, classifier: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        several = classifier.config.problem_type == "multi_label_classification"
+        return class_scores(classifier(**batch).logits, self.activation, several)
 
 
 def _longest_input(classifier: Any, tokenizer: Any) -> int:
