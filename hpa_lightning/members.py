@@ -51,10 +51,10 @@ def require_members(found: object, protocol: type, caller: str, instead: str) ->
     missing = missing_members(found, protocol)
     if missing:
         wanted = ", ".join(called(protocol, name) for name in missing)
-        own = [name for name in dir(type(found)) if not name.startswith("_")]
+        own = [name for name in dir(type(found)) if not name.startswith("_") and name not in missing]
         near = nearest(missing[0], own) if found is not None else ""
         reported = f"; {kind}" if found is None else f", which {kind}"
-        raise MisconfigurationException(f"{caller} {wanted}{reported}{near}. {instead}")
+        raise MisconfigurationException(f"{caller} {wanted}{reported}{near or '.'} {instead}")
     for name in _names(protocol):
         if (refused := _refused_call(found, protocol, name)) is not None:
             raise MisconfigurationException(
@@ -66,7 +66,7 @@ def require_members(found: object, protocol: type, caller: str, instead: str) ->
 
 def called(protocol: type, name: str) -> str:
     """Return a member as it is used: ``name``, or ``name(argument)`` of a method."""
-    member = inspect.getattr_static(protocol, name)
+    member = inspect.getattr_static(protocol, name, None)  # None of one that is annotated alone
     if not inspect.isfunction(member):
         return name
     parameters = list(inspect.signature(member).parameters.values())[1:]
@@ -91,7 +91,7 @@ def _static(found: object, name: str) -> Any:
 
 def _refused_call(found: object, protocol: type, name: str) -> str | None:
     """The signature of a method that does not take the protocol's arguments; ``None`` if it does, or cannot be told."""
-    member = inspect.getattr_static(protocol, name)
+    member = inspect.getattr_static(protocol, name, None)
     if not inspect.isfunction(member):
         return None
     parameters = list(inspect.signature(member).parameters.values())[1:]
