@@ -25,7 +25,7 @@ from hpa_lightning.members import conforming
 from hpa_lightning.modules.tuned_linear import TunedLinear, find_tuned_linears
 from hpa_lightning.prompt_states import prompt_states
 from hpa_lightning.results.events import DriftEvent, DriftPromptsEvent, WeightDriftEvent
-from hpa_lightning.safety_layers import cosine_gap, safety_layer_range
+from hpa_lightning.safety_layers import shown_by_states
 from hpa_lightning.weight_drift import WeightDrift
 
 HARMLESS, HARMFUL = "harmless", "harmful"
@@ -218,12 +218,10 @@ class LayerDrift(TaskCallback):
         if missing or len(self._states[HARMLESS]) < 2:
             rank_zero_info(f"LayerDrift: without prompts named {missing or [HARMLESS]} no safety layers are found.")
             return None
-        gap = cosine_gap(self._states[HARMLESS], self._states[HARMFUL]).degrees
-        try:
-            self._safety = safety_layer_range(gap)
-        except ValueError as error:
-            rank_zero_warn(f"LayerDrift finds no safety layers: {error}")
-        return tuple(round(angle, 4) for angle in gap)
+        gap, self._safety, reason = shown_by_states(self._states[HARMLESS], self._states[HARMFUL])
+        if self._safety is None:
+            rank_zero_warn(f"LayerDrift finds no safety layers: {reason}")
+        return gap
 
     # -- prompts -----------------------------------------------------------------------------------------------------
 

@@ -126,6 +126,25 @@ def safety_layer_range(gap: Sequence[float], low: float = 0.1, high: float = 0.9
     return first + 1, last + 1
 
 
+def shown_by_states(harmless: Tensor, harmful: Tensor) -> tuple[tuple[float, ...], tuple[int, int] | None, str]:
+    """Read the safety layers off hidden states that are there already.
+
+    Args:
+        harmless, harmful: ``(n, blocks, width)``, see :func:`cosine_gap`.
+
+    Returns:
+        The gap in degrees, four decimals, one for each block; first and last safety layer, ``None`` where no gap opens;
+        and why not.
+    """
+    gap = cosine_gap(harmless, harmful).degrees
+    found, reason = None, ""
+    try:
+        found = safety_layer_range(gap)
+    except ValueError as error:
+        reason = str(error)
+    return tuple(round(angle, 4) for angle in gap), found, reason
+
+
 def find_safety_layers(
     pl_module: L.LightningModule,
     collator: Any,

@@ -51,14 +51,15 @@ class WeightDrift:
 
     def blocks(self, count: int) -> list[float]:
         """The share of every block, the first to the last; 0 for one without a layer."""
-        found = self._by({name: block for name, (block, _, _) in self._layers.items()})
+        found = self.grouped({name: block for name, (block, _, _) in self._layers.items()})
         return [found.get(index, 0.0) for index in range(1, count + 1)]
 
     def modules(self) -> dict[str, float]:
         """Last name of the layers -> the share over all of that name."""
-        return self._by({name: name.rsplit(".", 1)[-1] for name in self._layers})
+        return self.grouped({name: name.rsplit(".", 1)[-1] for name in self._layers})
 
-    def _by(self, groups: Mapping[str, Key]) -> dict[Key, float]:
+    def grouped(self, groups: Mapping[str, Key]) -> dict[Key, float]:
+        """The share of every group; ``groups`` says of each layer which it belongs to."""
         shares = {}
         for group in sorted(set(groups.values())):
             chosen = [self._layers[name] for name, other in groups.items() if other == group]

@@ -27,6 +27,7 @@ COMMANDS = {
     "data": ("data", "`data check`: everything that can be wrong with a stream's data; `data filter`: harm out of it"),
     "fuse": ("fuse", "post-training HPA on two checkpoints that were trained elsewhere"),
     "merge": ("merge", "a safety-tuned and a task-tuned model in one, at a ratio or along a front"),
+    "drift": ("drift_between", "two checkpoints block by block: hidden states and weights, before against after"),
     "study": ("study", "a grid of runs from one YAML file: run, status, report, archive"),
     "judge": ("judge", "judge the answers of an earlier run anew, and compare judges"),
     "answers": ("answers", "one HTML page of a run's answers before and after, with filters"),

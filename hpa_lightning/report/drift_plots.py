@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +14,7 @@ from hpa_lightning.report.style import COLOURS, legend_beside, new_axes, new_fig
 from hpa_lightning.results.events import DriftEvent, DriftPromptsEvent, RetentionEvent, WeightDriftEvent
 from hpa_lightning.results.run_results import RunResults
 
-_SHADE = "#F5E6C8"
+SHADE = "#F5E6C8"
 
 
 def plot_drift(run: RunResults) -> Figure | None:
@@ -26,7 +28,7 @@ def plot_drift(run: RunResults) -> Figure | None:
         return None
     sets = list(dict.fromkeys(event.set for event in events))
     weights = [event for event in run.events(WeightDriftEvent) if event.phase == "end"]
-    kept = _kept_share(run, len(events[0].cosine))
+    kept = kept_share(run.events(RetentionEvent), len(events[0].cosine))
     panels = len(sets) + bool(weights) + (kept is not None)
     figure = new_figure(9.2, 1.0 + 2.4 * panels)
     axes = new_axes(figure, panels, sharex=True)
@@ -73,12 +75,12 @@ def _line(ax: Axes, values: object, label: str, style: dict[str, object]) -> Non
 def _shade(axes: list[Axes], run: RunResults) -> None:
     if (found := safety_layers_of(run)) is not None:
         for ax in axes:
-            ax.axvspan(found[0] - 0.5, found[1] + 0.5, color=_SHADE, zorder=0)
+            ax.axvspan(found[0] - 0.5, found[1] + 0.5, color=SHADE, zorder=0)
 
 
-def _kept_share(run: RunResults, blocks: int) -> list[float] | None:
-    """Percent of each block's columns that were retained, mean over the tasks."""
-    events = [event for event in run.events(RetentionEvent) if event.layer is not None]
+def kept_share(retained: Sequence[RetentionEvent], blocks: int) -> list[float] | None:
+    """Percent of each block's columns that HPA retained, mean over the tasks; None without any."""
+    events = [event for event in retained if event.layer is not None]
     if not events:
         return None
     shares = []
