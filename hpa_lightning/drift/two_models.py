@@ -158,13 +158,14 @@ def _pairs(old: ComparedSide, new: ComparedSide) -> list[tuple[str, str]]:
     Raises:
         ValueError: other blocks or layers, a tensor that one of them lacks, or one of another shape.
     """
-    for what, mine, theirs in (
-        ("decoder blocks", old.layout.count, new.layout.count),
-        ("linear layers in them", sorted(old.layout.linears), sorted(new.layout.linears)),
-    ):
-        if mine != theirs:
-            told = f"{mine} and {theirs}" if isinstance(mine, int) else _differing(mine, theirs)
-            raise ValueError(f"{old.path} and {new.path} differ in their {what}: {told}; expected one architecture.")
+    if old.layout.count != new.layout.count:
+        told = f"decoder blocks: {old.layout.count} and {new.layout.count}"
+    elif odd := sorted({*old.layout.linears} ^ {*new.layout.linears}):
+        told = f"linear layers in them: {len(odd)} are in one alone, {', '.join(odd[:_NAMED])}"
+    else:
+        told = ""
+    if told:
+        raise ValueError(f"{old.path} and {new.path} differ in their {told}; expected one architecture.")
     pairs, lacking = [], []
     for name in old.names:
         other = new.holds(name)
@@ -179,11 +180,6 @@ def _pairs(old: ComparedSide, new: ComparedSide) -> list[tuple[str, str]]:
             "states of one model."
         )
     return pairs
-
-
-def _differing(mine: Sequence[str], theirs: Sequence[str]) -> str:
-    odd = sorted({*mine} ^ {*theirs})
-    return f"{len(odd)} are in one alone, {', '.join(odd[:_NAMED])}"
 
 
 def _part(name: str, prefix: str) -> str:
