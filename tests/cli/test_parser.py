@@ -28,6 +28,7 @@ NEEDED = {
     "answers": ["run"],
     "data": [],
     "doctor": [],
+    "drift": ["a", "b", "--output", "c"],
     "demo": [],
     "export": ["a.ckpt", "out"],
     "fuse": ["--before", "a", "--after", "b", "--output", "c"],
