@@ -28,7 +28,7 @@ from llava import configuration, write_adapter, write_checkpoint, write_data
 from machine import command, commit, device_name, host_memory, memory_now, memory_peak, synchronise
 
 from hpa_lightning.callbacks import CalibrationSettings
-from hpa_lightning.fuse import checkpoint_fusion, fuse_checkpoints
+from hpa_lightning.fuse import fuse_checkpoints, fusion_calibration, methods
 from hpa_lightning.fuse.checkpoint import Checkpoint
 from hpa_lightning.fuse.diagonals import FusionOutput
 
@@ -97,11 +97,11 @@ def phases(before: Path, after: Path, output: Path, options: argparse.Namespace)
     for owner, name, phase in (
         (Checkpoint, "tensor", "reading weights"),
         (FusionOutput, "copy_weights", "copying files"),
-        (FusionOutput, "write_part", "selecting, checkpoint_fusion, writing"),
-        (checkpoint_fusion, "visit_hessians", "forward passes"),
-        (checkpoint_fusion.HessianAccumulator, "update", "sums"),
-        (checkpoint_fusion, "shared_inverse_diagonals", "factors"),
-        (checkpoint_fusion.MLLMCollator, "train", "pictures and tokens"),
+        (FusionOutput, "write_part", "selecting, fusing, writing"),
+        (fusion_calibration, "visit_inputs", "forward passes"),
+        (methods.HessianAccumulator, "update", "sums"),
+        (methods, "shared_inverse_diagonals", "factors"),
+        (fusion_calibration.MLLMCollator, "train", "pictures and tokens"),
     ):
         watch.timing(owner, name, phase)
     held = memory_now(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -10,9 +11,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from hpa_lightning.calibration.earlier_tasks import EarlierTasks, model_type_of
 from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.parts import Part
-from hpa_lightning.callbacks.task import TaskCallback, cpu_state
+from hpa_lightning.callbacks.task import CurrentTask, cpu_state
+from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.functional import InputSketch
 
 Form = Literal["sketch", "exact"]
@@ -26,30 +29,43 @@ class HessianMemory(Part):
     ``c x c`` matrix is ever formed; the exact form holds ``(in_features, in_features)`` in fp32. LLaMA-7B geometry has
     745,472 columns: 1.5 MB for each row of rank, 22 GB in the exact form.
 
-    State: ``"memory"``, that sum. A checkpoint of the exact form is taken into sketches when it is loaded.
+    What is remembered may come from a file that an earlier fit, or ``hpa-lightning fuse``, has written, and be written
+    to one (:class:`hpa_lightning.calibration.earlier_tasks.EarlierTasks`): a task that is learnt in another fit, on
+    another machine, is protected like one of the same stream.
+
+    State: ``"memory"``, that sum; ``"remembered"``, the names of its tasks. A checkpoint of the exact form is taken
+    into sketches when it is loaded.
 
     Args:
-        owner: the callback.
+        layers: whose inputs are remembered.
         safety_weight: weight of the safety inputs; 0 leaves them out.
         memory_weight: weight of each earlier task's inputs; 0 remembers none.
         form: ``"sketch"`` or ``"exact"``.
         rank: rows of a sketch; all columns where a layer has fewer.
+        earlier_tasks: a file to begin with, read before the first task.
+        save_memory: a file to write after every task; one that exists is refused before the first.
 
     Raises:
-        ValueError: a weight that is negative or not finite, another form, or a rank below 1.
+        ValueError: a weight that is negative or not finite, another form, a rank below 1, or a file with
+            ``form="exact"`` or without a memory.
     """
 
-    follows: ClassVar[dict[str, str]] = {name: name for name in ("safety_weight", "memory_weight", "form", "rank")}
+    follows: ClassVar[dict[str, str]] = {
+        name: name for name in ("safety_weight", "memory_weight", "form", "rank", "earlier_tasks", "save_memory")
+    }
 
     def __init__(
         self,
-        owner: TaskCallback,
+        layers: TunedLayers,
         safety_weight: float = 1.0,
         memory_weight: float = 1.0,
         form: Form = "exact",
         rank: int = 192,
+        earlier_tasks: str | Path | None = None,
+        save_memory: str | Path | None = None,
     ) -> None:
-        super().__init__(owner)
+        super().__init__(layers.owner)
+        self.layers = layers
         for name, value in (("safety_weight", safety_weight), ("memory_weight", memory_weight)):
             if not 0.0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value}; expected a finite number >= 0.")
@@ -57,12 +73,31 @@ class HessianMemory(Part):
             raise ValueError(f"form is {form!r}; expected 'sketch' or 'exact'.")
         if rank < 1:
             raise ValueError(f"rank is {rank}; expected at least 1 row for each layer input.")
+        for name, path in (("earlier_tasks", earlier_tasks), ("save_memory", save_memory)):
+            if path is not None and (form != "sketch" or memory_weight == 0):
+                has = "form='exact'" if form != "sketch" else "memory_weight=0"
+                raise ValueError(
+                    f"{name} is {str(path)!r} with {has}; expected form='sketch' and a memory_weight above 0."
+                )
         self.safety_weight = safety_weight
         self.memory_weight = memory_weight
         self.form: Form = form
         self.rank = rank
+        self.earlier_tasks = earlier_tasks
+        self.save_memory = save_memory
         self._sums: dict[str, Tensor] = {}
         self._sketches: dict[str, InputSketch] = {}
+        self._remembered: list[str] | None = None  # names of tasks; None: the file of earlier tasks is still to be read
+
+    def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        if self._remembered is None and self.earlier_tasks is not None:
+            self.layers.find(pl_module)
+            self._read(pl_module)  # a file that does not fit is refused before anything is trained
+            self.layers.clear()
+        if self._remembered is None and self.save_memory is not None and Path(self.save_memory).exists():
+            raise MisconfigurationException(
+                f"{self.asker}: save_memory={str(self.save_memory)!r} exists already; name another file, or remove it."
+            )
 
     def gather(
         self,
@@ -75,7 +110,22 @@ class HessianMemory(Part):
         """What the batches are to the layers in this memory's form; see :meth:`Calibrator.hessians`."""
         if self.form == "exact":
             return calibrator.hessians(trainer, pl_module, batches, what)
-        return calibrator.sketches(trainer, pl_module, batches, what, self.rank)
+        held, first = calibrator.sketches(trainer, pl_module, batches, what, self.rank)
+        if self._remembered is None:
+            self._remembered = []
+            if self.earlier_tasks is not None:
+                earlier = self._read(pl_module)
+                self._remembered = list(earlier.tasks)
+                for linear in self.layers:
+                    if linear.name in held:
+                        sketch = earlier.sketches[linear.name_in_blocks]  # other layers may have the same one
+                        self._sketches[linear.name] = sketch.scaled(1.0, self.rank)
+                        self._sketches[linear.name].round_()
+                rank_zero_info(
+                    f"{self.asker}: {self.earlier_tasks} remembers {len(earlier.tasks)} earlier tasks: "
+                    f"{', '.join(earlier.tasks)}."
+                )
+        return held, first
 
     def kept(self, name: str, safety: Tensor | InputSketch) -> Tensor | InputSketch:
         """``safety_weight H_s + memory_weight sum_i H_i`` over the earlier tasks i, for one distinct input.
@@ -90,10 +140,44 @@ class HessianMemory(Part):
             total.merge(self._sketches[name], self.memory_weight)
         return total
 
-    def remember(self, tasks: Mapping[str, Tensor] | Mapping[str, InputSketch]) -> None:
-        """Add a finished task's Hessians."""
+    def remember(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        task: CurrentTask,
+        tasks: Mapping[str, Tensor] | Mapping[str, InputSketch],
+        first: Mapping[str, str],
+    ) -> None:
+        """Add a finished task's Hessians, as :meth:`gather` returned them, and write the file if there is one to write.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         if self.memory_weight == 0:
             return
+        self._add(tasks)
+        self._remembered = [*(self._remembered or []), task.name]
+        if self.save_memory is not None and trainer.is_global_zero:
+            names = {linear.name: linear.name_in_blocks for linear in self.layers}
+            EarlierTasks(
+                {names[name]: sketch for name, sketch in self._sketches.items()},
+                {names[name]: names[leader] for name, leader in first.items()},
+                len(self.layers.block_modules),
+                tuple(self._remembered),
+                model_type_of(pl_module),
+            ).write(self.save_memory)
+
+    def _read(self, pl_module: L.LightningModule) -> EarlierTasks:
+        assert self.earlier_tasks is not None
+        widths = {linear.name_in_blocks: linear.in_features for linear in self.layers}
+        try:
+            return EarlierTasks.read(
+                self.earlier_tasks, widths, len(self.layers.block_modules), model_type_of(pl_module)
+            )
+        except ValueError as error:
+            raise MisconfigurationException(f"{self.asker}: {error}") from error
+
+    def _add(self, tasks: Mapping[str, Tensor] | Mapping[str, InputSketch]) -> None:
         for name, task in tasks.items():
             if isinstance(task, Tensor):
                 self._sums[name] = self._sums[name] + task if name in self._sums else task
@@ -104,12 +188,14 @@ class HessianMemory(Part):
             held.round_()
 
     def state_dict(self) -> dict[str, Any]:
+        remembered = {"remembered": self._remembered}
         if self.form == "exact":
-            return {"memory": cpu_state(self._sums)}
-        return {"memory": {name: sketch.state_dict() for name, sketch in self._sketches.items()}}
+            return {"memory": cpu_state(self._sums), **remembered}
+        return {"memory": {name: sketch.state_dict() for name, sketch in self._sketches.items()}, **remembered}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sums, self._sketches = {}, {}
+        self._remembered = state_dict.get("remembered", [])  # older checkpoints know no names
         for name, saved in state_dict["memory"].items():
             if isinstance(saved, Tensor) and self.form == "exact":
                 self._sums[name] = saved

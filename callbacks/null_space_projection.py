@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
@@ -60,9 +61,13 @@ class NullSpaceProjection(StepCallback):
         form: ``"exact"`` for whole Hessians and eigendecompositions (22 GB for LLaMA-7B), or ``"sketch"``.
         rank: rows of a sketch, and the most directions that are kept of one input; 192 rows of all inputs of LLaMA-7B
             and as many directions are 0.9 GB in memory.
+        earlier_tasks: with ``form="sketch"``, a file of tasks that were learnt before this fit, which
+            ``save_memory`` or ``hpa-lightning fuse --save-memory`` has written; they are protected as those of the fit.
+        save_memory: with ``form="sketch"``, a file to be written after every task, for a later fit or fusion.
 
     Raises:
-        ValueError: a share outside [0, 1], or a weight that is negative or not finite.
+        ValueError: a share outside [0, 1], a weight that is negative or not finite, or a file without
+            ``form="sketch"``.
 
     Example:
         >>> from hpa_lightning.callbacks import NullSpaceProjection, SequentialTuning
@@ -84,11 +89,15 @@ class NullSpaceProjection(StepCallback):
         target_modules: list[str] | None = None,
         form: Form = "exact",
         rank: int = 192,
+        earlier_tasks: str | Path | None = None,
+        save_memory: str | Path | None = None,
     ) -> None:
         super().__init__()
         self.layers = self.own(TunedLayers(self, blocks, target_modules))
         self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
-        self.memory = self.own(HessianMemory(self, safety_weight, memory_weight, form, rank))
+        self.memory = self.own(
+            HessianMemory(self.layers, safety_weight, memory_weight, form, rank, earlier_tasks, save_memory)
+        )
         self.blocks, self.target_modules = blocks, target_modules
         self.safety_data, self.task_data, self.calibration = safety_data, task_data, self.calibrator.settings
         self.safety_weight, self.memory_weight = safety_weight, memory_weight
@@ -96,6 +105,7 @@ class NullSpaceProjection(StepCallback):
             raise ValueError(f"energy is {energy}; expected a share of the trace in [0, 1].")
         self.energy = energy
         self.form, self.rank = form, rank
+        self.earlier_tasks, self.save_memory = earlier_tasks, save_memory
         self._bases: dict[str, Tensor] = {}
         self._turns: dict[str, Tensor] = {}  # basis @ turn is its bfloat16 copy
         self._first: dict[str, str] = {}
@@ -152,8 +162,8 @@ class NullSpaceProjection(StepCallback):
         if self.memory_weight > 0:
             with self.timed(trainer, task.index, "calibrate"):
                 batches = self.calibrator.task_batches(trainer, task)
-                tasks, _ = self.memory.gather(self.calibrator, trainer, pl_module, batches, "task")
-            self.memory.remember(tasks)
+                tasks, first = self.memory.gather(self.calibrator, trainer, pl_module, batches, "task")
+            self.memory.remember(trainer, pl_module, task, tasks, first)
         self._bases, self._turns, self._first = {}, {}, {}
         self.layers.clear()
 

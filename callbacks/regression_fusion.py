@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -55,9 +56,12 @@ class RegressionFusion(TaskEndFusion):
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
         form: ``"exact"`` for whole Hessians (22 GB for LLaMA-7B), or ``"sketch"``.
         rank: rows of a sketch; 384 rows of all inputs of LLaMA-7B are 0.6 GB, in memory and in checkpoints.
+        earlier_tasks: with ``form="sketch"``, a file of tasks that were learnt before this fit, which
+            ``save_memory`` or ``hpa-lightning fuse --save-memory`` has written; they are protected as those of the fit.
+        save_memory: with ``form="sketch"``, a file to be written after every task, for a later fit or fusion.
 
     Raises:
-        ValueError: a weight that is negative or not finite.
+        ValueError: a weight that is negative or not finite, or a file without ``form="sketch"``.
 
     Example:
         >>> from hpa_lightning.callbacks import RegressionFusion, SequentialTuning
@@ -75,13 +79,18 @@ class RegressionFusion(TaskEndFusion):
         target_modules: list[str] | None = None,
         form: Form = "exact",
         rank: int = 384,
+        earlier_tasks: str | Path | None = None,
+        save_memory: str | Path | None = None,
     ) -> None:
         super().__init__(blocks, target_modules)
         self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
-        self.memory = self.own(HessianMemory(self, safety_weight, memory_weight, form, rank))
+        self.memory = self.own(
+            HessianMemory(self.layers, safety_weight, memory_weight, form, rank, earlier_tasks, save_memory)
+        )
         self.safety_data, self.task_data, self.calibration = safety_data, task_data, self.calibrator.settings
         self.safety_weight, self.memory_weight = safety_weight, memory_weight
         self.form, self.rank = form, rank
+        self.earlier_tasks, self.save_memory = earlier_tasks, save_memory
 
     def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.calibrator.safety_batches(trainer, pl_module)  # the first call is answered by the aligned model
@@ -102,7 +111,7 @@ class RegressionFusion(TaskEndFusion):
                 mapping = self._map(tasks[current], self.memory.kept(current, safety[current]), pl_module.device)
             before_task, after = linear.before(local=True), linear.after(local=True)
             linear.write_(F.regression_fusion(before_task, after, mapping), local=True)
-        self.memory.remember(tasks)
+        self.memory.remember(trainer, pl_module, task, tasks, first)
 
     def _map(
         self, task: Tensor | F.InputSketch, kept: Tensor | F.InputSketch, device: torch.device

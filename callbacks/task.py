@@ -101,7 +101,7 @@ class TaskCallback(L.Callback):
     """The callback stopped the fit between two tasks because it was asked to: the fit is not cut short."""
     shapes_training: ClassVar[bool] = True
     """What is trained depends on the callback, so that a fit is resumed with the same settings of it."""
-    free_settings: ClassVar[frozenset[str]] = frozenset({"batch_size"})
+    free_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "save_memory"})
     """Settings, also within dataclasses, that may differ on a resume: they say how something is computed, not what."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:

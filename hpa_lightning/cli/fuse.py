@@ -1,4 +1,4 @@
-"""`hpa-lightning fuse`: post-training HPA on two checkpoints that were trained elsewhere."""
+"""`hpa-lightning fuse`: post-training HPA, or regression fusion, on two checkpoints that were trained elsewhere."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from typing import Optional
 from hpa_lightning.cli.parser import CommandParser
 
 _DESCRIPTION = """\
-Post-training HPA for models that were tuned elsewhere: fuses the model before and after tuning into one Hugging Face
-folder. One decoder block at a time is in memory. Interrupt it at any moment; the same command goes on."""
+Post-training HPA, or regression fusion, for models that were tuned elsewhere: fuses the model before and after tuning
+into one Hugging Face folder. One decoder block at a time is in memory. Interrupt it at any moment; the same command
+goes on."""
+
+_OF_HPA = (
+    *("p_min", "p_max", "alpha_min", "alpha_max", "focus_ratio"),
+    *("saliency", "units", "no_orthogonal", "diagonals", "save_diagonals"),
+)
 
 
 def parser() -> CommandParser:
@@ -23,10 +29,17 @@ def parser() -> CommandParser:
     add("--safety-data", type=Path, help="JSON or JSON lines: harmful inputs answered with refusals")
     add("--task-data", type=Path, help="JSON or JSON lines: samples of the task")
     add("--image-folder", type=Path, help="where relative image paths start from (default: the data file's folder)")
+    add("--method", choices=("hpa", "regression"), default="hpa", help="default: %(default)s")
     add("--safety-samples", type=int, default=8, help="default: %(default)s")
     add("--task-samples", type=int, default=128, help="default: %(default)s")
     add("--batch-size", type=int, default=8, help="samples in a forward (default: %(default)s)")
     add("--damping", type=float, default=0.01, help="of the Hessians (default: %(default)s)")
+    add("--safety-weight", type=Optional[float], help="regression: weight of the safety inputs (default: 1)")  # noqa: UP045
+    add("--memory-weight", type=Optional[float], help="regression: weight of each earlier task (default: 1)")  # noqa: UP045
+    add("--rank", type=Optional[int], help="regression: rows of a sketch of a layer's inputs (default: 384)")  # noqa: UP045
+    add("--earlier-tasks", type=Path, help="regression: a file of --save-memory: tasks that --before has learnt")
+    add("--save-memory", type=Path, help="regression: remember those and this task in this file (safetensors)")
+    add("--task-name", type=str, help="regression: the task's name there (default: that of the folder --after)")
     add("--p-min", type=float, default=5.0, help="retained in the last block, in percent (%(default)s)")
     add("--p-max", type=float, default=15.0, help="towards the first block, in percent (%(default)s)")
     add("--alpha-min", type=float, default=0.4, help="smallest weight of the task focus (%(default)s)")
@@ -56,10 +69,15 @@ def parser() -> CommandParser:
 
 def run(arguments: Sequence[str]) -> None:
     """Fuse two checkpoints."""
-    options = parser().parse_args(arguments)
+    command = parser()
+    options = command.parse_args(arguments)
     from hpa_lightning.callbacks import CalibrationSettings, RetentionSettings
     from hpa_lightning.fuse import fuse_checkpoints
 
+    hpa = options.method == "hpa"
+    unused = [f"--{name.replace('_', '-')}" for name in _OF_HPA if options[name] != command.get_default(name)]
+    if unused and not hpa:
+        raise ValueError(f"{', '.join(unused)}: of --method hpa; regression fusion retains no columns.")
     audit = fuse_checkpoints(
         options.before,
         options.after,
@@ -75,7 +93,9 @@ def run(arguments: Sequence[str]) -> None:
             options.focus_ratio,
             saliency=options.saliency,
             units=options.units,
-        ),
+        )
+        if hpa
+        else None,
         calibration=CalibrationSettings(
             options.safety_samples, options.task_samples, options.batch_size, options.damping
         ),
@@ -86,11 +106,23 @@ def run(arguments: Sequence[str]) -> None:
         max_length=options.max_length,
         diagonals=options.diagonals,
         save_diagonals=options.save_diagonals,
+        method=options.method,
+        safety_weight=options.safety_weight,
+        memory_weight=options.memory_weight,
+        rank=options.rank,
+        earlier_tasks=options.earlier_tasks,
+        save_memory=options.save_memory,
+        task_name=options.task_name,
         progress=True,
     )
     layers = audit["layers"]
-    columns, kept = (sum(entry[key] for entry in layers) for key in ("columns", "retained"))
     refused, samples = audit["safety_answers_refused"], audit["samples"].get("safety", 0)
     if refused is not None and 2 * refused < samples:
         print(f"Of {samples} safety answers only {refused} read like refusals; check --safety-data.")
-    print(f"{options.output}: {len(layers)} linear layers fused, {kept} of {columns} {options.units} retained.")
+    fused = f"{options.output}: {len(layers)} linear layers fused"
+    if hpa:
+        columns, kept = (sum(entry[key] for entry in layers) for key in ("columns", "retained"))
+        print(f"{fused}, {kept} of {columns} {options.units} retained.")
+    else:
+        left = sorted(entry["safety_action_left"] for entry in layers)[len(layers) // 2]
+        print(f"{fused}; of what the update did to the safety inputs, {100 * left:.0f} % are left in the median layer.")

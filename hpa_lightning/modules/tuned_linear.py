@@ -28,14 +28,17 @@ class TunedLinear(ABC):
     Attributes:
         name: qualified name of the module inside the root it was found in.
         layer: 1-based index of its decoder block.
+        name_in_blocks: its name within the list of decoder blocks (``0.self_attn.q_proj``): the same whatever the
+            model is wrapped in.
         module: the module whose first input is the layer's input X, ``(..., in_features)``.
         anchor: the weight before the task, sharded as the weight is, where training changes the weight itself and it
             was kept (:meth:`keep`); ``None`` with LoRA.
     """
 
-    def __init__(self, name: str, layer: int, module: nn.Module) -> None:
+    def __init__(self, name: str, layer: int, module: nn.Module, name_in_blocks: str) -> None:
         self.name = name
         self.layer = layer
+        self.name_in_blocks = name_in_blocks
         self.module = module
         self.anchor: Tensor | None = None
 
@@ -246,12 +249,13 @@ def find_tuned_linears(
         for name, module in block.named_modules():
             if id(module) in inside_adapter:
                 continue
-            qualified = f"{prefix}.{index - 1}.{name}"
+            in_blocks = f"{index - 1}.{name}"
+            qualified = f"{prefix}.{in_blocks}"
             if lora_factors(module, qualified) is not None:
                 inside_adapter.update(id(inner) for inner in module.modules())
-                handles.append(LoraLinear(qualified, index, module))
+                handles.append(LoraLinear(qualified, index, module, in_blocks))
             elif isinstance(module, nn.Linear) and module.weight.requires_grad:
-                handles.append(FullLinear(qualified, index, module))
+                handles.append(FullLinear(qualified, index, module, in_blocks))
     if target_modules is not None:
         names = {handle.name.rsplit(".", 1)[-1] for handle in handles}
         unknown = sorted(set(target_modules) - names)

@@ -111,3 +111,47 @@ def test_memory_goes_through_checkpoints_and_from_the_exact_form(callback: Any, 
 def test_settings_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         NullSpaceProjection(**options)
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("callback", [NullSpaceProjection, RegressionFusion])
+def test_a_file_is_as_good_as_the_same_callback(callback: Any, lora: bool, tmp_path: Path) -> None:
+    """Two fits with one callback, and two with a callback each of which the second reads the first one's file."""
+    file, weights = tmp_path / "memory.safetensors", {}
+    for name in ("one", "file", "nothing"):
+        module = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+        first = callback(form="sketch", save_memory=file if name == "file" else None, **calibration_data())
+        fit(module, [first], tmp_path / name)
+        options = {"earlier_tasks": file} if name == "file" else {}
+        second = first if name == "one" else callback(form="sketch", **options, **calibration_data())
+        fit(module, [second], tmp_path / name)
+        weights[name] = dense(module)
+        if name == "file":
+            assert second.memory.state_dict()["remembered"] == ["fit", "fit"]
+    for name, weight in weights["one"].items():
+        torch.testing.assert_close(weights["file"][name], weight, rtol=0, atol=1e-7)
+    assert any(not torch.equal(weights["nothing"][name], weight) for name, weight in weights["one"].items())
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_a_file_of_other_layers_or_in_the_way_ends_the_fit_before_it_trains(lora: bool, tmp_path: Path) -> None:
+    file = tmp_path / "memory.safetensors"
+    module = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+    fit(
+        module,
+        [RegressionFusion(form="sketch", save_memory=file, target_modules=["up_proj"], **calibration_data())],
+        tmp_path,
+    )
+    before = dense(module)
+    with pytest.raises(MisconfigurationException, match=r"RegressionFusion: .*does not know"):
+        fit(module, [RegressionFusion(form="sketch", earlier_tasks=file, **calibration_data())], tmp_path)
+    with pytest.raises(MisconfigurationException, match="exists already; name another file"):
+        fit(module, [NullSpaceProjection(form="sketch", save_memory=file, **calibration_data())], tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in dense(module).items())
+
+
+@pytest.mark.parametrize("options", [{"form": "exact"}, {"form": "sketch", "memory_weight": 0.0}])
+@pytest.mark.parametrize("name", ["earlier_tasks", "save_memory"])
+def test_files_need_a_memory_of_sketches(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 'a.safetensors' with .*expected form='sketch'"):
+        RegressionFusion(**{name: "a.safetensors"}, **options)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from support.fused_checkpoints import CALIBRATION, LAYERS, SAFETY, SETTINGS, TASK, contents
 
-from hpa_lightning.fuse import checkpoint_fusion, fuse_checkpoints
+from hpa_lightning.fuse import fuse_checkpoints, fusion_calibration
 
 
 def test_saved_diagonals_give_the_same_output(
@@ -27,9 +27,9 @@ def test_saved_diagonals_give_the_same_output(
     )
 
     loaded: list[Path] = []
-    stream = checkpoint_fusion.StreamedModel
+    stream = fusion_calibration.StreamedModel
     monkeypatch.setattr(
-        checkpoint_fusion,
+        fusion_calibration,
         "StreamedModel",
         lambda source, device: loaded.append(source.folder) or stream(source, device),
     )
