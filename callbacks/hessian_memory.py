@@ -96,7 +96,7 @@ class HessianMemory(Part):
             self.layers.clear()
         if self._remembered is None and self.save_memory is not None and Path(self.save_memory).exists():
             raise MisconfigurationException(
-                f"{self.asker}: save_memory={str(self.save_memory)!r} exists already; name another file, or remove it."
+                f"{self.caller}: save_memory={str(self.save_memory)!r} exists already; name another file, or remove it."
             )
 
     def gather(
@@ -122,7 +122,7 @@ class HessianMemory(Part):
                         self._sketches[linear.name] = sketch.scaled(1.0, self.rank)
                         self._sketches[linear.name].round_()
                 rank_zero_info(
-                    f"{self.asker}: {self.earlier_tasks} remembers {len(earlier.tasks)} earlier tasks: "
+                    f"{self.caller}: {self.earlier_tasks} remembers {len(earlier.tasks)} earlier tasks: "
                     f"{', '.join(earlier.tasks)}."
                 )
         return held, first
@@ -175,7 +175,7 @@ class HessianMemory(Part):
                 self.earlier_tasks, widths, len(self.layers.block_modules), model_type_of(pl_module)
             )
         except ValueError as error:
-            raise MisconfigurationException(f"{self.asker}: {error}") from error
+            raise MisconfigurationException(f"{self.caller}: {error}") from error
 
     def _add(self, tasks: Mapping[str, Tensor] | Mapping[str, InputSketch]) -> None:
         for name, task in tasks.items():

@@ -156,6 +156,6 @@ def test_command(pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.Capture
     assert refused.value.code == 2 and "--p-min, --units: of --method hpa" in capsys.readouterr().err
     main(command)
     assert f"{7 * LAYERS} linear layers fused; of what the update did" in capsys.readouterr().out
-    widths = {"0.self_attn.q_proj": 16}
+    widths = {"0.self_attn.q_proj": 32}
     found = EarlierTasks.read(tmp_path / "m.safetensors", widths, LAYERS, "llava")
     assert found.tasks == ("after",) and found.sketches["0.self_attn.q_proj"].rank == 16
