@@ -9,7 +9,7 @@ import hpa_lightning.report
 
 
 def test_report_imports_no_model_code() -> None:
-    own = ("report", "table", "results", "files", "redaction", "metrics")
+    own = ("report", "table", "results", "files", "redaction", "metrics", "values")
     allowed = tuple(f"hpa_lightning.{name}" for name in own)
     forbidden = ("torch", "lightning", "transformers", "peft", "timm")
     for file in Path(hpa_lightning.report.__file__).parent.glob("*.py"):
