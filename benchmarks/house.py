@@ -9,7 +9,9 @@
 - Places outside `functional/` that compute one of HPA's steps.
 - Classes of the package in the MRO of each public callback; constructors that hide their arguments.
 - Abstract methods of the handle on a tuned layer: what a new method might have to implement twice.
-- Import cycles at import time, modules of which `tests/` has a mirror, file names that occur more than once.
+- Import cycles at import time, the packages around a module counted; file names that occur more than once.
+- Modules of which `tests/` has a mirror: a file of tests in the same folder under the same name. Not counted are
+  modules that define no function and no class with a method, such as tables of words.
 """
 
 from __future__ import annotations
@@ -67,6 +69,32 @@ def imports(name: str, file: Path, known: set[str]) -> Iterator[str]:
         waiting.extend(ast.iter_child_nodes(node))
 
 
+def import_graph(found: dict[str, Path]) -> dict[str, set[str]]:
+    """Module -> what runs when it is imported, next to it: the modules that it names, and the packages around them.
+
+    Importing `a.b.c` runs `a` and `a.b` first. The packages around the importing module itself have begun to run
+    already, so that a package may import its modules, and they each other.
+    """
+    graph = {}
+    for name, file in found.items():
+        named = set(imports(name, file, set(found)))
+        around = {parent for other in named for parent in parents(other) if parent in found}
+        graph[name] = (named | (around - set(parents(name)))) - {name}
+    return graph
+
+
+def parents(name: str) -> list[str]:
+    """The packages around a module, the outermost first."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def repeated_names(found: dict[str, Path]) -> dict[str, int]:
+    """File names that occur more than once in the package -> how often; `__init__.py` apart."""
+    names = Counter(file.name for file in found.values() if file.name != "__init__.py")
+    return {name: count for name, count in names.items() if count > 1}
+
+
 def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
     """Groups of modules that import one another (strongly connected, Tarjan 1972)."""
     index: dict[str, int] = {}
@@ -96,14 +124,39 @@ def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
     return groups
 
 
-def mirrored(tree: Path, found: dict[str, Path]) -> tuple[int, int]:
-    """How many modules have a test file of their name in the same folder of `tests/`, of how many."""
-    wanted = {name: file for name, file in found.items() if file.name != "__init__.py"}
-    has = 0
-    for name in wanted:
-        *folders, last = name.removeprefix("hpa_lightning.").split(".")
-        has += (tree / "tests" / Path(*folders) / f"test_{last.lstrip('_')}.py").is_file()
-    return has, len(wanted)
+def mirror(name: str) -> Path:
+    """Where the tests of a module stand, from `tests/` on."""
+    *folders, last = name.removeprefix("hpa_lightning.").split(".")
+    return Path(*folders, f"test_{last.lstrip('_')}.py")
+
+
+def has_behaviour(file: Path) -> bool:
+    """Whether a module does anything: it defines a function, or a class with a method."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return any(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) for node in ast.walk(tree))
+
+
+def mirrored(tree: Path, found: dict[str, Path]) -> dict[str, bool]:
+    """Module -> whether it has a mirror in `tests/`; of all that have a behaviour of their own."""
+    wanted = [name for name, file in found.items() if file.stem not in ("__init__", "__main__") and has_behaviour(file)]
+    return {name: (tree / "tests" / mirror(name)).is_file() for name in wanted}
+
+
+def without_counterpart(tree: Path, found: dict[str, Path]) -> list[Path]:
+    """Files of tests that are named after nothing in the package, from `tests/` on.
+
+    One is named after a module or a package, alone or with a behaviour behind it: `test_projection.py` and
+    `test_projection_of_adapters.py` test `projection.py`.
+    """
+    known = {folder: [] for folder in {mirror(name).parent for name in found}}  # type: dict[Path, list[str]]
+    for name in found:
+        known[mirror(name).parent].append(mirror(name).stem)
+    files = sorted(file.relative_to(tree / "tests") for file in (tree / "tests").rglob("test_*.py"))
+    return [
+        file
+        for file in files
+        if not any(file.stem == name or file.stem.startswith(f"{name}_") for name in known.get(file.parent, ()))
+    ]
 
 
 def steps_outside(found: dict[str, Path]) -> list[str]:
@@ -251,10 +304,9 @@ def main() -> None:
     mro = {line[1]: int(line[2]) for line in lines if line[0] == "mro"}
     hidden = [line[1] for line in lines if line[0] == "mro" and line[3] == "1"]
     (abstract,) = [line[1:] for line in lines if line[0] == "abstract"]
-    graph = {name: set(imports(name, file, set(found))) - {name} for name, file in found.items()}
-    has, of = mirrored(options.tree, found)
-    names = Counter(file.name for file in found.values() if file.name != "__init__.py")
-    twice = {name: count for name, count in names.items() if count > 1}
+    mirrors = mirrored(options.tree, found)
+    has, of = sum(mirrors.values()), len(mirrors)
+    twice = repeated_names(found)
     outside = steps_outside(found)
     print("| | |\n|---|---|")
     print(
@@ -270,12 +322,13 @@ def main() -> None:
     print(f"| most in the MRO of a public callback | {max(mro.values())} ({max(mro, key=mro.__getitem__)}) |")
     print(f"| constructors that hide their arguments | {len(hidden)} |")
     print(f"| abstract methods of a tuned layer's handle | {len(abstract)} |")
-    print(f"| import cycles | {len(cycles(graph))} |")
-    print(f"| modules mirrored by tests | {has} of {of} |")
+    print(f"| import cycles | {len(cycles(import_graph(found)))} |")
+    print(f"| modules with a behaviour of their own, mirrored by tests | {has} of {of} |")
     print(f"| file names that occur more than once | {len(twice)} |")
     print(f"\npath: {', '.join(name for name, _ in path)}\nruns: {', '.join(name for name, _ in run)}")
     print(f"steps outside: {', '.join(outside) or 'none'}")
     print(f"abstract: {', '.join(abstract)}\ntwice: {', '.join(sorted(twice)) or 'none'}")
+    print(f"without a mirror: {', '.join(name for name, has_one in mirrors.items() if not has_one) or 'none'}")
 
 
 if __name__ == "__main__":

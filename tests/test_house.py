@@ -1,11 +1,113 @@
-"""The order of the house: what imports what."""
+"""The order of the house: names, imports, and where tests and their helpers stand."""
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import hpa_lightning.callbacks
 import hpa_lightning.report
+
+ROOT = Path(__file__).parents[1]
+ACROSS = {
+    "callbacks/test_method_guarantees.py": "what every method of the registry must do",
+    "callbacks/test_plugin.py": "a method from elsewhere under the same guarantees",
+    "callbacks/test_signatures.py": "constructors and docstrings of all public callbacks",
+    "metrics/test_distributed.py": "every metric over several processes",
+    "test_cost.py": "the scripts of benchmarks/ at small sizes",
+    "test_examples.py": "every file of examples/",
+    "test_fuzz.py": "broken inputs for every reader",
+    "test_fuzz_functional.py": "any tensors for every function of the core",
+    "test_growth.py": "benchmarks/reliability: memory over records and tasks",
+    "test_house.py": "this file",
+    "test_kills.py": "benchmarks/reliability: killed programs",
+    "test_packaging.py": "the wheel and the editable install",
+    "test_studies.py": "the scripts of studies/",
+}
+"""Files of tests that are named after nothing in the package, and what they test."""
+
+
+@pytest.fixture(scope="module")
+def house() -> Any:
+    """The script that counts."""
+    spec = importlib.util.spec_from_file_location("house", ROOT / "benchmarks" / "house.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+@pytest.fixture(scope="module")
+def found(house: Any) -> dict[str, Path]:
+    return house.modules(ROOT)
+
+
+def test_a_file_name_says_one_thing(house: Any, found: dict[str, Path]) -> None:
+    assert house.repeated_names(found) == {}
+
+
+def test_imports_run_one_way(house: Any, found: dict[str, Path]) -> None:
+    assert house.cycles(house.import_graph(found)) == []
+
+
+def test_a_cycle_through_the_package_around_a_module_is_one(house: Any, tmp_path: Path) -> None:
+    """`b` needs `a.y`, for which `a/__init__.py` runs first, which needs `a.x`, which needs `b`."""
+    package = tmp_path / "hpa_lightning"
+    contents = {
+        "a/__init__.py": "from hpa_lightning.a.x import X",
+        "a/x.py": "from hpa_lightning.b import Y",
+        "a/y.py": "Y = 1",
+        "b.py": "from hpa_lightning.a.y import Y",
+        "c.py": "def late():\n    from hpa_lightning.a.x import X",
+        "__init__.py": "",
+    }
+    for name, content in contents.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(content)
+    found = house.modules(tmp_path)
+    assert house.cycles(house.import_graph(found)) == [["hpa_lightning.a", "hpa_lightning.a.x", "hpa_lightning.b"]]
+    (package / "b.py").write_text("Y = 1")
+    assert house.cycles(house.import_graph(found)) == []
+
+
+def test_every_file_of_tests_is_named_after_what_it_tests(house: Any, found: dict[str, Path]) -> None:
+    across = {str(file) for file in house.without_counterpart(ROOT, found)}
+    assert across == ACROSS.keys(), "name it after a module or a package, alone or with a behaviour behind it"
+
+
+def test_most_modules_have_tests_of_their_own(house: Any, found: dict[str, Path]) -> None:
+    mirrors = house.mirrored(ROOT, found)
+    assert sum(mirrors.values()) >= 0.8 * len(mirrors), [name for name, has in mirrors.items() if not has]
+
+
+def test_helpers_of_tests_stand_in_one_folder() -> None:
+    elsewhere = [
+        str(file.relative_to(ROOT))
+        for file in sorted((ROOT / "tests").rglob("*"))
+        if file.is_file() and "__pycache__" not in file.parts and "support" not in file.parts
+        if not (file.name.startswith("test_") and file.suffix == ".py") and file.name != "conftest.py"
+    ]
+    assert elsewhere == [], "move them to tests/support/"
+
+
+def test_no_file_of_tests_imports_another_one() -> None:
+    """What two of them need is a helper; pytest would import the file twice."""
+    for file in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                parts = (node.module or "").split(".")
+                assert node.level == 0 and not any(part.startswith(("test_", "conftest")) for part in parts), file
+
+
+def test_documents_and_scripts_name_files_of_tests_that_exist() -> None:
+    places = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.*"), ROOT / "Makefile"]
+    for place in places:
+        if place.suffix in (".md", ".py", ".sh", "") and place.name != "CHANGELOG.md":
+            for name in re.findall(r"\btests/[\w/]+\.py\b", place.read_text(encoding="utf-8")):
+                assert (ROOT / name).is_file(), (place.name, name)
 
 
 def test_report_imports_no_model_code() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-import hpa_lightning.filtering as package
 from hpa_lightning.declarations import instantiate
 from hpa_lightning.filtering.assessment import HarmFilter
 from hpa_lightning.values import cut, names, nearest, shown
@@ -57,18 +56,18 @@ def _part(declared: Any, where: str) -> HarmFilter:
 
 def _imported(path: str, where: str) -> Any:
     module, _, name = path.rpartition(".")
+    package = import_module(__package__ or "")  # which imports this module: by name, when it is needed
     try:
         owner = import_module(module) if module else package
     except ImportError as error:
         raise ValueError(f"{where}: the module of {path!r} cannot be imported: {cut(error, 300)}.") from error
     if not hasattr(owner, name):
         known = package.__all__ if owner is package else dir(owner)
-        parts = [item for item in package.__all__ if callable(getattr(package, item)) and _is_part(item)]
+        parts = [item for item in package.__all__ if _is_part(item, getattr(package, item))]
         told = f"; the parts here are {', '.join(parts)}" if owner is package else ""
         raise ValueError(f"{where}: there is no {path!r}{nearest(name, known) or told}.")
     return getattr(owner, name)
 
 
-def _is_part(name: str) -> bool:
-    found = getattr(package, name)
+def _is_part(name: str, found: Any) -> bool:
     return isclass(found) and name != "HarmFilter" and "__call__" in vars(found)

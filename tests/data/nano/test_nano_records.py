@@ -20,7 +20,8 @@ def test_training_records_end_with_the_answer_and_test_records_with_the_question
         check_record(record)
     assert all(record.messages[-1]["role"] == "assistant" and not record.answers for record in train)
     assert all(record.messages[-1]["role"] == "user" and len(record.answers) == 1 for record in test)
-    assert records.task_records("charts", "test", 12) == test
+    again = records.task_records("charts", "test", 12)
+    assert list(map(record_key, again)) == list(map(record_key, test))
     with pytest.raises(ValueError, match="Unknown nano task 'chart': expected one of driving"):
         records.task_records("chart", "test", 1)
     with pytest.raises(ValueError, match="Unknown nano safety set 'sound': expected one of text"):

@@ -45,7 +45,7 @@ def test_counts_places_and_descriptions_are_those_of_the_scene() -> None:
 
 def test_extremes_and_trends_are_those_of_the_bars() -> None:
     for bars, question, answer in asked(questions.ask_bars, random_bars, "bars"):
-        heights = {colour: height for colour, height in bars}  # type: ignore[attr-defined]
+        heights = dict(bars)  # type: ignore[call-overload]
         words = re.findall(r"\w+", answer)
         if "tallest" in question or "highest" in question:
             assert heights[words[-1]] == max(heights.values())
