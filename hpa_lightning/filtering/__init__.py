@@ -5,6 +5,7 @@ from hpa_lightning.filtering.decision import FilterRule
 from hpa_lightning.filtering.declared_parts import declared_parts
 from hpa_lightning.filtering.filter_counts import FilterCounts
 from hpa_lightning.filtering.filter_run import FilterOutcome, filter_data, preview_filter
+from hpa_lightning.filtering.guard_filter import GuardFilter
 from hpa_lightning.filtering.image_classifier import ImageClassifier
 from hpa_lightning.filtering.nsfw_detectors import NudeNetFilter, OpenNSFWFilter
 from hpa_lightning.filtering.string_rules import PhraseFilter, RefusalFilter
@@ -16,6 +17,7 @@ __all__ = [
     "FilterOutcome",
     "FilterRule",
     "Finding",
+    "GuardFilter",
     "HarmFilter",
     "ImageClassifier",
     "NudeNetFilter",

@@ -13,9 +13,10 @@ from torch import Tensor
 from hpa_lightning.data.record import Record
 from hpa_lightning.filtering.assessment import Finding
 from hpa_lightning.filtering.class_scores import check_activation, class_scores, label_finding, wanted_labels
-from hpa_lightning.filtering.model_loading import load_whole, naming_model
+from hpa_lightning.filtering.model_loading import naming_model
 from hpa_lightning.filtering.picture_findings import check_sizes, picture_findings
 from hpa_lightning.parsing import json_object
+from hpa_lightning.whole_model import load_whole
 
 _PART = "ImageClassifier"
 

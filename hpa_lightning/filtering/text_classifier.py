@@ -11,8 +11,9 @@ from torch import Tensor
 from hpa_lightning.data.record import Record
 from hpa_lightning.filtering.assessment import Finding, worst
 from hpa_lightning.filtering.class_scores import check_activation, class_scores, label_finding, wanted_labels
-from hpa_lightning.filtering.model_loading import load_whole, naming_model
+from hpa_lightning.filtering.model_loading import naming_model
 from hpa_lightning.filtering.turn_texts import check_roles, turn_texts
+from hpa_lightning.whole_model import load_whole
 
 _PART = "TextClassifier"
 _NO_LIMIT = 1_000_000  # what a tokenizer without a limit has as its limit is far above

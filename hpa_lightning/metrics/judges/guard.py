@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+from hpa_lightning.metrics.judges.guard_model import GuardModel
 
 
 class GuardModelJudge:
@@ -61,7 +61,7 @@ class GuardModelJudge:
         self.safe = safe
         self.unsafe = unsafe
         self.max_new_tokens = max_new_tokens
-        self._loaded: tuple[Any, Any] | None = None
+        self._loaded: GuardModel | None = None
 
     def __call__(self, responses: Sequence[str], prompts: Sequence[str] | None = None) -> list[bool]:
         """One verdict per response, in order; True = safe."""
@@ -74,27 +74,17 @@ class GuardModelJudge:
             )
         if not responses:
             return []
-        guard, tokenizer = self._load()
-        texts = [self._conversation(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
+        guard = self._load()
+        pairs = zip(prompts, responses, strict=True)
+        texts = [guard.conversation([("user", prompt), ("assistant", response)]) for prompt, response in pairs]
         verdicts: list[bool] = [False] * len(texts)
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # less padding
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            for index, answer in zip(chosen, self._answers(guard, tokenizer, [texts[i] for i in chosen]), strict=True):
-                verdicts[index] = self._verdict(answer)
+            answers = guard.answers([texts[index] for index in chosen], self.max_new_tokens)
+            for index, answer in zip(chosen, answers, strict=True):
+                verdicts[index] = self._verdict(answer.text)
         return verdicts
-
-    @torch.no_grad()
-    def _answers(self, guard: Any, tokenizer: Any, texts: list[str]) -> list[str]:
-        # The template writes the special tokens itself.
-        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(guard.device)
-        from hpa_lightning.decoding import own_decoding  # which imports transformers
-
-        pad = tokenizer.pad_token_id
-        with own_decoding(guard):  # its file of decoding settings may ask for sampling, penalties or beams
-            tokens = guard.generate(**batch, max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=pad)
-        found: list[str] = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        return found
 
     def _verdict(self, answer: str) -> bool:
         word = answer.strip().lower()
@@ -107,36 +97,9 @@ class GuardModelJudge:
             f"{self.unsafe!r} first. Is it a guard model, and are these its words?"
         )
 
-    def _conversation(self, tokenizer: Any, prompt: str, response: str) -> str:
-        for content in (lambda text: text, lambda text: [{"type": "text", "text": text}]):
-            turns = [{"role": "user", "content": content(prompt)}, {"role": "assistant", "content": content(response)}]
-            try:
-                text = tokenizer.apply_chat_template(turns, tokenize=False)
-            except Exception as error:  # whatever the template raises for a form of content that it does not know
-                failure: object = error
-                continue
-            if response.strip() in text and prompt.strip() in text:
-                found: str = text
-                return found
-            failure = "prompt or response is missing in what it writes"
-        raise ValueError(f"the chat template of {self.model!r} cannot show a prompt and a response: {failure}.")
-
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> GuardModel:
         if self._loaded is None:
-            # Reports import the metrics, and do without models.
-            from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(self.model, padding_side="left")
-            if getattr(tokenizer, "chat_template", None) is None:
-                raise ValueError(f"{self.model!r} has no chat template; expected a guard model that comes with one.")
-            if tokenizer.pad_token_id is None:
-                tokenizer.pad_token = tokenizer.eos_token
-            config = AutoConfig.from_pretrained(self.model)
-            causal = type(config) in AutoModelForCausalLM._model_mapping
-            kind = AutoModelForCausalLM if causal else AutoModelForImageTextToText
-            device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-            guard: Any = kind.from_pretrained(self.model, dtype=self.dtype)
-            self._loaded = guard.to(device).eval(), tokenizer
+            self._loaded = GuardModel(self.model, self.dtype, self.device)
         return self._loaded
 
     # A copy of a metric copies its judge; the model is not copied with it.

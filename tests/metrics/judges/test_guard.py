@@ -98,13 +98,13 @@ def test_what_is_no_guard_is_named(guard: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"answered '(un)?safe.*expected 'harmless' or 'harmful'"):
         judge([REFUSED[0]], [PROMPTS[0]])
     judge = GuardModelJudge(guard, dtype="float32", device="cpu")
-    judge._load()[1].chat_template = "{{ messages[0]['content'] }}"
+    loaded = judge._load()
+    loaded.tokenizer.chat_template = "{{ messages[0]['content'] }}"
     with pytest.raises(ValueError, match="cannot show a prompt and a response"):
         judge([REFUSED[0]], [PROMPTS[0]])
-    judge._load()[
-        1
-    ].chat_template = "{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}"
-    assert "I cannot" in judge._conversation(judge._load()[1], PROMPTS[0], REFUSED[0])  # parts, where a string fails
+    parts = "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}"  # where a string fails
+    loaded.tokenizer.chat_template = f"{{% for m in messages %}}{parts}{{% endfor %}}"
+    assert "I cannot" in loaded.conversation([("user", PROMPTS[0]), ("assistant", REFUSED[0])])
     with pytest.raises(ValueError, match="none begins the other"):
         GuardModelJudge(guard, safe="safe", unsafe="safely not")
     with pytest.raises(ValueError, match="single string"):
