@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.instruction_files import llava_row, write_rows
 
+from hpa_lightning.cli import data_filter
 from hpa_lightning.data import Record
 from hpa_lightning.data.record import user_turn
-from hpa_lightning.filtering import Assessment, PhraseFilter, declared_parts
+from hpa_lightning.filtering import Assessment, PhraseFilter, declared_parts, filter_data
 
 OWN = """\
 from hpa_lightning.filtering import Finding
@@ -72,3 +74,24 @@ def test_mistakes_name_the_part(declared: Any, said: str) -> None:
     with pytest.raises(ValueError) as raised:
         declared_parts({"x": declared}, "filter.yaml")
     assert str(raised.value).startswith("filter.yaml, part 'x'") and said in str(raised.value)
+
+
+def test_the_page_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its YAML is taken by the command, its own filter by the run."""
+    page = (Path(__file__).parents[2] / "docs" / "data_filtering.md").read_text(encoding="utf-8")
+    blocks = {kind: page.split(f"```{kind}\n")[1:] for kind in ("yaml", "python")}
+    (tmp_path / "filter.yaml").write_text(next(one for one in blocks["yaml"] if "parts:" in one).partition("```")[0])
+    options = data_filter.parser().parse_args(["--config", str(tmp_path / "filter.yaml")])
+    parts = declared_parts(options.parts, "filter.yaml")
+    assert [type(part).__name__ for part in parts.values()] == ["GuardFilter", "TextClassifier", "OpenNSFWFilter"]
+    assert parts["toxicity"].labels == {"toxic": 0.8, "threat": 0.5}  # type: ignore[attr-defined]
+    (tmp_path / "filters_of_the_page.py").write_text(blocks["python"][0].partition("```")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = declared_parts({"long": {"class_path": "filters_of_the_page.LongPrompts", "init_args": {"most": 10}}}, "x")
+    rows = [llava_row(n, f"What{' else' * n}?", "A dog.", None) for n in range(4)]
+    path = write_rows(tmp_path / "train.json", rows)
+    outcome = filter_data(path, own, tmp_path / "out")
+    assert outcome.counts.dropped == 2
+    with pytest.raises(ValueError, match="parts.long.most: 10 there, 20 now"):
+        changed = {"long": {"class_path": "filters_of_the_page.LongPrompts", "init_args": {"most": 20}}}
+        filter_data(path, declared_parts(changed, "x"), tmp_path / "out")
