@@ -92,6 +92,6 @@ def test_the_page_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = write_rows(tmp_path / "train.json", rows)
     outcome = filter_data(path, own, tmp_path / "out")
     assert outcome.counts.dropped == 2
-    with pytest.raises(ValueError, match="parts.long.most: 10 there, 20 now"):
+    with pytest.raises(ValueError, match=r"parts.long.most: 10 there, 20 now"):
         changed = {"long": {"class_path": "filters_of_the_page.LongPrompts", "init_args": {"most": 20}}}
         filter_data(path, declared_parts(changed, "x"), tmp_path / "out")
