@@ -5,7 +5,8 @@
 
 - Files and lines from a method's task end to its weights, for `HarmoniousFusion` on a small model, with LoRA and with
   full tuning: those that stand on the stack between `on_task_end` and the functions that compute a step of Algorithm 1
-  (what a reader follows), and all whose code runs there, calibration apart.
+  (what a reader follows), and all of which some function runs there, calibration apart, with the lines of code in
+  these functions.
 - Places outside `functional/` that compute one of HPA's steps.
 - Classes of the package in the MRO of each public callback; constructors that hide their arguments.
 - Abstract methods of the handle on a tuned layer: what a new method might have to implement twice.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib
 import inspect
 import os
@@ -35,7 +37,10 @@ STEPS = {
     *("projection_scale", "fuse", "lora_fuse_"),
 }
 """What `functional/` calls the parts of Algorithm 1."""
-CALIBRATION = ("calibrat", "hessian", "packed_triangle", "inverse_", "arena", "batches", "running", "safety_data")
+CALIBRATION = (
+    *("calibrat", "hessian", "packed_triangle", "inverse_", "arena", "batches", "running", "safety_data"),
+    *("_panels", "_inverse", "_shelf"),  # names of older trees
+)
 """Beginnings of the names of files that calibrate."""
 
 
@@ -180,6 +185,14 @@ def steps_outside(found: dict[str, Path]) -> list[str]:
 # -- what only a run can tell, in a process of its own ---------------------------------------------------------------
 
 
+def first_of(*names: str) -> Any:
+    """The first of these modules that there is; the last ones are names of older trees."""
+    for name in names:
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module(name)
+    raise ModuleNotFoundError(f"none of {names}")
+
+
 def trace() -> None:
     """Print, as lines `key value`, what the package on `sys.path` says of itself."""
     import lightning as L
@@ -189,7 +202,8 @@ def trace() -> None:
 
     import hpa_lightning.callbacks as package
     from hpa_lightning.callbacks import baselines
-    from hpa_lightning.modules.lora import LoraSettings, add_lora
+
+    adapters = first_of("hpa_lightning.modules.lora", "hpa_lightning.modules.adapters")
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -205,7 +219,7 @@ def trace() -> None:
             self.model = nn.Module()
             self.blocks = self.model.layers = nn.ModuleList(Block() for _ in range(2))
             if lora:
-                add_lora(self.model, LoraSettings(rank=2))
+                adapters.add_lora(self.model, adapters.LoraSettings(rank=2))
 
         def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
             for block in self.blocks:
@@ -215,7 +229,7 @@ def trace() -> None:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=0.01)
 
-    files: set[str] = set()
+    ran: dict[str, set[int]] = {}
     path: set[str] = set()
     computing: set[str] = set()
 
@@ -225,7 +239,7 @@ def trace() -> None:
                 if event != "call":
                     return
                 file = frame.f_code.co_filename
-                files.add(file)
+                ran.setdefault(file, set()).update(line for *_, line in frame.f_code.co_lines() if line)
                 if frame.f_code.co_name in STEPS and "functional" in file:
                     computing.add(file)
                     caller = frame.f_back
@@ -254,11 +268,12 @@ def trace() -> None:
             )
             trainer.fit(Module(lora), data)
     here = Path(inspect.getfile(package)).parent
-    for key, found in (("path", path - computing), ("file", files)):
+    for key, found in (("path", path - computing), ("file", set(ran))):
         for file in map(Path, sorted(found)):
             known = (here in file.parents or "hpa_lightning" in file.parts) and file.suffix == ".py"
             if known and not file.name.startswith(CALIBRATION) and "site-packages" not in file.parts:
-                print(key, file.name, len(file.read_text(encoding="utf-8").splitlines()))
+                whole = len(file.read_text(encoding="utf-8").splitlines())
+                print(key, file.name, whole if key == "path" else len(ran[str(file)]))
     for owner in (package, baselines):
         for name in owner.__all__:
             kind = getattr(owner, name)
@@ -267,13 +282,8 @@ def trace() -> None:
                 hidden = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
                 ours = [base for base in kind.__mro__ if base.__module__.startswith("hpa_lightning")]
                 print("mro", name, len(ours), int(hidden))
-    for name in ("tuned_linear", "linears"):
-        try:
-            handle = importlib.import_module(f"hpa_lightning.modules.{name}").TunedLinear
-        except ImportError:
-            continue
-        print("abstract", *sorted(handle.__abstractmethods__))
-        break
+    handles = first_of("hpa_lightning.modules.tuned_linear", "hpa_lightning.modules.linears")
+    print("abstract", *sorted(handles.TunedLinear.__abstractmethods__))
 
 
 def main() -> None:
@@ -314,7 +324,8 @@ def main() -> None:
         f"{len(path)}, {sum(length for _, length in path)} |"
     )
     print(
-        "| files, lines whose code runs between its task end and its weights, calibration apart | "
+        "| files of which some function runs between its task end and its weights, calibration apart; lines of these "
+        "functions | "
         f"{len(run)}, {sum(length for _, length in run)} |"
     )
     print(f"| places outside `functional/` that compute a step of HPA | {len(outside)} |")
