@@ -8,23 +8,23 @@ and than that of the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from hpa_lightning.report.drift_plots import safety_layers_of
-from hpa_lightning.results.events import DriftEvent, WeightDriftEvent
+from hpa_lightning.results.events import CurveEvent, DriftEvent, WeightDriftEvent
 from hpa_lightning.results.run_results import RunResults
-from hpa_lightning.table import Cell, Table
+from hpa_lightning.table import MISSING, Cell, Table
 
 _DRAWS = 2000
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One step of one run.
+    """One moment of one run: after a task, or within one.
 
     Args:
         run: its number.
@@ -53,39 +53,67 @@ def has_drift(run: RunResults) -> bool:
     return any(not math.isnan(run.summary(step)["DASR"]) for step in steps & set(run.steps))
 
 
-def moments_of(runs: Sequence[RunResults]) -> list[Moment]:
-    """Every step of every run at which drift and attack success were both measured.
+def moments_of(runs: Sequence[RunResults], sets: Sequence[str] | None = None) -> list[Moment]:
+    """Every moment of every run at which drift and attack success were both measured.
+
+    The moments are the ends of tasks (``TaskEvaluation``), and the optimizer steps within tasks at which ``LayerDrift``
+    and ``SafetyCurve`` both measured.
+
+    Args:
+        runs: with drift.
+        sets: safety sets whose mean attack success counts; ``None``: those of the run's ``SafetyCurve`` where it has
+            points within tasks, else all.
 
     Raises:
-        ValueError: a run without drift, or none with a step of both.
+        ValueError: a run without drift, or no moment of both.
     """
     found = []
     for number, run in enumerate(runs):
-        layers = safety_layers_of(run)
-        drifts = [event for event in run.events(DriftEvent) if event.phase == "end"]
-        if not drifts:
+        drifts = run.events(DriftEvent)
+        if not any(event.phase == "end" for event in drifts):
             raise ValueError(f"{run.path} holds no drift; run it with the callback LayerDrift.")
-        weights = {event.step: event.blocks for event in run.events(WeightDriftEvent) if event.phase == "end"}
-        for step in sorted({event.step for event in drifts}):
-            rise = run.summary(step)["DASR"] if step in run.steps else math.nan
-            if math.isnan(rise):
-                continue
-            measures = {}
-            for event in drifts:
-                if event.step == step:
-                    drift = 1 - np.array(event.cosine)
-                    measures[f"{event.set} prompts, all blocks"] = float(drift.mean())
-                    if layers is not None:
-                        inside = drift[layers[0] - 1 : layers[1]]
-                        measures[f"{event.set} prompts, safety layers"] = float(inside.mean())
-            if step in weights:
-                measures["weights, all blocks"] = float(np.mean(weights[step]))
-                if layers is not None:
-                    measures["weights, safety layers"] = float(np.mean(weights[step][layers[0] - 1 : layers[1]]))
-            found.append(Moment(number, rise, measures))
+        rises = _rises(run, sets)
+        for phase, step, at in dict.fromkeys((event.phase, event.step, event.at) for event in drifts):
+            rise = rises.get(("end", step) if phase == "end" else ("train", at), math.nan)
+            if not math.isnan(rise):
+                found.append(Moment(number, rise, _measures(run, phase, step, at)))
     if not found:
         raise ValueError("no step of these runs has both drift and attack success; evaluate them (TaskEvaluation).")
     return found
+
+
+def _rises(run: RunResults, sets: Sequence[str] | None) -> dict[tuple[str, int], float]:
+    """Rise of mean attack success over the model before the first task, at ends of tasks and at optimizer steps."""
+    curve: dict[int, dict[str, float]] = {}
+    for event in run.events(CurveEvent):
+        if event.kind == "safety" and event.score is not None and event.moment != "end":
+            curve.setdefault(event.optimizer_step, {})[event.set] = event.score
+    start = curve.get(min(curve, default=-1), {})
+    names = list(sets if sets is not None else (start if len(curve) > 1 else run.names("safety")))
+    found = {("end", step): run.mean_score(names, step) - run.mean_score(names, -1) for step in run.steps if step >= 0}
+    if all(name in start for name in names):
+        for at, scores in curve.items():
+            rise = [scores.get(name, math.nan) - start[name] for name in names]
+            found["train", at] = float(np.mean(rise))
+    return found
+
+
+def _measures(run: RunResults, phase: str, step: int, at: int) -> dict[str, float]:
+    layers = safety_layers_of(run)
+    profiles = {
+        f"{event.set} prompts": 1 - np.array(event.cosine)
+        for event in run.events(DriftEvent)
+        if (event.phase, event.step, event.at) == (phase, step, at)
+    }
+    for moved in run.events(WeightDriftEvent):
+        if (moved.phase, moved.step, moved.at) == (phase, step, at):
+            profiles["weights"] = np.array(moved.blocks)
+    measures = {}
+    for name, profile in profiles.items():
+        measures[f"{name}, all blocks"] = float(profile.mean())
+        if layers is not None:
+            measures[f"{name}, safety layers"] = float(profile[layers[0] - 1 : layers[1]].mean())
+    return measures
 
 
 def correlations(moments: Sequence[Moment], draws: int = _DRAWS, seed: int = 0) -> list[Correlation]:
@@ -121,6 +149,30 @@ def drift_table(runs: Sequence[RunResults]) -> Table:
     """The correlations as a table."""
     rows: list[list[Cell]] = [[one.measure, one.rho, one.low, one.high] for one in correlations(moments_of(runs))]
     return Table(["Drift of", "Rank correlation", "95 % from", "to"], rows)
+
+
+def drift_columns_table(runs: Sequence[RunResults], columns: Mapping[str, Sequence[str]]) -> Table:
+    """The correlations with the rise of attack success on all safety sets, and on those of each column.
+
+    Columns of sets that are no safety sets are left out. In the order of the first correlation, the strongest first.
+    """
+    safety = {name for run in runs for name in run.names("safety")}
+    chosen = {"MASR": sorted(safety)} | {name: sets for name, sets in columns.items() if safety >= {*sets}}
+    found = {}
+    for name, sets in chosen.items():
+        with_curve = None if name == "MASR" else sets
+        found[name] = {one.measure: one for one in correlations(moments_of(runs, with_curve))}
+    rows: list[list[Cell]] = [
+        [measure, *(_in_words(found[name].get(measure)) for name in found)] for measure in found["MASR"]
+    ]
+    return Table(["Drift of", *found], rows)
+
+
+def _in_words(found: Correlation | None) -> str:
+    if found is None or math.isnan(found.rho):
+        return MISSING
+    interval = "" if math.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
+    return f"{found.rho:.2f}{interval}"
 
 
 def _rho(values: np.ndarray, rises: np.ndarray) -> float:

@@ -28,7 +28,7 @@ def plot_columns(
     """
     if not columns:
         return None
-    figure = new_figure(2.4 + 2.3 * len(columns), 1.0 + 0.34 * len(groups))
+    figure = new_figure(3.0 + 2.1 * len(columns), 1.0 + 0.34 * len(groups))
     axes = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
     for ax, (heading, sets) in zip(axes, columns.items(), strict=True):
         for row, (label, runs) in enumerate(groups.items()):
@@ -41,7 +41,7 @@ def plot_columns(
             face = style["color"] if enough else "white"
             ax.plot([mean], [row], linestyle="", markersize=7, markerfacecolor=face, **style)
         ax.set_xlim(-3, 103)
-        ax.set_title(f"{heading}, %", loc="left", fontsize=11)
+        ax.set_title(f"{heading}, %", loc="left", fontsize=10)
         ax.set_ylim(len(groups) - 0.5, -0.5)
         ax.grid(axis="x", color="#E3E3E3", linewidth=0.8)
         ax.spines[["top", "right"]].set_visible(False)

@@ -15,11 +15,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hpa_lightning.files import staged
+from hpa_lightning.report.drift_prediction import drift_columns_table, has_drift
 from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import plot_scores, plot_steps
 from hpa_lightning.report.run_tables import seed_label
 from hpa_lightning.report.safety_curve_plot import plot_safety_curve
 from hpa_lightning.report.study_columns import plot_columns
+from hpa_lightning.report.study_drift import plot_study_drift
 from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, study_html, study_markdown
 from hpa_lightning.report.study_plots import common_title, final_estimate, plot_against_performance, plot_sweep
 from hpa_lightning.report.study_tables import (
@@ -259,6 +261,21 @@ def _condition(
         "over seeds with 95 % confidence bands.",
         "Lines against the optimizer steps. After the last task: " + _values_in_words(curved, ("AP", "MASR")),
     )
+    alike = _of_one_start(cells, group)
+    drifted = {label: runs for label, runs in curved.items() if label in {labels[cell.method] for cell in alike}}
+    image(
+        "drift",
+        plot_study_drift(drifted, styles),
+        "How far every decoder block is from the model that the runs start with: mean over seeds with 95 % confidence "
+        "bands.",
+        "Lines over the decoder blocks, one for each method, for each set of prompts and for the weights.",
+    )
+    if len(measured := [cell.run for cell in alike if has_drift(cell.run)]) > 2:
+        table(
+            drift_columns_table(measured, group.columns),
+            "Does drift tell the loss of safety? Rank correlation with the rise of attack success, after tasks and in "
+            f"them, over {len(measured)} runs that start with the same model (95 % interval: bootstrap over runs)",
+        )
     table(step_table(cells), "MASR after each task, percent: mean ± 95 % confidence interval over seeds")
     table(
         learning_table(cells),
@@ -280,6 +297,13 @@ def _condition(
     if len(origin.commits) > 1:
         blocks.append(TitledTable(origin_table(cells), "Which commits the runs were made with"))
     return blocks
+
+
+def _of_one_start(cells: Sequence[StudyCell], group: StudyGroup) -> list[StudyCell]:
+    """The runs that start where the reference (else the first that drifted) does: drift is measured from there."""
+    known = [cell for cell in cells if has_drift(cell.run)]
+    first = next((cell for cell in known if cell.method in group.references[:1]), next(iter(known), None))
+    return [cell for cell in known if first is not None and cell.start == first.start]
 
 
 def _families(cells: Sequence[StudyCell], labels: Mapping[str, str]) -> dict[str, str] | None:

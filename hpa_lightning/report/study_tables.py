@@ -35,6 +35,7 @@ class StudyCell:
         seed: pairs the runs of different methods.
         run: what it measured.
         family: the method without its settings, the same for all points of a grid; the method where it is empty.
+        start: the method whose run it starts with; the base's model where it is empty.
     """
 
     method: str
@@ -43,6 +44,7 @@ class StudyCell:
     seed: int
     run: RunResults
     family: str = ""
+    start: str = ""
 
     @property
     def finished(self) -> bool:

@@ -50,7 +50,9 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
         if finished is None:
             seeds.setdefault((cell.title, cell.condition), []).append(cell.seed)
         else:
-            cells.append(StudyCell(cell.method, cell.title, cell.condition, cell.seed, finished.run, cell.family))
+            start = "" if cell.after is None else cell.after.method
+            run = finished.run
+            cells.append(StudyCell(cell.method, cell.title, cell.condition, cell.seed, run, cell.family, start))
     axis = None
     if group.x is not None:
         name = group.x["setting"]
