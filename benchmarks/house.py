@@ -38,7 +38,8 @@ STEPS = {
 }
 """What `functional/` calls the parts of Algorithm 1."""
 CALIBRATION = (
-    *("calibrat", "hessian", "packed_triangle", "inverse_", "arena", "batches", "running", "safety_data"),
+    *("calibrat", "hessian", "input_recorder", "block_calls", "packed_triangle", "inverse_", "arena"),
+    *("batches", "running", "safety_data"),
     *("_panels", "_inverse", "_shelf"),  # names of older trees
 )
 """Beginnings of the names of files that calibrate."""

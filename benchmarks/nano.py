@@ -25,8 +25,9 @@ from machine import command, commit, device_name
 
 from hpa_lightning.report.significance import estimate
 from hpa_lightning.results.run_results import RunResults
-from hpa_lightning.study.grid import Cell, read_study
+from hpa_lightning.study.grid import Cell
 from hpa_lightning.study.store import Store
+from hpa_lightning.study.study_file import read_study
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"task_order": ["driving"], "steps": 2, "train_size": 16, "test_size": 4, "calibration_size": 8}

@@ -6,6 +6,7 @@ post-training HPA is :class:`HarmoniousFusion`. :class:`SequentialTuning` belong
 
 from hpa_lightning.callbacks.allow_changes import AllowChanges
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
 from hpa_lightning.callbacks.layer_drift import LayerDrift
@@ -16,7 +17,7 @@ from hpa_lightning.callbacks.regression_fusion import RegressionFusion
 from hpa_lightning.callbacks.safety_curve import SafetyCurve
 from hpa_lightning.callbacks.safety_gate import SafetyGate
 from hpa_lightning.callbacks.sequential_tuning import SequentialTuning
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.task_evaluation import TaskEvaluation
 from hpa_lightning.functional import RetentionSettings
 

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from hpa_lightning.answering import answering_module
 from hpa_lightning.calibration import DummyBatch
 from hpa_lightning.callbacks.batches import batch_length, training_batches
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, to_device, to_device_as_trained
 from hpa_lightning.callbacks.safety_data import (
@@ -26,7 +27,7 @@ from hpa_lightning.callbacks.safety_data import (
     safety_records,
     settings_of,
 )
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.data.needs import calibration_stream, harmful_data, refused_records
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.safety_sets import SafetyCalibration, build_safety_calibration, given_safety_calibration

@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from hpa_lightning.calibration import Accumulator, inverse_hessian_diagonals, visit_inputs
 from hpa_lightning.callbacks.batches import run_training_step, valid_positions
 from hpa_lightning.callbacks.calibration_data import CalibrationData, CalibrationSettings
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, muted_logging
 from hpa_lightning.callbacks.safety_data import naming_data
-from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.trainer_checks import require_automatic_optimization
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.needs import calibration_stream

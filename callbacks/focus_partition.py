@@ -18,16 +18,17 @@ from hpa_lightning import functional as F
 from hpa_lightning.callbacks.batches import run_training_step, training_batches
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import StartPhase
 from hpa_lightning.callbacks.processes import rank_zero_mask
 from hpa_lightning.callbacks.retention_audit import audit_of, random_columns, record_audit
 from hpa_lightning.callbacks.running import muted_logging, to_device_as_trained
 from hpa_lightning.callbacks.safety_data import settings_of
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, cpu_state
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.needs import task_stream
 from hpa_lightning.data.tasks import Data
-from hpa_lightning.modules.fsdp import is_sharded
+from hpa_lightning.modules.fsdp import cpu_state, is_sharded
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 from hpa_lightning.trainer_attributes import callbacks_of, datamodule_of
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.processes import rank_zero_mask
 from hpa_lightning.callbacks.retention_audit import audit_of, random_columns, record_audit
 from hpa_lightning.callbacks.safety_data import settings_of
-from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 from hpa_lightning.data.tasks import Data
+from hpa_lightning.modules.fsdp import cpu_state
 
 
 @dataclass(frozen=True)

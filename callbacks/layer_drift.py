@@ -11,10 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from hpa_lightning.answering import scored_module
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context
 from hpa_lightning.callbacks.safety_data import collator_of
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.data.needs import prompt_data, records_of, task_stream
 from hpa_lightning.data.protocols import EvaluationData
 from hpa_lightning.data.readers import as_records

@@ -10,11 +10,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
 from hpa_lightning import functional as F
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.kept_weights import bit_sum
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
-from hpa_lightning.callbacks.task import CurrentTask, required_callback
+from hpa_lightning.callbacks.trainer_checks import required_callback
 from hpa_lightning.modules.fsdp import local_tensor
 
 

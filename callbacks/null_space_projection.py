@@ -14,13 +14,13 @@ from torch import Tensor
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.hessian_memory import Form, HessianMemory
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
-from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.tasks import Data
-from hpa_lightning.modules.fsdp import local_tensor
+from hpa_lightning.modules.fsdp import cpu_state, local_tensor
 
 
 class NullSpaceProjection(StepCallback):

@@ -10,7 +10,8 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.current_task import CurrentTask
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.trainer_checks import require_automatic_optimization
 
 

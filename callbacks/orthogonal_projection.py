@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from hpa_lightning import functional as F
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.masked_freezing import MaskedFreezing
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.phases import StartPhase
-from hpa_lightning.callbacks.task import CurrentTask, required_callback
+from hpa_lightning.callbacks.trainer_checks import required_callback
 from hpa_lightning.modules.fsdp import gather_all, local_tensor, sum_over_rows
 from hpa_lightning.modules.tuned_linear import FullLinear, LoraLinear
 from hpa_lightning.trainer_attributes import callbacks_of

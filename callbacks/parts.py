@@ -12,7 +12,8 @@ import lightning as L
 from hpa_lightning.values import nearest
 
 if TYPE_CHECKING:
-    from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+    from hpa_lightning.callbacks.current_task import CurrentTask
+    from hpa_lightning.callbacks.task import TaskCallback
 
 
 class Part:

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.parts import Part
-from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.modules.tuned_linear import TunedLinear
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.hessian_memory import Form, HessianMemory
-from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 from hpa_lightning.data.tasks import Data
 

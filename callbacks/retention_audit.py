@@ -9,7 +9,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.current_task import CurrentTask
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.data.batch_order import named_generator
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.modules.tuned_linear import TunedLinear

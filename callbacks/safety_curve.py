@@ -10,8 +10,9 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info
 
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.task_evaluation import score_set
 from hpa_lightning.data.needs import evaluation_data, records_of
 from hpa_lightning.data.protocols import EvaluationData

@@ -12,10 +12,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.harmonious_fusion import HarmoniousFusion
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, required_callback
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.task_evaluation import TaskEvaluation, score_set
+from hpa_lightning.callbacks.trainer_checks import required_callback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.needs import evaluation_data
 from hpa_lightning.data.tasks import EvaluationSet

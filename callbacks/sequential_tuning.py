@@ -8,8 +8,9 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.modules.lora import merge_lora_, restart_lora_
 from hpa_lightning.modules.moe_lora import has_mixtures
 

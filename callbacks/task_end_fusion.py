@@ -9,9 +9,10 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.divergence import check_finite
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.modules.fsdp import is_sharded
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm.auto import tqdm
 
 from hpa_lightning.callbacks.allow_changes import AllowChanges
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.fit_end import unfinished
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.running import (
@@ -24,7 +25,7 @@ from hpa_lightning.callbacks.running import (
     to_device,
 )
 from hpa_lightning.callbacks.sequential_tuning import SequentialTuning
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, results_directory
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.data.needs import evaluation_data, provenance_of, records_of
 from hpa_lightning.data.record import Record, open_image
 from hpa_lightning.data.tasks import EvaluationSet
@@ -40,7 +41,7 @@ from hpa_lightning.results.predictions import prediction_file, write_rows
 from hpa_lightning.results.result_file import RESULT_FILE
 from hpa_lightning.results.run_results import COUNTED, RunResults, run_origin
 from hpa_lightning.run_folder import claim_folder, new_identity, unlock_folder
-from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run
+from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run, results_directory
 
 # Pixels of the longer side of the images that are kept beside the answers.
 _IMAGE_SIDE = 160

@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from hpa_lightning.callbacks.parts import Part
-from hpa_lightning.callbacks.task import TaskCallback, cpu_state
-from hpa_lightning.modules.fsdp import reshard_
+from hpa_lightning.callbacks.task import TaskCallback
+from hpa_lightning.modules.fsdp import cpu_state, reshard_
 from hpa_lightning.modules.tuned_linear import TunedLinear, check_linears, find_tuned_linears
 
 

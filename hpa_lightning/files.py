@@ -220,3 +220,12 @@ def plain_name(name: object, what: str) -> str:
     if not isinstance(name, str) or name.strip() in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", name):
         raise ValueError(f"{what} is {str(name)[:200]!r}; expected a name that a folder can have, without / or \\.")
     return name
+
+
+def unused_path(path: Path) -> Path:
+    """The path, or the first of ``name_2``, ``name_3``, ... that does not exist."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return candidate

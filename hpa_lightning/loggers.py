@@ -1,12 +1,14 @@
-"""A CSV logger that loses no rows of a run that goes on."""
+"""Loggers that lose nothing: a CSV logger that keeps the rows of a run that goes on, and where loggers write."""
 
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 from fsspec.implementations.local import LocalFileSystem
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
@@ -86,3 +88,28 @@ class _AppendingWriter(ExperimentWriter):
             writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
+
+
+def log_folder(trainer: L.Trainer) -> Path:
+    """The logger's folder without asking the other processes, which do not run yet."""
+    for logger in trainer.loggers:
+        folder = logger.log_dir or logger.save_dir
+        if folder is not None:
+            return Path(folder)
+    return Path(trainer.default_root_dir)
+
+
+def appending_logger(logger: Logger) -> Logger:
+    """A ``CSVLogger`` that keeps earlier rows in the place of one that deletes them."""
+    if type(logger) is not CSVLogger:
+        return logger
+    return RunCSVLogger(logger.save_dir, logger.name, logger._version, logger._prefix, logger._flush_logs_every_n_steps)
+
+
+def moved_logger(logger: Logger, folder: Path) -> Logger:
+    """A logger of files, writing into another folder; loggers that send their records away stay as they are."""
+    if isinstance(logger, CSVLogger):
+        return CSVLogger(folder, "", "", logger._prefix, logger._flush_logs_every_n_steps)
+    if isinstance(logger, TensorBoardLogger):
+        return TensorBoardLogger(folder, "", "", prefix=logger._prefix)
+    return logger

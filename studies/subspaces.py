@@ -25,8 +25,9 @@ from torch import Tensor
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 
 ENERGIES = (0.3, 0.5, 0.7, 0.9)

@@ -13,9 +13,9 @@ from support.tiny_mllms import evaluation_records, tiny_idefics3, tiny_llava, ti
 from transformers import GenerationConfig
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
+from hpa_lightning.command_results import CommandResults
 from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
 from hpa_lightning.decoding import decoding_of, ended
-from hpa_lightning.lightning_commands import CommandResults
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.report import method_table
 from hpa_lightning.report.run_tables import answers_table, matrix_table, run_table, safety_table, score_table

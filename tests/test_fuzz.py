@@ -18,8 +18,8 @@ from hpa_lightning.data.readers.table_files import read_table
 from hpa_lightning.data.record import Record
 from hpa_lightning.parsing import parse_json
 from hpa_lightning.results.run_results import RunResults
-from hpa_lightning.study.grid import read_study
 from hpa_lightning.study.store import Store
+from hpa_lightning.study.study_file import read_study
 from hpa_lightning.values import shown
 
 INPUTS = 75

@@ -12,8 +12,8 @@ import yaml
 from support.command_settings import write_configuration
 
 from hpa_lightning.cli import main
+from hpa_lightning.command_results import score_text
 from hpa_lightning.evaluation import ScoredSet
-from hpa_lightning.lightning_commands import score_text
 from hpa_lightning.results.predictions import read_predictions
 from hpa_lightning.results.run_results import RunResults
 

@@ -103,7 +103,8 @@ def fit(accident: str, strategy: str, rank: int, folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, OrthogonalProjection
-    from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+    from hpa_lightning.callbacks.current_task import CurrentTask
+    from hpa_lightning.callbacks.task import TaskCallback
 
     torch.set_num_threads(1)
     L.seed_everything(0, verbose=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks.calibrator import Calibrator
-from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.results.events import FusionEvent
 
 

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import lightning as L
 
 from hpa_lightning.answering import answering_module
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import StartPhase
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.metrics.judges import StringRefusalJudge
 
 

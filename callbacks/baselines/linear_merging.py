@@ -7,8 +7,8 @@ from typing import Literal
 import lightning as L
 
 from hpa_lightning import functional as F
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.reference_weights import ReferenceWeights
-from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
 

@@ -12,7 +12,7 @@ from hpa_lightning import functional as F
 from hpa_lightning.callbacks.baselines.brain_surgeon_fusion import fuse_by_surgeon
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.callbacks.calibrator import Calibrator
-from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 
 

@@ -11,10 +11,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import EndPhase
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback, cpu_state
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.trainer_checks import require_automatic_optimization
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.modules.fsdp import cpu_state
 from hpa_lightning.modules.lora import LoraFactors
 from hpa_lightning.modules.tuned_linear import LoraLinear
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hpa_lightning import functional as F
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.reference_weights import ReferenceWeights
-from hpa_lightning.callbacks.task import CurrentTask
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
 from hpa_lightning.modules.tuned_linear import TunedLinear
 

@@ -1,7 +1,6 @@
 """Running a model over calibration batches, one decoder block at a time."""
 
 from hpa_lightning.calibration.hessians import (
-    Accumulator,
     DummyBatch,
     inverse_hessian_diagonals,
     shared_inverse_diagonals,
@@ -9,6 +8,7 @@ from hpa_lightning.calibration.hessians import (
     visit_hessians,
     visit_inputs,
 )
+from hpa_lightning.calibration.input_recorder import Accumulator
 
 __all__ = [
     "Accumulator",

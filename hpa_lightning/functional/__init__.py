@@ -21,6 +21,7 @@ from hpa_lightning.functional.focus import (
 from hpa_lightning.functional.fusion import Units, fuse, lora_fuse_, orthogonal_update, projection_scale
 from hpa_lightning.functional.hessian import HessianAccumulator, inverse_hessian_diagonal
 from hpa_lightning.functional.hpa import RetentionSettings, focus_partition, freeze_columns_, harmonious_fusion
+from hpa_lightning.functional.lora_projection import LoraTensors, project_lora_, project_lora_updates_
 from hpa_lightning.functional.merging import (
     LoraUpdate,
     dense_update,
@@ -30,16 +31,9 @@ from hpa_lightning.functional.merging import (
 )
 from hpa_lightning.functional.model_patch import model_tailor
 from hpa_lightning.functional.preference_loss import answer_log_probabilities, preference_loss
-from hpa_lightning.functional.projection import (
-    LoraTensors,
-    UpdateProjection,
-    project_lora_,
-    project_lora_updates_,
-    project_update_,
-    restore_columns_,
-    zero_columns_,
-)
+from hpa_lightning.functional.projection import UpdateProjection, project_update_
 from hpa_lightning.functional.regression import regression_fusion, regression_map
+from hpa_lightning.functional.retained_columns import restore_columns_, zero_columns_
 from hpa_lightning.functional.selection import (
     balance_coefficient,
     columns_by_rule,

@@ -19,7 +19,7 @@ from torch import Tensor
 from hpa_lightning.functional.focus import update_focus
 from hpa_lightning.functional.fusion import Units, fuse, lora_fuse_, projection_scale
 from hpa_lightning.functional.merging import LoraUpdate, dense_update
-from hpa_lightning.functional.projection import restore_columns_, zero_columns_
+from hpa_lightning.functional.retained_columns import restore_columns_, zero_columns_
 from hpa_lightning.functional.selection import (
     RULES,
     balance_coefficient,

@@ -8,9 +8,10 @@ from pathlib import Path
 from hpa_lightning.declarations import load_yaml
 from hpa_lightning.parsing import read_text
 from hpa_lightning.report import method_table, write_report
-from hpa_lightning.study.grid import Study, expand_study
+from hpa_lightning.study.grid import Study
 from hpa_lightning.study.runner import run_cells
 from hpa_lightning.study.store import Store
+from hpa_lightning.study.study_file import expand_study
 
 STUDY = Path(__file__).with_suffix(".yaml")
 

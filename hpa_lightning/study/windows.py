@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hpa_lightning.declarations import instantiate
-from hpa_lightning.study.grid import Study, expand_study
+from hpa_lightning.study.grid import Study
+from hpa_lightning.study.study_file import expand_study
 from hpa_lightning.values import shown
 
 _FREEZING = "hpa_lightning.callbacks.baselines.SafetyLayerFreezing"

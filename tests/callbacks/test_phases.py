@@ -11,8 +11,9 @@ from support.method_fits import OPTIMIZERS
 
 from hpa_lightning import callbacks
 from hpa_lightning.callbacks import baselines
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.task import TaskCallback
 
 CALLED: list[str] = []
 

@@ -18,7 +18,8 @@ from hpa_lightning.callbacks import (
     SequentialTuning,
     TaskEvaluation,
 )
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.current_task import CurrentTask
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.data import MLLMCollator
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.lora import lora_layers

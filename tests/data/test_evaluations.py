@@ -18,11 +18,11 @@ from support.published_layouts import (
 )
 from support.safety_files import write_csv
 
+from hpa_lightning.command_results import CommandResults, score_text
 from hpa_lightning.data import EVALUATIONS, CVITDataModule, Evaluation, EvaluationSet, Task
 from hpa_lightning.data.nano import load_nano_processor
 from hpa_lightning.data.nano.nano_records import task_records
 from hpa_lightning.judging import judge_run, write_judged
-from hpa_lightning.lightning_commands import CommandResults, score_text
 from hpa_lightning.metrics.judges import resolve_judge
 from hpa_lightning.modules import NanoModule
 from hpa_lightning.report import write_report

@@ -16,7 +16,8 @@ from support.method_fits import OPTIMIZERS
 
 from hpa_lightning.callbacks import HarmoniousFusion, SafetyGate, TaskEvaluation
 from hpa_lightning.callbacks.baselines import ConstantRefusal, SafetyLayerFreezing
-from hpa_lightning.callbacks.task import CurrentTask, TaskCallback
+from hpa_lightning.callbacks.current_task import CurrentTask
+from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.data import EvaluationSet
 from hpa_lightning.data.needs import provenance_of, records_of, refused_records
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpa_lightning.study import demo_study
-from hpa_lightning.study.grid import read_study
+from hpa_lightning.study.study_file import read_study
 
 
 def test_the_demo_runs_what_the_archived_study_ran() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hpa_lightning.study.grid import expand_study, windows_of
+from hpa_lightning.study.method_points import windows_of
+from hpa_lightning.study.study_file import expand_study
 from hpa_lightning.study.windows import windows_study
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "nano_visual_tuning.yaml"

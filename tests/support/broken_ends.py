@@ -13,7 +13,7 @@ from support.method_registry import METHODS
 from support.resumed_fits import ResumableLoader, build, trainer
 
 from hpa_lightning.callbacks import TaskCallback
-from hpa_lightning.callbacks.task import CurrentTask
+from hpa_lightning.callbacks.current_task import CurrentTask
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 

@@ -46,8 +46,8 @@ from hpa_lightning.metrics.judges import resolve_judge
 from hpa_lightning.report.run_tables import gate_table, matrix_table, run_table, safety_table, score_table
 from hpa_lightning.results.predictions import read_predictions
 from hpa_lightning.results.run_results import RunResults
-from hpa_lightning.study.grid import read_study
 from hpa_lightning.study.store import Store
+from hpa_lightning.study.study_file import read_study
 
 LONGEST = 2000
 """Characters of a message."""

@@ -1,0 +1,36 @@
+"""Checks of what stands in a study file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hpa_lightning.values import cut, names, shown
+
+
+def canonical(config: Any, where: str) -> str:
+    """The configuration as one text, whatever the order of its keys."""
+    try:
+        return json.dumps(config, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{where}: what JSON has no form for: {cut(error, 200)}; expected texts and numbers."
+        ) from error
+
+
+def check_keys(entry: Any, known: set[str], needed: set[str], where: str) -> None:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{where}: expected a mapping with the keys {sorted(needed)}, got {type(entry).__name__}.")
+    if unknown := set(entry) - known:
+        raise ValueError(f"{where}: unknown keys {names(sorted(map(str, unknown)))}; expected {sorted(known)}.")
+    if missing := sorted(needed - set(entry)):
+        raise ValueError(f"{where}: {missing} missing; expected {sorted(needed)}.")
+
+
+def check_types(entry: Mapping[str, Any], types: Mapping[str, type], where: str) -> None:
+    for key, kind in types.items():
+        value = entry.get(key)
+        if value is not None and not isinstance(value, kind):
+            what = "a list" if kind is list else "a mapping"
+            raise ValueError(f"{where}: {key} is {shown(value)}; expected {what}.")
