@@ -99,3 +99,14 @@ def in_lockstep(loader: Iterable[Any], trainer: L.Trainer, device: torch.device)
 def counted(share: Iterable[T]) -> Iterator[tuple[T, bool]]:
     """Each batch with ``True``: all of them count, see :func:`in_lockstep`."""
     return ((batch, True) for batch in share)
+
+
+@contextmanager
+def on_its_device(trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[None]:
+    """The model where it was trained: before ``on_fit_end`` Lightning has moved it to the CPU."""
+    before = pl_module.device
+    pl_module.to(trainer.strategy.root_device)
+    try:
+        yield
+    finally:
+        pl_module.to(before)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
@@ -23,6 +20,14 @@ from hpa_lightning.callbacks.allow_changes import (
     optimizer_settings,
 )
 from hpa_lightning.callbacks.checkpoint_files import write_whole_checkpoints
+from hpa_lightning.callbacks.current_task import (
+    CurrentTask,
+    current_task,
+    is_last_batch,
+    is_last_epoch,
+    stops,
+    task_by_index,
+)
 from hpa_lightning.callbacks.divergence import DivergenceWatch
 from hpa_lightning.callbacks.event_log import EventLog
 from hpa_lightning.callbacks.fit_end import Marks, checkpoint_marks, save_after_end, unfinished
@@ -31,32 +36,16 @@ from hpa_lightning.callbacks.parts import Part, explain_unknown_arguments
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase, check_phase
 from hpa_lightning.callbacks.process_exit import exit_cleanly_at_exit
 from hpa_lightning.callbacks.processes import loader_facts, model_facts, require_agreement, settings_facts
+from hpa_lightning.callbacks.running import on_its_device
 from hpa_lightning.callbacks.trainer_checks import check_strategy, check_weight_writers
 from hpa_lightning.data.needs import check_stream, fingerprint_of, task_stream
-from hpa_lightning.data.protocols import Span
-from hpa_lightning.modules.fsdp import full_tensor
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
 from hpa_lightning.results.events import Event, TimeEvent
 from hpa_lightning.results.result_file import RESULT_FILE, ResultWriter
-from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run
+from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run, results_directory
 
 P = TypeVar("P", bound=Part)
-
-
-@dataclass(frozen=True)
-class CurrentTask:
-    """The task that is being trained.
-
-    Args:
-        index: 0-based position in the stream; without a stream, the number of fits that ended before.
-        name: the task's name; ``"fit"`` without a stream.
-        last_epoch: the epoch at whose end the task ends (inclusive); ``None`` without a stream.
-    """
-
-    index: int
-    name: str
-    last_epoch: int | None
 
 
 class TaskCallback(L.Callback):
@@ -227,13 +216,13 @@ class TaskCallback(L.Callback):
         if not self._is_leader(trainer):
             return
         require_agreement(trainer, loader_facts(trainer))
-        current = self._current_task(trainer)
+        current = current_task(trainer, self._finished_tasks)
         if self._open_task == current.index:
             return
         if self._open_task is not None:
             # A checkpoint written after the last batch of a task and before its end: trained, but not yet fused.
-            self._end(trainer, pl_module, self._task_by_index(trainer, self._open_task))
-            current = self._current_task(trainer)
+            self._end(trainer, pl_module, task_by_index(trainer, self._open_task))
+            current = current_task(trainer, self._finished_tasks)
         self._check_kept(trainer, pl_module)
         self._train_seconds = 0.0
         for callback in task_callbacks(trainer):
@@ -257,18 +246,18 @@ class TaskCallback(L.Callback):
     ) -> None:
         if self._is_leader(trainer):
             self._divergence.check_batch_end(trainer, pl_module)
-            trained = self._is_last_batch(trainer)
+            trained = is_last_batch(trainer)
             for callback in task_callbacks(trainer):  # before ModelCheckpoint, which is the last callback
                 callback._trained = trained
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._is_leader(trainer) or self._open_task is None:
             return
-        current = self._task_by_index(trainer, self._open_task)
+        current = task_by_index(trainer, self._open_task)
         if current.last_epoch is None:
-            ended = _stops(trainer) or _is_last_epoch(trainer)
+            ended = stops(trainer) or is_last_epoch(trainer)
         else:
-            ended = trainer.current_epoch >= current.last_epoch and (self._trained or not _stops(trainer))
+            ended = trainer.current_epoch >= current.last_epoch and (self._trained or not stops(trainer))
         if ended:
             self._end(trainer, pl_module, current)
 
@@ -281,7 +270,7 @@ class TaskCallback(L.Callback):
             return
         if any(callback._restored for callback in task_callbacks(trainer)):
             # Nothing was left to train, so that Lightning ran none of the hooks above.
-            with _on_its_device(trainer, pl_module):
+            with on_its_device(trainer, pl_module):
                 self._begin(trainer, pl_module)
                 self._end_late(trainer, pl_module)
         self._check_kept(trainer, pl_module)
@@ -373,28 +362,6 @@ class TaskCallback(L.Callback):
     def _is_leader(self, trainer: L.Trainer) -> bool:
         return task_callbacks(trainer)[0] is self
 
-    def _current_task(self, trainer: L.Trainer) -> CurrentTask:
-        stream = task_stream(trainer)
-        if stream is None:
-            return CurrentTask(self._finished_tasks, "fit", None)
-        return _from_span(stream.task_at_epoch(trainer.current_epoch))
-
-    def _task_by_index(self, trainer: L.Trainer, index: int) -> CurrentTask:
-        stream = task_stream(trainer)
-        if stream is None:
-            return CurrentTask(index, "fit", None)
-        spans = (stream.task_at_epoch(epoch) for epoch in range(stream.total_epochs))
-        return next(_from_span(span) for span in spans if span.index == index)
-
-    def _is_last_batch(self, trainer: L.Trainer) -> bool:
-        """Whether the batch that was just trained is the last of the open task, as far as can be known now."""
-        stream = task_stream(trainer)
-        if stream is None:
-            return _reached(trainer.global_step, trainer.max_steps) or (
-                trainer.is_last_batch and _is_last_epoch(trainer)
-            )
-        return trainer.is_last_batch and trainer.current_epoch >= stream.task_at_epoch(trainer.current_epoch).last_epoch
-
     def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start a fit where the checkpoint was written, if one was loaded."""
         callbacks = task_callbacks(trainer)
@@ -414,7 +381,7 @@ class TaskCallback(L.Callback):
         for callback in restored:
             callback.on_restored(trainer)
         if self._open_task is not None:
-            self._dispatch(trainer, pl_module, "on_task_resume", self._task_by_index(trainer, self._open_task))
+            self._dispatch(trainer, pl_module, "on_task_resume", task_by_index(trainer, self._open_task))
             self._require_one_model(trainer, pl_module)
             self._started_at = time.monotonic()
 
@@ -422,7 +389,7 @@ class TaskCallback(L.Callback):
         """End the open task when the fit has trained all that it will, and see that a checkpoint holds what is kept."""
         late = False
         if self._open_task is not None:
-            current = self._task_by_index(trainer, self._open_task)
+            current = task_by_index(trainer, self._open_task)
             if current.last_epoch is not None and not self._trained:
                 return  # told in on_fit_end
             self._end(trainer, pl_module, current)
@@ -489,64 +456,5 @@ class TaskCallback(L.Callback):
                 writer.write(entry)
 
 
-def results_directory(trainer: L.Trainer) -> Path:
-    """The folder of a run's results: the logger's folder, or ``default_root_dir`` without a logger.
-
-    Every process has to call this, and as often as the others: ``trainer.log_dir`` is broadcast from rank zero.
-    """
-    return Path(trainer.log_dir or trainer.default_root_dir)
-
-
-def required_callback(trainer: L.Trainer, wanted: type, caller: object) -> Any:
-    """Return the one callback of type ``wanted``.
-
-    Raises:
-        MisconfigurationException: there is none, or more than one.
-    """
-    found = [callback for callback in callbacks_of(trainer) if isinstance(callback, wanted)]
-    if len(found) != 1:
-        raise MisconfigurationException(
-            f"{type(caller).__name__} works with exactly one {wanted.__name__} among the trainer's callbacks; "
-            f"found {len(found)}."
-        )
-    return found[0]
-
-
 def task_callbacks(trainer: L.Trainer) -> list[TaskCallback]:
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, TaskCallback)]
-
-
-def _from_span(span: Span) -> CurrentTask:
-    return CurrentTask(span.index, span.task.name, span.last_epoch)
-
-
-def _is_last_epoch(trainer: L.Trainer) -> bool:
-    return trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-
-
-def _stops(trainer: L.Trainer) -> bool:
-    """At an epoch's end: whether the fit stops here though its epochs are not over; as Lightning's loops decide it."""
-    if _reached(trainer.global_step, trainer.max_steps):
-        return True
-    enough = trainer.current_epoch + 1 >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
-    return trainer.should_stop and enough
-
-
-def _reached(steps: int, limit: int | None) -> bool:
-    return limit not in (None, -1) and steps >= limit
-
-
-@contextmanager
-def _on_its_device(trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[None]:
-    """The model where it was trained: before ``on_fit_end`` Lightning has moved it to the CPU."""
-    before = pl_module.device
-    pl_module.to(trainer.strategy.root_device)
-    try:
-        yield
-    finally:
-        pl_module.to(before)
-
-
-def cpu_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Detached whole copies on the CPU, for checkpoints; every process has to call it."""
-    return {name: full_tensor(tensor.detach()).to("cpu", copy=True) for name, tensor in tensors.items()}

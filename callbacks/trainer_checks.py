@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -103,3 +103,18 @@ def require_automatic_optimization(pl_module: L.LightningModule, caller: object)
             f"{type(caller).__name__} needs automatic optimization; {type(pl_module).__name__} sets "
             "automatic_optimization = False."
         )
+
+
+def required_callback(trainer: L.Trainer, wanted: type, caller: object) -> Any:
+    """Return the one callback of type ``wanted``.
+
+    Raises:
+        MisconfigurationException: there is none, or more than one.
+    """
+    found = [callback for callback in callbacks_of(trainer) if isinstance(callback, wanted)]
+    if len(found) != 1:
+        raise MisconfigurationException(
+            f"{type(caller).__name__} works with exactly one {wanted.__name__} among the trainer's callbacks; "
+            f"found {len(found)}."
+        )
+    return found[0]

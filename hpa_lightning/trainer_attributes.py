@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import lightning as L
 
 
@@ -20,3 +22,11 @@ def datamodule_of(trainer: L.Trainer) -> L.LightningDataModule | None:
 def is_dev_run(trainer: L.Trainer) -> bool:
     """Whether the trainer only tries its code on a few batches (``fast_dev_run``)."""
     return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def results_directory(trainer: L.Trainer) -> Path:
+    """The folder of a run's results: the logger's folder, or ``default_root_dir`` without a logger.
+
+    Every process has to call this, and as often as the others: ``trainer.log_dir`` is broadcast from rank zero.
+    """
+    return Path(trainer.log_dir or trainer.default_root_dir)

@@ -162,3 +162,8 @@ def _local_range(tensor: DTensor) -> tuple[int, int]:
     """First row and number of rows of this process."""
     most = -(-tensor.shape[0] // tensor.device_mesh.size())
     return tensor.device_mesh.get_local_rank() * most, tensor.to_local().shape[0]
+
+
+def cpu_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Detached whole copies on the CPU, for checkpoints; every process has to call it."""
+    return {name: full_tensor(tensor.detach()).to("cpu", copy=True) for name, tensor in tensors.items()}
