@@ -9,6 +9,9 @@ One run is one process of the tree's own `benchmarks/NAME.py` with the options a
 each goes first in every second pair. A ratio below 1 says that the new tree needs less; its spread is that of the
 single pairs, from the smallest to the largest.
 
+On a machine that others use too, `--processor-time` lets `block` and `steps` count the processor time of their process,
+and the last row is the processor time of all that a run did, the making of models included.
+
 A tree from before `hpa_lightning/callbacks` was a link needs one: ln -s ../callbacks OLD/hpa_lightning/callbacks.
 """
 
@@ -56,6 +59,14 @@ def of_fuse(output: str) -> dict[str, float]:
     return figures
 
 
+BY_PROCESSOR_TIME = """
+import os, runpy, sys, time
+time.perf_counter = time.process_time
+del sys.argv[0]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
 READERS: dict[str, tuple[list[str], Callable[[str], dict[str, float]]]] = {
     "block": (["--only", "ours"], of_block),
     "steps": ([], of_steps),
@@ -63,12 +74,13 @@ READERS: dict[str, tuple[list[str], Callable[[str], dict[str, float]]]] = {
 }
 
 
-def run(tree: Path, name: str, options: list[str]) -> dict[str, float]:
-    """One run of the tree's benchmark: its figures, and the most memory that its process held."""
+def run(tree: Path, name: str, options: list[str], processor_time: bool) -> dict[str, float]:
+    """One run of the tree's benchmark: its figures, the most memory that its process held, its processor time."""
     extra, read = READERS[name]
+    start = ["-c", BY_PROCESSOR_TIME] if processor_time else []
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     with tempfile.TemporaryFile("w+") as output:
-        arguments = [sys.executable, str(tree / "benchmarks" / f"{name}.py"), *options, *extra]
+        arguments = [sys.executable, *start, str(tree / "benchmarks" / f"{name}.py"), *options, *extra]
         process = subprocess.Popen(arguments, stdout=output, env=environment, cwd=tree)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -79,7 +91,8 @@ def run(tree: Path, name: str, options: list[str]) -> dict[str, float]:
     figures = read(text)
     if not figures:
         raise SystemExit(f"{' '.join(arguments)} printed no figures that are known here:\n{text}")
-    return figures | {"peak memory of the process, GB": usage.ru_maxrss / 1e6}
+    seconds = usage.ru_utime + usage.ru_stime
+    return figures | {"peak memory of the process, GB": usage.ru_maxrss / 1e6, "processor time in all, s": seconds}
 
 
 def require_own(tree: Path) -> None:
@@ -105,6 +118,7 @@ def main() -> None:
     parser.add_argument("--old", type=Path, required=True)
     parser.add_argument("--new", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--processor-time", action="store_true", help="on a machine that others use")
     parser.add_argument("name", choices=READERS)
     parser.add_argument("options", nargs="*", help="of the benchmark, after --")
     options = parser.parse_args()
@@ -114,16 +128,20 @@ def main() -> None:
     runs: list[list[dict[str, float]]] = [[], []]
     for number in range(options.pairs):
         for which in (0, 1) if number % 2 == 0 else (1, 0):
-            runs[which].append(run(trees[which], options.name, options.options))
+            runs[which].append(run(trees[which], options.name, options.options, options.processor_time))
             print(f"pair {number + 1}, {('old', 'new')[which]}: {runs[which][-1]}", file=sys.stderr, flush=True)
     print(f"\n{device_name(torch.device('cpu'))}; old {commit(trees[0])}, new {commit(trees[1])}\n{command()}\n")
-    print("| figure | old, median | new, median | ratio of the medians | of single pairs |\n|---|---|---|---|---|")
+    print(
+        "| figure | old, median | new, median | ratio of the medians | of the smallest | of single pairs "
+        "|\n|---|---|---|---|---|---|"
+    )
     for figure in runs[0][0]:
         old, new = ([one[figure] for one in side] for side in runs)
         ratios = [after / before for before, after in zip(old, new, strict=True)]
         before, after = statistics.median(old), statistics.median(new)
         print(
-            f"| {figure} | {before:.3g} | {after:.3g} | {after / before:.3f} | {min(ratios):.3f} to {max(ratios):.3f} |"
+            f"| {figure} | {before:.3g} | {after:.3g} | {after / before:.3f} | {min(new) / min(old):.3f} | "
+            f"{min(ratios):.3f} to {max(ratios):.3f} |"
         )
 
 

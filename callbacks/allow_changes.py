@@ -96,14 +96,14 @@ def check_settings(trainer: L.Trainer, saved: dict[str, Any] | None, now: dict[s
     """
     if saved is None:
         rank_zero_warn(
-            "The checkpoint does not tell the settings of its callbacks (it is of an older version, or of a fit "
+            "The checkpoint does not hold the settings of its callbacks (it is of an older version, or of a fit "
             "without these callbacks); whether they are the same is not checked."
         )
         return
     reported, callbacks = dict(saved.get("callbacks", {})), dict(now.get("callbacks", {}))
     unreported = [name for name, settings in reported.items() if not settings and callbacks.get(name)]
     if unreported:  # the constructor of RegressionFusion once named none
-        rank_zero_warn(f"The checkpoint does not tell the settings of {', '.join(unreported)}; they are not checked.")
+        rank_zero_warn(f"The checkpoint does not hold the settings of {', '.join(unreported)}; they are not checked.")
     for name in unreported:
         reported.pop(name)
         callbacks.pop(name)

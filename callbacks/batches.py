@@ -72,7 +72,8 @@ def batch_length(batch: Any) -> int:
     length = of_lists(batch) if length is None else length
     if length is None:
         raise ValueError(
-            f"cannot tell the number of samples in a batch of type {type(batch).__name__}; expected tensors or lists."
+            f"cannot determine the number of samples in a batch of type {type(batch).__name__}; expected tensors or "
+            "lists."
         )
     return length
 

@@ -101,7 +101,7 @@ class DivergenceWatch:
             )
         raise TrainingDivergedError(
             f"step {trainer.global_step} (epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}): {what}. "
-            "The training has diverged. Resume from a checkpoint before with a lower learning rate, a warm-up or "
+            "The training has diverged. Resume from an earlier checkpoint with a lower learning rate, a warm-up or "
             "gradient_clip_val; with 16-bit weights, train in bf16-mixed or 32-true."
         )
 
@@ -128,7 +128,8 @@ def check_finite(tensors: Iterable[tuple[str, Tensor | nn.Parameter]], made_by: 
     bad = [name for name, tensor in tensors if not is_finite(tensor.detach())]
     if bad:
         raise TrainingDivergedError(
-            f"{made_by} made weights that are not finite, of {_listed(bad)}, out of finite ones; check the calibration "
+            f"{made_by} produced weights that are not finite, in {_listed(bad)}, from finite ones; check the "
+            "calibration "
             "data and the layer's inputs."
         )
 

@@ -212,7 +212,7 @@ class HessianMemory(Part):
                 )
         if self._sketches and isinstance(next(iter(state_dict["memory"].values())), Tensor):
             rank_zero_info(
-                f"{self.caller}: the whole Hessians of the checkpoint were made sketches of rank {self.rank}."
+                f"{self.caller}: the full Hessians of the checkpoint were compressed to sketches of rank {self.rank}."
             )
 
     def _sketch_of(self, hessian: Tensor) -> InputSketch:

@@ -58,9 +58,9 @@ def check_unmoved(trainer: L.Trainer, pl_module: L.LightningModule, kept: Digest
         if any(_overrides(item, hook) for hook in _HOOKS) and not type(item).__module__.startswith("lightning.")
     ]
     raise MisconfigurationException(
-        f"{len(moved)} of {len(kept)} parameters ({', '.join(moved[:3])}) are not those that the task's end left, and "
-        "no optimizer has stepped since: something wrote them, and what the task's end did (fusion, merge) and the "
-        "scores are not this model's. "
+        f"{len(moved)} of {len(kept)} parameters ({', '.join(moved[:3])}) differ from those that the task's end left, "
+        "and no optimizer has stepped since: other code wrote them, so the fusion or merge at the task's end and the "
+        "scores do not belong to this model. "
         + (f"Code that runs there: {', '.join(suspects)}. " if suspects else "")
         + "Remove what writes weights outside the optimizer step (averages of weights, swaps of models); the "
         "checkpoint of the task's end holds the right ones."

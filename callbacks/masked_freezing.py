@@ -67,8 +67,8 @@ class MaskedFreezing(StepCallback):
         if moved:
             rank_zero_warn(
                 f"Task {task.index} ({task.name}): the frozen columns of {len(moved)} layers ({', '.join(moved[:3])}) "
-                "were written by something other than the optimizer. They are back to what they were before the task, "
-                "but a part of it was trained without them."
+                "were written by something other than the optimizer. They are restored to their values from before the "
+                "task, but part of the task was trained with other values."
             )
         super().on_task_end(trainer, pl_module, task)
 

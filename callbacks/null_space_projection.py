@@ -132,7 +132,7 @@ class NullSpaceProjection(StepCallback):
                     self._bases[name] = self._bases[name].to(pl_module.device)
         if short:
             rank_zero_warn(
-                f"NullSpaceProjection: with rank={self.rank} the directions kept hold for sure less than half of "
+                f"NullSpaceProjection: with rank={self.rank} the directions kept certainly hold less than half of "
                 f"energy={self.energy} of the inputs of {len(short)} of {len(self._bases)} layers "
                 f"({', '.join(short[:3])}{', ...' if short[3:] else ''}). Set a larger rank."
             )
@@ -146,7 +146,7 @@ class NullSpaceProjection(StepCallback):
         missing = [linear.name for linear in self.layers if self._first.get(linear.name) not in self._bases]
         if missing:
             raise ValueError(
-                f"the checkpoint holds no basis for {missing[:3]}; it was written with other layers under tuning."
+                f"the checkpoint holds no basis for {missing[:3]}; it was written while other layers were tuned."
             )
         self._bases = self.layers.on_devices(self._bases)
         super().on_task_resume(trainer, pl_module, task)

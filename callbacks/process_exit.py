@@ -47,7 +47,7 @@ def exit_cleanly() -> None:
                 dist.barrier(group, async_op=True).wait(EXIT_TIMEOUT)
             _wait_for_idle_threads()
         except RuntimeError as error:  # the statuses of the children, below, tell what became of them
-            print(f"The other processes did not come to their end with this one: {error}", file=sys.stderr)
+            print(f"The other processes did not end with this one: {error}", file=sys.stderr)
         else:
             dist.destroy_process_group()
     if failed or not _children:

@@ -48,7 +48,7 @@ def require_agreement(trainer: L.Trainer, facts: Mapping[str, str]) -> None:
         if len(set(reported)) > 1:
             each = ", ".join(f"rank {rank}: {text}" for rank, text in list(enumerate(reported))[:8])
             raise ProcessesDifferError(
-                f"the processes differ in {name} ({each}), so that they would wait for each other for ever or train "
+                f"the processes differ in {name} ({each}), so they would wait for each other forever or train "
                 "different models. Give every process the same files, settings, seed and checkpoint."
             )
 

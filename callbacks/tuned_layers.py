@@ -123,7 +123,7 @@ class TunedLayers(Part):
         missing = sorted(linear.name for linear in self.linears if linear.name not in tensors)
         if missing:
             raise ValueError(
-                f"the checkpoint holds no {what} for {missing[:3]}; it was written with other layers under tuning."
+                f"the checkpoint holds no {what} for {missing[:3]}; it was written while other layers were tuned."
             )
         return self.on_devices({linear.name: tensors[linear.name] for linear in self.linears})
 

@@ -29,9 +29,9 @@ def load_yaml(text: str, where: str) -> Any:
         _check_size(content)
         return content
     except RecursionError:
-        raise ValueError(f"{where} is no YAML that can be read: it is nested too deeply.") from None
+        raise ValueError(f"{where} is not YAML that can be read: it is nested too deeply.") from None
     except Exception as error:  # YAML's own, and those of the types that it makes: dates, numbers, keys
-        raise ValueError(f"{where} is no YAML: {cut(error, 500)}") from error
+        raise ValueError(f"{where} is not valid YAML: {cut(error, 500)}") from error
 
 
 def _check_size(content: Any) -> None:
@@ -44,7 +44,7 @@ def _check_size(content: Any) -> None:
             sizes[id(node)] = -1
             sizes[id(node)] = 1 + sum(map(size, node.values() if isinstance(node, dict) else node))
         if sizes[id(node)] < 0:
-            raise ValueError("an alias stands within its own anchor")
+            raise ValueError("an alias is inside its own anchor")
         return sizes[id(node)]
 
     if size(content) > MOST_NODES:

@@ -127,7 +127,7 @@ def write_judged(
 
     Raises:
         ValueError: the output exists and is not empty, a link leads out of the answers' folder, or answers are
-            missing, so that two judges would stand in one mean.
+            missing, so that the mean would mix two judges.
     """
     run, output, name = Path(run), Path(output), judge_name(judge)
     results = RunResults.from_file(run)
@@ -139,7 +139,7 @@ def write_judged(
         if is_judged and (score.step, score.set) not in judged_again:
             raise ValueError(
                 f"there are no answers to {score.set} of step {score.step} to judge again, and its score by the "
-                "earlier judge would stand beside the new ones; judge all sets, of a run that kept all its answers."
+                "earlier judge would be mixed with the new ones; judge all sets, of a run that kept all its answers."
             )
     rates: dict[tuple[int, str], float] = {}
     categories: dict[tuple[int, str], Mapping[str, Any] | None] = {}

@@ -59,7 +59,7 @@ class TuningCLI(LightningCLI):
         if path.is_file() and (fault := checkpoint_fault(path)):
             other, _ = newest_checkpoint([path.parent])
             instead = f"the newest one to go on from is {other}" if other else "there is no other one beside it"
-            raise UserError(f"{path} is of no use: {fault}; {instead}.")
+            raise UserError(f"{path} is unusable: {fault}; {instead}.")
 
     def instantiate_classes(self) -> None:
         """What a class says of its own settings is the user's to mend.

@@ -53,7 +53,7 @@ def lock_folder(folder: Path) -> None:
             "folder of its own (the logger's save_dir, or default_root_dir)."
         ) from None
     except (OSError, NotImplementedError) as error:
-        warnings.warn(f"{folder} cannot be locked ({error}); see that no other run writes into it.", stacklevel=2)
+        warnings.warn(f"{folder} cannot be locked ({error}); make sure that no other run writes into it.", stacklevel=2)
         return
     _HELD[folder] = lock
 

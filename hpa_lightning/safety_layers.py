@@ -117,7 +117,7 @@ def safety_layer_range(gap: Sequence[float], low: float = 0.1, high: float = 0.9
     largest = max(gap)
     if largest <= 0.0:
         raise ValueError(
-            f"no layer tells malicious prompts from normal ones: the largest gap is {largest:.3g}. Check that the "
+            f"no layer separates malicious prompts from normal ones: the largest gap is {largest:.3g}. Check that the "
             "model is the aligned one, take harmless prompts that differ from the malicious ones in the harm "
             "alone, or name the layers yourself."
         )

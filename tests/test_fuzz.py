@@ -124,7 +124,7 @@ def test_torn_notes_of_a_store_are_named(tmp_path: Path) -> None:
     [
         ({"conditions": {"/etc": {}}}, r"conditions: the name '/etc'; expected a text without slashes"),
         ({"conditions": {"..": {}}}, r"the name '\.\.'"),
-        ({"base": {"when": "2020-01-01", 1: 2}}, r"what JSON has no form for"),
+        ({"base": {"when": "2020-01-01", 1: 2}}, r"a value that JSON cannot represent"),
         ({"base": {"trainer": "x"}}, r"trainer is 'x'; expected a mapping"),
         ({"conditions": {"clean": [1]}}, r"condition 'clean' is \[1\]; expected a mapping"),
     ],

@@ -116,7 +116,7 @@ def test_last_goes_on_from_the_newest_whole_checkpoint(tmp_path: Path, capsys: p
     whole = next((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
     half = whole.with_name("epoch=9.ckpt")
     half.write_bytes(whole.read_bytes()[:5000])
-    with pytest.raises(SystemExit, match=r"epoch=9\.ckpt is of no use: it is cut off.* to go on from is .*epoch=0"):
+    with pytest.raises(SystemExit, match=r"epoch=9\.ckpt is unusable: it is cut off.* to go on from is .*epoch=0"):
         main([*arguments[:3], "--ckpt_path", str(half)])
     with pytest.warns(UserWarning, match=r"epoch=9\.ckpt is left out: it is cut off"):
         main(arguments)

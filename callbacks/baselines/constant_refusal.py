@@ -41,7 +41,7 @@ class ConstantRefusal(TaskCallback):
 
     def __init__(self, text: str = "I cannot help with this request.") -> None:
         if StringRefusalJudge("default")([text]) != [True]:
-            raise ValueError(f"ConstantRefusal: {text!r} is no refusal by the default rules; expected one.")
+            raise ValueError(f"ConstantRefusal: {text!r} is not a refusal by the default rules; expected a refusal.")
         super().__init__()
         self.text = text
 

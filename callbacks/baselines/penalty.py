@@ -83,8 +83,8 @@ class AdapterPenalty(TaskCallback):
         trained = [linear.name for linear in self._adapters if bool(linear.factors.lora_b.any())]
         if self.history and trained:
             raise MisconfigurationException(
-                f"{type(self).__name__}: {len(trained)} adapters ({trained[0]}, ...) go on from an earlier task and "
-                "would be punished for what they learnt there. Merge and restart them between tasks; "
+                f"{type(self).__name__}: {len(trained)} adapters ({trained[0]}, ...) continue from an earlier task "
+                "and would be penalized for what they learnt there. Merge and restart them between tasks; "
                 "SequentialTuning does it over a stream."
             )
 

@@ -97,7 +97,7 @@ class SafetyLayerFreezing(TaskCallback):
             return
         if not isinstance(trainer.strategy, SingleDeviceStrategy):
             raise MisconfigurationException(
-                "SafetyLayerFreezing(layers=None) finds the layers when the strategy has already been built with "
+                "SafetyLayerFreezing(layers=None) searches for the layers after the strategy has been built with "
                 "their parameters. Find them on one device (find_safety_layers, or a run without DDP) and pass "
                 "layers=(first, last)."
             )

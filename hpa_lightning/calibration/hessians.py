@@ -203,8 +203,8 @@ def visit_inputs(
     if silent:
         warnings.warn(
             f"calibration: the inputs of {len(silent)} of {len(linears)} layers are 0 at every position ("
-            f"{', '.join(silent[:3])}{', ...' if len(silent) > 3 else ''}), so that their Hessians tell no column from "
-            "another. Expected calibration data that reach these layers; leave them out with target_modules otherwise.",
+            f"{', '.join(silent[:3])}{', ...' if len(silent) > 3 else ''}), so their Hessians cannot rank the columns. "
+            "Expected calibration data that reach these layers; otherwise exclude them with target_modules.",
             stacklevel=2,
         )
 

@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> None:
         f"\n{outcome.kept}: what is kept; image paths in it start from {options.image_folder or options.input.parent}"
     )
     if not outcome.counts.kept:
-        print("Nothing is kept: no fit can be made of this file.")
+        print("Nothing is kept: this file cannot be trained on.")
 
 
 def _declared(options: Any) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class TaskLoader:
         if changed and state["epoch"] == now["epoch"] and state["batches_seen"] > 0:
             differences = ", ".join(f"{key} {state[key]} -> {now[key]}" for key in changed)
             raise ValueError(
-                f"the checkpoint was written in the middle of an epoch and {differences}; which records are left "
-                "cannot be told. Resume with the same settings, or from a checkpoint written at an epoch's end."
+                f"the checkpoint was written in the middle of an epoch and {differences}; which records are "
+                "left is unknown. Resume with the same settings, or from a checkpoint written at an epoch's end."
             )
         self._resume = (state["epoch"], state["batches_seen"])

@@ -60,8 +60,9 @@ class MLLMCollator:
         self.max_image_pixels = max_image_pixels
         if not getattr(tokenizer_of(processor), "is_fast", False):
             raise ValueError(
-                f"{type(tokenizer_of(processor)).__name__} is no fast tokenizer; answers are found through character "
-                "offsets, which only fast tokenizers tell. Load it with use_fast=True or convert it."
+                f"{type(tokenizer_of(processor)).__name__} is not a fast tokenizer; answers are found through "
+                "character "
+                "offsets, which only fast tokenizers provide. Load it with use_fast=True or convert it."
             )
         self.template  # noqa: B018 - a missing template is told now, not in a worker
 

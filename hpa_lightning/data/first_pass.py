@@ -131,7 +131,7 @@ class FirstPass:
         if isinstance(records, RecordFile) and records.unparsed:
             rank_zero_warn(
                 f"{self._what}: {records.unparsed} of {len(records)} records were not checked (check_ahead="
-                f"{self._ahead}): a broken one, or a missing image, ends the fit when its turn comes, and test records "
+                f"{self._ahead}): a broken one, or a missing image, ends the fit when it is reached, and test records "
                 "among them are not found."
             )
         return ReadRecords(records, self._keys, self._digest)

@@ -188,7 +188,7 @@ def _inline(address: str, where: str) -> EncodedImage:
             raise ValueError("it has no ';base64,'")
         return EncodedImage(base64.b64decode("".join(data.split()), validate=True), head[:40])
     except ValueError as error:  # binascii.Error is one
-        raise ValueError(f"{where}: the image {shown(address)} is no base64: {error}.") from error
+        raise ValueError(f"{where}: the image {shown(address)} is not base64: {error}.") from error
 
 
 def _downloaded(address: str, folder: Path, where: str) -> str:
@@ -197,7 +197,7 @@ def _downloaded(address: str, folder: Path, where: str) -> str:
         parts = urlsplit(address)
         path = unquote(parts.path).lstrip("/")
     except ValueError as error:
-        raise ValueError(f"{where}: the image {shown(address)} is no address: {error}.") from error
+        raise ValueError(f"{where}: the image {shown(address)} is not an address: {error}.") from error
     places = [folder / Path(path).name, folder / path, folder / parts.netloc / path]
     found = next((place for place in places if parts.scheme.startswith("http") and is_file(place)), None)
     if found is None:

@@ -76,7 +76,7 @@ def carry_over(processor: Any, short: list[int], expanded: list[int], kept: list
         return places
     raise ValueError(
         f"{record.where}: the processor's tokens differ from the conversation's by more than its images; the "
-        "answer's tokens cannot be told from the prompt's. Report this with the processor's class "
+        "answer's tokens cannot be distinguished from the prompt's. Report this with the processor's class "
         f"({type(processor).__name__})."
     )
 

@@ -57,8 +57,8 @@ def refuse_overlap(held_out: Mapping[str, KeyedRecords], used: KeyedRecords, use
             pairs = [(int(place), int(np.flatnonzero(held_keys == keys[place])[-1])) for place in shared[:3]]
             examples = ", ".join(f"{used.records[a].where} = {held.records[b].where}" for a, b in pairs)
             raise ValueError(
-                f"{len(shared)} of {len(used.records)} records of {used_name} stand in {name} ({len(held.records)} "
-                f"records) as well, with the same image and prompt: {examples}. Scores on seen records mean nothing; "
+                f"{len(shared)} of {len(used.records)} records of {used_name} are also in {name} ({len(held.records)} "
+                f"records), with the same image and prompt: {examples}. Scores on seen records mean nothing; "
                 "remove them, or pass allow_overlap=True."
             )
 

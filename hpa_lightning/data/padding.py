@@ -56,7 +56,7 @@ def pad_on(side: str, batch: Mapping[str, Tensor], records: Sequence[Record]) ->
         start, count = int(first[row]), int(counts[row])
         if count == 0 or not bool(kept[row, start : start + count].all()):
             raise ValueError(
-                f"{record.where}: the attention mask has gaps or no token; which tokens are padding cannot be told."
+                f"{record.where}: the attention mask has gaps or no token; which tokens are padding is unknown."
             )
     shift = first if side == "right" else first + counts - length
     if not bool(shift.any()):

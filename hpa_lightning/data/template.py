@@ -142,7 +142,7 @@ class ChatTemplate:
             if text[: len(prefix) + inserted].replace(self.end_of_turn, "") != prefix.replace(self.end_of_turn, ""):
                 raise ValueError(
                     f"{where}: the chat template renders the turns before message {index} differently once the answer "
-                    "follows; the answer's tokens cannot be told from the prompt's. Use another chat_template."
+                    "follows; the answer's tokens cannot be distinguished from the prompt's. Use another chat_template."
                 )
             start = len(prefix) + inserted
             end = self._end_of_answer(text, start, message_text(message).strip(), where)
@@ -165,7 +165,7 @@ class ChatTemplate:
         found = text.rfind(answer, start, turn_end if turn_end >= 0 else None)
         if not answer or found < 0 or text[found + len(answer) : turn_end].strip():
             raise ValueError(
-                f"{where}: the answer {answer[:60]!r} does not stand in the conversation as the chat template renders "
+                f"{where}: the answer {answer[:60]!r} is not in the conversation as the chat template renders "
                 f"it ({text[start : start + 80]!r}); the template changes it. Use another chat_template."
             )
         return found + len(answer)

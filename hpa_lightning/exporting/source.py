@@ -61,7 +61,7 @@ class TunedCheckpoint:
         if not path.is_file():
             raise ValueError(f"there is no checkpoint {path}.")
         if fault := checkpoint_fault(path):
-            raise ValueError(f"{path} is of no use: {fault}.")
+            raise ValueError(f"{path} is unusable: {fault}.")
         try:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except pickle.UnpicklingError as error:  # loading it would run code

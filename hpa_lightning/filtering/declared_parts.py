@@ -46,10 +46,10 @@ def _part(declared: Any, where: str) -> HarmFilter:
         parser.add_class_arguments(found, "part")
         found = instantiate(parser, {"part": dict(arguments)}, where).part
     elif arguments:
-        raise ValueError(f"{where}: {declared['class_path']} is no class and takes no init_args.")
+        raise ValueError(f"{where}: {declared['class_path']} is not a class and takes no init_args.")
     if not isinstance(found, HarmFilter):
         raise ValueError(
-            f"{where}: {type(found).__name__} cannot be called with records, so it is no part of a filter."
+            f"{where}: {type(found).__name__} cannot be called with records, so it cannot be part of a filter."
         )
     return found
 

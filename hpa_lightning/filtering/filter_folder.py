@@ -53,7 +53,7 @@ def is_finished(output: Path, settings: Mapping[str, Any]) -> bool:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     if not (output / SETTINGS).is_file() or not (output / FINDINGS).is_file():
-        raise ValueError(f"{output} exists and is no output of a filter; choose another one, or remove it.")
+        raise ValueError(f"{output} exists and is not the output of a filter; choose another one, or remove it.")
     _refuse_changes(output, settings, "was made")
     (output / _LOCK).unlink(missing_ok=True)  # of a run that was killed between its last two steps
     return True

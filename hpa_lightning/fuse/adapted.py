@@ -75,7 +75,7 @@ class AdaptedCheckpoint(Checkpoint):
         for module, factors in parts.items():
             name = names[f"{module}.weight"]
             if name not in self or len(self.stored(name).shape) != 2:
-                raise ValueError(f"{self.adapter} adapts {module}, which is no linear layer of {self.folder}.")
+                raise ValueError(f"{self.adapter} adapts {module}, which is not a linear layer of {self.folder}.")
             if name in tied:
                 raise ValueError(
                     f"{self.adapter} adapts {module}, whose weight {self.folder} shares with another layer; expected "

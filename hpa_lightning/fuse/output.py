@@ -56,7 +56,9 @@ class PartialOutput:
             raise ValueError(f"{self.output} exists already; choose another output, or remove it.")
         record = self.progress / "run.json"
         if not record.is_file() and self.folder.exists() and not self._is_empty():
-            raise ValueError(f"{self.folder} exists and is no interrupted run; choose another output, or remove it.")
+            raise ValueError(
+                f"{self.folder} exists and is not an interrupted run; choose another output, or remove it."
+            )
         self.progress.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.progress / _LOCK_FILE, timeout=0)
         try:
@@ -177,7 +179,7 @@ def check_or_begin(record: Path, run: Mapping[str, Any], folder: Path) -> None:
     changed = sorted(key for key in {*before, *run} if before.get(key) != run.get(key))
     if changed:
         raise ValueError(
-            f"{folder} was begun with other {', '.join(changed)}. Repeat its command to finish it, choose another "
+            f"{folder} was started with other {', '.join(changed)}. Repeat its command to finish it, choose another "
             "output, or remove the folder to start anew."
         )
 

@@ -92,11 +92,11 @@ def _read_header(folder: Path, file: str) -> dict[str, StoredTensor]:
         head = opened.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
         if 8 + length > size:
-            raise ValueError(f"{path} is cut short or no safetensors file.")
+            raise ValueError(f"{path} is cut short or not a safetensors file.")
         try:
             header = {key: entry for key, entry in json.loads(opened.read(length)).items() if key != "__metadata__"}
         except (ValueError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path} is no safetensors file: {str(error)[:200]}") from error
+            raise ValueError(f"{path} is not a safetensors file: {str(error)[:200]}") from error
     places = {}
     for key, entry in header.items():
         try:

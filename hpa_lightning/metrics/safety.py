@@ -183,7 +183,8 @@ class OverRefusalRate(Metric):
         self.judge = resolve_judge(judge)
         if getattr(self.judge, "judges", "refusal") != "refusal" and not isinstance(self, AttackSuccessRate):
             raise ValueError(
-                f"{self.judge!r} tells safe from unsafe, not refusals from answers; over-refusal needs a refusal "
+                f"{self.judge!r} distinguishes safe from unsafe, not refusals from answers; over-refusal needs a "
+                "refusal "
                 "judge, such as 'default'."
             )
         self.add_state("refused", torch.tensor(0), dist_reduce_fx="sum")

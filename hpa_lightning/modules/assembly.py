@@ -81,7 +81,7 @@ def load_weights_(model: nn.Module, source: str | Path) -> None:
             "with the same model, config or parts."
         )
     model.load_state_dict(state)
-    rank_zero_info(f"The model starts with the weights of {path}.")
+    rank_zero_info(f"The model starts from the weights of {path}.")
 
 
 def _checkpoint_of(source: Path) -> Path:
@@ -96,7 +96,7 @@ def _checkpoint_of(source: Path) -> Path:
     if not source.is_file():
         raise ValueError(f"start_from: there is no checkpoint {source}.")
     if fault := checkpoint_fault(source):
-        raise ValueError(f"start_from {source} is of no use: {fault}.")
+        raise ValueError(f"start_from {source} is unusable: {fault}.")
     return source
 
 

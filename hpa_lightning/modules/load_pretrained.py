@@ -85,7 +85,7 @@ def select_trainable(
     alone are tuned, or everything but a frozen vision tower. ``trainable`` says it by parts, in place of both.
 
     Raises:
-        ValueError: a name in ``train_modules`` is no submodule, a part that the model does not have, or two settings
+        ValueError: a name in ``train_modules`` is not a submodule, a part that the model does not have, or two settings
             of what is trained.
     """
     modules = dict(model.named_modules())
@@ -97,7 +97,8 @@ def select_trainable(
     if trainable is not None:
         if train_modules is not None or not freeze_vision:
             raise ValueError(
-                "trainable stands beside train_modules or freeze_vision=False; expected one way to say what is trained."
+                "trainable is given together with train_modules or freeze_vision=False; expected one way to say what "
+                "is trained."
             )
         select_parts(model, trainable, has_lora)
         return [tower for tower in towers if not any(parameter.requires_grad for parameter in tower.parameters())]

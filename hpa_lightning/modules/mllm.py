@@ -125,7 +125,9 @@ class MLLMModule(TokenWeightedModule):
             _keep_primitives(hyperparameters)
         if parts is not None:
             if any(item is not None for item in (model, config, processor)):
-                raise ValueError("parts stands beside model, config or processor; expected parts alone: it makes them.")
+                raise ValueError(
+                    "parts is given together with model, config or processor; expected parts alone, which builds them."
+                )
             self.model, self.processor = parts.build(dtype, attn_implementation)
         else:
             self.model = build_model(model, config, dtype, attn_implementation)

@@ -234,7 +234,7 @@ class PreferenceModule(MLLMModule):
     def _make_logs(self, loader: Any, records: Any, task: str, resumed: bool) -> ReferenceLogs:
         if not isinstance(records, NumberedRecords):
             raise MisconfigurationException(
-                f"reference_cache needs pairs that know their number, and the loader's data are of "
+                "reference_cache needs numbered pairs, and the loader's data are of "
                 f"{type(records).__name__}; expected a stream's preference task, or NumberedRecords(records)."
             )
         moves = self.preference.reference is None and any(p.requires_grad for _, p in outside_adapters(self.model))

@@ -227,7 +227,7 @@ def task_length(trainer: Any, interval: str = "step") -> tuple[str, int]:
         return name, sum(span.last_epoch - span.first_epoch + 1 for span in spans.values())
     if (counted := counted_stream(stream)) is None:
         raise UnknownLengthError(
-            f"the schedule asks for the task's optimizer steps; {type(stream).__name__} has to tell them by "
+            f"the schedule asks for the task's optimizer steps; {type(stream).__name__} has to give them by "
             "task_steps(index) -> int, as CVITDataModule does."
         )
     steps = sum(counted.task_steps(index) for index in spans)

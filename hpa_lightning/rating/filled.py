@@ -48,7 +48,7 @@ def read_key(path: str | Path) -> dict[str, Any]:
     key = parse_json(read_text(path), path.name)
     needed = ("form", "shown", "runs", "items")
     if not isinstance(key, dict) or key.get("format") != FORMAT or not all(name in key for name in needed):
-        raise ValueError(f"{path} is no key of a rating form; expected what `rate export --key` wrote.")
+        raise ValueError(f"{path} is not the key of a rating form; expected what `rate export --key` wrote.")
     return key
 
 
@@ -140,7 +140,7 @@ def _from_csv(path: Path, key: Mapping[str, Any]) -> Filled:
         place = int(row["answer"]) - 1 if (row["answer"] or "").isdigit() else -1
         if item is None or not 0 <= place < len(item["order"]) or (row["item"], place) in seen:
             what = f"item {shown(row['item'])}, answer {shown(row['answer'])}"
-            raise ValueError(f"{where}: {what} stands there twice, or is not of the form.")
+            raise ValueError(f"{where}: {what} occurs twice, or is not in the form.")
         seen.add((row["item"], place))
         texts = (item["question"], item["answers"][item["order"][place]])
         if any(

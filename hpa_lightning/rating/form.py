@@ -198,7 +198,8 @@ def _items(
         )
     if unreported:
         rank_zero_warn(
-            f"The stored answers to {names(sorted(set(unreported)))} do not tell their pictures (TaskEvaluation keeps "
+            f"The stored answers to {names(sorted(set(unreported)))} do not include their pictures (TaskEvaluation "
+            "keeps "
             "them, `hpa-lightning test` does not): questions about pictures are on the form without them.",
             category=UserWarning,
         )

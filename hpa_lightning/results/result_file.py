@@ -116,7 +116,7 @@ def result_line(record: Mapping[str, Any] | Event) -> bytes:
     try:
         return (json.dumps(_finite(record), allow_nan=False, ensure_ascii=False) + "\n").encode()
     except TypeError as error:
-        raise ValueError(f"The {record['event']!r} event has a value without a JSON form: {error}.") from error
+        raise ValueError(f"The {record['event']!r} event has a value that JSON cannot represent: {error}.") from error
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -15,7 +15,7 @@ def canonical(config: Any, where: str) -> str:
         return json.dumps(config, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{where}: what JSON has no form for: {cut(error, 200)}; expected texts and numbers."
+            f"{where}: a value that JSON cannot represent: {cut(error, 200)}; expected texts and numbers."
         ) from error
 
 

@@ -101,7 +101,7 @@ def check_order(methods: Mapping[str, list[MethodPoint]], path: str) -> None:
                     f"{where} is {shown(after)}; expected a method without a grid out of {names(methods)}."
                 )
             if after in seen:
-                raise ValueError(f"{where} is {shown(after)}, which comes after it itself.")
+                raise ValueError(f"{where} is {shown(after)}, which itself comes after it.")
             seen.append(after)
             after = methods[after][0].after
 

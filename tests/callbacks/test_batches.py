@@ -247,6 +247,6 @@ def test_lengths_and_masks() -> None:
     masks = valid_positions([{"attention_mask": mask}, Named(torch.zeros(1, 3), mask)])
     assert isinstance(masks, tuple) and len(masks) == 2
     assert valid_positions(Batch(mask, torch.zeros(1, 1, 3, 3))) is None
-    with pytest.raises(ValueError, match="cannot tell the number of samples in a batch of type NoneType"):
+    with pytest.raises(ValueError, match="cannot determine the number of samples in a batch of type NoneType"):
         batch_length(None)
     assert [len(batch["input_ids"]) for batch in plain_loader(token_loader(0, 6))] == [4, 2]

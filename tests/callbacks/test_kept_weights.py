@@ -87,7 +87,7 @@ def test_others_are_noticed(writer: type[L.Callback], lora: bool, first: bool, t
         runner.fit(build(lora), token_loader(1, 20))
         return
     with pytest.raises(
-        MisconfigurationException, match=rf"are not those that the task's end left(.|\n)*{writer.__name__}"
+        MisconfigurationException, match=rf"differ from those that the task's end left(.|\n)*{writer.__name__}"
     ):
         runner.fit(build(lora), token_loader(1, 20))
 

@@ -63,7 +63,7 @@ def test_parts_of_the_package_and_of_ones_own(own_module: str) -> None:
         ({"class_path": "Other"}, "there is no 'Other'; the parts here are "),
         ({"class_path": "no_such_module.X"}, "the module of 'no_such_module.X' cannot be imported"),
         ({"class_path": "pathlib.Path"}, "PosixPath cannot be called with records"),
-        ({"class_path": "os.getcwd", "init_args": {"a": 1}}, "is no class and takes no init_args"),
+        ({"class_path": "os.getcwd", "init_args": {"a": 1}}, "is not a class and takes no init_args"),
         ({"class_path": "PhraseFilter", "init_args": 3}, "init_args is 3"),
         ({"class_path": "PhraseFilter", "init_args": {"phrase": ["a"]}}, "phrase"),
         ({"class_path": "PhraseFilter", "init_args": {"phrases": 3}}, "phrases"),

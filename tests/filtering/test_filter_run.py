@@ -270,7 +270,7 @@ def test_other_settings_are_refused_and_the_same_are_done(tmp_path: Path) -> Non
         filter_data(path, {"p": BOMB}, out)
     out.rename(tmp_path / "out.partial")
     (tmp_path / "out.partial" / ".being-written").touch()
-    with pytest.raises(ValueError, match=r"out.partial was begun with other settings \(input"):
+    with pytest.raises(ValueError, match=r"out.partial was started with other settings \(input"):
         filter_data(path, {"p": BOMB}, out)
 
 
@@ -281,7 +281,7 @@ def test_outputs_that_are_in_the_way(tmp_path: Path) -> None:
         filter_data(path, {"p": BOMB}, tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="other exists and is no output of a filter"):
+    with pytest.raises(ValueError, match="other exists and is not the output of a filter"):
         filter_data(path, {"p": BOMB}, tmp_path / "other")
     (tmp_path / "other").rename(tmp_path / "out.partial")
     with pytest.raises(ValueError, match=r"out.partial exists and was not left by a filter"):

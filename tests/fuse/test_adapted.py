@@ -86,7 +86,7 @@ def test_adapters_that_are_more_than_lora_are_refused(pair: tuple[Path, Path], t
     refused("not known here: quantum_leap=3.*delete a setting", quantum_leap=3)
     refused("lora_alpha=many; expected a number", lora_alpha="many")
     refused("lora_magnitude_vector", factors | {"base_model.model.x.lora_magnitude_vector": torch.ones(2)})
-    refused("is no linear layer", {key.replace("q_proj", "w_proj"): value for key, value in factors.items()})
+    refused("is not a linear layer", {key.replace("q_proj", "w_proj"): value for key, value in factors.items()})
     refused(
         "lora_B of .* alone", {key: value for key, value in factors.items() if "0.self_attn.q_proj.lora_A" not in key}
     )
@@ -147,7 +147,7 @@ def test_adapters_on_tied_weights_and_damaged_ones_are_refused(tmp_path: Path) -
     for module in ("lm_head", "model.language_model.embed_tokens"):
         save_file(factors | {f"base_model.model.{module}.{key}.weight": value for key, value in head.items()}, file)
         checkpoint = AdaptedCheckpoint(tmp_path / "base", tmp_path / "adapter")
-        with pytest.raises(ValueError, match=f"adapts {module}, (whose weight .* shares|which is no linear layer)"):
+        with pytest.raises(ValueError, match=f"adapts {module}, (whose weight .* shares|which is not a linear layer)"):
             checkpoint.bind(empty_model(checkpoint.config, checkpoint.dtype))
     (tmp_path / "adapter" / "adapter_config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"adapter_config.json holds a list"):

@@ -101,9 +101,9 @@ def test_an_interrupted_run_is_not_continued_with_other_settings(
         with pytest.raises(Interruption):
             fuse_checkpoints(*pair, tmp_path / "out", SAFETY, TASK, **SETTINGS)
     other = SETTINGS | {"retention": replace(RETENTION, p_max=30.0)}
-    with pytest.raises(ValueError, match="begun with other retention"):
+    with pytest.raises(ValueError, match="started with other retention"):
         fuse_checkpoints(*pair, tmp_path / "out", SAFETY, TASK, **other)
-    with pytest.raises(ValueError, match="begun with other records"):
+    with pytest.raises(ValueError, match="started with other records"):
         fuse_checkpoints(*pair, tmp_path / "out", TASK, SAFETY, **SETTINGS)
 
 
@@ -114,7 +114,7 @@ def test_existing_folders_are_not_touched(pair: tuple[Path, Path], tmp_path: Pat
     theirs = tmp_path / "new.partial" / "somebody's"
     theirs.parent.mkdir()
     theirs.write_text("work")
-    with pytest.raises(ValueError, match="no interrupted run"):
+    with pytest.raises(ValueError, match="not an interrupted run"):
         fuse_checkpoints(*pair, tmp_path / "new", SAFETY, TASK)
     assert list(theirs.parent.iterdir()) == [theirs]
 

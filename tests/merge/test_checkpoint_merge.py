@@ -237,7 +237,7 @@ def test_interrupted_and_continued_gives_the_same_files(
     with pytest.raises(Interruption):
         merge(folders, tmp_path / "out", SETTINGS["dare_ties"])
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match="was begun with other ratio"):
+    with pytest.raises(ValueError, match="was started with other ratio"):
         merge(folders, tmp_path / "out", MergeSettings("dare_ties", 0.7, density=0.6))
     monkeypatch.setattr(PartialOutput, "write_part", lambda *call: written.append(call[1]) or original(*call))
     merge(folders, tmp_path / "out", SETTINGS["dare_ties"])

@@ -82,7 +82,7 @@ def test_a_front_is_resumed_refined_and_picks_a_ratio(
     page = Structure((output / "front.html").read_text())
     assert not [address for address in page.addresses if not address.startswith("data:")]
     assert (output / "front.png").read_bytes()[:4] == b"\x89PNG"
-    with pytest.raises(SystemExit, match="was begun with other method"):
+    with pytest.raises(SystemExit, match="was started with other method"):
         main(command(pair, output, "--front", "0:1:0.5", "--method", "slerp"))
 
 

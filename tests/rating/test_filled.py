@@ -40,7 +40,7 @@ def test_files_that_cannot_be_taken_are_named(key: Path, tmp_path: Path) -> None
         with pytest.raises(ValueError, match=message):
             rate_outcome([fill(key, "Cy", honest, tmp_path / "bad.json", **change)], key, draws=10)
     assert "half.json of 'Bo' is incomplete" in rate_outcome([half], key, incomplete=True, draws=10).notes[0]
-    with pytest.raises(ValueError, match="is no key of a rating form"):
+    with pytest.raises(ValueError, match="is not the key of a rating form"):
         rate_outcome([ada], ada, draws=10)
 
 
@@ -68,5 +68,5 @@ def test_a_filled_csv_counts_like_the_page(key: Path, tmp_path: Path, capsys: py
     with pytest.raises(ValueError, match=r"edited.csv, row 5: the question or the answer was changed"):
         rate_outcome([write("edited.csv")], key)
     rows[3] = rows[2]
-    with pytest.raises(ValueError, match=r"twice.csv, row 5: .* stands there twice"):
+    with pytest.raises(ValueError, match=r"twice.csv, row 5: .* occurs twice"):
         rate_outcome([write("twice.csv")], key)

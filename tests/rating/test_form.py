@@ -94,7 +94,7 @@ def test_pictures_are_those_of_the_run_that_kept_them(runs: list[Path], tmp_path
         path.write_text(re.sub(r'"images": \[[^]]*\], ', "", path.read_text()))
     page = export_form(runs, tmp_path / "form", tmp_path / "key.json")["html"].read_text()
     assert page.count("<img ") == 9
-    with pytest.warns(UserWarning, match=r"answers to \['first', 'harmful', 'mild'\] do not tell their pictures"):
+    with pytest.warns(UserWarning, match=r"answers to \['first', 'harmful', 'mild'\] do not include their pictures"):
         page = export_form(runs[:1], tmp_path / "bare", tmp_path / "bare.json")["html"].read_text()
     assert "<img " not in page
 

@@ -143,7 +143,7 @@ def test_mistakes_are_named(changes: dict[str, Any], message: str, tmp_path: Pat
 
 def test_a_study_that_is_no_yaml_is_told(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("title: [")
-    with pytest.raises(ValueError, match=r"study\.yaml is no YAML"):
+    with pytest.raises(ValueError, match=r"study\.yaml is not valid YAML"):
         read_study(tmp_path / "study.yaml")
 
 

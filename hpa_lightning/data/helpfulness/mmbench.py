@@ -134,13 +134,13 @@ def _image(cell: Any, images: Mapping[int, Any], where: str) -> Any:
     """The picture of a row: its own, or that of the earlier row that the cell names by its index."""
     if isinstance(cell, str) and len(cell) <= _LONGEST_REFERENCE and cell.strip().isdigit():
         if int(cell) not in images:
-            raise ValueError(f"{where}: the image is that of row {cell.strip()}, which does not stand before it.")
+            raise ValueError(f"{where}: the image is that of row {cell.strip()}, which does not come before it.")
         return images[int(cell)]
     if isinstance(cell, str) and cell:
         try:
             return EncodedImage(base64.b64decode(cell, validate=True), where)
         except ValueError as error:
-            raise ValueError(f"{where}: the image is no base64: {error}.") from error
+            raise ValueError(f"{where}: the image is not base64: {error}.") from error
     return image_of_cell(cell, Path(), where)
 
 

@@ -71,13 +71,14 @@ class MME(RecordSet):
         if wrong := [pair for pair, count in counts.items() if count != 2]:
             (subtask, group), count = wrong[0], counts[wrong[0]]
             raise ValueError(
-                f"MME: {len(wrong)} pictures have not two questions, the first is {group!r} of {subtask} with {count}; "
+                f"MME: {len(wrong)} pictures do not have two questions, the first is {group!r} of {subtask} with "
+                f"{count}; "
                 "accuracy+ is over pairs."
             )
         if missing := [subtask for subtask in _ABILITY if subtask not in {subtask for subtask, _ in counts}]:
             rank_zero_warn(
-                f"{self.path} holds {14 - len(missing)} of MME's 14 subtasks, without {names(missing)}: the points are "
-                "no sums that others report.",
+                f"{self.path} holds {14 - len(missing)} of MME's 14 subtasks, without {names(missing)}: its points "
+                "cannot be compared with published sums.",
                 category=DataWarning,
             )
         return records

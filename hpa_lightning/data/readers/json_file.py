@@ -165,8 +165,8 @@ class JsonFile:
     def _require_unchanged(self) -> None:
         if self._descriptor().stamp() != self._stamp:
             raise ValueError(
-                f"{self.path} was changed while it is in use: its records are read when they are needed, and no longer "
-                "stand where they stood. Start again with the file as it is now, and change copies of files in use."
+                f"{self.path} was changed while it is in use: its records are read when they are needed, and their "
+                "positions have changed. Start again with the file as it is now, and edit copies of files in use."
             )
 
 

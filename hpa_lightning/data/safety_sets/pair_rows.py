@@ -101,7 +101,7 @@ def read_pairs(
         warnings.warn(f"{what}: {reported}.", DataWarning, stacklevel=2)
     if faults:
         reported = "".join(_reported(kind, examples) for kind, examples in faults.items())
-        text = f"{what}: {sum(map(len, faults.values()))} of {rows} rows are no pairs to learn from:{reported}"
+        text = f"{what}: {sum(map(len, faults.values()))} of {rows} rows cannot be learnt from as pairs:{reported}"
         if faulty == "stop":
             raise ValueError(f"{text}\nCorrect them, or leave them out with faulty: skip.")
         warnings.warn(f"{text}\nThey are left out.", DataWarning, stacklevel=2)

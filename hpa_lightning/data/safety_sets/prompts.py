@@ -105,8 +105,8 @@ class PromptFile(RecordSet):
         found = found or columns
         if len(found) != 1:
             raise ValueError(
-                f"{name} has the columns {names(columns)}; which of {names(found)} holds the prompts cannot be "
-                "told, pass prompt_column=."
+                f"{name} has the columns {names(columns)}; which of {names(found)} holds the prompts is "
+                "unclear; pass prompt_column=."
             )
         return (found[0],)
 

@@ -57,7 +57,7 @@ def test_tasks_of_other_benchmarks(tmp_path: Path) -> None:
 def test_a_description_that_is_no_yaml_is_told(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("tasks: [")
-    with pytest.raises(ValueError, match=r"mine\.yaml' is no YAML"):
+    with pytest.raises(ValueError, match=r"mine\.yaml' is not valid YAML"):
         read_benchmark(str(path), tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_a_description_imports_no_other_package(
 def test_yaml_that_grows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
-    for text, message in (("\n".join(lines), "more than 1000000 values"), ("a: &a [*a]", "within its own anchor")):
+    for text, message in (("\n".join(lines), "more than 1000000 values"), ("a: &a [*a]", "inside its own anchor")):
         path.write_text(text)
         with pytest.raises(ValueError, match=f"mine.yaml.*{message}"):
             read_benchmark(str(path), tmp_path)

@@ -79,8 +79,8 @@ def test_the_hubs_parquet_is_read(tmp_path: Path) -> None:
         ({"answer": "D", "C": "", "D": ""}, "the answer is 'D'"),
         ({"index": "x"}, "the index is 'x'"),
         ({"B": "", "C": "", "D": ""}, "1 options; expected two or more"),
-        ({"image": "77"}, "the image is that of row 77, which does not stand before it"),
-        ({"image": "?" * 99}, "is no base64"),
+        ({"image": "77"}, "the image is that of row 77, which does not come before it"),
+        ({"image": "?" * 99}, "is not base64"),
         ({"question": " "}, "'question' is ' '"),
     ],
 )

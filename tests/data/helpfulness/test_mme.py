@@ -50,7 +50,7 @@ def test_what_is_broken_is_told(tmp_path: Path) -> None:
     folder = write_mme(tmp_path / "MME", mme_pairs(EVERY))
     file = folder / "count" / "0001.txt"
     for text, message in [
-        ("Is it?\tYes\n", "1 pictures have not two questions, the first is '0001' of count with 1"),
+        ("Is it?\tYes\n", "1 pictures do not have two questions, the first is '0001' of count with 1"),
         ("Is it? Yes\nOr?\tNo\n", "count/0001.txt, line 1: 'Is it\\? Yes'; expected a question, a tab"),
         ("Is it?\tperhaps\nOr?\tNo\n", "count/0001.txt, line 1: the answer is 'perhaps'; expected Yes or No"),
     ]:

@@ -58,7 +58,9 @@ def test_the_safer_response_is_chosen_and_the_better_one_if_asked(tmp_path: Path
 )
 def test_rows_that_are_no_pairs_are_counted_and_told(tmp_path: Path, changes: dict[str, Any], kind: str) -> None:
     file = lines(tmp_path / "train.jsonl", [safe_rlhf(0), safe_rlhf(1, **changes), safe_rlhf(2)])
-    with pytest.raises(ValueError, match=rf"1 of 3 rows are no pairs to learn from:\n1 {kind}\n  - train.jsonl\[1\]"):
+    with pytest.raises(
+        ValueError, match=rf"1 of 3 rows cannot be learnt from as pairs:\n1 {kind}\n  - train.jsonl\[1\]"
+    ):
         SafeRLHF(file).read()
     with pytest.warns(DataWarning, match=f"1 {kind}"):
         assert len(SafeRLHF(file, faulty="skip").read()) == 2

@@ -156,7 +156,7 @@ def spa_vl(index: int, **changes: Any) -> dict[str, Any]:
 def test_spa_vl_pairs(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "0.png", 0)
     file = lines(tmp_path / "train.jsonl", [spa_vl(0), spa_vl(1, rejected="It is not, 1."), spa_vl(2, chosen=None)])
-    with pytest.raises(ValueError, match="2 of 3 rows are no pairs"):
+    with pytest.raises(ValueError, match="2 of 3 rows cannot be learnt from as pairs"):
         SPAVL(file, answer="pair").read()
     with pytest.warns(DataWarning, match="1 with twice the same answer"):
         (record,) = SPAVL(file, answer="pair", faulty="skip").read()
