@@ -63,7 +63,7 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     torch.save({"weights": torch.ones(2)}, tmp_path / "other.ckpt")
     for name, message in {
         "none.ckpt": "there is no checkpoint",
-        "torn.ckpt": "is of no use",
+        "torn.ckpt": "is unusable",
         "shards.ckpt": "consolidate_checkpoint",
         "other.ckpt": "holds no `state_dict`",
     }.items():
