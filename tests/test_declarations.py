@@ -17,12 +17,12 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "study is no YAML: "),
-        ("a: &a [*a]", "an alias stands within its own anchor"),
+        ("a: [1", "study is not valid YAML: "),
+        ("a: &a [*a]", "an alias is inside its own anchor"),
         (BOMB, "with its aliases filled in it holds more than 1000000 values"),
-        ("[" * 5000, "study is no YAML"),
-        ("a: 2020-13-45", "study is no YAML: "),
-        ("{[1]: 2}", "study is no YAML: "),
+        ("[" * 5000, "study is not YAML"),
+        ("a: 2020-13-45", "study is not valid YAML: "),
+        ("{[1]: 2}", "study is not valid YAML: "),
     ],
     ids=["broken", "itself", "bomb", "deep", "date", "key"],
 )

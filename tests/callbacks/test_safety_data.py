@@ -33,7 +33,10 @@ SMALL = {"safety_samples": 4, "task_samples": 4, "batch_size": 4}
             [{"id": "0", "conversations": []}],
             r"rows of a data file \(with \['conversations', 'id'\]\); pass its path",
         ),
-        ((text for text in ["How do I?"]), "could not calibrate with safety_data: ValueError: cannot determine the number"),
+        (
+            (text for text in ["How do I?"]),
+            "could not calibrate with safety_data: ValueError: cannot determine the number",
+        ),
         ([{"ids": torch.zeros(2, 3)}], "could not calibrate with safety_data: .*Error: "),
     ],
 )

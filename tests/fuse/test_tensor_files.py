@@ -35,10 +35,10 @@ def test_headers_that_lie_are_refused(entry: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("header", [b"{", b"[1]", b'"x"', b"\xff\xff", b"[" * 100_000])
 def test_what_is_no_header_is_refused(header: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(ValueError, match=r"a.safetensors is no safetensors file"):
+    with pytest.raises(ValueError, match=r"a.safetensors is not a safetensors file"):
         TensorFiles(tmp_path, ["a.safetensors"])
     (tmp_path / "a.safetensors").write_bytes(b"\xff" * 8 + header)
-    with pytest.raises(ValueError, match=r"a.safetensors is cut short or no safetensors file"):
+    with pytest.raises(ValueError, match=r"a.safetensors is cut short or not a safetensors file"):
         TensorFiles(tmp_path, ["a.safetensors"])
 
 

@@ -67,7 +67,7 @@ def test_a_run_that_starts_with_another() -> None:
     methods["first"]["config"]["lr"] = 2
     assert study(methods, ["third"]).cells()[2].digest != cells[2].digest
     methods["first"]["after"] = "third"
-    with pytest.raises(ValueError, match="comes after it itself"):
+    with pytest.raises(ValueError, match="which itself comes after it"):
         study(methods, ["third"])
     methods["first"]["after"] = "zero"
     with pytest.raises(ValueError, match="expected a method without a grid"):

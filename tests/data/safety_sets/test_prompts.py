@@ -88,7 +88,9 @@ def test_the_column_is_chosen(tmp_path: Path, columns: tuple[str, ...], chosen: 
 )
 def test_a_column_that_cannot_be_chosen_is_asked_for(tmp_path: Path, columns: tuple[str, ...], between: str) -> None:
     path = write_csv(tmp_path / "p.csv", [dict.fromkeys(columns, "x")])
-    with pytest.raises(ValueError, match=rf"^p\.csv has the columns .*; which of {between} holds the prompts is unclear"):
+    with pytest.raises(
+        ValueError, match=rf"^p\.csv has the columns .*; which of {between} holds the prompts is unclear"
+    ):
         PromptFile(str(path)).read()
     assert PromptFile(str(path), prompt_column=columns[1]).read()[0].prompt == "x"
 
