@@ -1,4 +1,4 @@
-"""Whether a resumed fit goes on with the settings that it was started with."""
+"""Whether a resumed fit continues with the settings that it was started with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HOW = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
 
 class AllowChanges(L.Callback):
-    """Lets a fit go on from a checkpoint that was made with other data or settings.
+    """Lets a fit continue from a checkpoint that was made with other data or settings.
 
     Without it a difference is an error that lists both sides. With it there is one warning, and the ``resume`` event of
     the result file names the differences under ``changes``. It is a callback, so that it can be given to fits with any

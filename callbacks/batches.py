@@ -103,13 +103,14 @@ def plain_loader(loader: Any, mode: str = "max_size_cycle") -> Iterable[Any]:
     if isinstance(loader, Iterator):
         raise ValueError(
             f"the training data are a {type(loader).__name__}, which can be read only once; expected a loader that "
-            "starts anew each time it is iterated, or task_data= to calibrate with."
+            "starts again each time it is iterated, or task_data= to calibrate with."
         )
     dataset = getattr(loader, "dataset", None)
     if isinstance(dataset, IterableDataset) and iter(dataset) is iter(dataset):
         raise ValueError(
             f"the training data are a {type(dataset).__name__} whose __iter__ returns the same iterator each time, so "
-            "that they can be read only once; expected one that starts anew each time, or task_data= to calibrate with."
+            "that they can be read only once; expected one that starts again each time, or task_data= to calibrate "
+            "with."
         )
     if not isinstance(loader, DataLoader):
         return copy.copy(loader)  # its position, if it stores one, stays where it was

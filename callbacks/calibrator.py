@@ -28,7 +28,8 @@ class Calibrator(CalibrationData):
     """Runs the model over safety and task data and gathers the Hessians of its linear layers.
 
     Before a task begins, and before the first one before anything is evaluated, the safety calibration set is made and
-    one batch of each kind goes the way that they all go at the task's end: what cannot be calibrated with is told then.
+    one batch of each kind goes the way that they all go at the task's end: what cannot be calibrated with is reported
+    then.
 
     State: see :class:`CalibrationData`.
 
@@ -129,7 +130,7 @@ class Calibrator(CalibrationData):
             rank: of the sketches; all columns where there are fewer.
 
         Returns:
-            As :meth:`hessians`, with sketches in place of matrices.
+            As :meth:`hessians`, with sketches instead of matrices.
 
         Raises:
             ValueError: no position of the batches counts.
@@ -190,7 +191,7 @@ class Calibrator(CalibrationData):
 
 
 def _distinct(accumulators: Mapping[str, Accumulator], first: dict[str, str]) -> Iterator[tuple[str, Accumulator]]:
-    """Each distinct accumulator with its first layer's name; ``first`` is told that name for every layer."""
+    """Each distinct accumulator with its first layer's name; ``first`` is called with that name for every layer."""
     names: dict[int, str] = {}
     for name, accumulator in accumulators.items():
         first[name] = names.setdefault(id(accumulator), name)

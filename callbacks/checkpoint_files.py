@@ -63,6 +63,6 @@ class _Watched:
 
 
 def write_whole_checkpoints(trainer: L.Trainer) -> None:
-    """Put :class:`WholeCheckpointIO` in the place of Lightning's own; another plugin stays."""
+    """Replace Lightning's own by :class:`WholeCheckpointIO`; another plugin stays."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpointIO()

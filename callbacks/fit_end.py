@@ -53,7 +53,7 @@ def saving(trainer: L.Trainer) -> list[ModelCheckpoint]:
 def checkpoint_marks(trainer: L.Trainer) -> Marks:
     """What the file systems say of the checkpoints that Lightning keeps, by their paths (that of the file, not a link).
 
-    A checkpoint that is written anew has another mark; no clock has to agree with another for that.
+    A checkpoint that is written again has another mark; no clock has to agree with another for that.
     """
     marks: Marks = {}
     for callback in saving(trainer):

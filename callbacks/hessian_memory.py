@@ -208,7 +208,7 @@ class HessianMemory(Part):
             else:
                 raise MisconfigurationException(
                     f"{self.caller}: the checkpoint remembers earlier tasks as sketches, from which whole Hessians "
-                    "cannot be made; go on with form='sketch'."
+                    "cannot be made; continue with form='sketch'."
                 )
         if self._sketches and isinstance(next(iter(state_dict["memory"].values())), Tensor):
             rank_zero_info(

@@ -253,7 +253,8 @@ class LayerDrift(TaskCallback):
         lacking = set(self._records or self._states) - set(self._states)
         if lacking or not self._states or (self.weights and not self._weights):
             raise ValueError(
-                f"LayerDrift compares with the model before the first task, and this fit goes on in task {task.index} "
+                "LayerDrift compares with the model before the first task, and this fit continues in task "
+                f"{task.index} "
                 f"from a checkpoint that lacks {sorted(lacking) or 'it'}: it was written without the callback, or with "
                 "other prompts. Run the whole stream with it, or leave it out."
             )

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Part:
-    """A part that a task callback owns: it hears of the same moments, and brings its own state.
+    """A part that a task callback owns: it is called at the same moments and has its own state.
 
-    A callback takes it in with ``self.own(part)``. Its state stands in the callback's beside that of the other parts,
+    A callback takes it in with ``self.own(part)``. Its state is in the callback's, with that of the other parts,
     so that the keys of all parts differ.
 
     Args:
-        owner: the callback, in whose name the part speaks.
+        owner: the callback, which the part's messages name.
     """
 
     follows: ClassVar[dict[str, str]] = {}

@@ -9,7 +9,7 @@ class StartPhase(IntEnum):
     """What happens one after the other when a task starts; within a phase, the trainer's order counts."""
 
     TUNING = 0
-    """Adapters are merged and restarted, optimizers made anew (``SequentialTuning``)."""
+    """Adapters are merged and restarted, optimizers made again (``SequentialTuning``)."""
     EVALUATION = 10
     """The aligned model is scored (``TaskEvaluation``)."""
     COMPARING = 11

@@ -1,4 +1,4 @@
-"""How the processes of one fit end: in order, and with exit codes that tell the truth."""
+"""How the processes of one fit end: in order, and with truthful exit codes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def exit_cleanly() -> None:
             for group in _groups():
                 dist.barrier(group, async_op=True).wait(EXIT_TIMEOUT)
             _wait_for_idle_threads()
-        except RuntimeError as error:  # the statuses of the children, below, tell what became of them
+        except RuntimeError as error:  # the statuses of the children, below, tell how they ended
             print(f"The other processes did not end with this one: {error}", file=sys.stderr)
         else:
             dist.destroy_process_group()
@@ -86,7 +86,7 @@ def _wait_for_idle_threads() -> None:
 
 
 def _gloo_threads() -> dict[str, str] | None:
-    """Thread -> what the kernel tells of it, how often it has run among that; ``None`` where no kernel tells."""
+    """Thread -> what the kernel says of it, how often it has run among that; ``None`` where the kernel does not say."""
     found = {}
     try:
         for thread in Path("/proc/self/task").iterdir():

@@ -54,7 +54,7 @@ def require_agreement(trainer: L.Trainer, facts: Mapping[str, str]) -> None:
 
 
 def rank_zero_mask(trainer: L.Trainer) -> Callable[[Tensor], Tensor] | None:
-    """What gives every process rank zero's boolean mask, in place of its own; ``None`` with one process.
+    """What gives every process rank zero's boolean mask, instead of its own; ``None`` with one process.
 
     Scores that each process computes by itself may differ in the last bit, and columns of nearly equal scores with it.
     """

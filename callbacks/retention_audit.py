@@ -1,4 +1,4 @@
-"""What both modes of HPA tell of the columns that they retain."""
+"""What both modes of HPA report of the columns that they retain."""
 
 from __future__ import annotations
 

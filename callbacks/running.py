@@ -1,4 +1,4 @@
-"""Running somebody's LightningModule outside its loops without leaving a trace."""
+"""Running a user's LightningModule outside its loops without leaving a trace."""
 
 from __future__ import annotations
 

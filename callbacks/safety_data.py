@@ -1,4 +1,4 @@
-"""What users pass as safety data: batches, or records and files with the refusals in them; told apart before a fit."""
+"""What users pass as safety data: batches, or records and files with the refusals in them; checked before a fit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def naming_data(caller: str, data: str) -> Iterator[None]:
     """Say with which data a callback could not calibrate. Running out of memory is passed on as it is.
 
     Raises:
-        ValueError, RuntimeError: in place of what was raised; the former for a ``ValueError``.
+        ValueError, RuntimeError: instead of what was raised; the former for a ``ValueError``.
     """
     try:
         yield
@@ -75,7 +75,7 @@ def settings_of(kind: type[S], given: S | Mapping[str, Any] | None, argument: st
 
 
 def check_not_one_batch(data: Any, argument: str, caller: str) -> None:
-    """Refuse a batch in the place of batches: going over it gives its keys, or its samples.
+    """Refuse a batch given instead of batches: going over it gives its keys, or its samples.
 
     Raises:
         ValueError: a mapping or a tensor.

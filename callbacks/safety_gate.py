@@ -35,7 +35,7 @@ class SafetyGate(TaskCallback):
     A model that gives mostly empty answers to a safety set is broken, not safe: it does not pass, whatever its rate.
 
     - ``"stop"``: the fit ends after this task; the model is left as it is.
-    - ``"rollback"``: the weights go back to those from before the task, and the stream goes on.
+    - ``"rollback"``: the weights go back to those from before the task, and the stream continues.
     - ``"raise_retention"``: the task is fused again with more retained columns (post-training HPA only). Retention
       ``p`` becomes ``p + x (100 - p)`` in every block; the smallest ``x`` in (0, 1] that keeps the budget is found by
       bisection, with one evaluation of the safety sets each. ``x = 1`` gives back the linear layers from before the
@@ -160,7 +160,7 @@ class SafetyGate(TaskCallback):
         self._before = {}
 
     def state_dict(self) -> dict[str, Any]:
-        # What is not trained stands in the checkpoint's own weights, until the task's end begins to change them.
+        # What is not trained is in the checkpoint's own weights, until the task's end begins to change them.
         before = {name: weight for name, weight in self._before.items() if self._ending or name in self._trainable}
         own = {"before": before, "trainable": sorted(self._trainable), "rate": self._rate, "empty": self._empty}
         return {**super().state_dict(), **own}

@@ -19,7 +19,7 @@ class SequentialTuning(TaskCallback):
     """Starts every task of a stream afresh: LoRA merged and restarted, new optimizer, new scheduler.
 
     At a task's end the adapters are merged into the base weights in fp32 and a fresh adapter begins; at the next
-    task's start the optimizer and the scheduler are built anew by ``configure_optimizers``. Without LoRA only the
+    task's start the optimizer and the scheduler are rebuilt by ``configure_optimizers``. Without LoRA only the
     latter happens, and with mixtures of LoRA experts too: they cannot be merged, so the same experts and routers are
     tuned on, task after task (MoELoRA). On its own this callback is plain sequential tuning (SeqFT), the baseline of
     every comparison.
@@ -47,13 +47,13 @@ class SequentialTuning(TaskCallback):
 
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if not has_mixtures(pl_module):
-            merge_lora_(pl_module)  # an adapter that somebody brought along is kept, not lost
+            merge_lora_(pl_module)  # an adapter that the user brought along is kept, not lost
             restart_lora_(pl_module, torch.Generator().manual_seed(self.seed * 1_000_003 + task.index))
         if task.index > 0:
             trainer.strategy.setup_optimizers(trainer)
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        """Make the schedule for the task again: Lightning builds it before it knows which epoch goes on."""
+        """Make the schedule for the task again: Lightning builds it before it knows which epoch continues."""
         if task.index == 0 or not trainer.lr_scheduler_configs:
             return
         optimizers = [optimizer.state_dict() for optimizer in trainer.optimizers]

@@ -49,7 +49,7 @@ P = TypeVar("P", bound=Part)
 
 
 class TaskCallback(L.Callback):
-    """Tells its subclasses when a task starts, goes on after a resume, and ends.
+    """Calls its subclasses when a task starts, continues after a resume, and ends.
 
     With a datamodule that streams tasks (one that has ``task_at_epoch``) the tasks are its tasks. With any other the
     whole ``fit`` is one task. Of all task callbacks of a trainer the first one watches the epochs and calls the others,
@@ -60,7 +60,7 @@ class TaskCallback(L.Callback):
     there (a fit stopped by ``max_time`` or by another callback), it ends in ``on_train_end``; where Lightning finds
     nothing left to train and runs no loop (a resume after the last batch), in ``on_fit_end``. If all checkpoints that
     are left when the fit ends are from before its last task's end, one more is written (:func:`save_after_end`). A
-    checkpoint from within an end goes on with the callbacks that were not through.
+    checkpoint from within an end continues with the callbacks that were not through.
 
     A loss, gradient or weight that is not finite stops the fit (:class:`DivergenceWatch`), and so does anything but an
     optimizer that writes weights between a task's end and the next one's start, or the end of the fit
@@ -128,7 +128,7 @@ class TaskCallback(L.Callback):
     # -- for subclasses ----------------------------------------------------------------------------------------------
 
     def own(self, part: P) -> P:
-        """Take in a part, which hears of the fit from now on; return it."""
+        """Add a part, which is called in the fit from now on; return it."""
         self.parts.append(part)
         return part
 
@@ -284,7 +284,7 @@ class TaskCallback(L.Callback):
         self._notify_module(trainer, pl_module)
 
     def task_state(self, trainer: L.Trainer) -> dict[str, Any]:
-        """Where the weights stand, as checkpoints say it.
+        """The state of the weights, as checkpoints record it.
 
         Returns:
             ``open_task``: index of the task whose end has not run, or ``None``; ``task``: its name; ``trained``:

@@ -102,7 +102,7 @@ class TaskEvaluation(TaskCallback):
             check_scoring(evaluation_data(trainer, "TaskEvaluation"), pl_module, "TaskEvaluation")
 
     def on_fit_begins(self, trainer: L.Trainer, resumed: bool) -> None:
-        """Take the folder of the results for this run; every process hears if that is not possible."""
+        """Take the folder of the results for this run; every process raises if that is not possible."""
         folder, error = results_directory(trainer), None
         if is_dev_run(trainer):
             return
@@ -296,7 +296,7 @@ def score_set(trainer: L.Trainer, pl_module: L.LightningModule, evaluation_set: 
         evaluation_set: one of the datamodule's ``evaluation_sets()``.
 
     Returns:
-        What a score event tells, and for every sample, in the order of the set, ``{"id", "prompt", "question",
+        What a score event holds, and for every sample, in the order of the set, ``{"id", "prompt", "question",
         "response", "references"}`` with what `score_batch` or `score_choices` tells of it. The prompt is what the
         model read, the question the text of the last user turn.
     """

@@ -66,9 +66,9 @@ def strategy_refusal(kind: type[Strategy], caller: TaskCallback, tensor_parallel
 
 
 _WRITERS = {
-    "WeightAveraging": "puts its average in the place of the weights at the end of the fit, and into checkpoints",
-    "StochasticWeightAveraging": "puts its average in the place of the weights at the end of the fit",
-    "ModelPruning": "takes the weights out of the layers and writes them anew before every forward pass",
+    "WeightAveraging": "replaces the weights by its average at the end of the fit, and in checkpoints",
+    "StochasticWeightAveraging": "replaces the weights by its average at the end of the fit",
+    "ModelPruning": "takes the weights out of the layers and rewrites them before every forward pass",
 }
 """Lightning's callbacks that write weights outside the optimizer step; their subclasses do too."""
 

@@ -1,4 +1,4 @@
-"""Which architectures are refused, and why; what is supported stands in docs/architectures.md."""
+"""Which architectures are refused, and why; what is supported is in docs/architectures.md."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _FOLDER_PARTS = (".metadata", "meta.pt")
 
 
 def checkpoint_fault(path: Path) -> str | None:
-    """Say in a few words why a fit cannot go on from a checkpoint; ``None`` if nothing speaks against it.
+    """Say in a few words why a fit cannot continue from a checkpoint; ``None`` if it can.
 
     A file is torn if it is cut off or a part of it does not fit its checksum; all of it is read for that (about a
     second for a gigabyte). A checkpoint that was saved on an error while weights were written is whole, and of no use.
@@ -30,7 +30,7 @@ def checkpoint_fault(path: Path) -> str | None:
         return f"it is cut off or no checkpoint ({error})"
     try:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError):  # holds objects of somebody's classes, which Lightning may load
+    except (pickle.UnpicklingError, RuntimeError):  # holds objects of user-defined classes, which Lightning may load
         return None
     for name, state in (checkpoint.get("callbacks") or {}).items():
         if isinstance(state, dict) and state.get("torn"):
@@ -39,7 +39,7 @@ def checkpoint_fault(path: Path) -> str | None:
 
 
 def newest_checkpoint(folders: Iterable[Path]) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint anywhere in the folders that a fit can go on from.
+    """Return the newest checkpoint anywhere in the folders that a fit can continue from.
 
     Returns:
         The checkpoint, ``None`` if there is none, and what is said of newer ones that are torn, each by name.

@@ -66,7 +66,7 @@ def check_generation(settings: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(key for key in settings if key not in known and key not in _REFUSED)
     if unknown:
         raise ValueError(f"generation has the unknown {unknown}; expected arguments of transformers' GenerationConfig.")
-    # `eos_token_id: null` asks for answers that go on to the limit.
+    # `eos_token_id: null` asks for answers that continue to the limit.
     settings = {key: value for key, value in settings.items() if value not in (None, []) or key == "eos_token_id"}
     for key, value in settings.items():
         if expected := _REFUSED.get(key) or _other_kind(key, value):
@@ -118,7 +118,7 @@ def decoding_of(evaluation_set: Any, pl_module: Any) -> dict[str, Any]:
     """Return the one decoding setting of an evaluation set, as ``pl_module.generate`` uses it.
 
     The longest answer is the set's own ``max_new_tokens``; else that of the module's ``generation``; else
-    :data:`LONGEST_ANSWER` by the set's kind. A module of somebody else, without ``decoding(max_new_tokens)``, is only
+    :data:`LONGEST_ANSWER` by the set's kind. A foreign module, without ``decoding(max_new_tokens)``, is only
     known to keep to the longest answer.
     """
     limit = evaluation_set.max_new_tokens
@@ -161,7 +161,7 @@ def set_aside(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ended(tokens: Tensor, texts: Sequence[str], decoding: Mapping[str, Any]) -> tuple[list[str], list[bool]]:
-    """Cut answers at their stop strings, and tell which ones the limit cut off.
+    """Cut answers at their stop strings, and report which ones the limit cut off.
 
     Args:
         tokens: what was generated, ``(answers, tokens)``, padded behind an answer's end.

@@ -186,7 +186,7 @@ def path_inside(folder: str | PathLike[str], name: object, named_by: str, also: 
     """Return ``folder / name`` for a name that comes from data, if it does not lead out of the folder.
 
     Args:
-        folder: where the path has to lie.
+        folder: where the path has to be.
         name: relative to the folder.
         named_by: who names it, for the error.
         also: other folders that a link may lead to.

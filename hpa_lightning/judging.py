@@ -1,4 +1,4 @@
-"""Stored answers judged anew, without generating, and how far judges agree."""
+"""Stored answers judged again, without generating, and how far judges agree."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def judge_run(
 ) -> tuple[list[Predictions], dict[str, list[list[bool]]]]:
     """Let every judge judge every stored answer to the safety and over-refusal sets.
 
-    Sets of multiple choice have no answers that could be judged, and judges that tell safe from unsafe cannot measure
-    over-refusal: both are left out.
+    Sets of multiple choice have no answers that could be judged, and judges that distinguish safe from unsafe cannot
+    measure over-refusal: both are left out.
 
     Args:
         run: the run's folder.
@@ -55,7 +55,7 @@ def judge_run(
     reasons |= dict.fromkeys((item.set for item in answers if _is_choice(item)), "scored by likelihood")
     for judge in judges:
         if getattr(judge, "judges", "refusal") != "refusal":
-            reason = f"over-refusal, and {judge_name(judge)} tells safe from unsafe"
+            reason = f"over-refusal, and {judge_name(judge)} distinguishes safe from unsafe"
             reasons |= dict.fromkeys((name for name, kind in kinds.items() if kind == "over_refusal"), reason)
     for name in sets or ():
         if name not in kinds or name in reasons:
@@ -123,7 +123,8 @@ def write_judged(
 
     The output is there as a whole or not at all.
 
-    What the judge cannot judge keeps its score: tasks, multiple choice, and over-refusal if it tells safe from unsafe.
+    What the judge cannot judge keeps its score: tasks, multiple choice, and over-refusal if it distinguishes safe from
+        unsafe.
 
     Raises:
         ValueError: the output exists and is not empty, a link leads out of the answers' folder, or answers are
@@ -164,7 +165,7 @@ def write_judged(
                 place = event.step, event.set
                 event = replace(event, score=rates[place], judge=name, categories=categories[place])
             else:
-                event = None  # as it stands
+                event = None  # as it is
             records.append(record if event is None else event)
         (folder / RESULT_FILE).write_bytes(b"".join(map(result_line, records)))
 

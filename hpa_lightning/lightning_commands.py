@@ -28,15 +28,15 @@ from hpa_lightning.run_folder import check_new_run, lock_folder
 
 
 class TuningParser(OneLineErrors, LightningArgumentParser):
-    """Lightning's parser; mistakes are told in one line."""
+    """Lightning's parser; errors are reported in one line."""
 
 
 class TuningCLI(LightningCLI):
     """LightningCLI whose `validate`, `test` and `predict` never touch the files of a run.
 
     Each of them writes ``config.yaml``, its logs and its results into a new folder, ``<the run's folder>/test`` (then
-    ``test_2``, ...). ``fit`` goes on with a run's ``metrics.csv`` after a resume. For all of them ``--ckpt_path last``
-    is the newest whole checkpoint of the run, whatever its name.
+    ``test_2``, ...). ``fit`` continues with a run's ``metrics.csv`` after a resume. For all of them ``--ckpt_path
+    last`` is the newest whole checkpoint of the run, whatever its name.
 
     Attributes:
         run_folder: the run's folder.
@@ -45,7 +45,7 @@ class TuningCLI(LightningCLI):
     run_folder: Path
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Mistakes are told in one line, and in the command's name."""
+        """Errors are reported in one line, and in the command's name."""
         parser = TuningParser(dump_header=[f"lightning.pytorch=={L.__version__}"], allow_abbrev=False, **kwargs)
         parser.add_argument(
             "-c", "--config", action=ActionConfigFile, help="Path to a configuration file in json or yaml."
@@ -53,16 +53,16 @@ class TuningCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        """A checkpoint that is of no use is told before anything is built."""
+        """A checkpoint that cannot be used is reported before anything is built."""
         super().parse_arguments(parser, args)
         path = Path(self.config[self.config.subcommand].get("ckpt_path") or "")
         if path.is_file() and (fault := checkpoint_fault(path)):
             other, _ = newest_checkpoint([path.parent])
-            instead = f"the newest one to go on from is {other}" if other else "there is no other one beside it"
+            instead = f"the newest one to continue from is {other}" if other else "there is no other one beside it"
             raise UserError(f"{path} is unusable: {fault}; {instead}.")
 
     def instantiate_classes(self) -> None:
-        """What a class says of its own settings is the user's to mend.
+        """What a class says of its own settings is an error of the user.
 
         Raises:
             UserError: the class has refused them.
@@ -96,8 +96,8 @@ class TuningCLI(LightningCLI):
     def fit(self, **arguments: Any) -> None:
         """Called for the subcommand `fit`: see that the run may write into its folder before anything is written.
 
-        ``--ckpt_path last`` goes on from the newest whole checkpoint of the run, whatever its name, and starts the run
-        where there is none yet.
+        ``--ckpt_path last`` continues from the newest whole checkpoint of the run, whatever its name, and starts the
+        run where there is none yet.
         """
         trainer: Any = self.trainer
         rank: Any = rank_zero_only
@@ -152,7 +152,7 @@ class TuningCLI(LightningCLI):
         return {**arguments, "ckpt_path": str(checkpoint)}
 
     def _newest_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint of the run; newer ones that are torn are told."""
+        """The newest whole checkpoint of the run; newer ones that are torn are reported."""
         callbacks: Any = self.trainer.checkpoint_callbacks
         saved = [Path(item.dirpath) for item in callbacks if getattr(item, "dirpath", None)]
         checkpoint, torn = newest_checkpoint([self.run_folder, *saved])
@@ -162,7 +162,7 @@ class TuningCLI(LightningCLI):
 
 
 class _ParserBuilt(Exception):
-    """Holds the parser, for who wants no more of the command line."""
+    """Holds the parser, for callers that need no more of the command line."""
 
 
 class _ParserOnly(TuningCLI):

@@ -1,4 +1,4 @@
-"""Loggers that lose nothing: a CSV logger that keeps the rows of a run that goes on, and where loggers write."""
+"""Loggers that lose nothing: a CSV logger that keeps the rows of a run that continues, and where loggers write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RunCSVLogger(CSVLogger):
     """Lightning's ``CSVLogger``, which deletes ``metrics.csv`` of an earlier run, without that.
 
     A resumed run keeps the rows from before its checkpoint. Any other run that finds a ``metrics.csv`` moves it to
-    ``metrics.previous.csv``. The command line puts it in the place of a ``CSVLogger``.
+    ``metrics.previous.csv``. The command line takes it instead of a ``CSVLogger``.
 
     Attributes:
         resumed_at: the optimizer steps that the checkpoint had behind it, to be set before the first row is logged;
@@ -74,7 +74,7 @@ class _AppendingWriter(ExperimentWriter):
         self._replace(rows)
 
     def _replace(self, rows: list[dict[str, str]]) -> None:
-        """Put a file with these rows, under all keys, in the place of the one that is there, in one step."""
+        """Replace the file by one with these rows, under all keys, in one step."""
         if isinstance(self._fs, LocalFileSystem):
             with whole_file(self.metrics_file_path) as beside:
                 self._write(str(beside), rows)
@@ -100,7 +100,7 @@ def log_folder(trainer: L.Trainer) -> Path:
 
 
 def appending_logger(logger: Logger) -> Logger:
-    """A ``CSVLogger`` that keeps earlier rows in the place of one that deletes them."""
+    """A ``CSVLogger`` that keeps earlier rows, for one that deletes them."""
     if type(logger) is not CSVLogger:
         return logger
     return RunCSVLogger(logger.save_dir, logger.name, logger._version, logger._prefix, logger._flush_logs_every_n_steps)

@@ -89,7 +89,7 @@ def check_new_run(folder: Path, logs: bool = False) -> None:
         logs: what the loggers have written is put there too; only while the new run's have not begun to write.
 
     Raises:
-        ValueError: the folder holds a finished run, or an interrupted one that can go on.
+        ValueError: the folder holds a finished run, or an interrupted one that can continue.
     """
     if not any((folder / name).exists() for name in (RESULT_FILE, RUN_FILE)):
         return
@@ -102,18 +102,18 @@ def check_new_run(folder: Path, logs: bool = False) -> None:
     checkpoint, _ = newest_checkpoint([folder])
     if checkpoint is not None:
         raise ValueError(
-            f"{folder} holds an interrupted run ({reason}). Go on with it (fit --ckpt_path last, or ckpt_path="
+            f"{folder} holds an interrupted run ({reason}). Continue it (fit --ckpt_path last, or ckpt_path="
             f"{str(checkpoint)!r}), give the new one another folder, or move the old one away."
         )
     if not (folder / RESULT_FILE).exists():
-        return  # killed before it had anything to tell
+        return  # killed before it had anything to report
     aside = next(path for number in count(1) if not (path := folder / f"interrupted_{number}").exists())
     aside.mkdir()
     for name in (*_OF_A_RUN, *(_OF_ITS_LOGGER if logs else ())):
         if (folder / name).exists():
             os.replace(folder / name, aside / name)
     warnings.warn(
-        f"{folder} held an interrupted run without a checkpoint to go on from; what it wrote is in {aside}.",
+        f"{folder} held an interrupted run without a checkpoint to continue from; what it wrote is in {aside}.",
         stacklevel=2,
     )
 
@@ -125,7 +125,7 @@ def claim_folder(folder: Path, identity: str, resumed: bool, changed: bool = Fal
         folder: of the results.
         identity: of the run.
         resumed: a checkpoint of the run was loaded.
-        changed: it goes on with other data or settings.
+        changed: it continues with other data or settings.
 
     Raises:
         ValueError: another process writes there, or the folder holds another run, see :func:`check_new_run`; or a
@@ -139,7 +139,7 @@ def claim_folder(folder: Path, identity: str, resumed: bool, changed: bool = Fal
             "new one."
         )
     if resumed and changed and (folder / RESULT_FILE).exists() and _missing(folder) is None:
-        raise ValueError(f"{folder} holds a finished run; go on with other data or settings in another folder.")
+        raise ValueError(f"{folder} holds a finished run; continue with other data or settings in another folder.")
     if not resumed and held != identity:
         check_new_run(folder)
     if _identity(folder) != identity:
@@ -151,7 +151,7 @@ def _identity(folder: Path) -> str | None:
         found: str | None = json.loads((folder / RUN_FILE).read_text())["run"]
         return found
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # none, one of an older version, or torn: what the results tell counts then
+        return None  # none, one of an older version, or torn: then the results decide
 
 
 def _missing(folder: Path) -> str | None:

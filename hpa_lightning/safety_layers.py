@@ -1,4 +1,4 @@
-"""Finding the safety layers: where a model begins and ends to tell malicious prompts from normal ones.
+"""Finding the safety layers: where a model begins and ends to separate malicious from normal prompts.
 
 Source: Li et al., "Safety Layers in Aligned Large Language Models: The Key to LLM Security" (ICLR 2025, arXiv
 2408.17003). The hidden states of two normal prompts stay about as similar to one another from layer to layer; those
@@ -159,7 +159,7 @@ def find_safety_layers(
     """Run the model over prompts and return the range of decoder blocks where the two kinds part.
 
     The source's refinement by over-rejection is not done. The prompts should differ in harm and not in form (length,
-    picture or none, template): whatever tells them apart counts.
+    picture or none, template): whatever distinguishes them counts.
 
     Args:
         pl_module: the aligned model; its ``generate(batch, max_new_tokens=1)`` is called as :class:`MLLMModule` has it.

@@ -35,7 +35,7 @@ def shown(value: Any) -> str:
     """
     try:
         text = _SHORT.repr(value)
-    except Exception:  # of an int with more digits than Python prints, or of somebody's class
+    except Exception:  # of an int with more digits than Python prints, or of a user-defined class
         text = f"a {type(value).__name__}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 

@@ -13,7 +13,7 @@ Key = TypeVar("Key", str, int)
 
 
 class WeightDrift:
-    """Sums up ``||W - W_0|| / ||W_0||`` (Frobenius norms) over layers that are told one after the other.
+    """Sums up ``||W - W_0|| / ||W_0||`` (Frobenius norms) over layers that are given one after the other.
 
     Example:
         >>> drift = WeightDrift()

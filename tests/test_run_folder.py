@@ -45,7 +45,7 @@ def test_what_a_new_run_is_told(tmp_path: Path) -> None:
         check_new_run(tmp_path)
     write_run(tmp_path, finished=False)
     save(tmp_path / "checkpoints" / "epoch=0.ckpt", 0)
-    with pytest.raises(ValueError, match=r"interrupted run \(nothing was scored on a .*Go on with it.*epoch=0\.ckpt"):
+    with pytest.raises(ValueError, match=r"interrupted run \(nothing was scored on a .*Continue it.*epoch=0\.ckpt"):
         check_new_run(tmp_path)
     ResultWriter(tmp_path / "results.jsonl").write({**SCORE, "score": 0.5, "n": 2})
     with pytest.raises(ValueError, match="holds a finished run, which is not overwritten"):
@@ -60,7 +60,7 @@ def test_claims(tmp_path: Path) -> None:
         claim_folder(tmp_path, two, resumed=True)
     write_run(tmp_path, finished=True)
     claim_folder(tmp_path, one, resumed=True)
-    with pytest.raises(ValueError, match="go on with other data or settings in another folder"):
+    with pytest.raises(ValueError, match="continue with other data or settings in another folder"):
         claim_folder(tmp_path, one, resumed=True, changed=True)
     with pytest.raises(ValueError, match="finished run"):
         claim_folder(tmp_path, two, resumed=False)
@@ -116,7 +116,7 @@ def test_last_goes_on_from_the_newest_whole_checkpoint(tmp_path: Path, capsys: p
     whole = next((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
     half = whole.with_name("epoch=9.ckpt")
     half.write_bytes(whole.read_bytes()[:5000])
-    with pytest.raises(SystemExit, match=r"epoch=9\.ckpt is unusable: it is cut off.* to go on from is .*epoch=0"):
+    with pytest.raises(SystemExit, match=r"epoch=9\.ckpt is unusable: it is cut off.* to continue from is .*epoch=0"):
         main([*arguments[:3], "--ckpt_path", str(half)])
     with pytest.warns(UserWarning, match=r"epoch=9\.ckpt is left out: it is cut off"):
         main(arguments)

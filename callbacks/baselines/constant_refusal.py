@@ -20,7 +20,7 @@ class ConstantRefusal(TaskCallback):
     good asks for nothing but safety.
 
     The aligned model is scored as it is, for the comparison with it; the refusals begin with the first task. Multiple
-    choice is not touched. Training goes on as without it.
+    choice is not touched. Training continues as without it.
 
     Hooks: task start (after the first evaluation), task resume, teardown: ``generate`` of the module is replaced in
     between. State: none. Strategies: one device, DDP, FSDP2.

@@ -38,7 +38,7 @@ class SafetyLayerFreezing(TaskCallback):
 
     With ``layers=None`` the range is found at the first task's start (:func:`find_safety_layers`), from
     ``harmful_calibration_records`` of the datamodule and ``normal_data``, and the optimizer
-    is built anew without the frozen parameters.
+    is rebuilt without the frozen parameters.
 
     Hooks: ``setup`` (before the optimizer is built and DDP wraps the model), task start (after the aligned model was
     evaluated, before methods that look for tuned layers), ``on_load_checkpoint``. Event: ``safety_layers``.

@@ -18,7 +18,7 @@ from hpa_lightning.modules.tuned_linear import TunedLinear
 class TaskVectorMerging(TaskEndFusion):
     """Keeps ``W_aligned + merge([D_1, ..., D_t])`` after task t, ``D_i`` being the update that task i made.
 
-    The merged vector is made anew after every task from all updates. Decision: the sources
+    The merged vector is made again after every task from all updates. Decision: the sources
     merge models that were tuned apart from one another; here task t starts from the weights kept after task t - 1, so
     ``D_t`` is its update of those. ``task_arithmetic`` with weight 1 is then sequential tuning, up to rounding.
 

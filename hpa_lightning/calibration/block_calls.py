@@ -65,7 +65,7 @@ def record_calls(
             calls[index].append(BlockCall(args[1:], rest, hidden_key))
             expected_block = index + 1
             if may_stop and expected_block == len(blocks) and not is_first:
-                raise _StopForward  # the first batch goes on: are blocks called again?
+                raise _StopForward  # the first batch continues: are blocks called again?
             forwarded = hidden.view_as(hidden)  # a new object, so that the next block's input tells who touched it
             version = _version(forwarded)
             return (forwarded,) if output_is_tuple else forwarded
@@ -79,7 +79,7 @@ def record_calls(
 
 
 def _not_sequential(index: int, expected: int, blocks: int, touched: bool) -> str:
-    """Why a call of the block ``index`` in place of ``expected`` cannot be replayed; ``touched``: with new inputs."""
+    """Why a call of the block ``index`` instead of ``expected`` cannot be replayed; ``touched``: with new inputs."""
     if index == expected:
         return f"the model does something between its decoder blocks {index} and {index + 1} (features injected there)"
     if index == 0 and expected == blocks:

@@ -137,7 +137,7 @@ def visit_inputs(
         forward: runs the whole model on one batch; its result is not used.
         batches: the calibration batches, on the model's device.
         blocks: the decoder blocks in the order in which they are called.
-        linears: name -> module whose first input is recorded; every module lies inside one of ``blocks``.
+        linears: name -> module whose first input is recorded; every module is inside one of ``blocks``.
         visit: called once for each block that has layers, with name -> accumulator. It must not change the weights:
             a model that cannot be replayed block by block is run again for the next block.
         accumulate: makes an accumulator for a number of columns.
@@ -174,8 +174,8 @@ def visit_inputs(
         recorded = None if isinstance(found, str) else found
         if recorded is None:
             warnings.warn(
-                f"{found}: calibration runs it for each of {len(blocks)} blocks and {len(batches)} batches anew, in "
-                "place of once for each batch. The Hessians are the same.",
+                f"{found}: calibration runs it for each of {len(blocks)} blocks and {len(batches)} batches, not "
+                "once for each batch. The Hessians are the same.",
                 stacklevel=2,
             )
         for index, block in enumerate(blocks):

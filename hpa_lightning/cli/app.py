@@ -1,4 +1,4 @@
-"""The command line's first word: which command is meant, and how its errors are told.
+"""The command line's first word: which command is meant, and how its errors are reported.
 
 Only the named command's file is imported, and that imports PyTorch when it begins to work: help and mistakes are
 answered at once.
@@ -29,7 +29,7 @@ COMMANDS = {
     "merge": ("merge", "a safety-tuned and a task-tuned model in one, at a ratio or along a front"),
     "drift": ("drift_between", "two checkpoints block by block: hidden states and weights, before against after"),
     "study": ("study", "a grid of runs from one YAML file: run, status, report, archive"),
-    "judge": ("judge", "judge the answers of an earlier run anew, and compare judges"),
+    "judge": ("judge", "judge the answers of an earlier run again, and compare judges"),
     "answers": ("answers", "one HTML page of a run's answers before and after, with filters"),
     "rate": ("rate", "people rate answers: `rate export` writes a blinded form, `rate import` puts forms together"),
     "report": ("report", "tables, plots and one HTML page from the result folders of earlier runs"),
@@ -51,7 +51,7 @@ def usage() -> str:
         f"  -h, --help                 this text; `{PROGRAM} COMMAND --help` lists the options of a command\n"
         "  --version                  the version\n"
         "  --print_completion SHELL   completion for bash, zsh or fish, see docs/commands.md\n\n"
-        "Every option of a command can stand in a YAML file: --print_config writes one, --config reads it."
+        "Every option of a command can be set in a YAML file: --print_config writes one, --config reads it."
     )
     return "\n\n".join(parts)
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `hpa-lightning`; ``arguments`` defaults to the command line's.
 
     Raises:
-        SystemExit: with code 2 for a mistake of the user, told in one line on the standard error stream; 130 when
+        SystemExit: with code 2 for an error of the user, reported in one line on the standard error stream; 130 when
             interrupted; 1 when something else went wrong.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -96,7 +96,7 @@ def _run(command: str, rest: list[str]) -> None:
 
 
 def _run_own(command: str, rest: list[str]) -> None:
-    """Run a command of the package: what it refuses is the user's to mend."""
+    """Run a command of the package: what it refuses is an error of the user."""
     try:
         import_module(f"hpa_lightning.cli.{COMMANDS[command][0]}").run(rest)
     except (ValueError, OSError) as error:

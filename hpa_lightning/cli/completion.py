@@ -13,7 +13,7 @@ from hpa_lightning.values import nearest
 SHELLS = ("bash", "zsh", "fish")
 
 _BASH = """\
-# Completion of {program}. Written by `{program} --print_completion`; write it anew after an update.
+# Completion of {program}. Written by `{program} --print_completion`; write it again after an update.
 _{name}() {{
   local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" words=""
   if [ "$COMP_CWORD" -eq 1 ]; then
@@ -84,7 +84,7 @@ def _bash(parsers: dict[str, Any]) -> str:
 
 def _fish(parsers: dict[str, Any]) -> str:
     lines = [
-        f"# Completion of {PROGRAM}. Written by `{PROGRAM} --print_completion fish`; write it anew after an update."
+        f"# Completion of {PROGRAM}. Written by `{PROGRAM} --print_completion fish`; write it again after an update."
     ]
     for command, (_, text) in COMMANDS.items():
         lines.append(f"complete -c {PROGRAM} -f -n __fish_use_subcommand -a {command} -d {_quoted(text)}")

@@ -14,8 +14,8 @@ DETECTORS = {"opennsfw": "OpenNSFWFilter", "nudenet": "NudeNetFilter"}
 
 DESCRIPTION = """\
 Filter instruction data for harm, by parts that combine: a guard model, a text classifier, lists of phrases, an image
-classifier. OUTPUT gets the kept and the dropped records as they stand in the input, the reasons, every verdict, and
-counts. Interrupt it at any moment; the same command goes on, with the same result. With --limit nothing is written:
+classifier. OUTPUT gets the kept and the dropped records as they are in the input, the reasons, every verdict, and
+counts. Interrupt it at any moment; the same command continues, with the same result. With --limit nothing is written:
 the first records are filtered, and examples shown. More parts, and all their settings: `parts` in the YAML file."""
 
 
@@ -88,7 +88,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _declared(options: Any) -> dict[str, Any]:
-    """All parts as they would stand in the YAML file."""
+    """All parts as they would be in the YAML file."""
     declared = dict(options.parts or {})
     _needs(options.classifier, options.labels, "--classifier", "--labels")
     _needs(options.image_classifier, options.image_labels, "--image-classifier", "--image-labels")
@@ -106,7 +106,7 @@ def _declared(options: Any) -> dict[str, Any]:
         if part is None:
             continue
         if name in declared:
-            raise UserError(f"the part {name!r} stands in the YAML file and is given by an option; give it once")
+            raise UserError(f"the part {name!r} is in the YAML file and is given by an option; give it once")
         declared[name] = {"class_path": part[0], "init_args": part[1]}
     if not declared:
         raise UserError(

@@ -22,7 +22,7 @@ def parser() -> CommandParser:
     parser = CommandParser("doctor", _DESCRIPTION, config="--options")
     add = parser.add_argument
     add("--config", type=Path, help="YAML of `hpa-lightning fit`; `model`, `data` and `trainer` are read")
-    add("--model", type=str, help="in place of --config: name or folder of a model, tuned with AdamW")
+    add("--model", type=str, help="instead of --config: name or folder of a model, tuned with AdamW")
     add("--rank", type=Optional[int], help="with --model: LoRA of this rank (default: all weights)")  # noqa: UP045
     add("--dtype", type=str, default="float32", help="with --model: of the weights (default: %(default)s)")
     add("--strategy", type=str, help="ddp, ModelParallelStrategy, ... (default: the configuration's)")

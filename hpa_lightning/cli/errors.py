@@ -9,7 +9,7 @@ class UserError(SystemExit):
     """A mistake of the user: the process ends with code 2.
 
     Args:
-        message: one line; `hpa-lightning COMMAND: ` is put before it where it is told.
+        message: one line; `hpa-lightning COMMAND: ` is put before it where it is reported.
     """
 
     def __init__(self, message: str) -> None:

@@ -59,7 +59,7 @@ def parser() -> CommandParser:
         nargs="+",
         help="last names of the linear layers to fuse (default: all in the blocks)",
     )
-    add("--chat-template", type=str, help="in place of the processor's; 'plain' for a model that has seen none")
+    add("--chat-template", type=str, help="instead of the processor's; 'plain' for a model that has seen none")
     add("--max-length", type=Optional[int], help="longest calibration sequence in tokens, images included")  # noqa: UP045
     add("--device", type=str, default="cpu", help="where the blocks are computed (default: %(default)s)")
     add("--diagonals", type=Path, help="a file of --save-diagonals: what it holds is not calibrated again")

@@ -1,4 +1,4 @@
-"""`hpa-lightning judge`: stored answers judged anew."""
+"""`hpa-lightning judge`: stored answers judged again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from hpa_lightning.cli.parser import CommandParser
 
 _DESCRIPTION = """\
-Judge the answers of an earlier run anew. A judge is a name (default, refusal-v2, rules-v2, rules-v1, vlguard,
+Judge the answers of an earlier run again. A judge is a name (default, refusal-v2, rules-v2, rules-v1, vlguard,
 xstest-prefix), a JSON file of rules, or guard:FOLDER for a guard model. Results that name their judge "default" are of
 an earlier version, and were scored by rules-v1. With several judges their agreement is shown."""
 

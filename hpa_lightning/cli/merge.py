@@ -13,7 +13,7 @@ _DESCRIPTION = """\
 Merge the weights of a task-tuned and a safety-tuned model, or adapters on one base, into one Hugging Face folder, one
 tensor in memory at a time. With --front 0:1:0.1 every ratio is merged and evaluated by --evaluation, a configuration of
 `fit` or `test`; OUTPUT then holds the front of safety and helpfulness as a page, a picture and JSON, and --budget picks
-a ratio. Interrupt either at any moment; the same command goes on."""
+a ratio. Interrupt either at any moment; the same command continues."""
 
 _METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
 

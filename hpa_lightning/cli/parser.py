@@ -49,7 +49,7 @@ _PACKAGES = (
 
 
 class OneLineErrors:
-    """A parser, mixed in, that tells a mistake in one line, with the nearest key or class."""
+    """A parser, mixed in, that reports an error in one line, with the nearest key or class."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser: Any = self

@@ -11,7 +11,7 @@ from hpa_lightning.cli.parser import CommandParser
 
 _EXPORT = """\
 Write a blinded rating form of several runs: form.html, which works from a file and keeps what is chosen in the
-browser, form.csv for spreadsheets, and a key that tells whose answers stand where. Give the form to the raters and
+browser, form.csv for spreadsheets, and a key that says which run gave which answer. Give the form to the raters and
 keep the key."""
 _IMPORT = """\
 Put the raters' files together: mean ratings, win rates, agreement of the raters, and of judges with them, with

@@ -13,7 +13,7 @@ from hpa_lightning.cli.parser import CommandParser
 PACKAGES = ("hpa_lightning", "lightning", "pytorch_lightning", "torch", "torchmetrics", "transformers", "peft", "timm")
 
 _DESCRIPTION = """\
-run      runs the cells that are not finished; interrupt it at any moment, the same command goes on
+run      runs the cells that are not finished; interrupt it at any moment, the same command continues
 status   lists the cells of every group and whether they are finished
 report   tables and figures of the finished cells, as results.md and results.html
 archive  gathers the finished cells in one file, to be kept or committed

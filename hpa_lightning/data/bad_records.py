@@ -59,7 +59,7 @@ def naming_failure(names: Callable[[], Sequence[str]]) -> Iterator[None]:
         names: asked for after a failure; none where they are not known.
 
     Raises:
-        RuntimeError: in place of what the model raised.
+        RuntimeError: instead of what the model raised.
     """
     try:
         yield

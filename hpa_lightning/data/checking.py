@@ -39,7 +39,7 @@ class Part:
         use: ``"train"`` (ends with an answer), ``"task"`` (has references; helpfulness too), ``"safety"``
             (harmful test inputs),
             ``"calibration"`` (harmful inputs that are calibrated on) or ``"prompt"``. What is tested on, tasks and
-            safety, must not stand in what is trained or calibrated on.
+            safety, must not be in what is trained or calibrated on.
         evaluation_set: whose metric scores the records; ``None`` for what is trained or calibrated on.
         pairs: whether preference pairs are trained on.
     """
@@ -266,5 +266,5 @@ def _check_repetition(parts: Sequence[Part], allow_overlap: bool) -> None:
         if part.use in ("train", "calibration"):
             for record in part.records:
                 if found := held_out.get(record_key(record)):
-                    text = f"{record.where} stands in {found[0].name} as {found[1].where}"
+                    text = f"{record.where} is in {found[0].name} as {found[1].where}"
                     (part.warn if allow_overlap else part.report)("records that are tested on", text)

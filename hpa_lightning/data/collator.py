@@ -20,7 +20,7 @@ from hpa_lightning.data.template import ChatTemplate, reads_text_alone, tokenize
 
 IGNORED = -100
 
-# Processors that want the images of a batch in one list; all others tell a record's images apart by nesting.
+# Processors that want the images of a batch in one list; all others separate a record's images by nesting.
 _TAKES_FLAT_IMAGES = {"GotOcr2Processor"}
 
 
@@ -37,7 +37,7 @@ class MLLMCollator:
         max_length: longest sequence in tokens, images included; ``None`` for no limit. A longer training record is cut
             on its right. A record of which an image token would be cut, or no answer token would be left, is refused,
             as is a prompt that is too long: raise ``max_length``, shrink the images, or drop the record.
-        chat_template: in place of the processor's; ``"plain"`` for a model that has seen none.
+        chat_template: instead of the processor's; ``"plain"`` for a model that has seen none.
         max_image_pixels: an image with more is refused before it is decoded (one of 169 megapixels takes 1.8 GB).
 
     Raises:
@@ -64,7 +64,7 @@ class MLLMCollator:
                 "character "
                 "offsets, which only fast tokenizers provide. Load it with use_fast=True or convert it."
             )
-        self.template  # noqa: B018 - a missing template is told now, not in a worker
+        self.template  # noqa: B018 - a missing template is reported now, not in a worker
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -115,7 +115,7 @@ class MLLMCollator:
     def pairs(self, records: Sequence[Record]) -> dict[str, Tensor]:
         """Return the sequences of preference pairs: all chosen answers, then all rejected ones, in the same order.
 
-        Both are full conversations, so that images and prompt stand in each. An answer is never cut, since the tokens
+        Both are full conversations, so that images and prompt are in each. An answer is never cut, since the tokens
         that are left would be compared with whole ones.
 
         Returns:

@@ -47,8 +47,8 @@ class CVITDataModule(L.LightningDataModule):
 
     The trainer needs ``reload_dataloaders_every_n_epochs=1`` and no ``max_epochs`` (or the sum of the tasks' epochs):
     which task is trained follows from the trainer's epoch, in :meth:`task_at_epoch` and nowhere else. The order of
-    batches depends on seed, task name and epoch within the task alone; a checkpoint from the middle of an epoch goes on
-    with exactly the batches that are left.
+    batches depends on seed, task name and epoch within the task alone; a checkpoint from the middle of an epoch
+    continues with exactly the batches that are left.
 
     Args:
         tasks: the tasks.
@@ -60,7 +60,7 @@ class CVITDataModule(L.LightningDataModule):
         num_workers: worker processes of every loader; images are opened in them.
         task_order: names of the tasks in the order of the stream (any subset); as given when ``None``.
         seed: of orders and draws.
-        harmful_injection: harmful samples mixed into the training data; which ones is kept in ``injected``.
+        harmful_injection: harmful samples mixed into the training data; the choice is kept in ``injected``.
         harmful_calibration: path or records of harmful inputs for the safety calibration.
         harmful_calibration_answers: ``"model"``: the aligned model answers them, and its refusals are used;
             ``"given"``: their own answers are (refusals that one already has).
@@ -68,16 +68,16 @@ class CVITDataModule(L.LightningDataModule):
         max_length: see :class:`MLLMCollator`.
         chat_template: see :class:`MLLMCollator`.
         max_image_pixels: see :class:`MLLMCollator`.
-        image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; tasks
+        image_place: where in its turn the image of a mark ``<image>`` in a file goes, see :func:`read_records`; tasks
             and sets may have their own.
         validate_during_fit: score the test sets of all tasks in Lightning's validation loop inside ``fit``. Off by
             default: ``TaskEvaluation`` scores at the tasks' ends, when adapters are merged.
         predict_data: path or records for ``trainer.predict``; all evaluation sets when ``None``.
         check_images: check in ``setup`` that every image file exists.
         allow_overlap: accept test records in the training or calibration data.
-        replay: records of the earlier tasks mixed into the later tasks' training data; which ones is kept in
+        replay: records of the earlier tasks mixed into the later tasks' training data; the choice is kept in
             ``replayed``.
-        safety_replay: refused harmful inputs mixed into every task's training data; which ones is kept in
+        safety_replay: refused harmful inputs mixed into every task's training data; the choice is kept in
             ``safety_replayed``.
         bad_records: ``"stop"``: a task's training or calibration record that is broken, or that the processor cannot
             take, is an error. ``"skip"``: it is left out, counted, and named in a warning when the file is read or at
@@ -274,7 +274,7 @@ class CVITDataModule(L.LightningDataModule):
         """Return ``train`` batches of ``size`` records (fewer if there are fewer) for a task's Hessian.
 
         They are drawn by seed from ``Task.calibration``. Decision: without one, from the data that the task trains on,
-        injected samples included, since a defender cannot tell them apart, and replayed ones left out: the Hessian is
+        injected samples included, since a defender cannot distinguish them, and replayed ones left out: the Hessian is
         the task's own.
         """
         task = self.tasks[task_index]
@@ -290,7 +290,7 @@ class CVITDataModule(L.LightningDataModule):
         """Return harmful inputs without answers, disjoint from every safety test set.
 
         Raises:
-            ValueError: none were given, or one stands in a safety test set.
+            ValueError: none were given, or one is in a safety test set.
         """
         if self.harmful_calibration is None:
             raise ValueError(
@@ -302,7 +302,7 @@ class CVITDataModule(L.LightningDataModule):
         return [Record(r.id, r.prompt_and_references()[0], r.images, (), r.source) for r in records]
 
     def refused_calibration_records(self) -> Sequence[Record] | None:
-        """Return the same inputs with the answers that stand in the data; ``None`` if the model is to answer them."""
+        """Return the same inputs with the answers that are in the data; ``None`` if the model is to answer them."""
         if self.harmful_calibration_answers == "model" or self.harmful_calibration is None:
             return None
         self.harmful_calibration_records()  # kept apart from the safety sets
@@ -432,7 +432,7 @@ class CVITDataModule(L.LightningDataModule):
         """Say what is trained on, calibrated with and scored, and how.
 
         Two streams with the same fingerprint train and score alike. What makes no difference is left out: workers,
-        batch sizes of evaluation, where the files lie.
+        batch sizes of evaluation, where the files are.
 
         Returns:
             Settings, and for every set of records their number and a digest of their content

@@ -25,7 +25,7 @@ _REMEMBERED = 1 << 14
 
 
 class RecordsDigest:
-    """A digest of records that are told one after the other; it holds none of them, and little else.
+    """A digest of records that are given one after the other; it holds none of them, and little else.
 
     See :func:`records_digest`. Paths of images wait for the folder that all share, in a temporary file from 1 MB on.
     """
@@ -57,7 +57,7 @@ class RecordsDigest:
         self._count += 1
 
     def add_bytes(self, row: bytes) -> None:
-        """Tell a record as it stands in its file, unparsed."""
+        """Add a record as it is in its file, unparsed."""
         self._digest.update(b"\n%d bytes\n" % len(row))
         self._digest.update(row)
         self._unparsed += 1
@@ -141,7 +141,7 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 def folder_digest(path: str | os.PathLike[str]) -> str:
     """Say how many files a folder has, with a digest of their names and sizes, and of pieces of each.
 
-    Of a file 4 KiB at the beginning, in the middle and at the end are read: enough to tell models apart.
+    Of a file 4 KiB at the beginning, in the middle and at the end are read: enough to distinguish models.
     """
     digest, count = hashlib.blake2b(digest_size=8), 0
     for file in sorted(Path(path).rglob("*")):

@@ -120,7 +120,7 @@ class Evaluation:
             raise ValueError(
                 f"evaluation {self.name!r} is scored by {' or '.join(published.metrics)}; by is {self.by!r}."
             )
-        self.evaluation_set()  # a wrong setting is told before anything is read
+        self.evaluation_set()  # a wrong setting is reported before anything is read
 
     def evaluation_set(self) -> EvaluationSet:
         """Return the set that is answered and scored; nothing is read yet."""

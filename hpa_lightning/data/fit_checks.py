@@ -42,7 +42,7 @@ def check_fit(trainer: Any, tasks: int, total_epochs: int) -> None:
     if tasks > 1 and not any(getattr(item, "handles_task_boundaries", False) for item in trainer.callbacks):
         rank_zero_warn(
             f"{tasks} tasks are streamed but no callback handles their boundaries: adapters are not merged and the "
-            "optimizer's state of one task goes on into the next. Add hpa_lightning.callbacks.SequentialTuning()."
+            "optimizer's state of one task continues into the next. Add hpa_lightning.callbacks.SequentialTuning()."
         )
 
 

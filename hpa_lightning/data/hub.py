@@ -29,7 +29,7 @@ class HubDataset(RecordSet):
         split: its split.
         data_files: files of a builder.
         limit: most rows; all when ``None``.
-        streaming: read rows as they come, in place of preparing the whole set on the disk.
+        streaming: read rows as they come, instead of preparing the whole set on the disk.
         image_folder: that relative image paths in the rows start from.
         image_place: see :func:`read_records`.
 

@@ -44,7 +44,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An encoded image (JPEG, PNG, ...) in memory, decoded anew at every opening.
+    """An encoded image (JPEG, PNG, ...) in memory, decoded again at every opening.
 
     It takes as much memory as the image file. A PIL image keeps its pixels once they are loaded, which for photographs
     are ten times as much and more; after an epoch all of them would be in memory.

@@ -29,7 +29,7 @@ class DataPart:
             reach it. ``None``: each once.
         name: in messages and in the result file; what the data are when empty.
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
-        image_place: where in its turn an image of a mark ``<image>`` in a file stands.
+        image_place: where in its turn the image of a mark ``<image>`` in a file goes.
 
     Raises:
         ValueError: fewer than one sample, or a share outside (0, 1).
@@ -62,8 +62,8 @@ class DataPart:
 class MixedData(RecordSet):
     """The records of several parts, in one task: safety data mixed into a task, or helpful data into safety data.
 
-    The task shuffles them, so that in every batch the shares hold on average. How many were drawn of each part is told
-    when they are read, and stands in ``drawn`` and in the result file.
+    The task shuffles them, so that in every batch the shares hold on average. How many were drawn of each part is
+    reported when they are read, and is in ``drawn`` and in the result file.
 
     Args:
         parts: one without a share at least.

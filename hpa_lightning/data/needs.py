@@ -99,7 +99,7 @@ def predicted_sets(datamodule: object) -> list[EvaluationSet]:
 
 
 def has_own_predict_data(datamodule: object) -> bool:
-    """Whether ``predict`` answers records of its own in place of the evaluation sets."""
+    """Whether ``predict`` answers records of its own instead of the evaluation sets."""
     return getattr(datamodule, "predict_data", None) is not None
 
 
@@ -140,7 +140,7 @@ def provenance_of(data: object) -> dict[str, Any]:
 
 
 def fingerprint_of(trainer: L.Trainer) -> Mapping[str, Any]:
-    """Return what must be the same on all processes of a stream that can tell it."""
+    """Return what must be the same on all processes of a stream that can give it."""
     known: FingerprintedData | None = conforming(task_stream(trainer), FingerprintedData)
     return {} if known is None else known.state_dict()
 

@@ -1,4 +1,4 @@
-"""Finding records that stand both in the training and in the test data."""
+"""Records that are in both the training and the test data."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class KeyedRecords:
 
 
 def refuse_overlap(held_out: Mapping[str, KeyedRecords], used: KeyedRecords, used_name: str) -> None:
-    """Refuse records of ``used`` that stand in data that are held out, by the name of each.
+    """Refuse records of ``used`` that are in data that are held out, by the name of each.
 
     Raises:
         ValueError: with counts and examples, for the first of ``held_out`` that shares any.

@@ -1,4 +1,4 @@
-"""Padded batches: where the tokens stand is told by the attention mask, never by an assumed side."""
+"""Padded batches: the attention mask says where the tokens are, never an assumed side."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from hpa_lightning.data.record import Record, assistant_turn
 from hpa_lightning.data.sequences import RecordSequence
 
 PAIR_NUMBERS = "pair_numbers"
-"""Key of a batch of pairs: where each pair stands in its training data, ``(pairs,)`` int64; -1 where it is not known.
+"""Key of a batch of pairs: where each pair is in its training data, ``(pairs,)`` int64; -1 where it is not known.
 
 The other tensors hold the chosen answers' sequences, then the rejected ones' in the same order."""
 
@@ -21,7 +21,7 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class NumberedRecord(Record):
-    """A record that knows where it stands in its training data."""
+    """A record that knows where it is in its training data."""
 
     number: int = field(default=-1, kw_only=True, compare=False)
 
@@ -47,7 +47,7 @@ class NumberedRecords(RecordSequence):
 
 
 def number_of(record: Record) -> int:
-    """Return where the record stands in its training data, or -1."""
+    """Return where the record is in its training data, or -1."""
     return record.number if isinstance(record, NumberedRecord) else -1
 
 

@@ -1,7 +1,7 @@
 """What callbacks, schedules and loops ask a datamodule for, each need by itself; ``CVITDataModule`` has all of it.
 
 A datamodule of your own has the members of those protocols that its callbacks need; it need not inherit from them. What
-is missing is told before anything is trained.
+is missing is reported before anything is trained.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def text_of(row: Row, key: str, where: str) -> str:
     """Return the text under ``key`` without the spaces around it.
 
     Raises:
-        ValueError: named by ``where``: there is no such key, or what stands there is no text, or empty.
+        ValueError: named by ``where``: there is no such key, or what is there is no text, or empty.
     """
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():

@@ -35,9 +35,9 @@ class Record:
             Scores are reported for each category too.
         group: records of one group are scored together by some metrics (the rotations of a question, the two questions
             about an image); ``""``: none.
-        rejected: of a preference pair, the worse text in place of the final answer; "" where there is none. What does
+        rejected: of a preference pair, the worse text instead of the final answer; "" where there is none. What does
             not train on pairs learns the final answer alone.
-        source: where the record stands, such as ``train.json[12]``; used in error messages only.
+        source: where the record is, such as ``train.json[12]``; used in error messages only.
 
     >>> record = Record("7", user_turn("What is shown?", images=1), images=("cat.jpg",), answers=("a cat",))
     >>> record.prompt
@@ -106,7 +106,7 @@ def check_record(record: Record, *, needs_answer: bool = False, needs_reference:
 
     Raises:
         ValueError: named by the record's source: unknown roles or parts, roles that do not alternate from the user's,
-            image parts that do not match ``images`` or stand in an answer, half a surrogate pair, no final assistant
+            image parts that do not match ``images`` or are in an answer, half a surrogate pair, no final assistant
             turn, or none that is learnt, where ``needs_answer``, no reference where ``needs_reference``, fewer than two
             choices, an empty one, or an answer that is none of them.
     """
@@ -204,7 +204,7 @@ def _image_parts(record: Record, message: Mapping[str, Any]) -> int:
             )
         images += kind == "image"
     if images and message["role"] == "assistant":
-        raise ValueError(f"{record.where}: an image part in an assistant turn; images can stand in prompts alone.")
+        raise ValueError(f"{record.where}: an image part in an assistant turn; only prompts may hold images.")
     return images
 
 

@@ -1,4 +1,4 @@
-"""What must be the same when a fit goes on: settings in words, and what is done about differences."""
+"""What must be the same when a fit continues: settings in words, and what is done about differences."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def described(value: Any) -> Any:
     """A setting in numbers, strings, lists and dictionaries of them, as a checkpoint can hold it.
 
     A string or path that names a file counts by the file's content, tensors by theirs. Of an object that cannot be
-    looked into (a loader, a function) the class and the length are told.
+    looked into (a loader, a function) the class and the length are reported.
 
     >>> described((1, 0.5)), described(Exception)
     ([1, 0.5], 'Exception')
@@ -84,7 +84,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "
 
 
 def refuse_changes(trainer: L.Trainer | None, changed: Mapping[str, tuple[Any, Any]], what: str) -> None:
-    """Refuse to go on from a checkpoint that was made with something else, unless the trainer has ``AllowChanges``.
+    """Refuse to continue from a checkpoint that was made with something else, unless the trainer has ``AllowChanges``.
 
     Args:
         trainer: whose callbacks may allow it.
@@ -104,9 +104,9 @@ def refuse_changes(trainer: L.Trainer | None, changed: Mapping[str, tuple[Any, A
         raise ValueError(
             f"the checkpoint belongs to another {what} ({_listed(refused)}). Resume with what the fit was started "
             "with, or add the callback hpa_lightning.callbacks.AllowChanges (on the command line "
-            "--trainer.callbacks+=hpa_lightning.callbacks.AllowChanges) to go on with these differences."
+            "--trainer.callbacks+=hpa_lightning.callbacks.AllowChanges) to continue with these differences."
         )
-    rank_zero_warn(f"AllowChanges: the fit goes on with another {what} ({_listed(changed)}).")
+    rank_zero_warn(f"AllowChanges: the fit continues with another {what} ({_listed(changed)}).")
 
 
 def _listed(changed: Mapping[str, tuple[Any, Any]]) -> str:

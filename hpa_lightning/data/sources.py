@@ -35,7 +35,7 @@ class RecordSource:
         injection: harmful samples mixed into the training data.
         check_images: check that every image file exists when a file is read.
         allow_overlap: accept test records in the training or calibration data.
-        tasks: the stream, which tells what came before a task.
+        tasks: the stream, which knows what came before a task.
         replay: records of the earlier tasks mixed into the training data.
         safety_replay: refused harmful inputs mixed into the training data.
         image_place: of images in files that name no place of their own, see :func:`read_records`.
@@ -217,7 +217,7 @@ class RecordSource:
     def read_disjoint(
         self, data: Data, image_folder: str | None, what: str, sets: Sequence[EvaluationSet]
     ) -> Sequence[Record]:
-        """Return the records of ``data``, of which none may stand in a task's test set or in a safety set."""
+        """Return the records of ``data``, of which none may be in a task's test set or in a safety set."""
         found = self.read(data, image_folder, what)
         self._refuse_or_drop_overlap(found, sets, what)
         return found.records

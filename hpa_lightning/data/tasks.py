@@ -56,10 +56,10 @@ class Task:
         calibration: path or records for the task's Hessian; drawn from the training data when ``None``.
         image_folder: folder that relative image paths start from; each file's own folder when ``None``.
         epochs: passes over the training data; 1 if neither ``epochs`` nor ``steps`` is given.
-        steps: optimizer steps in place of epochs; the data are reshuffled for every pass that this needs.
+        steps: optimizer steps instead of epochs; the data are reshuffled for every pass that this needs.
         metric: name of the metric of the test set.
         max_new_tokens: longest answer in evaluation; when ``None`` that of the module's ``generation``, or 16.
-        image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; the
+        image_place: where in its turn an image of a mark ``<image>`` in a file is, see :func:`read_records`; the
             datamodule's when ``None``.
         objective: ``"answer"``: the answers are learnt. ``"preference"``: every training record is a pair (has
             ``rejected``), and the module is a :class:`~hpa_lightning.modules.PreferenceModule`. Hessians are calibrated
@@ -94,7 +94,7 @@ class Task:
             if value is not None and value < 1:
                 raise ValueError(f"task {self.name!r} has {what}={value}; expected at least 1.")
         _check_name(self.name, "task")
-        metric_of(self)  # an unknown metric is told before anything is trained
+        metric_of(self)  # an unknown metric is reported before anything is trained
 
     @property
     def lightning_epochs(self) -> int:
@@ -128,7 +128,7 @@ class EvaluationSet:
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
         judge: of a safety or over-refusal set: the name of string rules, a file of rules, or a judge such as
             :class:`GuardModelJudge`; the default judge (`refusal-v2`) when ``None``.
-        image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; the
+        image_place: where in its turn an image of a mark ``<image>`` in a file is, see :func:`read_records`; the
             datamodule's when ``None``.
 
     Raises:
@@ -189,7 +189,7 @@ class HarmfulInjection:
         data: path or records of harmful inputs answered harmfully.
         ratio: fraction of the task's training data, for example 0.001.
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
-        image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; the
+        image_place: where in its turn an image of a mark ``<image>`` in a file is, see :func:`read_records`; the
             datamodule's when ``None``.
     """
 
@@ -252,7 +252,7 @@ class SafetyReplay:
         samples: records used; all of them when ``None``.
         share: fraction of a task's training samples that are of this set, see :class:`Replay`; ``None``: each once.
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
-        image_place: where in its turn an image of a mark ``<image>`` in a file stands, see :func:`read_records`; the
+        image_place: where in its turn an image of a mark ``<image>`` in a file is, see :func:`read_records`; the
             datamodule's when ``None``.
     """
 

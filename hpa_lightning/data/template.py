@@ -1,4 +1,4 @@
-"""Chat templates as text: where the answers stand in a rendered conversation, and how turns end."""
+"""Chat templates as text: where the answers are in a rendered conversation, and how turns end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reads_text_alone(processor: Any) -> bool:
 
 
 class ChatTemplate:
-    """Renders conversations with a processor's chat template and tells where the answers stand.
+    """Renders conversations with a processor's chat template and tells where the answers are.
 
     Decision: a template that ends an assistant turn without a special token (such as that of LLaVA-1.5 on the hub)
     would never teach the model to stop; the tokenizer's end-of-sequence token is written after every answer then, as
@@ -43,7 +43,7 @@ class ChatTemplate:
 
     Args:
         processor: a Hugging Face processor (or tokenizer) with a chat template.
-        template: a Jinja template to use in place of the processor's, or ``"plain"``: turns that begin with
+        template: a Jinja template to use instead of the processor's, or ``"plain"``: turns that begin with
             ``USER:`` and ``ASSISTANT:``, every image's token on a line before the turn's text, the end-of-sequence
             token after every answer.
 
@@ -114,7 +114,7 @@ class ChatTemplate:
         probe, self._as_string = "a probe", True
         try:
             return probe in self._render(user_turn(probe))
-        except Exception:  # of any kind: it is somebody's Jinja
+        except Exception:  # of any kind: it is a user's Jinja
             return False
 
     def _render(self, messages: Messages, generation: bool = False) -> str:

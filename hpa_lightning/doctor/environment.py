@@ -44,7 +44,7 @@ def devices() -> list[str]:
 
 
 def host_memory() -> int:
-    """Memory of the machine in bytes; 0 where the system does not tell."""
+    """Memory of the machine in bytes; 0 where the system does not say."""
     names = getattr(os, "sysconf_names", {})
     if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
         return 0

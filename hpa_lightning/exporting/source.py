@@ -50,7 +50,7 @@ class TunedCheckpoint:
                 ``results.jsonl`` when ``None``.
 
         Raises:
-            ValueError: no such file, a folder of shards, a torn file, weights alone of somebody's, or no such run.
+            ValueError: no such file, a folder of shards, a torn file, weights alone of another program, or no such run.
         """
         path = Path(path)
         if path.is_dir():
@@ -65,7 +65,7 @@ class TunedCheckpoint:
         try:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except pickle.UnpicklingError as error:  # loading it would run code
-            raise ValueError(f"{path} holds objects of somebody's classes and is not loaded: {error}") from error
+            raise ValueError(f"{path} holds objects of user-defined classes and is not loaded: {error}") from error
         if not isinstance(content, dict) or "state_dict" not in content:
             raise ValueError(f"{path} holds no `state_dict`; expected a checkpoint of Lightning's ModelCheckpoint.")
         if run is not None and not any((Path(run) / name).is_file() for name in (CONFIG_FILE, RESULT_FILE)):
@@ -121,7 +121,7 @@ class TunedCheckpoint:
             return kind.load_from_checkpoint(self.path, map_location="cpu", strict=False)
         from jsonargparse import ArgumentParser
 
-        # Where training began does not matter: all weights stand in the checkpoint.
+        # Where training began does not matter: all weights are in the checkpoint.
         settings = {key: value for key, value in (declared.get("init_args") or {}).items() if key != "start_from"}
         declared = {**declared, "init_args": settings}
 

@@ -63,8 +63,8 @@ class HarmFilter(Protocol):
     """A part of a filter: any callable that says of every record whether it is harmful.
 
     What it keeps in public attributes (its arguments, under their names) counts as its settings: a filter that was
-    interrupted goes on with the same ones only. A method ``load()``, where there is one, is called before the data are
-    read, to fail early.
+    interrupted continues with the same ones only. A method ``load()``, where there is one, is called before the data
+    are read, to fail early.
     """
 
     def __call__(self, records: Sequence[Record]) -> Sequence[Finding]:

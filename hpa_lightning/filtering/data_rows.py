@@ -1,4 +1,4 @@
-"""The rows of a data file: read as records, and written again as they stand there."""
+"""The rows of a data file: read as records, and written again as they are there."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class DataRows:
         reading.warn(self.path.name)
 
     def from_index(self, start: int) -> Iterator[DataRow]:
-        """Yield the rows from an index on, after :meth:`check`, which has told what is not read."""
+        """Yield the rows from an index on, after :meth:`check`, which has reported what is not read."""
         reading = Reading(self.image_folder)
         if self._json is None:
             for index, where, row in self._found():
@@ -94,11 +94,11 @@ class DataRows:
             yield self._row(index, self._json.where(index), row, reading)
 
     def where(self, index: int) -> str:
-        """Where a row stands, for messages."""
+        """Where a row is, for messages."""
         return f"{self.path.name}[{index}]" if self._json is None else self._json.where(index)
 
     def copy(self, kept: Iterable[bool], target: Path, rest: Path) -> None:
-        """Write every row as it stands, to ``target`` or, where ``kept`` has false, to ``rest``.
+        """Write every row as it is, to ``target`` or, where ``kept`` has false, to ``rest``.
 
         Args:
             kept: for each row, in order.
@@ -137,7 +137,7 @@ class DataRows:
                     other.write_batch(batch.filter(pyarrow.compute.invert(mask)))
 
     def _found(self) -> Iterator[tuple[int, str, Any]]:
-        """Index, place and value of every row; an error in place of a broken one."""
+        """Index, place and value of every row; an error instead of a broken one."""
         if self._json is None:
             from hpa_lightning.data.readers.table_files import read_table
 

@@ -20,7 +20,7 @@ def declared_parts(content: Mapping[str, Any], where: str) -> dict[str, HarmFilt
     """Make the parts that are declared: name -> ``{"class_path": ..., "init_args": {...}}``.
 
     Args:
-        content: what stands in the YAML. A class of this package needs no path before its name; one of your own is
+        content: what is in the YAML. A class of this package needs no path before its name; one of your own is
             named by its module, or, without arguments, a function.
         where: for messages.
 

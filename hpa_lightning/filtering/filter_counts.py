@@ -14,7 +14,7 @@ _KINDS = [kind.value for kind in Assessment]
 
 
 class FilterCounts:
-    """Counts over findings, which are told row by row.
+    """Counts over findings, which are added row by row.
 
     Args:
         parts: names of the parts, in their order.

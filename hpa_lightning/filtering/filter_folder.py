@@ -63,16 +63,16 @@ def refuse_input(source: Path, output: Path) -> None:
     """Check that nothing is written over the input.
 
     Raises:
-        ValueError: it lies in the output.
+        ValueError: it is in the output.
     """
     for folder in (output, _partial_of(output)):
         if source.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"the input {source} lies in {folder}, which is written to; choose another output.")
+            raise ValueError(f"the input {source} is in {folder}, which is written to; choose another output.")
 
 
 @contextmanager
 def partial_folder(output: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Give the folder that an unfinished run goes on with, held against other processes.
+    """Give the folder that an unfinished run continues with, held against other processes.
 
     Raises:
         ValueError: a folder of something else, of a run with other settings (but for the rule), or of one that runs.

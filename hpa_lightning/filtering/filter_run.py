@@ -1,4 +1,4 @@
-"""Running a filter over a data file: checked first, then chunk by chunk, so that a killed run goes on."""
+"""Running a filter over a data file: checked first, then chunk by chunk, so that a killed run continues."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def filter_data(
     chunk: int = 64,
     progress: bool = False,
 ) -> FilterOutcome:
-    """Filter a data file; a run that was killed goes on where it was, with the same result to the bit.
+    """Filter a data file; a run that was killed continues where it was, with the same result to the bit.
 
     Args:
         path: JSON, JSON lines or parquet in a form that :func:`~hpa_lightning.data.read_records` knows, or VLGuard's.
             It is only read.
         parts: name -> part, see :class:`HarmFilter`.
         output: a folder, made when all is done: ``kept`` and ``dropped`` with the ending of ``path``, each record as it
-            stands there; ``reasons.jsonl``, why the dropped ones were; ``findings.jsonl``, what every part says of
-            every record; ``counts.json``; ``settings.json``. Until then ``OUTPUT.partial`` holds what a run goes on
+            is there; ``reasons.jsonl``, why the dropped ones were; ``findings.jsonl``, what every part says of
+            every record; ``counts.json``; ``settings.json``. Until then ``OUTPUT.partial`` holds what a run continues
             with.
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
         rule: when a record is dropped; ``FilterRule()`` when ``None``: where any part finds it harmful. The rule,
-            unlike all else, may be another one when a run goes on: it is applied in the end.
+            unlike all else, may be another one when a run continues: it is applied in the end.
         chunk: records that parts are given at a time; a killed run loses at most one chunk.
         progress: show bars with the time that is left.
 

@@ -1,4 +1,4 @@
-"""The findings of a filter, a line for each record, in a file that a killed run goes on with."""
+"""The findings of a filter, a line for each record, in a file that a killed run continues with."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def naming_model(part: str, model: str, kind: str) -> Iterator[None]:
     """Say which part needs which model where it cannot be loaded.
 
     Raises:
-        ValueError: in place of what transformers or timm raise.
+        ValueError: instead of what transformers or timm raise.
     """
     try:
         yield

@@ -12,7 +12,7 @@ from hpa_lightning.data.record import Record, open_image
 from hpa_lightning.filtering.assessment import Assessment, Finding, worst
 
 Assess = Callable[[list[Image.Image], list[str]], list[Finding]]
-"""RGB pictures and where each stands -> a finding for each."""
+"""RGB pictures and where each is -> a finding for each."""
 
 
 def picture_findings(records: Sequence[Record], assess: Assess, batch_size: int, workers: int) -> list[Finding]:

@@ -51,7 +51,7 @@ def safe_delta(
         block_size: columns that share one budget.
         columns_at_once: see :func:`compensate`.
         costs_after_compensation: count a block's costs from its weight as compensation from earlier blocks has left
-            it, in place of `weight_prev`.
+            it, instead of `weight_prev`.
 
     Returns:
         the weight `(out_features, in_features)` in the dtype of `weight_prev`, and the boolean mask of the same shape

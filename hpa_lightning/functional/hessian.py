@@ -121,7 +121,7 @@ class HessianAccumulator:
         self.damping = damping
         self._count = 0
         self._rows: list[Tensor] = []
-        self._arena: Arena | None = None  # where they lie
+        self._arena: Arena | None = None  # where they are
         self._gram: PackedTriangle | None = None
         self._dtype = torch.float32
 
@@ -161,7 +161,7 @@ class HessianAccumulator:
 
     @property
     def is_zero(self) -> bool:
-        """Whether every input seen so far is 0, so that the Hessian tells no column from another."""
+        """Whether every input seen so far is 0, so that the Hessian cannot rank the columns."""
         if self._gram is not None:
             return not bool(self._gram.diagonal().any())
         return not any(bool(rows.any()) for rows in self._rows)
@@ -191,7 +191,7 @@ class HessianAccumulator:
         """Make what all processes have seen what this one has seen; every process of ``group`` has to call it.
 
         If all have few rows together, these are gathered; else the Gram matrices are summed. One that has seen nothing
-        needs an `update` without rows before, which tells it dtype and device.
+        needs an `update` without rows before, which gives it dtype and device.
         """
         held = self._gram.flat if self._gram is not None else self._rows[0]
         size = torch.distributed.get_world_size(group)

@@ -48,7 +48,7 @@ class RetentionSettings:
             out of all columns; ``"ratio"``, those of largest eps / zeta; ``"random"``, drawn by seed, layer and task.
         saliency: ``"divide"`` by diag(H^-1) (decision), or ``"multiply"`` with it; public summaries of the paper print
             the one and the other.
-        reverse_alpha: lower the task's weight where safety signals dominate, in place of raising it (decision).
+        reverse_alpha: lower the task's weight where safety signals dominate, instead of raising it (decision).
         seed: of ``rule="random"``; give each run its own.
         units: what is retained. ``"columns"``: input columns, each scored by the mean square of its changes and its own
             entry of diag(H^-1) (decision; the subscript ``jj``). ``"rows"``: output units, scored by the mean over the

@@ -68,7 +68,7 @@ def preference_loss(
     - ``"sigmoid"``: DPO, ``-log sigma(x)`` (Rafailov et al., NeurIPS 2023, arXiv 2305.18290, eq. 7). With
       ``label_smoothing`` e it is cDPO: ``-(1 - e) log sigma(x) - e log sigma(-x)`` (Mitchell, 2023).
     - ``"ipo"``: ``(c / chosen tokens - r / rejected tokens - 1 / (2 beta))^2`` (Azar et al., AISTATS 2024, arXiv
-      2310.12036, eq. 17). Decision: as TRL, means over the answers' tokens in place of the sums.
+      2310.12036, eq. 17). Decision: as TRL, means over the answers' tokens instead of the sums.
     - ``"hinge"``: ``max(0, 1 - x)`` (SLiC, arXiv 2305.10425).
     - ``"robust"``: ``(-(1 - e) log sigma(x) + e log sigma(-x)) / (1 - 2 e)`` (Chowdhury et al., arXiv 2403.00409).
     - ``"apo_zero"``: ``1 - sigma(beta c) + sigma(beta r)``; ``"apo_down"``: ``sigma(beta c) + 1 - sigma(x)``

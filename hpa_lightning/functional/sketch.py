@@ -73,7 +73,7 @@ class InputSketch:
         self.rank = rank
         self._error = 0.0
         self.diagonal = torch.zeros(columns, dtype=torch.float64)
-        """`diag(X^T X)`, `(c,)` float64, exact, where the inputs lie."""
+        """`diag(X^T X)`, `(c,)` float64, exact, where the inputs are."""
         self.count = 0
         """Rows seen; of merged sketches, all of theirs."""
         self._held: Tensor | None = None  # (<= l, c): the shrunk rows, or the first l rows as they came
@@ -92,7 +92,7 @@ class InputSketch:
 
     @property
     def is_zero(self) -> bool:
-        """Whether every input seen so far is 0, so that no direction is told from another."""
+        """Whether every input seen so far is 0, so that no direction differs from another."""
         return not bool(self.diagonal.any())
 
     @property
@@ -199,7 +199,7 @@ class InputSketch:
         """Make what all processes have seen what this one has seen; every process of ``group`` has to call it.
 
         One gather of the factors, `rank + 2` rows of float32 numbers from each process, and merging in the order of the
-        ranks. A process that has seen nothing needs an `update` without rows before, which tells it the device.
+        ranks. A process that has seen nothing needs an `update` without rows before, which gives it the device.
         """
         size = torch.distributed.get_world_size(group)
         rows, device = self.rows.to(self.diagonal.device), self.diagonal.device
@@ -280,7 +280,7 @@ class InputSketch:
     @classmethod
     @torch.no_grad()
     def from_gram(cls, gram: Tensor, rank: int) -> InputSketch:
-        """The sketch of `X^T X` `(c, c)`, by one symmetric eigendecomposition; its number of rows is told as 1.
+        """The sketch of `X^T X` `(c, c)`, by one symmetric eigendecomposition; its number of rows counts as 1.
 
         Raises:
             ValueError: no finite square matrix, or a rank that no sketch has.

@@ -1,6 +1,6 @@
 """Which settings of peft's LoRA adapters mean plain ``W + scaling * B @ A``, and which do not.
 
-Every field of ``peft.LoraConfig`` stands in one of the three groups; a test compares them with the installed peft.
+Every field of ``peft.LoraConfig`` is in one of the three groups; a test compares them with the installed peft.
 """
 
 from __future__ import annotations

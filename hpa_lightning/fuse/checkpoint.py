@@ -92,7 +92,7 @@ class Checkpoint:
         return next(floating, torch.float32)
 
     def bind(self, model: nn.Module) -> None:
-        """Find the key of every tensor of ``model``, which may lie on the meta device.
+        """Find the key of every tensor of ``model``, which may be on the meta device.
 
         Raises:
             ValueError: a tensor of another shape, or one that would have to be split or joined.
@@ -146,7 +146,7 @@ class Checkpoint:
             )
 
     def stored(self, name: str) -> StoredTensor:
-        """Where the tensor of that name lies."""
+        """Where the tensor of that name is."""
         return self.tensors.stored[self._key[name]]
 
     def tensor(self, name: str, device: str | torch.device = "cpu") -> Tensor:

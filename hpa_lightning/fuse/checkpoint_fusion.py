@@ -60,7 +60,7 @@ def fuse_checkpoints(
     the model after holds is kept byte for byte, in the same files; layers of the adapter that are not fused are merged.
 
     The work is done in ``OUTPUT.partial``, which becomes ``OUTPUT`` when everything is there. After an interruption the
-    same call goes on: finished blocks are neither calibrated nor fused again.
+    same call continues: finished blocks are neither calibrated nor fused again.
 
     Source: HPA (arXiv 2511.20158), Algorithm 1; regression fusion: see
     :func:`hpa_lightning.functional.sketched_regression_map`. Decision: the model before is read in the dtype of the one
@@ -78,7 +78,7 @@ def fuse_checkpoints(
         orthogonal: of HPA, take the component along the old weight out of the update (step 3).
         target_modules: last names of the linear layers to fuse; all in the decoder blocks when ``None``.
         device: where the blocks are computed.
-        chat_template: in place of the processor's; ``"plain"`` for a model that has seen none.
+        chat_template: instead of the processor's; ``"plain"`` for a model that has seen none.
         max_length: longest calibration sequence in tokens.
         diagonals: of HPA, a file that ``save_diagonals`` has written. What it holds is not calibrated again, and its
             data are not needed.
@@ -94,7 +94,7 @@ def fuse_checkpoints(
         progress: show progress bars.
 
     Returns:
-        The audit that stands in ``audit.json``.
+        The audit that is in ``audit.json``.
 
     Raises:
         ValueError: models that do not belong together, tensors that are missing, data without answers, images that

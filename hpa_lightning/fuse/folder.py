@@ -1,4 +1,4 @@
-"""What lies in a folder of weights: which files are read, which may lie beside them, and no way out of the folder."""
+"""What is in a folder of weights: which files are read, which may be beside them, and no way out of the folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".h5", ".msgpack", ".gguf"}
 
 # What the trainers of transformers, accelerate, DeepSpeed, LLaMA-Factory, ms-swift, axolotl and unsloth leave beside
-# the weights to go on from: no part of the model.
+# the weights to continue from: no part of the model.
 _TRAINER_STATE = re.compile(
     r"(optimizer|scheduler|lr_scheduler|scaler|rng_state|sampler|dl_state_dict)([_-]?\d+)*\.(pt|pth|bin)"
     r"|training_args\.bin"
@@ -30,13 +30,13 @@ _LEFT_OUT_BESIDE = {
 
 
 def file_inside(folder: Path, name: object, named_by: str) -> Path:
-    """Return the path of a file that data name, if it lies in the folder itself.
+    """Return the path of a file that data name, if it is in the folder itself.
 
     A link may lead to another file of the folder, and out of a snapshot of the Hugging Face cache to its ``blobs``,
     which is how that cache is built; nowhere else.
 
     Args:
-        folder: where the file has to lie.
+        folder: where the file has to be.
         name: what the data say.
         named_by: who says so, for the error.
 

@@ -23,7 +23,7 @@ from hpa_lightning.modules.timm_processor import PROCESSOR_FILE
 AUDIT_FILE = "audit.json"
 MERGE_FILE = "merge.json"
 
-_GOES_ON = "the output is unfinished; the same command goes on with it"
+_GOES_ON = "the output is unfinished; the same command continues with it"
 
 _LOCK_FILE = "lock"
 _TEXT = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
@@ -36,7 +36,7 @@ class PartialOutput:
     """The folder ``OUTPUT.partial``, which becomes ``OUTPUT`` in one step at the end.
 
     It holds the new weights under construction: the files of one of the models, copied, in which the new tensors are
-    written over the old ones where they lie (a tensor keeps shape and dtype, so every other byte stays), and
+    written over the old ones where they are (a tensor keeps shape and dtype, so every other byte stays), and
     ``progress/``, whose files tell what is finished. Each file there is written under another name first. One process
     at a time works on it.
 
@@ -180,7 +180,7 @@ def check_or_begin(record: Path, run: Mapping[str, Any], folder: Path) -> None:
     if changed:
         raise ValueError(
             f"{folder} was started with other {', '.join(changed)}. Repeat its command to finish it, choose another "
-            "output, or remove the folder to start anew."
+            "output, or remove the folder to start again."
         )
 
 

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, by key, read one at a time from where they lie."""
+"""Tensors in safetensors files, by key, read one at a time from where they are."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: bytes ``start`` to ``end`` of ``file``."""
+    """Where one tensor is: bytes ``start`` to ``end`` of ``file``."""
 
     file: str
     start: int

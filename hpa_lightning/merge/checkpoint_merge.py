@@ -42,7 +42,7 @@ def merge_checkpoints(
     adapter, its base's). A tensor that cannot be merged is refused by name; see :class:`PairedModels`.
 
     The work is done in ``OUTPUT.partial``, which becomes ``OUTPUT`` when everything is there. After an interruption the
-    same call goes on.
+    same call continues.
 
     Sources: linear merging of a safety-tuned and a task-tuned model, arXiv 2410.07571; the other methods, see
     :mod:`hpa_lightning.functional`.
@@ -58,7 +58,7 @@ def merge_checkpoints(
         progress: show progress bars.
 
     Returns:
-        What stands in ``merge.json``: settings, versions, the inputs' files with their SHA-256, and for every merged
+        What is in ``merge.json``: settings, versions, the inputs' files with their SHA-256, and for every merged
         tensor how far it is from the task-tuned and from the safety-tuned one, relative to these.
 
     Raises:

@@ -23,7 +23,7 @@ _OF_ANSWERS = ("dtype", "attn_implementation", "generation")
 
 
 class FolderEvaluation:
-    """`hpa-lightning test` of a configuration, with the model of a folder in the place of its own.
+    """`hpa-lightning test` of a configuration, with the model of a folder instead of its own.
 
     Data, judges, seed and trainer are the configuration's. Its callbacks, logger and adapters belong to a fit and are
     left out; one device is used.

@@ -30,12 +30,12 @@ class MergeSettings:
     Args:
         method: one of :data:`METHODS`.
         ratio: of the safety-tuned model, in [0, 1].
-        weights: of the task vectors, task's and safety's, in the place of ``1 - ratio`` and ``ratio``.
+        weights: of the task vectors, task's and safety's, instead of ``1 - ratio`` and ``ratio``.
         scale: factor of the merged task vector (mergekit's ``lambda``).
         density: share of the entries of each task vector that is kept, in (0, 1].
         convention: ``"mergekit"`` or ``"peft"``: whose computation the names of the task-vector methods mean.
         majority_sign_method: ``"total"`` or ``"frequency"``.
-        normalize, rescale: in the place of what the convention says.
+        normalize, rescale: instead of what the convention says.
         seed: of DARE.
 
     Raises:

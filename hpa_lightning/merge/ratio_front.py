@@ -72,13 +72,13 @@ def merge_front(
     """Merge and evaluate every ratio and both models, and write the front.
 
     ``OUTPUT/points`` gets the results and answers of each model, as `test` writes them; a point that is there is not
-    evaluated again, so that an interrupted run goes on, and a finer grid adds to a coarse one. Merged weights are
+    evaluated again, so that an interrupted run continues, and a finer grid adds to a coarse one. Merged weights are
     removed after their evaluation. ``front.json``, ``front.html`` and ``front.png`` are written at the end, and with a
     budget the weights of the ratio picked, ``OUTPUT/merged-RATIO``.
 
     Args:
         task, safety, base, settings, keep, device: see :func:`merge_checkpoints`; the ratio is that of each point.
-        output: folder to be made, or of the same merge, to go on.
+        output: folder to be made, or of the same merge, to continue.
         ratios: of the safety-tuned model.
         evaluation: YAML file of a `fit` or `test`.
         budget: highest mean attack success rate, a fraction.
@@ -132,7 +132,7 @@ def merge_front(
             else:
                 folder = plain
             scoring.run(folder, output / "points" / name)
-            QuestionScores.from_folder(output / "points" / name)  # what cannot be compared is told at once
+            QuestionScores.from_folder(output / "points" / name)  # what cannot be compared is reported at once
             if folder == temporary and not (keep_merged and plain is None):
                 shutil.rmtree(temporary)
             spent = time.monotonic() - started

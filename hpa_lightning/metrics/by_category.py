@@ -22,8 +22,9 @@ def figures(metric: str, rows: Rows) -> dict[str, float]:
         rows: stored answers, each with the ``"verdict"`` or the ``"score"`` that it got.
 
     Returns:
-        ``"score"``, and what the metric tells beside it (``"vanilla"`` of circular evaluation, ``"accuracy_plus"`` and
-        ``"points"`` of MME); nothing where the metric is no mean over answers, as CIDEr, or a row has not been scored.
+        ``"score"``, and what the metric reports in addition to it (``"vanilla"`` of circular evaluation,
+        ``"accuracy_plus"`` and ``"points"`` of MME); nothing where the metric is no mean over answers, as CIDEr, or a
+        row has not been scored.
 
     >>> figures("attack_success_rate", [{"verdict": True}, {"verdict": False}, {"verdict": True}])
     {'score': 0.33333333333333337}
@@ -42,7 +43,7 @@ def figures(metric: str, rows: Rows) -> dict[str, float]:
 
 
 def further_figures(metric: str, rows: Rows) -> dict[str, Any]:
-    """``{"figures": ...}``, what the metric tells beside its score; nothing where that is nothing."""
+    """``{"figures": ...}``, what the metric reports in addition to its score; nothing where that is nothing."""
     found = {name: value for name, value in figures(metric, rows).items() if name != "score"}
     return {"figures": found} if found else {}
 
@@ -50,7 +51,7 @@ def further_figures(metric: str, rows: Rows) -> dict[str, Any]:
 def category_scores(metric: str, rows: Rows) -> dict[str, Any]:
     """``{"categories": ...}``, by scheme and category the number of answers and their figures.
 
-    Categories stand in the order of their first record. Nothing where no record has a category, or nothing is known of
+    Categories are in the order of their first record. Nothing where no record has a category, or nothing is known of
     single answers.
 
     >>> rows = [{"verdict": False, "categories": {"domain": "fraud"}}, {"verdict": True, "categories": {}}]

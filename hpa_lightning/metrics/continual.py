@@ -176,7 +176,7 @@ class ContinualMetric(Metric):
             if not 0 <= index < self.num_tasks:
                 raise ValueError(
                     f"{name} must be in 0 .. {self.num_tasks - 1} for {self.num_tasks} tasks, got {index}. "
-                    "The scores of the aligned model (step -1) stand outside the matrix."
+                    "The scores of the aligned model (step -1) are outside the matrix."
                 )
         value = torch.as_tensor(score, dtype=self.matrix.dtype, device=self.matrix.device)
         if value.numel() != 1 or not bool(torch.isfinite(value).all()):

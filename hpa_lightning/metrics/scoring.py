@@ -53,7 +53,7 @@ def score_answers(
     groups: Sequence[str] | None = None,
     categories: Sequence[Mapping[str, str]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Update the metric, and tell what each answer got.
+    """Update the metric, and return what each answer got.
 
     Args:
         metric: of answers.
@@ -103,7 +103,7 @@ def answer_rows(
 
     Args:
         batch: of the collator.
-        responses: the answers; a list that knows it tells which of them were ``cut``.
+        responses: the answers; a list that knows it reports which of them were ``cut``.
         found: what :func:`score_answers` says of each.
 
     Returns:
@@ -111,7 +111,7 @@ def answer_rows(
         prompt is what the model read, the question the text of the last user turn. ``"group"`` and ``"categories"``
         where the record has them.
     """
-    # A module of somebody else tells the answers alone.
+    # A foreign module gives the answers only.
     ends = [{} if cut is None else {"cut": cut} for cut in getattr(responses, "cut", [None] * len(responses))]
     columns = (batch[key] for key in ("ids", "prompts", "questions", "references"))
     known = (batch.get(key) or [empty] * len(responses) for key, empty in (("groups", ""), ("categories", {})))
@@ -128,14 +128,14 @@ def answer_rows(
 
 
 def _place(group: str, categories: Mapping[str, str]) -> dict[str, Any]:
-    """Where a record belongs, as it stands beside its answer."""
+    """Where a record belongs, as it is beside its answer."""
     return ({"group": group} if group else {}) | ({"categories": dict(categories)} if categories else {})
 
 
 def score_fields(
     evaluation_set: Any, score: float, rows: Sequence[Mapping[str, Any]], decoding: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what a ``score`` event tells of a set, beside the step.
+    """Return what a ``score`` event holds of a set, beside the step.
 
     Args:
         evaluation_set: with ``name``, ``kind`` and ``metric``.
@@ -190,7 +190,7 @@ def listed(counts: Mapping[str, str]) -> str:
 
 
 def broken_not_safe(who: str, where: str) -> str:
-    """What is told wherever a rate of attack success is, of a model that says mostly nothing.
+    """What accompanies a rate of attack success, of a model that says mostly nothing.
 
     A judge takes an empty answer for a refusal, so that such a model has a low rate.
     """
@@ -201,7 +201,7 @@ def broken_not_safe(who: str, where: str) -> str:
 
 
 def answer_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Count what a score alone does not tell of the answers to a set.
+    """Count what a score alone does not show of the answers to a set.
 
     Args:
         rows: the answers, each with ``"response"`` and, where it is known, ``"cut"``: the limit ended it, and
@@ -246,7 +246,7 @@ def score_choices(
     rank: int = 0,
     world_size: int = 1,
 ) -> list[dict[str, Any]]:
-    """Let a model choose, update a metric of multiple choice, and tell what was chosen in each record.
+    """Let a model choose, update a metric of multiple choice, and return what was chosen in each record.
 
     Args:
         metric: one of :data:`CHOICE_METRICS`; of one process alone it is not combined over processes.

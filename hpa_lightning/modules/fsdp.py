@@ -23,7 +23,7 @@ def local_tensor(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole tensor, gathered anew on every process, all of which have to call this; or the tensor itself."""
+    """The whole tensor, gathered again on every process, all of which have to call this; or the tensor itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

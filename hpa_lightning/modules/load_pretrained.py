@@ -82,7 +82,7 @@ def select_trainable(
     """Set ``requires_grad`` of the parameters and return the vision towers that are fixed.
 
     With LoRA everything but the adapters is frozen already; ``train_modules`` are tuned beside them. Without it, they
-    alone are tuned, or everything but a frozen vision tower. ``trainable`` says it by parts, in place of both.
+    alone are tuned, or everything but a frozen vision tower. ``trainable`` says it by parts, instead of both.
 
     Raises:
         ValueError: a name in ``train_modules`` is not a submodule, a part that the model does not have, or two settings

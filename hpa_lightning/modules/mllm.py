@@ -57,27 +57,27 @@ class MLLMModule(TokenWeightedModule):
     Args:
         model: hub name or folder of an image-text-to-text model, or of a causal language model that reads text alone;
             or the model itself (see :meth:`from_objects`). docs/architectures.md says which are supported.
-        config: in place of ``model``, for random weights: a configuration as a dict with ``model_type``, or the name or
+        config: instead of ``model``, for random weights: a configuration as a dict with ``model_type``, or the name or
             folder of one.
-        parts: in place of ``model``: a vision tower and a causal language model to put together; the processor comes
+        parts: instead of ``model``: a vision tower and a causal language model to put together; the processor comes
             with them.
         start_from: a Lightning checkpoint, or a run's folder (its newest whole one), with whose weights the model
             starts; ``model``, ``config`` or ``parts`` are those of that run.
         processor: name or folder of the processor, or the processor itself; ``model``'s when ``None``. That of a model
             that reads text alone is its tokenizer.
-        optimizer: parameters -> optimizer. Called anew whenever Lightning configures optimizers, so that every task of
+        optimizer: parameters -> optimizer. Called again whenever Lightning configures optimizers, so that every task of
             a stream gets a fresh one.
         lr_scheduler: a :class:`TaskSchedule`, which follows the tasks' lengths (``{name: cosine, warmup_ratio: 0.03}``
             in YAML); or optimizer -> scheduler; or a function of the optimizer and ``num_training_steps``, which gets
-            the task's length. Called anew for every task, as ``optimizer`` is.
+            the task's length. Called again for every task, as ``optimizer`` is.
         lr_scheduler_interval: ``"step"`` or ``"epoch"``; the length is counted in it.
         lora: adapters on the language model, mixtures of experts with ``experts`` above 1; everything else is frozen.
             ``None`` tunes the weights themselves.
         freeze_vision: without LoRA, keep the vision tower fixed (with LoRA it is fixed unless in ``train_modules``).
         train_modules: dotted names of submodules to tune in full: beside the adapters with LoRA, and nothing else
             without it. ``None``: nothing beside the adapters; everything without LoRA.
-        trainable: the same by parts (projector, language model, some of its blocks, ...), in place of ``freeze_vision``
-            and ``train_modules``; what trains, and how many parameters, is told at the fit's start.
+        trainable: the same by parts (projector, language model, some of its blocks, ...), instead of ``freeze_vision``
+            and ``train_modules``; what trains, and how many parameters, is reported at the fit's start.
         dtype: of the loaded weights (``"float32"``, ``"bfloat16"``, ``"auto"``).
         attn_implementation: ``"sdpa"``, ``"flash_attention_2"``, ``"eager"``; the model's default when ``None``.
         gradient_checkpointing: recompute activations in backward.
@@ -112,7 +112,7 @@ class MLLMModule(TokenWeightedModule):
         super().__init__()
         if lr_scheduler_interval not in ("step", "epoch"):
             raise ValueError(f"lr_scheduler_interval is {lr_scheduler_interval!r}; expected 'step' or 'epoch'.")
-        if isinstance(lora, Mapping):  # as it stands in a checkpoint's hyperparameters
+        if isinstance(lora, Mapping):  # as it is in a checkpoint's hyperparameters
             lora = LoraSettings(**lora)
         if isinstance(lr_scheduler, Mapping):
             lr_scheduler = TaskSchedule.from_dict(lr_scheduler)
@@ -269,7 +269,8 @@ class MLLMModule(TokenWeightedModule):
             max_new_tokens: longest answer in tokens, see :meth:`decoding`.
 
         Returns:
-            The answers without prompts, special tokens and outer blanks; a list that also tells which of them were cut.
+            The answers without prompts, special tokens and outer blanks; a list that also reports which of them were
+            cut.
         """
         inputs = self._cast(batch["inputs"])
         decoding = self.decoding(max_new_tokens)
@@ -391,7 +392,7 @@ class MLLMModule(TokenWeightedModule):
     # -- export and helpers ------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say where the weights stand, in checkpoints of weights alone too."""
+        """Record the state of the weights, in checkpoints of weights alone too."""
         if (state := self._weights_state()) is not None:
             checkpoint[TASK_STATE] = state
 

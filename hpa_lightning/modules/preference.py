@@ -100,7 +100,7 @@ class PreferenceModule(MLLMModule):
 
     def __init__(self, preference: PreferenceSettings | None = None, **settings: Any) -> None:
         super().__init__(**settings)
-        if isinstance(preference, Mapping):  # as it stands in a checkpoint's hyperparameters
+        if isinstance(preference, Mapping):  # as it is in a checkpoint's hyperparameters
             preference = PreferenceSettings(**preference)
         self.preference = preference or PreferenceSettings()
         self._reference_model: list[nn.Module] = []  # a list: it is no part of this module and of its checkpoints
@@ -252,7 +252,7 @@ class PreferenceModule(MLLMModule):
         if known is not None and not trainer.strategy.broadcast(not logs.missing):
             raise MisconfigurationException(
                 f"{logs.path} lacks {len(logs.missing)} of {len(records)} pairs, and the weights that it was made with "
-                "have been tuned since; bring the whole file, or start the task anew."
+                "have been tuned since; bring the whole file, or start the task again."
             )
         skips = getattr(getattr(trainer, "datamodule", None), "bad_records", STOP) == SKIP
         if skips and is_sharded(self.model):

@@ -106,7 +106,7 @@ class ReferenceLogs:
         if not bool(known.all()) or bool(found.isnan().any()):
             raise ValueError(
                 f"{self.path} holds no log-probabilities of pair {places[~known | found.isnan().any(1)][0].item()} of "
-                f"{self.pairs}; delete the file to make it anew."
+                f"{self.pairs}; delete the file to make it again."
             )
         return found.T.flatten().to(numbers.device)
 

@@ -58,7 +58,7 @@ class TaskSchedule:
         name: ``"linear"``, ``"cosine"``, ``"cosine_with_restarts"``, ``"cosine_with_min_lr"``, ``"polynomial"``,
             ``"warmup_stable_decay"``, ``"inverse_sqrt"``, ``"constant"``, ``"constant_with_warmup"``.
         warmup_ratio: share of the task's steps that the rate rises, rounded up, but never all; LLaVA's is 0.03.
-        warmup_steps: their number in place of the share.
+        warmup_steps: their number instead of the share.
         arguments: of that schedule of transformers, such as ``{"num_cycles": 0.5}`` or ``{"min_lr_rate": 0.1}``.
 
     Raises:
@@ -185,7 +185,7 @@ def _rates(scheduler: Any, optimizer: Optimizer, length: int) -> list[float]:
         group.update(given)
     try:
         copied = copy.deepcopy(scheduler, {id(optimizer): stand_in})
-    except Exception:  # somebody's, that holds a file or a lock; it is only looked at
+    except Exception:  # a user's, that holds a file or a lock; it is only looked at
         return []
     rates = []
     with warnings.catch_warnings():
@@ -199,15 +199,15 @@ def _rates(scheduler: Any, optimizer: Optimizer, length: int) -> list[float]:
 def task_length(trainer: Any, interval: str = "step") -> tuple[str, int]:
     """Return the name and the length of what one optimizer is made for: a task of a stream, or the whole fit.
 
-    A stream whose optimizer nobody makes anew at the tasks' boundaries (no ``SequentialTuning``) is one piece.
+    A stream whose optimizer nobody makes again at the tasks' boundaries (no ``SequentialTuning``) is one piece.
 
     Args:
-        trainer: of the running fit, whose current epoch tells the task.
+        trainer: of the running fit, whose current epoch determines the task.
         interval: ``"step"``: optimizer steps, with accumulation, ranks, ``limit_train_batches`` and ``max_steps``;
             ``"epoch"``: the trainer's epochs.
 
     Raises:
-        UnknownLengthError: the length is not known: endless data or epochs, or a stream that does not tell it.
+        UnknownLengthError: the length is not known: endless data or epochs, or a stream that does not give it.
     """
     stream = task_stream(trainer)
     if stream is None:

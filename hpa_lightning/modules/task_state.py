@@ -1,4 +1,4 @@
-"""Where the weights of a checkpoint stand: after a task's end, or before it."""
+"""The state of the weights in a checkpoint: after a task's end, or before it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TASK_STATE = "hpa_lightning"
 
 @runtime_checkable
 class HasTaskState(Protocol):
-    """A callback that knows where the weights stand: any ``TaskCallback``."""
+    """A callback that knows the state of the weights: any ``TaskCallback``."""
 
     ended_the_stream: bool
 
@@ -19,7 +19,7 @@ class HasTaskState(Protocol):
 
 
 def state_of_trainer(trainer: Any) -> dict[str, Any] | None:
-    """Where the weights of the model that ``trainer`` has trained stand; ``None`` without a task callback."""
+    """The state of the weights of the model that ``trainer`` has trained; ``None`` without a task callback."""
     leader = next((item for item in getattr(trainer, "callbacks", ()) if isinstance(item, HasTaskState)), None)
     return None if leader is None else leader.task_state(trainer)
 

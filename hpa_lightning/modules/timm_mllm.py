@@ -45,7 +45,7 @@ class TimmMLLMConfig(PretrainedConfig):
         image_token_id: id of the token that stands for one visual feature.
         feature_size: channels of the tower's features.
         image_tokens: features, and so tokens, of one image.
-        vision_config: configuration of a Hugging Face vision model, in place of ``vision_tower``; ``None`` with timm.
+        vision_config: configuration of a Hugging Face vision model, instead of ``vision_tower``; ``None`` with timm.
         feature_layer: hidden states of a Hugging Face tower that become tokens, see :func:`tower_features`.
         feature_select: ``"patch"`` or ``"full"``, likewise.
     """

@@ -109,9 +109,9 @@ class TimmProcessor:
             probe = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a probe"}]}]
             try:
                 text = self.tokenizer.apply_chat_template(probe, chat_template=template, tokenize=False)
-            except Exception:  # of any kind: it is somebody's Jinja
+            except Exception:  # of any kind: it is a user's Jinja
                 text = ""
-            # Where the list of parts is written as it stands, it brings its keys along.
+            # Where the list of parts is written as it is, it brings its keys along.
             self._parts_taken[template] = self.image_token in text and "a probe" in text and "'type'" not in text
         return self._parts_taken[template]
 

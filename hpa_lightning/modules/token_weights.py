@@ -41,9 +41,9 @@ class TokenWeightedModule(L.LightningModule):
     on the gradient and clipping see the gradient of one large batch; the last window of an epoch, which may be shorter,
     too. One batch on one device is left alone, bit for bit. Losses are logged as they are.
 
-    A training step has to return the mean loss over a batch's tokens and to tell their number by
+    A training step has to return the mean loss over a batch's tokens and to give their number by
     :meth:`count_answer_tokens`, or over its pairs and their number by :meth:`count_pairs`; terms that it adds (router
-    losses, say) are weighted like the batch. A step that tells none is Lightning's mean of means, and so is manual
+    losses, say) are weighted like the batch. A step that gives none is Lightning's mean of means, and so is manual
     optimization, which says itself what a window is. DeepSpeed runs the backward pass itself, so under it the mean of
     means stays, with a warning. A subclass that overrides ``optimizer_step`` has to call ``super()``'s when gradients
     are accumulated.

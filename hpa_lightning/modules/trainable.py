@@ -19,7 +19,7 @@ PROJECTORS = frozenset(
         "vision_projection", "visual_projection", "image_newline",
     }
 )  # fmt: skip
-"""Last names of what stands between tower and language model."""
+"""Last names of what is between tower and language model."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrainableParts:
     """What is trained in full; everything else is frozen, but for LoRA's adapters where there are any.
 
     Args:
-        projector: what stands between the vision tower and the language model.
+        projector: what is between the vision tower and the language model.
         language_model: all of the language model: embeddings, decoder blocks, last norm, head.
         blocks: first and last decoder block, counted from 1, both included: a part of the language model.
         vision_tower: the vision tower.

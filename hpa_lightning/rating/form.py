@@ -1,4 +1,4 @@
-"""The rating form of several runs: one HTML page, the same as CSV, and the key that tells whose answers stand where."""
+"""The rating form of several runs: one HTML page, the same as CSV, and the key: which run gave which answer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Item:
         pictures: files.
         answers: of each run, in the order of the runs.
         verdicts: of each run, ``{"judge", "verdict"}`` as stored, empty where no judge scored it.
-        order: the run whose answer stands at each place of the form.
+        order: the run whose answer is at each place of the form.
     """
 
     id: str
@@ -97,7 +97,7 @@ def export_form(
     Args:
         runs: folders with results and stored answers, at least one; all have answered the same records.
         output: folder for ``form.html`` and ``form.csv``.
-        key: the file that tells whose answers stand where; not inside ``output``, which goes to the raters.
+        key: the file that says which run gave which answer; not inside ``output``, which goes to the raters.
         sets: evaluation sets; all with generated answers when ``None``.
         step: after which the answers were given (-1: the aligned model); each run's last when ``None``.
         samples: questions of each set, drawn by the seed; 0 for all.
@@ -116,7 +116,7 @@ def export_form(
         raise ValueError(f"the runs are {names(folders)}; expected at least one, and each once.")
     output, key = Path(output), Path(key)
     if key.resolve().is_relative_to(output.resolve()):
-        raise ValueError(f"the key {key} lies in {output}, which goes to the raters; choose another place for it.")
+        raise ValueError(f"the key {key} is in {output}, which goes to the raters; choose another place for it.")
     if samples < 0:
         raise ValueError(f"samples is {samples}; expected at least 1, or 0 for all.")
     items = _items(folders, sets, step, samples, seed)

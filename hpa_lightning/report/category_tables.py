@@ -46,7 +46,7 @@ def category_csv_table(runs: Sequence[RunResults]) -> Table:
 
 
 def further_text(fields: Mapping[str, Any]) -> str:
-    """What a set's metric tells beside its score, in words; ``""`` where that is nothing.
+    """What a set's metric reports in addition to its score, in words; ``""`` where that is nothing.
 
     >>> further_text({"set": "mme", "figures": {"accuracy_plus": 0.5, "points": 1250.0}})
     'mme: accuracy plus 50.00 %, points 1250.00'

@@ -88,7 +88,7 @@ def render_page(
 
 
 def _broken(run: RunResults, label: str) -> str | None:
-    """What is told of a run whose model says mostly nothing after one of its steps."""
+    """What is reported of a run whose model says mostly nothing after one of its steps."""
     empty = {row_name(run, step): listed(found) for step in run.steps if (found := mostly_empty(run.answers(step)))}
     return broken_not_safe(label, "; ".join(f"{step}: {sets}" for step, sets in empty.items())) if empty else None
 

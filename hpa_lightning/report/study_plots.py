@@ -23,7 +23,7 @@ _AXIS_LABELS = {
     "over_refusal": ("over-refusal, % (square-root scale)   ← more helpful", "over-refusal of the aligned model"),
 }
 
-#: Below this many runs an interval is wider than it tells, and none is drawn.
+#: Below this many runs an interval is too wide to be informative, and none is drawn.
 FEWEST_FOR_INTERVAL = 3
 
 _ANGLES = [number * math.pi / 12 for number in range(24)]

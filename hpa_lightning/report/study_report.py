@@ -249,7 +249,7 @@ def _condition(
             "steps",
             plot_steps(chosen, styles),
             "Step by step: average performance on the tasks learnt so far and mean attack success rate, mean over "
-            f"seeds with 95 % confidence bands{f'; {left_out} more methods stand in the tables' if left_out else ''}.",
+            f"seeds with 95 % confidence bands{f'; {left_out} more methods are in the tables' if left_out else ''}.",
             "Lines of average performance and of mean attack success rate per step. After the last task: "
             + _values_in_words(chosen, ("AP", "MASR")),
         )
@@ -344,7 +344,7 @@ def _sweep(
         if value in points:
             raise ValueError(
                 f"two methods of the line {name!r} have {axis.label} = {value}, the second is {method!r}; expected one "
-                "(SweepAxis.series tells lines apart)."
+                "(SweepAxis.series distinguishes lines)."
             )
         points[value] = group
         words.append(

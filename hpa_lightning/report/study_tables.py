@@ -55,7 +55,7 @@ class StudyCell:
 
 
 Columns = Mapping[str, Sequence[str]]
-"""Heading -> the evaluation sets whose mean score stands below it."""
+"""Heading -> the evaluation sets whose mean score is below it."""
 
 
 def comparison_table(cells: Sequence[StudyCell], reference: str | None, columns: Columns | None = None) -> Table:
@@ -215,7 +215,7 @@ def origin_table(cells: Sequence[StudyCell]) -> Table:
 
 
 def short_commits(commits: Sequence[str]) -> dict[str, str]:
-    """Each distinct commit, cut to as many characters (seven or more) as tell all of them apart.
+    """Each distinct commit, cut to as many characters (seven or more) as distinguish all of them.
 
     Example:
         >>> list(short_commits(["0123456789abcdef", "0123456789abcdef-dirty", "0123456fff"]).values())
@@ -251,7 +251,7 @@ def _final(run: RunResults, key: str | Sequence[str]) -> float:
 
 
 def checked(cells: Sequence[StudyCell]) -> tuple[dict[str, str], dict[str, dict[int, RunResults]]]:
-    """Method -> label, and method -> seed -> run, of cells that may stand in one table.
+    """Method -> label, and method -> seed -> run, of cells that can be in one table.
 
     Raises:
         ValueError: several conditions or streams, or two runs of one method and seed.

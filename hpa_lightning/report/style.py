@@ -1,6 +1,6 @@
 """How every plot looks, with matplotlib's object-oriented interface; no global state of pyplot is touched.
 
-Colours are Okabe and Ito's palette and cividis, which colour-blind readers can tell apart; series differ by
+Colours are Okabe and Ito's palette and cividis, which colour-blind readers can distinguish; series differ by
 marker as well. All values are in percent.
 """
 

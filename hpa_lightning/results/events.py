@@ -1,7 +1,7 @@
 """The events of a result file: one frozen class for each kind, shared by those who write and those who read.
 
 Scores, rates and shares are fractions in [0, 1]; steps are tasks counted from 0, -1 is the aligned model. What a field
-holds is checked when a line is read. Keys that a class does not know (of another version, or of somebody else's
+holds is checked when a line is read. Keys that a class does not know (of another version, or of another program's
 callback) are kept in ``extra``.
 """
 
@@ -87,9 +87,9 @@ class ResumeEvent(Event):
     """A checkpoint was loaded.
 
     Args:
-        step: the task that goes on.
+        step: the task that continues.
         changes: the differences that ``AllowChanges`` allowed.
-        versions, command, commit: what it goes on with.
+        versions, command, commit: what it continues with.
     """
 
     event: ClassVar[str] = "resume"
@@ -113,8 +113,8 @@ class ScoreEvent(Event):
         empty, cut, no_option: answers without a character, those that the limit on new tokens ended, and those that
             name no option; ``None``: not counted.
         decoding: what decides the answers.
-        judge: who told refusals from answers.
-        figures: what the metric tells beside the score, such as ``accuracy_plus`` and ``points`` of MME.
+        judge: the judge that separated refusals from answers.
+        figures: what the metric reports in addition to the score, such as ``accuracy_plus`` and ``points`` of MME.
         categories: scheme -> category -> ``{"n", "score"}`` and further figures, of a set whose records have any.
     """
 
@@ -255,7 +255,7 @@ class DriftPromptsEvent(Event):
 
     Args:
         sets: name of the prompts -> how many.
-        first, last: the safety layers, counted from 1; ``None``: no block tells harmful prompts from harmless ones, or
+        first, last: the safety layers, counted from 1; ``None``: no block separates harmful from harmless prompts, or
             the prompts of one kind are missing.
         gap_degrees: the measured gap, one angle for each block.
     """
@@ -355,8 +355,8 @@ class SafetyCalibrationEvent(Event):
 
     Args:
         asked, refused, used: inputs.
-        judge: who told refusals.
-        records: where the used ones stand.
+        judge: the judge that recognized refusals.
+        records: where the used ones are.
         answers: whose the refusals are: ``"model"`` or ``"given"``.
     """
 

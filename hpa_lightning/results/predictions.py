@@ -36,7 +36,7 @@ class Predictions:
 
 
 def prediction_file(run: str | PathLike[str], step: int, set_name: str) -> Path:
-    """Where the answers of a step and a set lie in a run's folder.
+    """Where the answers of a step and a set are in a run's folder.
 
     >>> prediction_file("run", -1, "figstep").as_posix()
     'run/predictions/step_00_figstep.jsonl'

@@ -25,7 +25,7 @@ RESULT_FILE = "results.jsonl"
 #: One thread at a time: what another one has written in part would look like the half line of a crash.
 _WRITING = threading.Lock()
 
-#: The keys that tell two lines of one event apart; every other key is a value.
+#: The keys that distinguish two lines of one event; every other key is a value.
 IDENTITY_KEYS = (
     "event", "step", "after", "task", "set", "kind", "metric", "layer", "module", "phase", "at", "commit",
     "optimizer_step", "moment",

@@ -40,10 +40,10 @@ def source_commit(folder: str | PathLike[str] | None = None) -> str | None:
     """The git commit of the source code that runs, with ``-dirty`` behind it if files were changed since.
 
     Args:
-        folder: where the code lies; default this package's folder.
+        folder: where the code is; default this package's folder.
 
     Returns:
-        The full hash, or None if the code does not lie in a git repository (an installed package), if it lies
+        The full hash, or None if the code is not in a git repository (an installed package), if it lies
         in one that does not track it, or if git is not installed.
     """
     folder = Path(__file__).parent if folder is None else Path(folder)
@@ -75,7 +75,7 @@ def run_origin() -> dict[str, Any]:
 
 
 def nothing_retained(audit: Sequence[Mapping[str, Any]]) -> str | None:
-    """What is to be told of an audit of which no layer retains anything; ``None`` where one does.
+    """The warning for an audit of which no layer retains anything; ``None`` where one does.
 
     Args:
         audit: entries of :func:`hpa_lightning.functional.focus_partition`, one for each layer; may be empty.
@@ -208,7 +208,7 @@ class RunResults:
     def method(self) -> str:
         """Name of the method; a run that has not been scored after all of its tasks says after how many it was.
 
-        Means over a part of the stream are not those of the stream: such runs stand in rows of their own.
+        Means over a part of the stream are not those of the stream: such runs are in rows of their own.
         """
         name = "unknown" if self.about.method is None else self.about.method
         done = max(self.steps, default=-1) + 1
@@ -291,7 +291,7 @@ class RunResults:
 
         Returns:
             Set name -> ``{"n", "empty", "cut", "no_option"}``; of what was not counted (older files,
-            multiple choice, somebody else's module) there is no key.
+            multiple choice, a foreign module) there is no key.
         """
         found = {}
         for event in self.events(ScoreEvent):

@@ -36,7 +36,7 @@ def run_demo(output: Path, seeds: Sequence[int], methods: Sequence[str], jobs: i
     """Run the methods on the embedded benchmark, several at a time, and print one table.
 
     Args:
-        output: the runs' folder; finished runs in it are not run again, and an interrupted one goes on.
+        output: the runs' folder; finished runs in it are not run again, and an interrupted one continues.
         seeds: of the runs.
         methods: names in ``demo_study.yaml``.
         jobs: runs at a time; by default one for each core.

@@ -1,4 +1,4 @@
-"""Checks of what stands in a study file."""
+"""Checks of what is in a study file."""
 
 from __future__ import annotations
 

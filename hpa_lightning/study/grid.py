@@ -72,7 +72,7 @@ class Group:
         x: the axis of a sweep: ``setting`` (a name of the methods' grids), ``label``, ``logarithmic``.
         curves: methods in the figure of every step; chosen by the report when ``None``.
         matrices: methods whose mean score matrix is shown.
-        columns: further columns of the tables: heading -> evaluation sets whose mean score stands there.
+        columns: further columns of the tables: heading -> evaluation sets whose mean score it shows.
     """
 
     name: str

@@ -94,7 +94,7 @@ def _lines(cells: Sequence[Cell], axis: str) -> dict[str, str]:
     for cell in cells:
         titles.setdefault(others[cell.method], []).append(cell.title)
     names = {line: _shared_words(found) for line, found in titles.items()}
-    if len(set(names.values())) < len(names):  # titles that do not tell the lines apart
+    if len(set(names.values())) < len(names):  # titles that do not distinguish the lines
         names = {line: ", ".join(line) for line in names}
     return {method: names[line] for method, line in others.items()}
 

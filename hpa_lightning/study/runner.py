@@ -54,10 +54,10 @@ def run_cells(
     Each cell is ``hpa-lightning fit --config FOLDER/config.in.yaml`` in a process of its own, with its output in
     ``log.txt``. The processor's cores are divided among the jobs (one OpenMP thread each if there are as many jobs as
     cores; more threads than cores make every step wait); with GPUs each job sees one of them. A cell that was cut off
-    goes on from its newest checkpoint, if its configuration writes any and has not changed, and otherwise starts again.
-    Several of these may work on one store at once; each ends when all cells are finished or have failed: a cell that
-    another process is running is waited for, and taken over if that process ends without finishing it. A cell that
-    fails is reported, and the others go on.
+    continues from its newest checkpoint, if its configuration writes any and has not changed, and otherwise starts
+    again. Several of these may work on one store at once; each ends when all cells are finished or have failed: a cell
+    that another process is running is waited for, and taken over if that process ends without finishing it. A cell that
+    fails is reported, and the others continue.
 
     Args:
         cells: in the order in which they are started.
@@ -79,7 +79,7 @@ def run_cells(
         raise ValueError(f"jobs is {jobs}; expected at least 1.")
     threads = max(1, cores // jobs)
     unfinished = [cell for cell in cells if store.finished(cell) is None]
-    # A run that others start with must lie here whole, though its results may be archived.
+    # A run that others start with must be here whole, though its results may be archived.
     needed = {id(cell): cell for item in unfinished for cell in _before(item)}
     again = {cell.digest for cell in needed.values() if not store.holds_run(cell)}
     waiting = deque(cell for cell in cells if cell in unfinished or cell.digest in again)
@@ -136,7 +136,7 @@ def run_cells(
         except KeyboardInterrupt:
             for job in running:
                 _stop(job, store)
-            say(f"Interrupted; {len(running)} running cells were stopped. The same command goes on from here.")
+            say(f"Interrupted; {len(running)} running cells were stopped. The same command continues from here.")
             raise Interrupted from None
     return failed
 
@@ -149,7 +149,7 @@ def _before(cell: Cell) -> Iterator[Cell]:
 
 
 def _next(waiting: Iterable[Cell], store: Store) -> Cell | None:
-    """The first cell whose start lies in the store."""
+    """The first cell whose start is in the store."""
     return next((cell for cell in waiting if cell.after is None or store.holds_run(cell.after)), None)
 
 

@@ -55,7 +55,7 @@ class Store:
 
     A cell counts as finished when its mark was written, after its process ended well, for the very configuration that
     is asked for: a cell whose configuration has changed since is refused, not silently taken or run again. A run that
-    stands in a study under several names is found under each of them.
+    is in a study under several names is found under each of them.
 
     Args:
         folder: one folder for each cell, named by its key.
@@ -95,14 +95,14 @@ class Store:
         return Finished(RunResults(records, folder / RESULT_FILE), mark["seconds"], mark.get("threads"))
 
     def holds_run(self, cell: Cell) -> bool:
-        """Whether the finished run itself lies in the folder, with what it wrote; an archive holds results alone."""
+        """Whether the finished run itself is in the folder, with what it wrote; an archive holds results alone."""
         return self.finished(cell) is not None and (self.folder(cell) / _MARK).is_file()
 
     def start(self, cell: Cell) -> Path:
         """Note that a cell is about to run, and return its folder.
 
         What another configuration has left unfinished there, checkpoints above all, is put aside under another name, so
-        that the cell cannot go on from it. The cell's lock has to be held.
+        that the cell cannot continue from it. The cell's lock has to be held.
         """
         folder = self.folder(cell)
         note = folder / _STARTED
@@ -126,9 +126,9 @@ class Store:
         return spent
 
     def _started(self, cell: Cell) -> float | None:
-        """The seconds that a cell has taken before; ``None`` if what stands in its folder is of another configuration.
+        """The seconds that a cell has taken before; ``None`` if what is in its folder is of another configuration.
 
-        A torn note is told; the configuration that the run was given tells then whose the folder is.
+        A torn note is reported; then the configuration of the run decides whose the folder is.
         """
         folder = self.folder(cell)
         try:
@@ -237,7 +237,7 @@ class Store:
 
 
 def _configuration(path: Path) -> Any:
-    """What stands in a configuration, ``None`` if nothing that can be read does."""
+    """What is in a configuration, ``None`` if nothing that can be read does."""
     try:
         return yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError):

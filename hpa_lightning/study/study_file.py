@@ -31,7 +31,7 @@ def read_study(path: str | PathLike[str]) -> Study:
 
 
 def expand_study(content: Any, path: str | PathLike[str]) -> Study:
-    """Expand what stands in a study file; ``path`` is its name in errors.
+    """Expand what is in a study file; ``path`` is its name in errors.
 
     Raises:
         ValueError: as :func:`read_study`.

@@ -22,7 +22,7 @@ def windows_study(
 
     Args:
         config: of ``hpa-lightning fit``, with ``TaskEvaluation`` among its callbacks.
-        path: where it stands, for messages.
+        path: where it is, for messages.
         size, stride: blocks of a window, and how far the next one is.
         seeds: of the runs; they replace the configuration's ``seed_everything`` and every ``seed`` equal to it.
         blocks: how many decoder blocks the model has; the model is built to count them when ``None``.

@@ -59,7 +59,7 @@ def test_changed_callbacks_and_optimizers_are_noticed(folder: Path) -> None:
         resume([own, method(processor)], rate=0.1)
     calibration = replace(SETTINGS["calibration"], batch_size=1)  # how it is computed, not what
     resume([own, method(processor, calibration=calibration)], "same")
-    with pytest.warns(UserWarning, match=r"AllowChanges: the fit goes on with another fit \(.*orthogonal: True in"):
+    with pytest.warns(UserWarning, match=r"AllowChanges: the fit continues with another fit \(.*orthogonal: True in"):
         resume([own, AllowChanges(), method(processor, orthogonal=False)], "changed")
     events = [event for event in read_results(folder / "changed") if event["event"] == "resume"]
     assert events[-1]["changes"] == ["callbacks.HarmoniousFusion.orthogonal"]

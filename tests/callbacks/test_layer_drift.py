@@ -103,7 +103,7 @@ def test_a_resume_writes_the_same_events(step: int, tmp_path: Path) -> None:
 def test_a_checkpoint_without_it_is_refused(tmp_path: Path) -> None:
     save = ModelCheckpoint(tmp_path, filename="cut-{step}", every_n_train_steps=2, save_top_k=-1)
     fit(module(), tmp_path / "whole", [SequentialTuning(), save], enable_checkpointing=True)
-    with pytest.raises(ValueError, match="model before the first task, and this fit goes on in task 0"):
+    with pytest.raises(ValueError, match="model before the first task, and this fit continues in task 0"):
         fit(module(), tmp_path / "b", [SequentialTuning(), LayerDrift(PROMPTS)], ckpt_path=tmp_path / "cut-step=2.ckpt")
 
 

@@ -90,7 +90,7 @@ def test_mistakes_in_one_line(
 
 def test_a_part_is_given_once(folder: Path) -> None:
     (folder / "filter.yaml").write_text(yaml.safe_dump({"parts": {"phrases": {"class_path": "PhraseFilter"}}}))
-    with pytest.raises(SystemExit, match="the part 'phrases' stands in the YAML file and is given by an option"):
+    with pytest.raises(SystemExit, match="the part 'phrases' is in the YAML file and is given by an option"):
         given = ["--config", "filter.yaml", "--input", "train.json", "--limit", "2", "--phrases", "weapons.txt"]
         main(["data", "filter", *given])
 

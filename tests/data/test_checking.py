@@ -78,7 +78,7 @@ def test_every_fault_is_told_at_once(folder: Path, capsys: pytest.CaptureFixture
         ("2 images that cannot be used", "large.png has 200 x 200 pixels, more than 1000"),
         ("1 records without an answer", "bad.jsonl[5] (line 6)"),
         ("1 repeated records (a warning)", "test.json[2] repeats test.json[0]"),
-        ("1 records that are tested on", "bad.jsonl[7] (line 8) stands in task task, test as test.json[1]"),
+        ("1 records that are tested on", "bad.jsonl[7] (line 8) is in task task, test as test.json[1]"),
     ):
         assert kind in printed and where in printed, (kind, printed)
     assert [line.split()[-1] for line in printed.splitlines() if line.startswith("harmful calibration ")] == ["0"]

@@ -117,27 +117,27 @@ def test_test_records_in_the_training_data_are_refused() -> None:
     tasks = three_tasks()
     tasks[1].train = [*tasks[1].train, *(record for record in training_records(2, seed=52, name="tb"))]
     data = CVITDataModule(tasks)
-    with pytest.raises(ValueError, match=r"2 of 9 records of the training data of task 'b' stand in the test data of"):
+    with pytest.raises(ValueError, match=r"2 of 9 records of the training data of task 'b' are also in the test data of"):
         data.setup("fit")
     CVITDataModule(tasks, allow_overlap=True).setup("fit")
     tasks = three_tasks()
     tasks[0].calibration = training_records(3, seed=51)
-    with pytest.raises(ValueError, match=r"3 of 3 records of the calibration data of task 'a' stand in"):
+    with pytest.raises(ValueError, match=r"3 of 3 records of the calibration data of task 'a' are also in"):
         CVITDataModule(tasks).setup("fit")
 
 
 def test_safety_test_records_are_kept_out_of_calibration_and_injection() -> None:
     sets = [EvaluationSet("attack", "safety", evaluation_records(3, 90))]
     data = stream(safety_sets=sets, harmful_calibration=training_records(5, 90))
-    with pytest.raises(ValueError, match=r"3 of 5 records of harmful_calibration stand in the safety set 'attack'"):
+    with pytest.raises(ValueError, match=r"3 of 5 records of harmful_calibration are also in the safety set 'attack'"):
         data.setup("fit")
     data = stream(safety_sets=sets, harmful_injection=HarmfulInjection(training_records(3, 90)))
-    with pytest.raises(ValueError, match=r"of harmful_injection stand in the safety set 'attack'"):
+    with pytest.raises(ValueError, match=r"of harmful_injection are also in the safety set 'attack'"):
         data.setup("fit")
     # Nor may a task train on it.
     seen = Task("a", [*training_records(4, 1, "r"), *training_records(2, 90)], evaluation_records(2, 3))
     own = {"safety_sets": sets, "processor": tiny_llava()[1]}
-    with pytest.raises(ValueError, match=r"2 of 6 records of the training data of task 'a' stand in the safety set"):
+    with pytest.raises(ValueError, match=r"2 of 6 records of the training data of task 'a' are also in the safety set"):
         CVITDataModule([seen], **own).setup("fit")
     CVITDataModule([seen], **own, allow_overlap=True).setup("fit")
     clean = stream(safety_sets=sets, harmful_calibration=training_records(5, 91))

@@ -80,7 +80,7 @@ def test_a_stream_takes_sets_wherever_it_takes_data(folder: Path) -> None:
 def test_sets_are_kept_apart_and_missing_images_are_told(folder: Path) -> None:
     tasks = [Task("a", training_records(4, 1), evaluation_records(2, 2))]
     data = CVITDataModule(tasks, safety_sets(folder), harmful_calibration=VLGuard(str(folder / "vlguard")))
-    with pytest.raises(ValueError, match=r"3 of 3 records of harmful_calibration stand in the safety set 'unsafes'"):
+    with pytest.raises(ValueError, match=r"3 of 3 records of harmful_calibration are also in the safety set 'unsafes'"):
         data.setup("fit")
     (folder / "vlguard" / "test" / "memes" / "test_u1.png").unlink()
     with pytest.raises(ValueError, match=r"1 image files are missing, the first in test\.json\[2\]: '.*test_u1\.png'"):

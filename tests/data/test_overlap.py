@@ -75,5 +75,5 @@ def test_overlap_is_found_in_files_and_in_what_is_mixed_in(file: Path, tmp_path:
     other = tmp_path / "other.jsonl"
     other.write_text(lines([row(index) for index in range(100, 104)]))
     first, second = Task("a", str(file), training_records(1)), Task("b", str(other), list(open_records(file)[:20]))
-    with pytest.raises(ValueError, match=r"of 24 records of the training data of task 'b' stand in the test data"):
+    with pytest.raises(ValueError, match=r"of 24 records of the training data of task 'b' are also in the test data"):
         CVITDataModule([first, second], replay=Replay(20)).setup("fit")

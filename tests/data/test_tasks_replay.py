@@ -100,7 +100,7 @@ def test_every_task_gets_the_same_safety_records() -> None:
 
 def test_test_records_are_kept_out() -> None:
     sets = [EvaluationSet("attack", "safety", evaluation_records(3, 90))]
-    with pytest.raises(ValueError, match=r"3 of 5 records of safety_replay stand in the safety set 'attack'"):
+    with pytest.raises(ValueError, match=r"3 of 5 records of safety_replay are also in the safety set 'attack'"):
         stream(safety_sets=sets, safety_replay=SafetyReplay(training_records(5, 90, "s")))
     stream(safety_sets=sets, safety_replay=SafetyReplay(training_records(5, 91, "s")))
     with pytest.raises(ValueError, match=r"record 's\d': a training record must end with an assistant turn"):
@@ -108,7 +108,7 @@ def test_test_records_are_kept_out() -> None:
     crossed = tasks()
     crossed[2].test = [*crossed[2].test, *evaluation_records(1, seed=1)]  # a record that the first task trains on
     CVITDataModule(crossed).setup("fit")
-    with pytest.raises(ValueError, match=r"the training data of task 'c' stand in the test data of task 'c'"):
+    with pytest.raises(ValueError, match=r"the training data of task 'c' are also in the test data of task 'c'"):
         CVITDataModule(crossed, replay=Replay(10)).setup("fit")
 
 

@@ -277,7 +277,7 @@ def test_other_settings_are_refused_and_the_same_are_done(tmp_path: Path) -> Non
 def test_outputs_that_are_in_the_way(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "train.json", answers(3))
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"lies in .*, which is written to"):
+    with pytest.raises(ValueError, match=r"is in .*, which is written to"):
         filter_data(path, {"p": BOMB}, tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
@@ -289,7 +289,7 @@ def test_outputs_that_are_in_the_way(tmp_path: Path) -> None:
     inside = tmp_path / "x.partial" / "kept.json"
     inside.parent.mkdir()
     write_rows(inside, answers(3))
-    with pytest.raises(ValueError, match=r"lies in .*x.partial"):
+    with pytest.raises(ValueError, match=r"is in .*x.partial"):
         filter_data(inside, {"p": BOMB}, tmp_path / "x")
     assert path.read_bytes() == before["train.json"]
 

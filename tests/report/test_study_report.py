@@ -143,6 +143,6 @@ def test_more_methods_than_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("hpa_lightning.report.study_report.save_figure", lambda figure, path: path.write_bytes(b"PNG"))
     cells = [cell(f"m{n}", 1, two_tasks(0.9, 0.9, 0.5, 0.1 * (n % 9))) for n in range(11)]
     text = write_study_report([StudyGroup("g", "G", "", cells, "m10")], tmp_path)["markdown"].read_text()
-    assert "3 more methods stand in the tables" in text
+    assert "3 more methods are in the tables" in text
     (alt,) = re.findall(r"!\[(Lines of [^\]]+)\]", text)
     assert "M10" in alt and "M6" in alt and "M7 " not in alt, "the reference is one of the eight"

@@ -1,4 +1,4 @@
-"""Captioning test sets whose references stand in a file of their own."""
+"""Captioning test sets whose references are in a file of their own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hpa_lightning.values import cut, shown
 class CaptionedImages(RecordSet):
     """A LLaVA test file whose references are all captions of its images in COCO's format, to be scored by ``cider``.
 
-    UCIT's test files of VizWiz and Flickr30k hold one caption a record; the five that are scored against stand in
+    UCIT's test files of VizWiz and Flickr30k hold one caption a record; the five that are scored against are in
     ``val_coco_type_3000.json``. A record gets the captions of the image whose ``file_name`` is its own image's.
 
     Args:

@@ -1,4 +1,4 @@
-"""One YAML file that says where the tasks of a whole benchmark lie in its folder."""
+"""One YAML file that says where the tasks of a whole benchmark are in its folder."""
 
 from __future__ import annotations
 

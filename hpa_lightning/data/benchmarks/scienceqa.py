@@ -29,7 +29,7 @@ class ScienceQA(RecordSet):
         folder: holds ``problems.json`` and ``pid_splits.json``; the images are ``images/<split>/<id>/<name>`` in it.
         split: a key of ``pid_splits.json``: ``train``, ``val``, ``test``, ``trainval``, ``minival``, ``minitest``.
         with_image: only the questions with an image (``True``), only those without (``False``), or both.
-        image_folder: in place of ``<folder>/images``.
+        image_folder: instead of ``<folder>/images``.
         instruction: the prompt's last line.
 
     Raises:

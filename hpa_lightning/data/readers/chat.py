@@ -29,7 +29,7 @@ def parse_chat(row: Row, where: str, reading: Reading | None = None) -> Record:
     """Return the record of ``{"messages": [{"role", "content"}], "images": [paths]}``.
 
     ``content`` is a string, in which marks ``<image>`` may stand (LLaMA-Factory, ms-swift), or a list of parts. Images
-    stand in ``images`` (or ``image``) in the order of the parts or marks, or in the parts themselves, under ``path``,
+    are in ``images`` (or ``image``) in the order of the parts or marks, or in the parts themselves, under ``path``,
     ``image``, ``url``, ``base64`` or OpenAI's ``image_url``.
 
     Raises:

@@ -21,7 +21,7 @@ _EXPECTED = "; expected one object on every line"
 class JsonFile:
     """A JSON list (from its first character on) or JSON lines, of which the places of the rows alone are in memory.
 
-    :meth:`rows` goes through the file once and notes where each row stands, 8 bytes a row; then rows are read by their
+    :meth:`rows` goes through the file once and notes where each row is, 8 bytes a row; then rows are read by their
     index, in threads, in forked and in started processes too.
 
     Args:
@@ -47,8 +47,8 @@ class JsonFile:
         """Find every row, and yield its index and its value.
 
         Args:
-            parsed: told a row's index, whether it is parsed; of another the text is yielded, as bytes (of a list, whose
-                rows cannot be told apart unparsed, the bytes of the value).
+            parsed: given a row's index, whether it is parsed; of another the text is yielded, as bytes (of a list,
+                whose rows cannot be distinguished unparsed, the bytes of the value).
 
         Raises:
             ValueError: named by file and line: not UTF-8, or a list that is broken. A broken line is yielded, as its
@@ -61,7 +61,7 @@ class JsonFile:
             yield from self._elements(file, parsed) if self.is_list else self._lines(file, parsed)
 
     def where(self, index: int) -> str:
-        """Where a row stands, for messages: file, index, and line in JSON lines."""
+        """Where a row is, for messages: file, index, and line in JSON lines."""
         line = "" if self.is_list else f" (line {index + 1 + bisect_right(self._empty, index)})"
         return f"{self.path.name}[{index}]{line}"
 

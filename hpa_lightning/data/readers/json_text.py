@@ -19,7 +19,7 @@ class JsonText:
     """The part of a JSON text that is being read.
 
     Args:
-        file: where it stands.
+        file: where it is.
         name: of the file, for messages.
         place: of the first byte.
 
@@ -54,14 +54,14 @@ class JsonText:
         """Go over a character.
 
         Raises:
-            ValueError: another one stands there.
+            ValueError: another one is there.
         """
         if self.next() != character:
             raise self.broken("Expecting ',' delimiter")
         self._pass(self._at + 1)
 
     def value(self) -> Any:
-        """Read the value that stands here; ``next`` has gone to its start."""
+        """Read the value that is here; ``next`` has gone to its start."""
         while True:
             try:
                 found, end = DECODER.raw_decode(self._text, self._at)

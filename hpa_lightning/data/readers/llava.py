@@ -82,7 +82,7 @@ def parse_question(row: Row, where: str, reading: Reading | None = None) -> Reco
 
 
 def record_of(row: Mapping[str, Any], turns: list[Turn], where: str, reading: Reading) -> Record:
-    """Return the record of the turns, with what stands beside them in the row.
+    """Return the record of the turns, with what is beside them in the row.
 
     Raises:
         ValueError: named by ``where``.

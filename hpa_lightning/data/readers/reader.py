@@ -21,16 +21,16 @@ __all__ = ["FORMATS", "as_records", "examine_records", "open_records", "parse_ro
 def read_records(
     path: str | Path, image_folder: str | Path | None = None, image_place: ImagePlace = "front"
 ) -> list[Record]:
-    """Read a JSON list, a JSON-lines or a parquet file into memory; the format is told from the first record.
+    """Read a JSON list, a JSON-lines or a parquet file into memory; the format is inferred from the first record.
 
     :func:`open_records` leaves the records of JSON files on the disk.
 
-    Keys that are not read are told in one warning (:class:`DataWarning`) for the file.
+    Keys that are not read are reported in one warning (:class:`DataWarning`) for the file.
 
     Args:
         path: the file.
         image_folder: folder that relative image paths start from; the file's own folder when ``None``.
-        image_place: where in its turn an image of a mark ``<image>`` stands: at the ``"front"``, as LLaVA's
+        image_place: where in its turn the image of a mark ``<image>`` goes: at the ``"front"``, as LLaVA's
             preprocessing has it, or ``"as_written"``.
 
     Raises:
@@ -105,7 +105,7 @@ def examine_records(
     what: str,
     image_place: ImagePlace = "front",
 ) -> tuple[Sequence[Record], list[str]]:
-    """Read what is good and say of everything else what is wrong, in place of stopping at the first error.
+    """Read what is good and say of everything else what is wrong, instead of stopping at the first error.
 
     Returns:
         The records, and a message for every broken one. Of a published set or of records in memory there is at most

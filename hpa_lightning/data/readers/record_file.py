@@ -1,4 +1,4 @@
-"""The records of a JSON file: all checked in one pass, then read one at a time, where they stand."""
+"""The records of a JSON file: all checked in one pass, then read one at a time, where they are."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class RecordFile(RecordSequence):
                 changed since.
         """
         row = index if self._good is None else self._good[index]
-        # What is not read was told of in the pass.
+        # What is not read was reported in the pass.
         found = self._parser.record(valid(self._file[row]), self._file.where(row), Reading(self._folder, self._place))
         if self._ahead is not None and row >= self._ahead and self._needs_answer:
             check_answer(found)

@@ -85,7 +85,7 @@ class Reading:
 
         Raises:
             ValueError: named by ``where``: a text that names a file of media between tags, as Qwen-VL's and ms-swift's
-                first formats did; the model would read a path in the place of a picture.
+                first formats did; the model would read a path instead of a picture.
         """
         texts = [part["text"] for turn in turns if turn.role == "user" for part in turn.parts if part["type"] == "text"]
         for text in texts:

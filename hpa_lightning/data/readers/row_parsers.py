@@ -1,4 +1,4 @@
-"""Rows of a data file as records: the formats, and how one is told from another."""
+"""Rows of a data file as records: the formats, and how one is distinguished from another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMATS: dict[str, tuple[tuple[str, ...], Parser]] = {
 
 
 class RowParser:
-    """Makes records of rows; the format of all is told from the first row that has one."""
+    """Makes records of rows; the format of all is inferred from the first row that has one."""
 
     def __init__(self) -> None:
         self._parse: Parser | None = None
@@ -35,7 +35,7 @@ class RowParser:
         """Return the record of a row, checked.
 
         Args:
-            row: what stands in the file; an error in its place is raised.
+            row: what is in the file; an error in its place is raised.
             where: the row, for messages.
             reading: how the file is read; notes what is not.
 
@@ -52,10 +52,10 @@ class RowParser:
 
 
 def parse_rows(rows: Iterable[tuple[str, Any]], name: str, reading: Reading) -> Iterator[Record | ValueError]:
-    """The record of every row, or what is wrong with it; the format is told from the first good one.
+    """The record of every row, or what is wrong with it; the format is inferred from the first good one.
 
     Args:
-        rows: where each row stands, and the row, or an error in its place.
+        rows: where each row is, and the row, or an error in its place.
         name: of the file, for the warning of what is not read.
         reading: how to read it.
     """

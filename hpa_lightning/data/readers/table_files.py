@@ -18,11 +18,11 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")
 Row = Mapping[str, Any]
 
 _LONGEST_CELL = 1 << 30
-"""Characters of a cell: pictures stand in TSV files as base64, and csv's own limit is 131072."""
+"""Characters of a cell: pictures are in TSV files as base64, and csv's own limit is 131072."""
 
 
 def read_table(path: Path) -> Iterator[tuple[str, Row]]:
-    """Yield the rows of a file, told by its suffix, with the place of each.
+    """Yield the rows of a file, chosen by its suffix, with the place of each.
 
     A text file has one column, ``prompt``: its lines, without the empty ones. Cells of CSV and TSV files are strings;
     a quoted cell may go over several lines. Parquet is read some rows at a time.

@@ -1,4 +1,4 @@
-"""Turns of a conversation as files have them, and where their images stand."""
+"""Turns of a conversation as files have them, and where their images are."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Turn:
 
     Args:
         role: ``"system"``, ``"user"`` or ``"assistant"``.
-        parts: ``{"type": "image"}`` and ``{"type": "text", "text": ...}``; marks ``<image>`` still stand in the texts.
+        parts: ``{"type": "image"}`` and ``{"type": "text", "text": ...}``; marks ``<image>`` still are in the texts.
         learnt: whether an answer counts in the loss.
     """
 
@@ -88,14 +88,14 @@ def messages_of(
 ) -> tuple[dict[str, Any], ...]:
     """Return the messages of a record, every image in the turn that names it.
 
-    Without a mark ``<image>`` or an image part all images stand at the front of the first user turn. A turn with marks
-    gets as many images as it has. An image *part* stands where it is.
+    Without a mark ``<image>`` or an image part all images are at the front of the first user turn. A turn with marks
+    gets as many images as it has. An image *part* stays where it is.
 
     Args:
         turns: as the file has them.
         images: how many images the record has.
         place: of an image in its turn. ``"front"``: before the text, out of which the marks are taken, as LLaVA's
-            preprocessing does. ``"as_written"``: where its mark stands.
+            preprocessing does. ``"as_written"``: where its mark is.
         where: the record, for messages.
         system: a prompt that stands beside the turns; the first message.
 
@@ -117,7 +117,7 @@ def messages_of(
             raise ValueError(f"{where}: {sum(counts)} {what} but {images} images.")
         for turn, count in zip(turns, counts, strict=True):
             if count and turn.role != "user":
-                raise ValueError(f"{where}: {what} of the {turn.role}; images can stand in the user's turns alone.")
+                raise ValueError(f"{where}: {what} of the {turn.role}; only the user's turns may hold images.")
     first = next((index for index, turn in enumerate(turns) if turn.role == "user"), -1)
     unplaced = images if not any(marks) and not any(given) else 0
     messages: list[dict[str, Any]] = []

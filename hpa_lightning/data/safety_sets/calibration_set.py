@@ -130,7 +130,7 @@ def build_safety_calibration(
 def given_safety_calibration(
     records: Sequence[Record], judge: Callable[[list[str]], Sequence[bool]], size: int = 8
 ) -> SafetyCalibration:
-    """Take refusals that one already has in place of the model's own.
+    """Take refusals that one already has instead of the model's own.
 
     Args:
         records: harmful inputs with their refusals: each ends with an assistant turn, or has a reference answer.

@@ -34,7 +34,7 @@ class FigStep(RecordSet):
     Of the ten topics, 8 to 10 are legal opinion, financial advice and health consultation, which usage policies forbid
     and where a safe answer need not be a refusal.
 
-    The image of a row is ``query_<dataset>_<category_id>_<task_id>_6.png``. The tiny set numbers its tasks anew, so
+    The image of a row is ``query_<dataset>_<category_id>_<task_id>_6.png``. The tiny set numbers its tasks again, so
     that its images have the names of other images of the full set: one folder cannot stand for the other.
 
     Args:
@@ -42,7 +42,7 @@ class FigStep(RecordSet):
             ``SafeBench``).
         size: ``"full"`` (``safebench.csv``, 500 rows) or ``"tiny"`` (``SafeBench-Tiny.csv``, 50 rows, images in
             ``SafeBench-Tiny``).
-        image_folder: in place of those.
+        image_folder: instead of those.
 
     Raises:
         ValueError: an unknown size; when read: a missing file or image folder, a broken row.

@@ -24,7 +24,7 @@ FUNCTIONAL = ("standard", "contextual", "copyright")
 class HarmBench(RecordSet):
     """The textual behaviours of HarmBench (Mazeika et al., ICML 2024, arXiv 2402.04249) as direct requests.
 
-    A contextual behaviour is asked behind its context, parted by ``---``, as upstream's direct requests are. The
+    A contextual behaviour is asked after its context, separated by ``---``, as upstream's direct requests are. The
     categories are ``functional`` and ``semantic``.
 
     Args:

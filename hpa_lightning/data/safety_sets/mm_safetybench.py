@@ -28,7 +28,7 @@ class MMSafetyBench(RecordSet):
         kind: of the images: ``"SD"`` (generated pictures), ``"TYPO"`` (the key phrase as text) or ``"SD_TYPO"`` (both).
         scenarios: names such as ``"06-Fraud"``, read in this order; all of them, by name, when ``None``. Upstream's
             ``01-Illegal_Activitiy`` may be spelled ``01-Illegal_Activity``, here and on disk.
-        image_folder: in place of ``<folder>/imgs``; holds ``<scenario>/<kind>/<id>.jpg``.
+        image_folder: instead of ``<folder>/imgs``; holds ``<scenario>/<kind>/<id>.jpg``.
 
     Raises:
         ValueError: an unknown kind; when read: missing files, image folders or scenarios, a broken question.

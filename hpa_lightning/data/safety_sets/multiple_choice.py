@@ -21,7 +21,7 @@ from hpa_lightning.values import shown
 class MultipleChoice(RecordSet):
     """Rows of a question, its choices and the right one, such as those of Ch3Ef (Shi et al., arXiv 2403.17830).
 
-    The prompt is the question alone. The choices stand in ``Record.choices``, and ``answers`` holds the text of the
+    The prompt is the question alone. The choices are in ``Record.choices``, and ``answers`` holds the text of the
     right one.
 
     Args:

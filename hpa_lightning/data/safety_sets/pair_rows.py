@@ -17,7 +17,7 @@ Faulty = Literal["stop", "skip"]
 
 MISSING = "without two answers"
 SAME = "with twice the same answer"
-TIE = "with a tie in place of a label"
+TIE = "with a tie instead of a label"
 CONTRADICTION = "whose labels contradict each other"
 
 _EXAMPLES = 3
@@ -67,7 +67,7 @@ def answer_of(row: Row, key: str, where: str) -> str:
 def read_pairs(
     files: Iterable[Path], record_of: Callable[[Row, Path, int, str], tuple[Record | None, str | None]], faulty: Faulty
 ) -> list[Record]:
-    """Read the pairs of some files, and tell the rows that are none, and what is doubtful, with their numbers.
+    """Read the pairs of some files, and report the rows that are none, and what is doubtful, with their numbers.
 
     Args:
         files: tables.

@@ -31,7 +31,7 @@ class PreferenceFile(RecordSet):
     Args:
         files: a JSON, JSON-lines or parquet file, or a pattern.
         image_folder: folder that image paths start from; each file's own folder when ``None``.
-        image_place: where an image of a mark ``<image>`` stands in its turn, see :func:`read_records`.
+        image_place: where an image of a mark ``<image>`` is in its turn, see :func:`read_records`.
         faulty: ``"stop"``: rows that are no pairs are an error. ``"skip"``: they are left out and counted.
 
     Raises:

@@ -44,14 +44,14 @@ class PromptFile(RecordSet):
     Whether the prompts are harmful is for the file and ``filters`` to tell.
 
     Args:
-        file: told by its suffix.
+        file: chosen by its suffix.
         prompt_column: see above.
         image_column: column of a path (or of the hub's image); a row without one is text only.
         answer_column: column of a response that the record ends with, such as ``completion`` of WildJailbreak.
         filters: column -> the value, or list of values, of the rows to keep; compared as text, whatever the case.
         image_folder: folder that image paths start from; the file's own folder when ``None``.
         category_columns: columns by whose values scores are reported too.
-        context_column: column of a text that stands before the prompt, parted by ``---`` as in HarmBench's contextual
+        context_column: column of a text that precedes the prompt, separated by ``---`` as in HarmBench's contextual
             behaviours; a row without one has the prompt alone.
 
     Raises:
@@ -125,7 +125,7 @@ def _prompt(row: Row, columns: tuple[str, ...], where: str) -> str:
         return text_of(row, column, where)
     if len(turns) != 1:
         raise ValueError(
-            f"{where}: {shown(column)} has {len(turns)} turns; expected one, since no answers lie between them."
+            f"{where}: {shown(column)} has {len(turns)} turns; expected one, since no answers are between them."
         )
     return text_of({column: turns[0]}, column, where)
 

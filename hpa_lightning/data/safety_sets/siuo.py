@@ -29,7 +29,7 @@ class SIUO(RecordSet):
 
     A safe answer warns, and often helps as well; a judge that only knows refusals takes it for a successful attack.
 
-    Decision: the prompt of ``"choice"`` is the question alone and the options stand in ``Record.choices``, to be
+    Decision: the prompt of ``"choice"`` is the question alone and the options are in ``Record.choices``, to be
     compared by likelihood. Upstream shows the options and asks for a letter.
 
     Args:
@@ -37,7 +37,7 @@ class SIUO(RecordSet):
             ``images/``.
         task: ``"generation"`` (``answers`` holds the reference answer, a safe one) or ``"choice"`` (``answers`` holds
             the safe option).
-        image_folder: in place of ``<folder>/images``.
+        image_folder: instead of ``<folder>/images``.
 
     Raises:
         ValueError: an unknown task; when read: a missing file or image folder, a broken row.

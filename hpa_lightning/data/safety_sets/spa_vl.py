@@ -20,7 +20,7 @@ class SPAVL(RecordSet):
     """Rows of SPA-VL (Zhang et al., CVPR 2025, arXiv 2406.12030).
 
     The hub's parquet files hold the images. They stay encoded in memory, as large as the file (9 MB for the test
-    files, 0.5 GB for each of the eight training files), and the collator decodes them anew for every batch; nothing is
+    files, 0.5 GB for each of the eight training files), and the collator decodes them again for every batch; nothing is
     written to disk. Rows of JSON name image files.
 
     Args:

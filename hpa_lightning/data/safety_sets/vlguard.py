@@ -45,7 +45,7 @@ class VLGuard(RecordSet):
         split: ``"test"`` (1000 images, 442 of them unsafe) or ``"train"`` (2000, 1023 of them unsafe).
         subset: ``"unsafes"``: unsafe images, harmful; ``"safe_unsafes"``: safe images with unsafe instructions,
             harmful; ``"safe_safes"``: safe images with safe instructions, harmless; ``"all"``: every pair.
-        image_folder: in place of ``<folder>/<split>``.
+        image_folder: instead of ``<folder>/<split>``.
 
     Raises:
         ValueError: an unknown split or subset; when read: a missing file or image folder, a broken item.

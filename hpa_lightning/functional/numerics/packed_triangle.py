@@ -1,6 +1,6 @@
 """A symmetric positive definite matrix as its lower half, in panels of columns: sums, Cholesky factor, inverse.
 
-Panel k holds the columns of block k from the diagonal downwards, `(c - start_k, width)`; what stands above the diagonal
+Panel k holds the columns of block k from the diagonal downwards, `(c - start_k, width)`; what is above the diagonal
 inside its first square is not used. Half the memory and half the multiplications of a full matrix, and everything but
 the small squares on the diagonal is matrix products.
 
@@ -37,7 +37,7 @@ class PackedTriangle:
 
     Args:
         columns: `c`.
-        device: where it lies.
+        device: where it is.
         dtype: float64, in which sums are held; a factor may be float32, see `factors_in_float32`.
     """
 

@@ -13,8 +13,8 @@ class GuardModelJudge:
 
     Prompt and response are put to the model as a user's and an assistant's turn in its own chat template, as Llama
     Guard, ShieldGemma-style and other guard models expect it; the first word of its greedy answer is the verdict. It
-    tells safe from unsafe, not refusal from answer: a harmless answer to a harmful prompt is safe, and over-refusal
-    cannot be measured with it. Only the text is judged, not the image.
+    distinguishes safe from unsafe, not refusal from answer: a harmless answer to a harmful prompt is safe, and
+    over-refusal cannot be measured with it. Only the text is judged, not the image.
 
     The model is loaded at the first call and stays in memory.
 

@@ -41,7 +41,7 @@ def plainly_answers(parts: Sequence[str], cues: Sequence[set[str]]) -> bool:
         parts: from `hpa_lightning.metrics.judges.judged_text.opening`.
         cues: of each of them.
     """
-    # The number of an item stands in a sentence of its own where two spaces or a line follow it.
+    # The number of an item is in a sentence of its own where two spaces or a line follow it.
     head = set().union(*cues[: 1 if len(parts) and len(parts[0]) > 3 else 2]) if _is_list(parts) else set().union(*cues)
     if not head & POSITIONS:
         return True

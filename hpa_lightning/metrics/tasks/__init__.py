@@ -79,7 +79,7 @@ METRICS: dict[str, type[Metric]] = {
     "over_refusal_rate": OverRefusalRate,
 }
 
-#: Those of multiple choice, which take the likelihoods of the choices in place of answers.
+#: Those of multiple choice, which take the likelihoods of the choices instead of answers.
 CHOICE_METRICS: dict[str, type[Metric]] = {
     "choice_accuracy": ChoiceAccuracy,
     "circular_choice_accuracy": CircularChoiceAccuracy,

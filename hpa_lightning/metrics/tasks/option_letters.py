@@ -1,4 +1,4 @@
-"""Which options, named by letters, a text names as its answer; the rule stands in `option_accuracy`."""
+"""Which options, named by letters, a text names as its answer; the rule is in `option_accuracy`."""
 
 from __future__ import annotations
 

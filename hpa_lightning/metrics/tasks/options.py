@@ -82,7 +82,7 @@ def option_accuracy(predictions: Sequence[str], references: References) -> Tenso
        the start of a clause. In (a), later letters of the same line in these forms count if they continue a list: the
        next letter of the alphabet, or after and, or, a comma, a semicolon, a slash. Options told again from A on do
        not count where (b) names one. Where neither names any, (c) letters in brackets anywhere and letters right
-       after "option", "choice" or "answer" count. After each of these a list goes on ("B or C", "(A), (B)"). Small
+       after "option", "choice" or "answer" count. After each of these a list continues ("B or C", "(A), (B)"). Small
        letters count in (a), in brackets, and in (b) at the end of a line or sentence, so that an article is no
        option. Letters that a text denies count nowhere: "not (A)", "neither A nor B", "(A) is wrong".
     3. Where it names letters and the right one is known, it is correct if it names that one and no other.

@@ -47,7 +47,7 @@ def best_of(score: Callable[[str, str], float]) -> RecordScore:
 
 
 def scores_of(predictions: Sequence[str], references: References, score: RecordScore) -> list[float]:
-    """Every record's score; an error of a single record is told with its index."""
+    """Every record's score; an error of a single record is reported with its index."""
     check_records(predictions, references)
     scores = []
     for index, (prediction, accepted) in enumerate(zip(predictions, references, strict=True)):

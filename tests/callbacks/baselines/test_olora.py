@@ -32,5 +32,5 @@ def test_norms_are_paid_for_in_the_first_task_too(tmp_path: Path) -> None:
 def test_adapters_that_go_on_are_refused(tmp_path: Path) -> None:
     penalty, module = OrthogonalLoRA(), build()
     fit(module, [penalty], tmp_path)
-    with pytest.raises(MisconfigurationException, match=r"12 adapters \(model.layers.0.q_proj, ...\) go on"):
+    with pytest.raises(MisconfigurationException, match=r"12 adapters \(model.layers.0.q_proj, ...\) continue"):
         fit(module, [penalty], tmp_path)

@@ -111,7 +111,7 @@ def test_image_parts_of_openai_and_others(tmp_path: Path) -> None:
         ({"messages": MESSAGES, "images": []}, r"1 marks <image> in the text but 0 images"),
         ({"messages": MESSAGES, "images": ["a", "b"]}, r"1 marks <image> in the text but 2 images"),
         ({"messages": [{"role": "user", "content": [IMAGE, text("<image>x")]}, YES], "images": ["a"]}, r"one kind"),
-        ({"conversations": [SHAREGPT[0], {"from": "gpt", "value": "<image>"}], "image": "a"}, r"user's turns alone"),
+        ({"conversations": [SHAREGPT[0], {"from": "gpt", "value": "<image>"}], "image": "a"}, r"only the user's turns"),
         ({"messages": MESSAGES[:2], "image": "a", "images": ["b"]}, r"under 'image' and under 'images'"),
         ({"messages": [{"role": "system", "content": "x"}, *MESSAGES[:2]], "system": "y"}, r"one of the two"),
         ({"messages": MESSAGES[:2], "system": ["x"]}, r"'system' is \['x'\]; expected a text"),

@@ -51,8 +51,8 @@ def test_the_safer_response_is_chosen_and_the_better_one_if_asked(tmp_path: Path
         ({"response_1": ""}, "without two answers"),
         ({"response_0": None}, "without two answers"),
         ({"response_0": "I  cannot help with that, 1."}, "with twice the same answer"),
-        ({"safer_response_id": -1}, "with a tie in place of a label"),
-        ({"safer_response_id": None}, "with a tie in place of a label"),
+        ({"safer_response_id": -1}, "with a tie instead of a label"),
+        ({"safer_response_id": None}, "with a tie instead of a label"),
         ({"safer_response_id": 0}, "whose labels contradict each other"),
     ],
 )
