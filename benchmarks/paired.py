@@ -126,17 +126,22 @@ def main() -> None:
     for tree in trees:
         require_own(tree)
     runs: list[list[dict[str, float]]] = [[], []]
-    for number in range(options.pairs):
-        for which in (0, 1) if number % 2 == 0 else (1, 0):
-            runs[which].append(run(trees[which], options.name, options.options, options.processor_time))
-            print(f"pair {number + 1}, {('old', 'new')[which]}: {runs[which][-1]}", file=sys.stderr, flush=True)
-    print(f"\n{device_name(torch.device('cpu'))}; old {commit(trees[0])}, new {commit(trees[1])}\n{command()}\n")
-    print(
-        "| figure | old, median | new, median | ratio of the medians | of the smallest | of single pairs "
-        "|\n|---|---|---|---|---|---|"
-    )
+    try:
+        for number in range(options.pairs):
+            for which in (0, 1) if number % 2 == 0 else (1, 0):
+                runs[which].append(run(trees[which], options.name, options.options, options.processor_time))
+                print(f"pair {number + 1}, {('old', 'new')[which]}: {runs[which][-1]}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("Interrupted: the table is of the pairs that are complete.", file=sys.stderr)
+    pairs = min(map(len, runs))
+    if not pairs:
+        raise SystemExit("No pair is complete.")
+    print(f"\n{device_name(torch.device('cpu'))}; old {commit(trees[0])}, new {commit(trees[1])}; {pairs} pairs")
+    print(f"{command()}\n")
+    print("| figure | old, median | new, median | ratio of the medians | of the smallest | of single pairs |")
+    print("|---|---|---|---|---|---|")
     for figure in runs[0][0]:
-        old, new = ([one[figure] for one in side] for side in runs)
+        old, new = ([one[figure] for one in side[:pairs]] for side in runs)
         ratios = [after / before for before, after in zip(old, new, strict=True)]
         before, after = statistics.median(old), statistics.median(new)
         print(

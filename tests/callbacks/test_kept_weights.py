@@ -100,7 +100,7 @@ def test_weights_that_move_between_two_tasks_are_noticed(tmp_path: Path) -> None
                     next(p for name, p in pl_module.named_parameters() if "q_proj.base" in name)[0, 0] += 1e-3
 
     every = [SequentialTuning(), *method("post_training"), Moves()]
-    with pytest.raises(MisconfigurationException, match=r"1 of \d+ parameters \(\S+q_proj\S+\) are not those"):
+    with pytest.raises(MisconfigurationException, match=r"1 of \d+ parameters \(\S+q_proj\S+\) differ from those"):
         stream_trainer(tmp_path, every).fit(module(), stream())
 
 

@@ -117,7 +117,9 @@ def test_test_records_in_the_training_data_are_refused() -> None:
     tasks = three_tasks()
     tasks[1].train = [*tasks[1].train, *(record for record in training_records(2, seed=52, name="tb"))]
     data = CVITDataModule(tasks)
-    with pytest.raises(ValueError, match=r"2 of 9 records of the training data of task 'b' are also in the test data of"):
+    with pytest.raises(
+        ValueError, match=r"2 of 9 records of the training data of task 'b' are also in the test data of"
+    ):
         data.setup("fit")
     CVITDataModule(tasks, allow_overlap=True).setup("fit")
     tasks = three_tasks()

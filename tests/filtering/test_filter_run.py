@@ -270,7 +270,7 @@ def test_other_settings_are_refused_and_the_same_are_done(tmp_path: Path) -> Non
         filter_data(path, {"p": BOMB}, out)
     out.rename(tmp_path / "out.partial")
     (tmp_path / "out.partial" / ".being-written").touch()
-    with pytest.raises(ValueError, match=r"out.partial was started with other settings \(input"):
+    with pytest.raises(ValueError, match=r"out.partial was begun with other settings \(input"):
         filter_data(path, {"p": BOMB}, out)
 
 
