@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -82,7 +83,11 @@ def run(tree: Path, name: str, options: list[str], processor_time: bool) -> dict
     with tempfile.TemporaryFile("w+") as output:
         arguments = [sys.executable, *start, str(tree / "benchmarks" / f"{name}.py"), *options, *extra]
         process = subprocess.Popen(arguments, stdout=output, env=environment, cwd=tree)
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except KeyboardInterrupt:
+            process.kill()
+            raise
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read()
@@ -125,6 +130,7 @@ def main() -> None:
     trees = [tree.resolve() for tree in (options.old, options.new)]
     for tree in trees:
         require_own(tree)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of `timeout`
     runs: list[list[dict[str, float]]] = [[], []]
     try:
         for number in range(options.pairs):

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from hpa_lightning.calibration.earlier_tasks import EarlierTasks, model_type_of
 from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.parts import Part
-from hpa_lightning.callbacks.task import CurrentTask, cpu_state
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.functional import InputSketch
+from hpa_lightning.modules.fsdp import cpu_state
 
 Form = Literal["sketch", "exact"]
 

@@ -11,7 +11,7 @@ from hpa_lightning.cli.parser import CommandParser
 _DESCRIPTION = """\
 Post-training HPA, or regression fusion, for models that were tuned elsewhere: fuses the model before and after tuning
 into one Hugging Face folder. One decoder block at a time is in memory. Interrupt it at any moment; the same command
-goes on."""
+continues."""
 
 _OF_HPA = (
     *("p_min", "p_max", "alpha_min", "alpha_max", "focus_ratio"),

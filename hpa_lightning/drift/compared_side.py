@@ -60,7 +60,7 @@ class ComparedSide(ABC):
     """A model whose tensors are read by the names of its Hugging Face model, adapters merged.
 
     Attributes:
-        path: where it lies.
+        path: where it is.
         layout: its decoder blocks.
         names: of its floating-point tensors.
     """

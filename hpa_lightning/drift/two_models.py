@@ -29,7 +29,7 @@ class ModelDrift:
     """What two checkpoints of one model differ by.
 
     Args:
-        before, after: where they lie.
+        before, after: where they are.
         sets: name of the prompts -> how many.
         cosines: name of the prompts -> mean cosine of the hidden states at the last token, one for each block.
         first, last: the safety layers of the model before, counted from 1; ``None``: not looked for, or no gap.
