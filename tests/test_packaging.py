@@ -94,3 +94,53 @@ print(page.count("<table"), "prefers-color-scheme" in page)
 """
     where, found = run(code, tmp_path, PYTHONPATH=str(tmp_path / "site")).splitlines()
     assert Path(where).is_relative_to(tmp_path / "site") and found == "3 True"
+
+
+SKIPPED = (
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "transformers",
+    "timm",
+    "peft",
+    "numpy",
+    "PIL",
+    "matplotlib",
+    "tokenizers",
+)
+"""Libraries that mypy does not follow here: their types are not what is tested, and reading them takes a minute."""
+WRONG = """
+HarmoniousFusion(retention=3)  # type: ignore[arg-type]
+CVITDataModule(tasks="a")  # type: ignore[arg-type]
+LoraSettings(ranks=8)  # type: ignore[call-arg]
+"""
+"""Calls that are errors only where the package's types are seen; with `warn_unused_ignores`, the ignores are, else."""
+
+
+def test_a_users_file_is_checked_against_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Plain mypy in an environment of its own: no missing stubs, and the types are those of the package."""
+    pytest.importorskip("mypy")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True, timeout=300)
+    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    (site,) = (tmp_path / "venv").rglob("site-packages")
+    zipfile.ZipFile(wheel).extractall(site)  # which is what an installation of it without dependencies does
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "dependencies.pth").write_text("\n".join(others))
+    user = (ROOT / "tests/support/typed_plugin.py").read_text()
+    (tmp_path / "user.py").write_text(f"{user}\n\nfrom hpa_lightning.modules import LoraSettings\n{WRONG}")
+    skipped = ",".join(f"{name}.*" for name in SKIPPED)
+    (tmp_path / "mypy.ini").write_text(
+        f"[mypy]\npython_executable = {python}\nwarn_unused_ignores = true\ncheck_untyped_defs = true\n"
+        f"[mypy-{skipped}]\nfollow_imports = skip\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--verbose", "user.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "stubs" not in done.stdout and "py.typed" not in done.stdout
+    callbacks = site / "hpa_lightning" / "callbacks" / "__init__.py"
+    assert callbacks.is_file() and str(callbacks) in done.stderr  # it is the wheel that was read
