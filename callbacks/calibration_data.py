@@ -38,7 +38,7 @@ from hpa_lightning.results.events import SafetyCalibrationEvent
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """How much data calibrates, and how.
+    """Sizes and settings of the calibration.
 
     Args:
         safety_samples: size of the safety calibration set (paper: 8).

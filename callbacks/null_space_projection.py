@@ -24,7 +24,7 @@ from hpa_lightning.modules.fsdp import cpu_state, local_tensor
 
 
 class NullSpaceProjection(StepCallback):
-    """Keeps every update out of the directions that the safety inputs, and those of earlier tasks, live in.
+    """Keeps every update out of the subspace of the safety inputs and of the earlier tasks' inputs.
 
     At a task's start the safety inputs are gathered from the model as it is then; for each layer the directions ``U``
     are taken that hold ``energy`` of the trace of ``safety_weight H_s + memory_weight sum_{i<t} H_i``. From then on the

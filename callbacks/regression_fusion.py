@@ -21,7 +21,7 @@ from hpa_lightning.data.tasks import Data
 
 
 class RegressionFusion(TaskEndFusion):
-    """Bends a task's update away from the inputs of safety and of earlier tasks, in all directions of input space.
+    """Reduces what a task's update does to the inputs of safety and of earlier tasks, by regression.
 
     HPA keeps or gives up whole columns, by the diagonal of the inverse Hessians. This takes the whole Hessians: of all
     updates it keeps the one that differs least from the task's on the task's inputs and does least on the safety

@@ -48,7 +48,12 @@ def parser() -> CommandParser:
     )
     add("--rule", choices=("any", "all", "votes"), default="any", help="parts that have to agree (%(default)s)")
     add("--votes", type=Optional[int], help="--rule votes: how many")  # noqa: UP045
-    add("--no-verdict", choices=("stop", "drop", "keep"), default="drop", help="what no part could tell (%(default)s)")
+    add(
+        "--no-verdict",
+        choices=("stop", "drop", "keep"),
+        default="drop",
+        help="records that no part decides on (%(default)s)",
+    )
     add(
         "--unreadable",
         choices=("stop", "drop", "keep"),
@@ -56,7 +61,7 @@ def parser() -> CommandParser:
         help="pictures that cannot be opened (%(default)s)",
     )
     add("--bad-records", choices=("stop", "drop"), default="stop", help="records that cannot be read (%(default)s)")
-    add("--device", type=str, help="of all models (default: a GPU if there is one)")
+    add("--device", type=str, help="device of all models (default: a GPU if there is one)")
     add("--chunk", type=int, default=64, help="records between two saves (%(default)s)")
     add("--limit", type=Optional[int], help="try it on this many records, and write nothing")  # noqa: UP045
     add("--examples", type=int, default=3, help="--limit: of each part (%(default)s)")

@@ -32,8 +32,8 @@ def parser() -> CommandParser:
     add("--method", choices=("hpa", "regression"), default="hpa", help="default: %(default)s")
     add("--safety-samples", type=int, default=8, help="default: %(default)s")
     add("--task-samples", type=int, default=128, help="default: %(default)s")
-    add("--batch-size", type=int, default=8, help="samples in a forward (default: %(default)s)")
-    add("--damping", type=float, default=0.01, help="of the Hessians (default: %(default)s)")
+    add("--batch-size", type=int, default=8, help="samples in a forward pass (default: %(default)s)")
+    add("--damping", type=float, default=0.01, help="damping of the Hessians (default: %(default)s)")
     add("--safety-weight", type=Optional[float], help="regression: weight of the safety inputs (default: 1)")  # noqa: UP045
     add("--memory-weight", type=Optional[float], help="regression: weight of each earlier task (default: 1)")  # noqa: UP045
     add("--rank", type=Optional[int], help="regression: rows of a sketch of a layer's inputs (default: 384)")  # noqa: UP045
@@ -43,7 +43,7 @@ def parser() -> CommandParser:
     add("--p-min", type=float, default=5.0, help="retained in the last block, in percent (%(default)s)")
     add("--p-max", type=float, default=15.0, help="towards the first block, in percent (%(default)s)")
     add("--alpha-min", type=float, default=0.4, help="smallest weight of the task focus (%(default)s)")
-    add("--alpha-max", type=float, default=0.8, help="largest (%(default)s)")
+    add("--alpha-max", type=float, default=0.8, help="largest weight of the task focus (%(default)s)")
     add("--focus-ratio", type=float, default=2.0, help="focused to retained columns (%(default)s)")
     add("--saliency", choices=("divide", "multiply"), default="divide", help="with diag(H^-1) (default: %(default)s)")
     add(
@@ -52,7 +52,7 @@ def parser() -> CommandParser:
         default="columns",
         help="of a weight that are retained (default: %(default)s)",
     )
-    add("--no-orthogonal", action="store_true", help="leave the update's component along the old weight in")
+    add("--no-orthogonal", action="store_true", help="keep the update's component along the old weight")
     add(
         "--target-modules",
         type=str,

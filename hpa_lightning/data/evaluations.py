@@ -82,7 +82,7 @@ EVALUATIONS: dict[str, _Published] = {
 
 @dataclass
 class Evaluation:
-    """A published evaluation by its name, out of files as upstream releases them.
+    """A published evaluation, chosen by its name and read from the files that upstream releases.
 
     Args:
         name: a key of :data:`EVALUATIONS`, such as ``sorry-bench`` or ``mmbench``.

@@ -227,7 +227,7 @@ def harmonious_fusion(
 
 
 def freeze_columns_(trained: Tensor, origin: Tensor | None, retained: Tensor) -> Tensor:
-    """Put the retained columns back to what they were before the task, bit for bit, in place: in-training HPA.
+    """Restore the retained columns from before the task, bit for bit, in place: in-training HPA.
 
     Decision: the paper fuses after training. In training the same columns stay what they were after every step.
 

@@ -74,7 +74,7 @@ def half_precision_basis(basis: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
-    """Subtract in place what ``rows`` have along ``basis``: ``rows <- rows (I - U U^T)``.
+    """Remove the part of ``rows`` along ``basis``, in place: ``rows <- rows (I - U U^T)``.
 
     Args:
         rows: ``(k, c)``, any floating dtype; ``k`` may be 0.
@@ -106,7 +106,7 @@ def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
 
 @torch.no_grad()
 def null_space_projection_(trained: Tensor, origin: Tensor | None, basis: Tensor) -> None:
-    """Take from an update what it does to the inputs in the span of `basis`, in place: `D <- D (I - U U^T)`.
+    """Remove what an update does to the inputs in the span of `basis`, in place: `D <- D (I - U U^T)`.
 
     With LoRA that is `A <- A (I - U U^T)`, exactly. A whole weight is rounded once, at its own size.
 

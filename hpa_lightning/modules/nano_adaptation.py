@@ -33,7 +33,7 @@ def build_nano_adaptation() -> tuple[TimmMLLM, TimmProcessor]:
 
 
 class NanoAdaptationModule(MLLMModule):
-    """The embedded text model on its way to a multimodal one; trained by :class:`NanoAdaptationDataModule`'s stages.
+    """The embedded text model while it is adapted to pictures; trained by :class:`NanoAdaptationDataModule`'s stages.
 
     AdamW without weight decay; the learning rate warms up over the first 10 steps and falls linearly to 0.
 
