@@ -58,6 +58,9 @@ __all__ = [
     "write_study_report",
 ]
 
+BY_HAND = "<!-- Below: by hand, kept when the page is made again. -->"
+"""What stands in ``results.md`` from this line on is kept."""
+
 _MOST_CURVES = 8
 # Points of a plot that get a name each; of more, the settings of one method share one.
 _MOST_NAMES = 24
@@ -122,7 +125,8 @@ def write_study_report(
 
     Args:
         groups: the sections, in order.
-        folder: made if need be; files of the same name are replaced.
+        folder: made if need be; files of the same name are replaced, but for what stands in ``results.md`` from
+            `BY_HAND` on.
         title, text: heading and introduction.
 
     Returns:
@@ -145,12 +149,22 @@ def write_study_report(
             blocks += _section(group, figures)
         paths = {block.path.stem: block.path for block in blocks if isinstance(block, Image)}
         for key, name, content in (
-            ("markdown", "results.md", study_markdown(title, text, blocks, inside)),
+            (
+                "markdown",
+                "results.md",
+                study_markdown(title, text, blocks, inside) + _kept(Path(folder) / "results.md"),
+            ),
             ("html", "results.html", study_html(title, text, blocks)),
         ):
             paths[key] = inside / name
             paths[key].write_text(content, encoding="utf-8")
     return {key: Path(folder) / path.relative_to(inside) for key, path in paths.items()}
+
+
+def _kept(page: Path) -> str:
+    """What was written by hand below the tables of an earlier page."""
+    _, mark, rest = (page.read_text(encoding="utf-8") if page.is_file() else "").partition(BY_HAND)
+    return f"\n{mark}{rest}" if mark else ""
 
 
 def _section(group: StudyGroup, figures: Path) -> list[Block]:

@@ -12,6 +12,7 @@ from PIL import Image
 from support.study_cells import HASH, cell, results, two_tasks
 
 from hpa_lightning.report.study_report import (
+    BY_HAND,
     StudyCell,
     StudyGroup,
     SweepAxis,
@@ -146,3 +147,12 @@ def test_more_methods_than_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "3 more methods are in the tables" in text
     (alt,) = re.findall(r"!\[(Lines of [^\]]+)\]", text)
     assert "M10" in alt and "M6" in alt and "M7 " not in alt, "the reference is one of the eight"
+
+
+def test_what_was_written_by_hand_is_kept(study: list[StudyCell], tmp_path: Path) -> None:
+    page = write_study_report([StudyGroup("g", "G", "", study)], tmp_path)["markdown"]
+    made = page.read_text()
+    page.write_text(f"{made}\n{BY_HAND}\n\n## My words\n")
+    write_study_report([StudyGroup("g", "G", "", study)], tmp_path)
+    write_study_report([StudyGroup("g", "G", "", study)], tmp_path)
+    assert page.read_text() == f"{made}\n{BY_HAND}\n\n## My words\n"
