@@ -92,6 +92,7 @@ if [ -n "$small" ]; then
   step sums 400 "$python" benchmarks/sums.py --columns 128 --rows 2048
   step steps 400 "$python" benchmarks/steps.py --methods in_training null_space regression --tuning lora full \
     --hidden 128 --inner 256 --rank 4 --samples 2 --tokens 16 --pairs 2
+  step hpa_plus 400 "$python" benchmarks/hpa_plus.py --shrink 32 --tokens 128 --ranks 8 --lora-rank 4
   step fuse 400 "$python" benchmarks/fuse.py --folder "$fast" --once --phases --blocks 2 --hidden 256 --inner 688 \
     --rank 4 --tower-blocks 2 --safety-samples 1 --task-samples 1
   tests tests/callbacks/test_processes.py -k one_device
@@ -104,8 +105,9 @@ else
   step tests 130 "${pytest[@]}"
   step block 40 "$python" benchmarks/block.py
   step sums 15 "$python" benchmarks/sums.py
-  step steps 100 "$python" benchmarks/steps.py --methods in_training null_space regression --tuning lora full
-  step fuse 110 "$python" benchmarks/fuse.py --folder "$fast" --once
+  step steps 90 "$python" benchmarks/steps.py --methods in_training null_space regression --tuning lora full
+  step hpa_plus 35 "$python" benchmarks/hpa_plus.py --tokens 81920 --ranks 192
+  step fuse 100 "$python" benchmarks/fuse.py --folder "$fast" --once
   workers=0
   tests tests/callbacks/test_processes.py -k one_device
   step fsdp 60 "${pytest[@]}"
