@@ -125,9 +125,16 @@ def test_the_gpu_command_runs_small(tmp_path: Path) -> None:
     report = (tmp_path / "report.md").read_text()
     assert done.returncode == 0, done.stdout[-3000:] + (tmp_path / "log.txt").read_text()[-3000:]
     ends = re.findall(r"^\| (\w+) \| \d+ \| (.*) \|$", report.partition("## summary")[2], re.MULTILINE)
-    assert [end for _, end in ends] == 7 * ["well"]
+    assert [end for _, end in ends] == 8 * ["well"]
     assert [step for step, _ in ends] == re.findall(r"^## (\w+)$", report, re.MULTILINE)[:-1]
-    for line in ("| ratio | ", "| moved on in float64 | ", "| null_space | full | ", "| forward passes | ", "| AP | "):
+    for line in (
+        "| ratio | ",
+        "| moved on in float64 | ",
+        "| null_space | full | ",
+        "| sketch | 8 | ",
+        "| forward passes | ",
+        "| AP | ",
+    ):
         assert line in report
 
 
@@ -142,7 +149,7 @@ def test_a_step_that_fails_fails_the_gpu_command(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 1
-    assert (tmp_path / "report.md").read_text().count("exit code 3") == 7
+    assert (tmp_path / "report.md").read_text().count("exit code 3") == 8
 
 
 def test_a_bare_gpu_machine_gets_what_the_package_imports() -> None:
