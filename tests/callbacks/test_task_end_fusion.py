@@ -1,0 +1,46 @@
+"""A method that fuses at a task's end: what it writes is kept and saved, and what is broken is not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.foreign_module import foreign_module
+from support.method_fits import OPTIMIZERS, dense, fit
+
+from hpa_lightning.callbacks.divergence import TrainingDivergedError
+from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
+from hpa_lightning.modules.lora import lora_layers
+
+
+class Scales(TaskEndFusion):
+    """The new weight is the old one, times a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def fuse(self, trainer: Any, pl_module: Any, task: Any) -> None:
+        self.starts_writing("scaling")
+        for linear in self.layers:
+            linear.write_(self.factor * linear.before())
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_what_it_writes_is_the_model(lora: bool, tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+    before = {name: weight.clone() for name, weight in dense(module).items()}
+    fit(module, [Scales(2.0)], tmp_path)
+    for name, weight in dense(module).items():
+        torch.testing.assert_close(weight, 2.0 * before[name])
+    assert all(not factors.lora_b.any() for _, factors in lora_layers(module))
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_a_method_that_makes_weights_that_are_not_finite_ends_the_fit_by_name(lora: bool, tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+    with pytest.raises(TrainingDivergedError, match=r"Scales made weights that are not finite, of model\.layers\.0\."):
+        fit(module, [Scales(math.nan)], tmp_path)
