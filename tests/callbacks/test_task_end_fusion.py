@@ -42,5 +42,5 @@ def test_what_it_writes_is_the_model(lora: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 def test_a_method_that_makes_weights_that_are_not_finite_ends_the_fit_by_name(lora: bool, tmp_path: Path) -> None:
     module = foreign_module(OPTIMIZERS["adamw_decay"], lora)
-    with pytest.raises(TrainingDivergedError, match=r"Scales made weights that are not finite, of model\.layers\.0\."):
+    with pytest.raises(TrainingDivergedError, match=r"Scales .* weights that are not finite.* model\.layers\.0\."):
         fit(module, [Scales(math.nan)], tmp_path)
