@@ -45,10 +45,6 @@ def test_a_weight_counts_by_its_feature() -> None:
     assert judge.verdict(OPEN.replace("afraid", "certain")) is Verdict.COMPLIANCE
 
 
-def test_only_a_full_refusal_counts_as_refused() -> None:
-    assert [verdict.refused for verdict in Verdict] == [verdict is Verdict.FULL_REFUSAL for verdict in Verdict]
-
-
 def test_the_shipped_weights_name_words_of_their_vocabulary() -> None:
     fitted = json.loads(WEIGHTS.read_text())
     known = {*fitted["vocabulary"], "^", "_"}

@@ -1,0 +1,65 @@
+"""A folder of a filter run: other settings, and outputs that are in the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.filtered_files import BOMB, answers, contents
+from support.instruction_files import write_rows
+
+from hpa_lightning.filtering import (
+    FilterRule,
+    PhraseFilter,
+    filter_data,
+)
+
+
+def test_other_settings_are_refused_and_the_same_are_done(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "train.json", answers(3))
+    out = tmp_path / "out"
+    first = filter_data(path, {"p": BOMB}, out)
+    stamp = first.kept.stat().st_mtime_ns
+    again = filter_data(path, {"p": PhraseFilter(phrases=["pipe bomb", "napalm"])}, out)
+    assert again.kept.stat().st_mtime_ns == stamp and again.counts.json() == first.counts.json()
+    for changes, said in (
+        ({"parts": {"p": PhraseFilter(phrases=["napalm"])}}, "parts.p.phrases"),
+        ({"parts": {"q": BOMB}}, r"parts.p: .* parts.q"),
+        ({"rule": FilterRule(no_verdict="keep")}, "no_verdict: 'drop' there, 'keep' now"),
+        ({"chunk": 5}, "chunk: 64 there, 5 now"),
+        ({"image_folder": tmp_path.parent}, "image_folder"),
+    ):
+        with pytest.raises(ValueError, match=f"out was made with other settings .*{said}"):
+            filter_data(**{"path": path, "parts": {"p": BOMB}, "output": out, **changes})  # type: ignore[arg-type]
+    held = out.rename(tmp_path / "out.partial")  # a run that is not finished may be given another rule
+    (held / ".being-written").touch()
+    kept = filter_data(path, {"p": BOMB}, out, rule=FilterRule("votes", 1)).kept.read_bytes()
+    assert kept == first.kept.read_bytes() and json.loads((out / "settings.json").read_text())["votes"] == 1
+    write_rows(path, answers(4))
+    with pytest.raises(ValueError, match=r"input: 'train.json, a file of .*' there"):
+        filter_data(path, {"p": BOMB}, out)
+    out.rename(tmp_path / "out.partial")
+    (tmp_path / "out.partial" / ".being-written").touch()
+    with pytest.raises(ValueError, match=r"out.partial was begun with other settings \(input"):
+        filter_data(path, {"p": BOMB}, out)
+
+
+def test_outputs_that_are_in_the_way(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "train.json", answers(3))
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"is in .*, which is written to"):
+        filter_data(path, {"p": BOMB}, tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="other exists and is not the output of a filter"):
+        filter_data(path, {"p": BOMB}, tmp_path / "other")
+    (tmp_path / "other").rename(tmp_path / "out.partial")
+    with pytest.raises(ValueError, match=r"out.partial exists and was not left by a filter"):
+        filter_data(path, {"p": BOMB}, tmp_path / "out")
+    inside = tmp_path / "x.partial" / "kept.json"
+    inside.parent.mkdir()
+    write_rows(inside, answers(3))
+    with pytest.raises(ValueError, match=r"is in .*x.partial"):
+        filter_data(inside, {"p": BOMB}, tmp_path / "x")
+    assert path.read_bytes() == before["train.json"]
