@@ -222,7 +222,7 @@ class CalibrationData(Part):
             return self._share(trainer, self._take(stream.calibration_dataloader(task.index, size), size)[0])
         # Lightning has given every process a loader of other samples.
         own = self._take(training_batches(trainer), -(-size // trainer.world_size))[0]
-        return self._share(trainer, own, alike=False)
+        return self._share(trainer, own, replicated=False)
 
     def _take(self, data: Iterable[Any], size: int, look_ahead: bool = False) -> tuple[list[Any], int, bool]:
         """Batches of ``size`` samples or more; how many they hold; with ``look_ahead``, whether more follow."""
@@ -241,18 +241,18 @@ class CalibrationData(Part):
             raise ValueError(f"{self.caller}: the calibration data are empty; expected at least one batch.")
         return batches, samples, more
 
-    def _share(self, trainer: L.Trainer, batches: list[Any], alike: bool = True) -> list[Any]:
+    def _share(self, trainer: L.Trainer, batches: list[Any], replicated: bool = True) -> list[Any]:
         """This process's batches, on its device and filled up to equally many on each.
 
         Args:
             trainer: whose processes share them.
             batches: at least one.
-            alike: every process holds the same batches; otherwise each holds its own.
+            replicated: every process holds the same batches; otherwise each holds its own.
         """
         size = trainer.world_size
-        share = batches[trainer.global_rank :: size] if alike else batches
+        share = batches[trainer.global_rank :: size] if replicated else batches
         counts = [len(batches[rank::size]) for rank in range(size)]
-        if not alike and size > 1:
+        if not replicated and size > 1:
             torch.distributed.all_gather_object(counts, len(share))
         on_device = [to_device_as_trained(trainer, batch) for batch in share]
         fill = max(counts) - len(share)

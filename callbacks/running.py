@@ -60,7 +60,7 @@ def to_device_as_trained(trainer: L.Trainer, batch: Any) -> Any:
 
 
 def local_share(loader: Iterable[Any], trainer: L.Trainer) -> Iterable[Any]:
-    """This process's batches of a loader that every process has alike: each batch belongs to exactly one of them."""
+    """This process's batches of a loader that is the same on every process: each batch belongs to exactly one of them."""
     if trainer.world_size == 1:
         return loader
     if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
@@ -76,7 +76,7 @@ def local_share(loader: Iterable[Any], trainer: L.Trainer) -> Iterable[Any]:
 
 
 def in_lockstep(loader: Iterable[Any], trainer: L.Trainer, device: torch.device) -> Iterator[tuple[Any, bool]]:
-    """This process's share of a loader that every process has alike, as long as any process has some of it.
+    """This process's share of a loader that is the same on every process, as long as any process has some of it.
 
     Sharded models need it: every process has to take part in every forward pass.
 

@@ -1,8 +1,8 @@
 """Parameters whose rows are spread over processes (FSDP2): reading, writing and summing over them.
 
 FSDP2 (``torch.distributed.fsdp.fully_shard``) turns every parameter into a DTensor sharded along dim 0, the output
-features. Column masks therefore hold on every process alike, and what a layer does to its inputs can be changed row by
-row; only sums over a whole weight need communication. Plain tensors pass through every function here unchanged.
+features. Column masks are therefore the same on every process, and what a layer does to its inputs can be changed row
+by row; only sums over a whole weight need communication. Plain tensors pass through every function here unchanged.
 """
 
 from __future__ import annotations
