@@ -60,7 +60,7 @@ def to_device_as_trained(trainer: L.Trainer, batch: Any) -> Any:
 
 
 def local_share(loader: Iterable[Any], trainer: L.Trainer) -> Iterable[Any]:
-    """This process's batches of a loader that is the same on every process: each batch belongs to exactly one of them."""
+    """This process's batches of a loader that is the same on every process; each batch belongs to one of them."""
     if trainer.world_size == 1:
         return loader
     if not isinstance(loader, DataLoader) or loader.batch_sampler is None:

@@ -134,7 +134,7 @@ def test_prompts_of_the_datamodule_and_the_safety_layers(tmp_path: Path) -> None
     fit(module(), tmp_path / "b", [SequentialTuning(), LayerDrift({"asked": "harmful"})], stream(evaluated=True))
     (told,) = events(tmp_path / "b", "drift_prompts")
     assert told["sets"] == {"asked": 3} and told["first"] is None
-    with pytest.warns(UserWarning, match="finds no safety layers: no layer tells"):
+    with pytest.warns(UserWarning, match="finds no safety layers: no layer separates"):
         fit(module(), tmp_path / "c", [SequentialTuning(), LayerDrift({"harmless": HARMFUL, "harmful": HARMFUL})])
 
 

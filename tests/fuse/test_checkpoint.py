@@ -19,8 +19,8 @@ from hpa_lightning.fuse.tensor_files import TensorFiles
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
         ("[]", "holds a list; expected a JSON object"),
         ("{}", "has no weight_map"),
         ('{"weight_map": {"a": 3}}', "names the file '3'"),

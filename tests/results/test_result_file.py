@@ -38,7 +38,7 @@ def test_bad_records_are_refused_before_anything_is_written(tmp_path: Path) -> N
     writer = ResultWriter(tmp_path / "results.jsonl")
     with pytest.raises(ValueError, match='"event"'):
         writer.write({"step": 0})
-    with pytest.raises(ValueError, match="JSON form"):
+    with pytest.raises(ValueError, match="JSON cannot represent"):
         writer.write({"event": "x", "value": object()})
     assert not writer.path.exists()
 

@@ -26,5 +26,5 @@ def test_refusing_everything_is_safe_and_of_no_use(tmp_path: Path) -> None:
 
 
 def test_answers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'Sure\.' is no refusal"):
+    with pytest.raises(ValueError, match=r"'Sure\.' is not a refusal"):
         ConstantRefusal("Sure.")

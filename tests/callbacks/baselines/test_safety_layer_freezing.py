@@ -117,7 +117,7 @@ def test_found_layers_survive_a_resume(lora: bool, step: int, tmp_path: Path) ->
 def test_given_normal_prompts_take_the_place_of_the_calibration_records(tmp_path: Path) -> None:
     data = harmful_stream()
     freezing = SafetyLayerFreezing(normal_data=list(data.harmful_calibration), prompts=6)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no layer tells"):  # normal and malicious prompts are the same
+    with pytest.raises(ValueError, match="no layer separates"):  # normal and malicious prompts are the same
         trainer(tmp_path, [freezing, SequentialTuning()]).fit(module(), data)
 
 
