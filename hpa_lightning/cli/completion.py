@@ -43,38 +43,48 @@ def print_completion(arguments: Sequence[str]) -> None:
     if shell not in SHELLS:
         given = " ".join(arguments) or "nothing"
         raise UserError(f"--print_completion got {given}; expected one of {', '.join(SHELLS)}{nearest(shell, SHELLS)}")
-    parsers = {command: command_parser(command) for command in COMMANDS}
+    parsers = {command: command_parsers(command) for command in COMMANDS}
     if shell == "fish":
         print(_fish(parsers))
     else:
         print(("autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else "") + _bash(parsers), end="")
 
 
-def command_parser(command: str) -> Any:
-    """The parser of a command; those of Lightning's commands import PyTorch."""
+def command_parsers(command: str) -> dict[str, Any]:
+    """The parsers of a command, by its second word where it has one; those of Lightning's commands import PyTorch."""
     module = import_module(f"hpa_lightning.cli.{COMMANDS[command][0]}")
-    return module.parser(command) if command in LIGHTNING else module.parser()
+    if command in LIGHTNING:
+        return {"": module.parser(command)}
+    return {word: parser() for word, parser in getattr(module, "PARSERS", {"": module.parser}).items()}
 
 
-def _actions(parser: Any) -> list[Any]:
-    return [action for action in parser._actions if action.help != "==SUPPRESS=="]
+def _actions(parsers: dict[str, Any]) -> list[Any]:
+    """What all parsers of a command take, each option once."""
+    found = [action for parser in parsers.values() for action in parser._actions if action.help != "==SUPPRESS=="]
+    return list({tuple(action.option_strings) or id(action): action for action in found}.values())
+
+
+def _first_words(parsers: dict[str, Any]) -> list[str]:
+    """What may stand behind the command: its second words, else the choices of its first argument."""
+    if "" not in parsers:
+        return [" ".join(parsers)]
+    return [_choices(action) for action in _actions(parsers) if not action.option_strings and action.choices]
 
 
 def _choices(action: Any) -> str:
     return " ".join(map(str, action.choices or ()))
 
 
-def _bash(parsers: dict[str, Any]) -> str:
+def _bash(parsers: dict[str, dict[str, Any]]) -> str:
     choices, options = "", ""
     for command, parser in parsers.items():
         found = [option for action in _actions(parser) for option in action.option_strings]
-        first = [_choices(action) for action in _actions(parser) if not action.option_strings and action.choices]
         options += f'      {command}) words="{" ".join(found)}" ;;\n'
         for action in _actions(parser):
             if action.choices and action.option_strings:
                 on = "|".join(f'"{command} {option}"' for option in action.option_strings)
                 choices += f'    {on}) words="{_choices(action)}" ;;\n'
-        for words in first:
+        for words in _first_words(parser):
             choices += f'    "{command} {command}") words="{words}" ;;\n'
     name = PROGRAM.replace("-", "_")
     commands = " ".join([*COMMANDS, "--help", "--version", "--print_completion"])
@@ -82,7 +92,7 @@ def _bash(parsers: dict[str, Any]) -> str:
     return _BASH.format(program=PROGRAM, name=name, commands=commands, choices=choices + shells, options=options)
 
 
-def _fish(parsers: dict[str, Any]) -> str:
+def _fish(parsers: dict[str, dict[str, Any]]) -> str:
     lines = [
         f"# Completion of {PROGRAM}. Written by `{PROGRAM} --print_completion fish`; write it again after an update."
     ]
@@ -95,8 +105,7 @@ def _fish(parsers: dict[str, Any]) -> str:
             for option in action.option_strings:
                 form = f"-l {option[2:]}" if option.startswith("--") else f"-s {option[1:]}"
                 lines.append(f"{on} {form}{words if words else '' if action.nargs == 0 else ' -r'}")
-            if not action.option_strings and words:
-                lines.append(f"{on} -a {_quoted(_choices(action))}")
+        lines += [f"{on} -a {_quoted(words)}" for words in _first_words(parser)]
     return "\n".join(lines)
 
 

@@ -39,6 +39,10 @@ def parser() -> CommandParser:
     return parser
 
 
+#: Second word -> parser.
+PARSERS = {"check": parser, "filter": data_filter.parser}
+
+
 def run(arguments: Sequence[str]) -> None:
     """Check the data of a configuration or of a benchmark's folder; exit status 1 if something is wrong. Or filter."""
     if arguments[:1] in (["-h"], ["--help"]):

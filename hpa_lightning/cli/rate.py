@@ -47,6 +47,10 @@ def import_parser() -> CommandParser:
     return parser
 
 
+#: Second word -> parser.
+PARSERS = {"export": parser, "import": import_parser}
+
+
 def run(arguments: Sequence[str]) -> None:
     """Write a form, or put filled forms together."""
     if arguments[:1] in (["-h"], ["--help"]):

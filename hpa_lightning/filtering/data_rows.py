@@ -8,10 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from hpa_lightning.data.images import is_file
 from hpa_lightning.data.readers.json_file import JsonFile
 from hpa_lightning.data.readers.row_fields import Reading, identity_of
 from hpa_lightning.data.readers.row_parsers import RowParser, valid
+from hpa_lightning.data.readers.table_files import read_table
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.safety_sets.vlguard import VLGuard
 
@@ -63,17 +66,26 @@ class DataRows:
         self._parser = RowParser()
         self._is_vlguard: bool | None = None
 
-    def check(self, stop: int | None = None) -> Iterator[DataRow]:
+    def check(self, stop: int | None = None, progress: bool = False) -> Iterator[DataRow]:
         """Yield every row, or the first ``stop``, in one pass; then warn of keys that are not read.
+
+        Args:
+            stop: rows; all if ``None``.
+            progress: show a bar with the time that is left.
 
         Raises:
             ValueError: named by file and line: a file that is broken, empty, or of an unknown form.
         """
         reading = Reading(self.image_folder)
         count = 0
-        for index, where, row in islice(self._found(), stop):
-            count += 1
-            yield self._row(index, where, row, reading)
+        counted = {"total": stop or self._parquet_rows(), "unit": " records"}
+        if self._json is not None and stop is None:  # how many there are is not known yet
+            counted = {"total": self.path.stat().st_size, "unit": "B", "unit_scale": True}
+        with tqdm(desc="Checking", disable=not progress, **counted) as bar:
+            for index, where, row in islice(self._found(), stop):
+                count += 1
+                yield self._row(index, where, row, reading)
+                bar.update(1 if self._json is None or stop is not None else self._json.place - bar.n)
         if not count:
             raise ValueError(f"{self.path.name} holds no records; expected at least one.")
         reading.warn(self.path.name)
@@ -122,6 +134,14 @@ class DataRows:
             for file in (one, other):
                 file.write(closing if file in used or self._json.is_list else b"")
 
+    def _parquet_rows(self) -> int:
+        if self._json is not None:
+            return 0
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(self.path) as file:
+            return int(file.metadata.num_rows)
+
     def _copy_parquet(self, kept: Iterable[bool], target: Path, rest: Path) -> None:
         import pyarrow
         import pyarrow.compute
@@ -139,8 +159,6 @@ class DataRows:
     def _found(self) -> Iterator[tuple[int, str, Any]]:
         """Index, place and value of every row; an error instead of a broken one."""
         if self._json is None:
-            from hpa_lightning.data.readers.table_files import read_table
-
             for index, (where, row) in enumerate(read_table(self.path)):
                 yield index, where, row
         else:

@@ -172,7 +172,7 @@ def _first_pass(
 ) -> Iterator[DataRow]:
     """Read every record, before a model works for hours."""
     sees = any(getattr(part, "reads_images", False) for part in parts.values())
-    for row in tqdm(rows.check(stop), desc="Checking", unit=" records", disable=not progress):
+    for row in rows.check(stop, progress):
         if row.problem and rule.bad_records == "stop":
             raise ValueError(f"{row.problem.rstrip('.')}. To leave such records out: bad_records is 'drop'.")
         if sees and rule.unreadable == "stop":

@@ -15,7 +15,7 @@ from hpa_lightning.metrics.judges.guard_model import GuardAnswer, GuardModel
 from hpa_lightning.values import shown
 
 _PART = "GuardFilter"
-_CODE = re.compile(r"[A-Za-z]+\d+")
+_CODE = re.compile(r"[A-Z]+\d+")
 
 
 class _Question(NamedTuple):
@@ -157,27 +157,25 @@ class GuardFilter:
                 findings[number] = _unsure(question, f"the text holds {special!r}, a special token of the guard")
                 continue
             prompt = self._guard.conversation(question.turns, arguments)
-            limit, length = self._guard.longest, self._guard.length(prompt)
-            if limit is not None and length + self.max_new_tokens > limit:
-                told = (
-                    f"its {length} tokens and an answer of {self.max_new_tokens} are more than the {limit} of the guard"
-                )
+            limit, needed = self._guard.longest, self._guard.length(prompt) + self.max_new_tokens
+            if limit is not None and needed > limit:
+                told = f"conversation and answer may take {needed} tokens, more than the {limit} of the guard"
                 findings[number] = _unsure(question, told)
                 continue
             prompts[number] = prompt
         order = sorted(prompts, key=lambda number: len(prompts[number]))  # less padding
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            asked = [prompts[number] for number in chosen]
-            for number, answer in zip(
-                chosen, self._guard.answers(asked, self.max_new_tokens, self._words), strict=True
-            ):
+            asked, words = [prompts[number] for number in chosen], (self.safe, self.unsafe)
+            answers = self._guard.answers(asked, self.max_new_tokens, words)
+            for number, answer in zip(chosen, answers, strict=True):
                 findings[number] = self._finding(answer, questions[number], name)
         return [findings[number] for number in range(len(questions))]
 
-    @property
-    def _words(self) -> tuple[str, str]:
-        return self.safe, self.unsafe
+    def _codes(self, text: str) -> list[str]:
+        """The codes behind a verdict: those of the taxonomy, and what looks like one."""
+        said = [piece.strip().upper() for piece in re.split(r"[,\n]", text)]
+        return list(dict.fromkeys(code for code in said if code in self.taxonomy or _CODE.fullmatch(code)))
 
     def _finding(self, answer: GuardAnswer, question: _Question, name: str) -> Finding:
         first, _, rest = answer.text.partition("\n")
@@ -185,7 +183,7 @@ class GuardFilter:
         word = rf"({re.escape(self.unsafe)}|{re.escape(self.safe)})\s*(?:$|[^\w\s])"
         said = re.match(word, first, re.IGNORECASE)
         is_unsafe = said is not None and said[1].lower() == self.unsafe.lower()
-        codes = list(dict.fromkeys(code.upper() for code in _CODE.findall(rest)))
+        codes = self._codes(rest)
         if said is None or answer.unsafe is None or (codes and not is_unsafe and not name):
             return _unsure(question, f"the guard answers {shown(answer.text)}")
         harmful = is_unsafe if self.threshold is None else answer.unsafe >= self.threshold

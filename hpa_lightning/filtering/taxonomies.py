@@ -40,7 +40,7 @@ TAXONOMIES: dict[str, dict[str, str]] = {
 
 
 def taxonomy_of(part: str, given: str | Mapping[str, str]) -> dict[str, str]:
-    """Return code -> category.
+    """Return code, in capitals, -> category.
 
     Args:
         part: for messages.
@@ -58,7 +58,7 @@ def taxonomy_of(part: str, given: str | Mapping[str, str]) -> dict[str, str]:
         return dict(TAXONOMIES[given])
     if not given or not all(isinstance(text, str) and text.strip() for pair in given.items() for text in pair):
         raise ValueError(f"{part}: taxonomy is {given!r}; expected code: name.")
-    return dict(given)
+    return {code.upper(): name for code, name in given.items()}
 
 
 def counted_codes(part: str, categories: Sequence[str] | None, taxonomy: Mapping[str, str]) -> frozenset[str] | None:

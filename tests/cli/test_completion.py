@@ -30,9 +30,14 @@ def test_completion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--ckpt_path" in complete(script, "hpa-lightning", "test", "--ck")
     assert complete(script, "hpa-lightning", "fuse", "--saliency", "m") == ["multiply"]
     assert complete(script, "hpa-lightning", "study", "st") == ["status"]
+    assert complete(script, "hpa-lightning", "data", "f") == ["filter"]
+    assert complete(script, "hpa-lightning", "data", "filter", "--guard-c") == ["--guard-categories"]
+    assert complete(script, "hpa-lightning", "data", "filter", "--rule", "v") == ["votes"]
+    assert complete(script, "hpa-lightning", "rate", "import", "--inc") == ["--incomplete"]
     assert complete(script, "hpa-lightning", "report", "run") == [], "bash offers files then"
     main(["--print_completion", "fish"])
     fish = capsys.readouterr().out
     assert "-n '__fish_seen_subcommand_from report' -l output -r" in fish
+    assert "-n '__fish_seen_subcommand_from data' -a 'check filter'" in fish
     main(["--print_completion", "zsh"])
     assert capsys.readouterr().out.startswith("autoload -U +X bashcompinit")

@@ -154,7 +154,7 @@ def test_what_the_guard_cannot_be_asked_has_no_verdict(guard: str) -> None:
     found = of(guard)([voice, long, record("What is shown?")])
     assert [one.assessment for one in found] == [Assessment.NO_VERDICT, Assessment.NO_VERDICT, Assessment.HARMLESS]
     assert "'<|end_header_id|>', a special token of the guard" in found[0].detail
-    assert "are more than the 1024 of the guard" in found[1].detail
+    assert "tokens, more than the 1024 of the guard" in found[1].detail
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,13 @@ def test_what_the_guard_cannot_be_asked_has_no_verdict(guard: str) -> None:
 )
 def test_answers_that_are_verdicts(text: str, expected: str) -> None:
     assert said(GuardFilter("none"), text).assessment.value == expected
+
+
+def test_codes_of_ones_own_taxonomy() -> None:
+    part = GuardFilter("none", taxonomy={"violent": "Violence", "pii": "Private data"}, categories=["private data"])
+    assert said(part, "unsafe\nViolent, PII").categories == ("PII: Private data",)
+    assert said(part, "unsafe\nviolent").label == "unsafe, but VIOLENT does not count"
+    assert said(part, "unsafe\nviolent,Z9").categories == ("Z9",)  # what is not known cannot be left out
 
 
 def said(part: GuardFilter, text: str, likely: float | None = 0.5) -> Finding:

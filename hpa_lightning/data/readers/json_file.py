@@ -43,6 +43,11 @@ class JsonFile:
         """Rows that were found so far."""
         return max(len(self._starts) - 1, 0)
 
+    @property
+    def place(self) -> int:
+        """The byte at which the row that was found last starts."""
+        return self._starts[-1] if self._starts else 0
+
     def rows(self, parsed: Callable[[int], bool] = lambda index: True) -> Iterator[tuple[int, Any]]:
         """Find every row, and yield its index and its value.
 
