@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -33,6 +34,9 @@ class Finding:
         where: the turn or the picture, such as ``"turn 1 (assistant)"``.
         detail: why there is no verdict, or nothing that can be read.
 
+    Raises:
+        ValueError: an unknown assessment, a score that is not finite.
+
     >>> Finding.of(True, label="toxic", score=0.9).assessment.value
     'harmful'
     """
@@ -43,6 +47,14 @@ class Finding:
     categories: tuple[str, ...] = ()
     where: str = ""
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "assessment", Assessment(self.assessment))
+        object.__setattr__(self, "categories", tuple(self.categories))
+        if self.score is not None and not math.isfinite(self.score):
+            raise ValueError(
+                f"the score of a finding is {self.score}; expected a number. Without one there is no verdict."
+            )
 
     @classmethod
     def of(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from hpa_lightning.filtering.assessment import Finding
+from hpa_lightning.filtering.assessment import Assessment, Finding
 from hpa_lightning.values import names, nearest
 
 ACTIVATIONS = ("auto", "softmax", "sigmoid")
@@ -65,6 +66,8 @@ def wanted_labels(part: str, labels: Any, threshold: float, known: list[str] | N
 def label_finding(scores: Mapping[str, float], limits: Mapping[str, float], where: str) -> Finding:
     """Return what the scores of one text or picture say: of the labels that reach their limits, else of all of harm.
 
+    Scores that are no numbers (of a model that overflows in its dtype) are no verdict.
+
     Args:
         scores: label -> score, of all labels.
         limits: label -> least score, of those that mean harm; see :func:`wanted_labels`.
@@ -73,6 +76,9 @@ def label_finding(scores: Mapping[str, float], limits: Mapping[str, float], wher
     >>> label_finding({"nude": 0.4, "gore": 0.9, "safe": 0.1}, {"nude": 0.3, "gore": 0.8}, "image 0").categories
     ('nude', 'gore')
     """
+    if lost := [label for label in limits if math.isnan(scores[label])]:
+        detail = f"the score of {lost[0]!r} is not a number; another dtype may help"
+        return Finding(Assessment.NO_VERDICT, where=where, detail=detail)
     passed = [label for label, limit in limits.items() if scores[label] >= limit]
     label = max(passed or limits, key=lambda name: scores[name])
     return Finding.of(bool(passed), label, scores[label], passed, where)

@@ -190,7 +190,7 @@ def _assessed(rows: Iterator[DataRow], parts: Mapping[str, HarmFilter], chunk: i
         records = [record for row in several for record in row.records]
         by_part: dict[str, Iterator[Finding]] = {}
         for name, part in parts.items():
-            said = list(part(records)) if records else []
+            said = _asked(name, part, several, records) if records else []
             _check_findings(name, said, len(records))
             unsure = all(one.assessment is Assessment.NO_VERDICT for one in said)
             if several[0].index == 0 and len(said) >= _FIRST and unsure:
@@ -203,6 +203,16 @@ def _assessed(rows: Iterator[DataRow], parts: Mapping[str, HarmFilter], chunk: i
             RowFindings(row.index, row.id, {name: _of_row(row, said) for name, said in by_part.items()}, row.problem)
             for row in several
         ]
+
+
+def _asked(name: str, part: HarmFilter, rows: Sequence[DataRow], records: Sequence[Record]) -> list[Finding]:
+    """What a part says; an error names the part and the rows."""
+    try:
+        return list(part(records))
+    except Exception as error:  # of models and of users' code: all there are
+        kind = ValueError if isinstance(error, ValueError) else RuntimeError
+        told = f"{type(error).__name__}: " * (kind is RuntimeError) + cut(error, 700)
+        raise kind(f"the part {name!r} failed on {rows[0].where} to {rows[-1].where}: {told}") from error
 
 
 def _of_row(row: DataRow, said: Iterator[Finding]) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -186,6 +187,8 @@ class GuardFilter:
         codes = self._codes(rest)
         if said is None or answer.unsafe is None or (codes and not is_unsafe and not name):
             return _unsure(question, f"the guard answers {shown(answer.text)}")
+        if math.isnan(answer.unsafe):
+            return _unsure(question, "the likelihood of the verdict is not a number; another dtype may help")
         harmful = is_unsafe if self.threshold is None else answer.unsafe >= self.threshold
         if name or not harmful:
             label = self.unsafe if harmful else self.safe

@@ -73,9 +73,9 @@ class OpenNSFWFilter:
 
     def _assess(self, images: list[Image.Image], places: list[str]) -> list[Finding]:
         self.load()
-        scores = [float(self._classifier.classify(image).nsfw) for image in images]
-        pairs = zip(scores, places, strict=True)
-        return [Finding.of(score >= self.threshold, "nsfw", score, where=where) for score, where in pairs]
+        scores = [{"nsfw": float(self._classifier.classify(image).nsfw)} for image in images]
+        limits = {"nsfw": self.threshold}
+        return [label_finding(score, limits, where) for score, where in zip(scores, places, strict=True)]
 
 
 class NudeNetFilter:

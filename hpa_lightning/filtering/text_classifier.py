@@ -118,16 +118,18 @@ class TextClassifier:
             {key: encoded[key][i] for key in tokenizer.model_input_names if key in encoded} for i in range(len(owners))
         ]
         names = classifier.config.id2label
-        found: list[dict[str, float]] = [{} for _ in texts]
+        highest: dict[int, Tensor] = {}
         order = sorted(range(len(features)), key=lambda index: len(features[index]["input_ids"]))  # less padding
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             batch = tokenizer.pad([features[index] for index in chosen], return_tensors="pt").to(classifier.device)
-            for index, row in zip(chosen, self._scores(classifier, batch).tolist(), strict=True):
-                own = found[owners[index]]
-                for number, score in enumerate(row):
-                    own[names[number]] = max(score, own.get(names[number], 0.0))
-        return found
+            for index, row in zip(chosen, self._scores(classifier, batch), strict=True):
+                before = highest.get(owners[index])
+                highest[owners[index]] = row if before is None else torch.maximum(row, before)  # NaN stays
+        return [
+            {names[number]: score for number, score in enumerate(highest[index].tolist())}
+            for index in range(len(texts))
+        ]
 
     @torch.no_grad()
     def _scores(self, classifier: Any, batch: Mapping[str, Tensor]) -> Tensor:

@@ -98,6 +98,22 @@ def test_arguments_that_are_wrong(tmp_path: Path) -> None:
         preview_filter(path, {"p": BOMB}, 0)
 
 
+def test_a_part_that_fails_is_named(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "train.json", answers())
+
+    def late(records: Sequence[Record]) -> list[Finding]:
+        if int(records[0].id) >= 4:
+            raise KeyError("weights")
+        return [Finding.of(False) for _ in records]
+
+    with pytest.raises(RuntimeError, match=r"the part 'mine' failed on train.json\[4\] to train.json\[7\]: KeyError"):
+        filter_data(path, {"mine": late}, tmp_path / "out", chunk=4)
+    assert len((tmp_path / "out.partial" / "findings.jsonl").read_text().splitlines()) == 4
+    with pytest.raises(ValueError, match=r"the part 'b' failed on .*the score of a finding is nan"):
+        filter_data(path, {"b": lambda records: [Finding.of(True, score=float("nan"))]}, tmp_path / "b")
+    assert Finding("harmless", categories=["a"]) == Finding.of(False, categories="a")  # type: ignore[arg-type]
+
+
 def test_preview_writes_nothing(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "train.json", answers(0, 1, 2, 9))
     counts, examples = preview_filter(path, {"p": BOMB}, limit=5, examples=2, chunk=2)

@@ -176,6 +176,7 @@ def test_what_the_guard_cannot_be_asked_has_no_verdict(guard: str) -> None:
 )
 def test_answers_that_are_verdicts(text: str, expected: str) -> None:
     assert said(GuardFilter("none"), text).assessment.value == expected
+    assert said(GuardFilter("none", threshold=0.5), text, float("nan")).assessment is Assessment.NO_VERDICT
 
 
 def test_codes_of_ones_own_taxonomy() -> None:

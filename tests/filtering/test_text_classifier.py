@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,14 @@ def test_a_model_without_its_head_is_no_classifier(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"a sequence classifier: its file lacks the weights .*classifier"):
         TextClassifier(str(tmp_path), ["LABEL_0"]).load()
+
+
+def test_a_model_that_overflows_has_no_verdict(tmp_path: Path) -> None:
+    folder = write_classifier(tmp_path, "distilbert")
+    part = TextClassifier(folder, ["toxic"], device="cpu")
+    part.load()
+    assert part._loaded is not None
+    with torch.no_grad():
+        part._loaded[0].classifier.bias.fill_(math.nan)
+    (finding,) = part([conversation(*TEXTS, " ".join(TEXTS * 9))])
+    assert finding.assessment is Assessment.NO_VERDICT and "is not a number" in finding.detail
