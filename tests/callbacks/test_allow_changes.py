@@ -12,12 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from support.resumed_streams import SETTINGS, fit, method, plain, write_stream
 from support.tiny_mllms import tiny_llava
 
-from hpa_lightning.callbacks import (
-    AllowChanges,
-    RetentionSettings,
-    SequentialTuning,
-    TaskEvaluation,
-)
+from hpa_lightning.callbacks import AllowChanges, RetentionSettings, SequentialTuning, TaskEvaluation
 from hpa_lightning.data import CVITDataModule
 from hpa_lightning.results.result_file import read_results
 

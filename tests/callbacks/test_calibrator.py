@@ -8,9 +8,7 @@ import pytest
 from support.foreign_module import foreign_module
 from support.method_fits import OPTIMIZERS, fit
 
-from hpa_lightning.callbacks import (
-    FocusPartition,
-)
+from hpa_lightning.callbacks import FocusPartition
 
 
 def test_missing_safety_data_is_refused_before_training(tmp_path: Path) -> None:

@@ -12,11 +12,7 @@ import torch
 from support.foreign_module import foreign_module, quiet_trainer, token_loader
 from support.method_fits import OPTIMIZERS, fit, settings
 
-from hpa_lightning.callbacks import (
-    FocusPartition,
-    MaskedFreezing,
-    OrthogonalProjection,
-)
+from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, OrthogonalProjection
 from hpa_lightning.functional import RetentionSettings
 
 

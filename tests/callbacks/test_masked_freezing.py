@@ -14,11 +14,7 @@ from support.method_fits import OPTIMIZERS, Watcher, calibration_data, fit, sett
 from support.method_registry import METHODS
 from support.resumed_fits import build, trainer
 
-from hpa_lightning.callbacks import (
-    FocusPartition,
-    MaskedFreezing,
-    OrthogonalProjection,
-)
+from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, OrthogonalProjection
 from hpa_lightning.modules.lora import lora_layers
 
 

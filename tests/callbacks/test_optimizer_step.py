@@ -10,11 +10,7 @@ import pytest
 from support.foreign_module import foreign_module
 from support.method_fits import OPTIMIZERS, fit, settings
 
-from hpa_lightning.callbacks import (
-    FocusPartition,
-    MaskedFreezing,
-    OrthogonalProjection,
-)
+from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, OrthogonalProjection
 
 
 def test_hooks_are_removed_after_a_crash(tmp_path: Path) -> None:

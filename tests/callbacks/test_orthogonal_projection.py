@@ -8,11 +8,7 @@ import pytest
 from support.foreign_module import ACCELERATOR, foreign_module
 from support.method_fits import OPTIMIZERS, TRAINERS, Watcher, fit, settings
 
-from hpa_lightning.callbacks import (
-    FocusPartition,
-    MaskedFreezing,
-    OrthogonalProjection,
-)
+from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, OrthogonalProjection
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])

@@ -11,9 +11,7 @@ from support.calibrated_fits import fit_with
 from support.foreign_module import token_loader
 from transformers import BatchFeature
 
-from hpa_lightning.callbacks import (
-    HarmoniousFusion,
-)
+from hpa_lightning.callbacks import HarmoniousFusion
 from hpa_lightning.callbacks.safety_data import naming_data
 
 SMALL = {"safety_samples": 4, "task_samples": 4, "batch_size": 4}

@@ -14,10 +14,7 @@ from support.method_registry import TUNING_IDS, TUNINGS
 from support.multimodal_fits import method, module, stream, trainer
 from support.tiny_mllms import training_records
 
-from hpa_lightning.callbacks import (
-    SequentialTuning,
-    TaskEvaluation,
-)
+from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.data import MLLMCollator

@@ -9,10 +9,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from support.multimodal_fits import method, module, stream, trainer
 
-from hpa_lightning.callbacks import (
-    SequentialTuning,
-    TaskEvaluation,
-)
+from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.results.result_file import read_results
 from hpa_lightning.results.run_results import RunResults
 

@@ -15,11 +15,7 @@ from support.foreign_module import ForeignModule, LanguageModel, foreign_module
 from support.method_fits import OPTIMIZERS, calibration_data, settings
 from support.method_registry import METHODS
 
-from hpa_lightning.callbacks import (
-    HarmoniousFusion,
-    SafetyGate,
-    SequentialTuning,
-)
+from hpa_lightning.callbacks import HarmoniousFusion, SafetyGate, SequentialTuning
 from hpa_lightning.callbacks.baselines import RegLoRA
 
 

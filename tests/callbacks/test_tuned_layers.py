@@ -16,11 +16,7 @@ from support.multimodal_fits import trainer as stream_trainer
 from support.resumed_fits import build
 from support.tiny_mllms import training_records
 
-from hpa_lightning.callbacks import (
-    CalibrationSettings,
-    HarmoniousFusion,
-    SequentialTuning,
-)
+from hpa_lightning.callbacks import CalibrationSettings, HarmoniousFusion, SequentialTuning
 
 SMALL = {"safety_samples": 4, "task_samples": 4, "batch_size": 4}
 

@@ -13,13 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from support.chat_files import IMAGE, contents, text
 from support.tiny_mllms import evaluation_records, tiny_llava, training_records, write_llava_json
 
-from hpa_lightning.data import (
-    CVITDataModule,
-    EvaluationSet,
-    HarmfulInjection,
-    Record,
-    Task,
-)
+from hpa_lightning.data import CVITDataModule, EvaluationSet, HarmfulInjection, Record, Task
 from hpa_lightning.data.record import user_turn
 
 

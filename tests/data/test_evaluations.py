@@ -9,13 +9,7 @@ import lightning as L
 import pytest
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
-from support.published_layouts import (
-    mmbench_rows,
-    mme_pairs,
-    write_mmbench,
-    write_mme,
-    write_seed_bench,
-)
+from support.published_layouts import mmbench_rows, mme_pairs, write_mmbench, write_mme, write_seed_bench
 from support.safety_files import write_csv
 
 from hpa_lightning.command_results import CommandResults, score_text

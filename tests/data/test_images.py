@@ -16,12 +16,7 @@ from support.safety_files import encoded
 from support.tiny_mllms import evaluation_records, picture, tiny_llava, training_records
 from transformers.image_utils import load_image
 
-from hpa_lightning.data import (
-    CVITDataModule,
-    EncodedImage,
-    Record,
-    Task,
-)
+from hpa_lightning.data import CVITDataModule, EncodedImage, Record, Task
 from hpa_lightning.data.checking import check_stream, summary
 from hpa_lightning.data.images import DEEP, FRAMES, TRANSPARENT, TURNED, kinds_of
 from hpa_lightning.data.record import open_image, user_turn

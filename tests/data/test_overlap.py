@@ -13,15 +13,7 @@ from support.record_files import lines, row
 from support.safety_files import encoded
 from support.tiny_mllms import picture, training_records
 
-from hpa_lightning.data import (
-    CVITDataModule,
-    EncodedImage,
-    EvaluationSet,
-    Record,
-    Replay,
-    Task,
-    open_records,
-)
+from hpa_lightning.data import CVITDataModule, EncodedImage, EvaluationSet, Record, Replay, Task, open_records
 from hpa_lightning.data.overlap import record_key
 from hpa_lightning.data.record import assistant_turn, user_turn
 

@@ -10,9 +10,7 @@ import pytest
 import torch
 from support.resumed_streams import data, new_answer, rewrite, write_stream
 
-from hpa_lightning.callbacks import (
-    RetentionSettings,
-)
+from hpa_lightning.callbacks import RetentionSettings
 from hpa_lightning.data.digests import file_digest
 from hpa_lightning.data.resuming import described, differences
 from hpa_lightning.metrics.judges import GuardModelJudge

@@ -14,10 +14,7 @@ from support.instruction_files import llava_row, sharegpt4v_row, vlguard_rows, w
 
 from hpa_lightning.data import read_records
 from hpa_lightning.data.readers.json_file import JsonFile
-from hpa_lightning.filtering import (
-    FilterRule,
-    filter_data,
-)
+from hpa_lightning.filtering import FilterRule, filter_data
 
 
 def raw_rows(path: Path) -> list[bytes]:

@@ -11,13 +11,7 @@ from support.filtered_files import answers
 from support.instruction_files import write_rows
 
 from hpa_lightning.data import Record
-from hpa_lightning.filtering import (
-    Assessment,
-    FilterRule,
-    Finding,
-    HarmFilter,
-    filter_data,
-)
+from hpa_lightning.filtering import Assessment, FilterRule, Finding, HarmFilter, filter_data
 
 
 class Scripted:

@@ -9,11 +9,7 @@ import pytest
 from support.filtered_files import BOMB, answers, contents
 from support.instruction_files import write_rows
 
-from hpa_lightning.filtering import (
-    FilterRule,
-    PhraseFilter,
-    filter_data,
-)
+from hpa_lightning.filtering import FilterRule, PhraseFilter, filter_data
 
 
 def test_other_settings_are_refused_and_the_same_are_done(tmp_path: Path) -> None:

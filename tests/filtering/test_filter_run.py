@@ -13,12 +13,7 @@ from support.filtered_files import BOMB, answers, contents
 from support.instruction_files import write_rows
 
 from hpa_lightning.data import Record
-from hpa_lightning.filtering import (
-    FilterRule,
-    Finding,
-    filter_data,
-    preview_filter,
-)
+from hpa_lightning.filtering import FilterRule, Finding, filter_data, preview_filter
 
 
 class Killed:

@@ -7,9 +7,7 @@ from pathlib import Path
 from support.filtered_files import BOMB, answers, contents
 from support.instruction_files import write_rows
 
-from hpa_lightning.filtering import (
-    filter_data,
-)
+from hpa_lightning.filtering import filter_data
 
 
 def test_a_log_that_ends_anywhere(tmp_path: Path) -> None:

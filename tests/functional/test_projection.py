@@ -8,12 +8,7 @@ from hypothesis import strategies as st
 from support import hpa_reference as ref
 from support.projected_updates import BOUND, cosine, make
 
-from hpa_lightning.functional import (
-    project_lora_,
-    project_update_,
-    restore_columns_,
-    zero_columns_,
-)
+from hpa_lightning.functional import project_lora_, project_update_, restore_columns_, zero_columns_
 from hpa_lightning.functional.numerics import checks
 from hpa_lightning.functional.numerics.rounding import rounding_slots
 

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from support import hpa_reference as ref
 from support.projected_updates import BOUND
 
-from hpa_lightning.functional import (
-    project_lora_,
-)
+from hpa_lightning.functional import project_lora_
 
 
 @ref.cases

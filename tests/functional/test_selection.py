@@ -7,12 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import hpa_reference as ref
 
-from hpa_lightning.functional import (
-    balance_coefficient,
-    partition_columns,
-    retained_columns,
-    retention_percent,
-)
+from hpa_lightning.functional import balance_coefficient, partition_columns, retained_columns, retention_percent
 
 
 @st.composite

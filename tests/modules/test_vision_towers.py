@@ -12,13 +12,7 @@ from support.towers import LANGUAGE, SMALL, TOWERS, VIT, tokenizer
 from transformers import AutoModelForImageTextToText, CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from hpa_lightning.data import MLLMCollator
-from hpa_lightning.modules import (
-    MLLMModule,
-    ModelParts,
-    TimmMLLM,
-    TimmProcessor,
-    build_timm_mllm,
-)
+from hpa_lightning.modules import MLLMModule, ModelParts, TimmMLLM, TimmProcessor, build_timm_mllm
 from hpa_lightning.modules.timm_mllm import spatial_features
 from hpa_lightning.modules.vision_towers import tower_features
 

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 from support.study_cells import cell, two_tasks
 
-from hpa_lightning.report.study_report import (
-    StudyCell,
-)
+from hpa_lightning.report.study_report import StudyCell
 from hpa_lightning.results.result_file import RESULT_FILE
 
 TASKS = ["AD", "ImageNet", "Flickr30k", "Fin", "ScienceQA", "TextVQA"]

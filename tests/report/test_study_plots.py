@@ -10,9 +10,7 @@ import pytest
 from support.study_cells import T2, results, two_tasks
 
 from hpa_lightning.report.study_plots import plot_against_performance, plot_sweep
-from hpa_lightning.report.study_report import (
-    StudyCell,
-)
+from hpa_lightning.report.study_report import StudyCell
 
 
 def test_trade_off_has_one_labelled_point_for_each_method(study: list[StudyCell]) -> None:

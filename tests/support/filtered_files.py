@@ -7,9 +7,7 @@ from typing import Any
 
 from support.instruction_files import llava_row
 
-from hpa_lightning.filtering import (
-    PhraseFilter,
-)
+from hpa_lightning.filtering import PhraseFilter
 
 BOMB = PhraseFilter(phrases=["pipe bomb", "napalm"])
 

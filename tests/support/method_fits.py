@@ -13,10 +13,7 @@ from support.method_registry import RETENTION
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from hpa_lightning.callbacks import (
-    CalibrationSettings,
-    FocusPartition,
-)
+from hpa_lightning.callbacks import CalibrationSettings, FocusPartition
 from hpa_lightning.modules.lora import lora_layers
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

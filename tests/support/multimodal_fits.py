@@ -10,9 +10,7 @@ import torch
 from support.method_registry import METHODS
 from support.tiny_mllms import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, tiny_timm, training_records
 
-from hpa_lightning.callbacks import (
-    CalibrationSettings,
-)
+from hpa_lightning.callbacks import CalibrationSettings
 from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
 from hpa_lightning.modules import LoraSettings, MLLMModule
 

@@ -11,11 +11,7 @@ import lightning as L
 import torch
 from support.tiny_mllms import tiny_llava, training_records, write_llava_json
 
-from hpa_lightning.callbacks import (
-    CalibrationSettings,
-    HarmoniousFusion,
-    RetentionSettings,
-)
+from hpa_lightning.callbacks import CalibrationSettings, HarmoniousFusion, RetentionSettings
 from hpa_lightning.data import CVITDataModule, EvaluationSet, Task
 from hpa_lightning.modules import LoraSettings, MLLMModule
 

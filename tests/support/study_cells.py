@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hpa_lightning.report.study_report import (
-    StudyCell,
-)
+from hpa_lightning.report.study_report import StudyCell
 from hpa_lightning.results.run_results import RunResults
 
 HASH = "0123456789abcdef0123456789abcdef01234567"
