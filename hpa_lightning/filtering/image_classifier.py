@@ -113,7 +113,12 @@ class ImageClassifier:
         import timm
         from timm.data import create_transform, resolve_model_data_config
 
-        classifier: Any = timm.create_model(_timm_name(self.model), pretrained=True)
+        classifier: Any
+        if Path(self.model).is_dir():
+            classifier = _of_timm_folder(Path(self.model))
+        else:
+            name = f"hf-hub:{self.model}" if self.model.startswith("timm/") else self.model
+            classifier = timm.create_model(name, pretrained=True)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = getattr(torch, self.dtype)
         classifier = classifier.to(device, dtype).eval()
@@ -139,10 +144,19 @@ def _is_timm(model: str) -> bool:
     return "/" not in model or model.startswith(("timm/", "hf-hub:"))
 
 
-def _timm_name(model: str) -> str:
-    if Path(model).is_dir():
-        return f"local-dir:{model}"
-    return f"hf-hub:{model}" if model.startswith("timm/") else model
+def _of_timm_folder(folder: Path) -> Any:
+    """The model of a folder that timm wrote for the hub; timm itself reads such folders from 1.0.16 on."""
+    import timm
+
+    config = json_object(folder / "config.json")
+    weights = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    if not weights:
+        raise ValueError("the folder holds neither model.safetensors nor pytorch_model.bin.")
+    described = {**config.get("pretrained_cfg", {}), "file": str(weights[0]), "source": "file"}
+    described |= {key: config[key] for key in ("num_classes", "label_names") if key in config}
+    sizes = {key: config[key] for key in ("num_classes", "global_pool") if config.get(key) is not None}
+    arguments = {**sizes, **config.get("model_args", {})}
+    return timm.create_model(config["architecture"], pretrained=True, pretrained_cfg=described, **arguments)
 
 
 def _timm_labels(classifier: Any) -> list[str]:

@@ -42,7 +42,8 @@ def test_scores_are_timms(named: bool, tmp_path: Path) -> None:
     pictures = [read_rgb(path) for path in photographs(tmp_path)]
     names = None if named else IMAGE_LABELS
     part = ImageClassifier(folder, ["nude"], label_names=names, device="cpu", batch_size=2)
-    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model: Any = timm.create_model("resnet10t", num_classes=3).eval()
+    model.load_state_dict(torch.load(f"{folder}/pytorch_model.bin", weights_only=True))
     transform: Any = create_transform(**resolve_model_data_config(model))
     with torch.no_grad():
         expected = torch.cat([model(transform(picture)[None]).softmax(-1) for picture in pictures]).tolist()
@@ -93,6 +94,10 @@ def test_pictures_that_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     vit, unnamed = write_vit(tmp_path / "vit"), write_timm(tmp_path / "timm", named=False)
+    weightless = write_timm(tmp_path / "weightless")
+    for file in (tmp_path / "weightless").glob("*.*"):
+        if file.name != "config.json":
+            file.unlink()
     ViTModel.from_pretrained(vit).save_pretrained(tmp_path / "headless")
     cases: list[tuple[dict[str, Any], str]] = [
         ({"labels": ["nudes"]}, "no label 'nudes'; did you mean 'nude'?"),
@@ -100,6 +105,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"workers": 0}, "workers 0"),
         ({"model": unnamed}, "it has 3 labels, and 0 names are known; give label_names"),
+        ({"model": weightless}, "holds neither model.safetensors nor pytorch_model.bin"),
         ({"model": "/nowhere/at/all"}, "model='/nowhere/at/all' cannot be loaded as an image classifier"),
         ({"model": "no_such_timm_model"}, "model='no_such_timm_model' cannot be loaded as an image classifier"),
         ({"model": str(tmp_path / "headless")}, "its file lacks the weights ['classifier.bias', 'classifier.weight']"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import matplotlib
@@ -9,7 +10,7 @@ import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from timm.models import save_for_hf
+from timm.models._hub import save_for_hf  # timm.models has it from 1.0.16 on
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 IMAGE_LABELS = ["drawings", "nude", "neutral"]
@@ -39,7 +40,15 @@ def write_timm(folder: Path, named: bool = True) -> str:
     torch.manual_seed(0)
     model = timm.create_model("resnet10t", num_classes=len(IMAGE_LABELS))
     torch.nn.init.normal_(model.get_classifier().weight, std=1.0)
-    save_for_hf(model, str(folder), model_config={"label_names": IMAGE_LABELS} if named else {})
+    names = {"label_names": IMAGE_LABELS} if named else {}
+    try:
+        save_for_hf(model, str(folder), model_config=names)
+    except RuntimeError:  # timm 1.0.15 does not know the newer hub packages
+        folder.mkdir()
+        own = {key: value for key, value in model.pretrained_cfg.items() if value not in (None, "")}
+        config = {"architecture": "resnet10t", "num_classes": len(IMAGE_LABELS), "pretrained_cfg": own, **names}
+        (folder / "config.json").write_text(json.dumps(config))
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
     return str(folder)
 
 
