@@ -1,16 +1,12 @@
 """Two trees of this repository against each other: the benchmarks of speed and memory, in turns on one machine.
 
     git worktree add /tmp/old 579a4b7^
-    python benchmarks/paired.py --old /tmp/old --new . block -- --shrink 4 --task-samples 16
-    python benchmarks/paired.py --old /tmp/old --new . steps -- --hidden 1024 --inner 2752 --rank 32
-    python benchmarks/paired.py --old /tmp/old --new . fuse -- --folder /tmp --blocks 2 --hidden 1024 --inner 2752
+    python benchmarks/paired.py --old /tmp/old --new . block steps fuse
 
-One run is one process of the tree's own `benchmarks/NAME.py` with the options after `--`. Old and new take turns, and
-each goes first in every second pair. A ratio below 1 says that the new tree needs less; its spread is that of the
-single pairs, from the smallest to the largest.
-
-On a machine that others use too, `--processor-time` lets `block` and `steps` count the processor time of their process,
-and the last row is the processor time of all that a run did, the making of models included.
+Small sizes, on a CPU. Each tree has one process, which runs its own `benchmarks/NAME.py` once to warm up and then when
+its turn comes; old and new go first in turns. Seconds are the processor time of that process (one thread), which counts
+the same on a machine that others use; memory is the most that a run adds to what the process held before. A ratio below
+1 says that the new tree needs less; its spread is that of the single pairs, from the smallest to the largest.
 
 A tree from before `hpa_lightning/callbacks` was a link needs one: ln -s ../callbacks OLD/hpa_lightning/callbacks.
 """
@@ -20,96 +16,146 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from machine import command, device_name
 
-
-def of_block(output: str) -> dict[str, float]:
-    """Calibration, partition and fusion of one block."""
-    result = json.loads(output.splitlines()[-1])
-    return {"seconds": result["seconds"], "extra memory, MB": result["bytes"] / 1e6}
+Run = Callable[[], dict[str, float]]
 
 
-def of_steps(output: str) -> dict[str, float]:
-    """What the callbacks add to a training step, in their hooks."""
-    figures = {}
-    for cells in (line.strip("| ").split(" | ") for line in output.splitlines() if line.startswith("| ")):
-        if cells[0] != "method":
-            base = float(next(cell for cell in cells if cell.endswith(" ms")).removesuffix(" ms"))
-            figures[f"{cells[0]}, {cells[1]}: ms in its hooks"] = base * float(cells[-2].removesuffix(" %")) / 100
-    return figures
+def block(folder: Path) -> Run:
+    """Calibration, partition and fusion of one block of an eighth of LLaVA-7B's widths."""
+    import block as benchmark
+
+    options = argparse.Namespace(device="cpu", dtype="float32", safety_samples=8, task_samples=16, tokens=640, shrink=8)
+
+    def run() -> dict[str, float]:
+        result = benchmark.measure(options, "ours")
+        return {"block: s": result["seconds"], "block: extra memory, MB": result["bytes"] / 1e6}
+
+    return run
 
 
-def of_fuse(output: str) -> dict[str, float]:
-    """The `fuse` command, and where it was asked for the run from saved diagonals."""
-    figures = {}
-    for name, seconds, _, memory in re.findall(
-        r"^\| \| (fuse.*?) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) GB", output, re.M
-    ):
-        figures[f"{name}: seconds"] = float(seconds)
-        figures[f"{name}: peak memory, GB"] = float(memory)
-    return figures
+def steps(folder: Path) -> Run:
+    """What the callbacks add to a training step, in their hooks, and the memory of the fit."""
+    import steps as benchmark
+    from machine import memory_now, memory_peak
+
+    options = argparse.Namespace(
+        device="cpu", dtype="float32", hidden=1024, inner=2752, rank=32, samples=1, tokens=64, pairs=6, blocks=1
+    )
+
+    def run() -> dict[str, float]:
+        figures = {}
+        for method, tuning in (("in_training", "lora"), ("in_training", "full"), ("null_space", "lora")):
+            before = memory_now(torch.device("cpu"))
+            turns, _ = benchmark.run(method, tuning, options, str(folder))
+            inside = [seconds for on, _, seconds in turns.steps if on]
+            figures[f"{method}, {tuning}: ms in the hooks of a step"] = 1000 * statistics.median(inside)
+            extra = memory_peak(torch.device("cpu")) - before
+            figures[f"{method}, {tuning}: extra memory of the fit, MB"] = extra / 1e6
+        return figures
+
+    return run
 
 
-BY_PROCESSOR_TIME = """
-import os, runpy, sys, time
-time.perf_counter = time.process_time
-del sys.argv[0]
-sys.path[0] = os.path.dirname(sys.argv[0])
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+def fuse(folder: Path) -> Run:
+    """`fuse_checkpoints` on a small LLaVA with an adapter."""
+    import shutil
+    import time
 
-READERS: dict[str, tuple[list[str], Callable[[str], dict[str, float]]]] = {
-    "block": (["--only", "ours"], of_block),
-    "steps": ([], of_steps),
-    "fuse": ([], of_fuse),
-}
+    from llava import configuration, write_adapter, write_checkpoint, write_data
+    from machine import memory_now, memory_peak
 
+    from hpa_lightning.callbacks import CalibrationSettings
+    from hpa_lightning.fuse import fuse_checkpoints
 
-def run(tree: Path, name: str, options: list[str], processor_time: bool) -> dict[str, float]:
-    """One run of the tree's benchmark: its figures, the most memory that its process held, its processor time."""
-    extra, read = READERS[name]
-    start = ["-c", BY_PROCESSOR_TIME] if processor_time else []
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
-    with tempfile.TemporaryFile("w+") as output:
-        arguments = [sys.executable, *start, str(tree / "benchmarks" / f"{name}.py"), *options, *extra]
-        process = subprocess.Popen(arguments, stdout=output, env=environment, cwd=tree)
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except KeyboardInterrupt:
-            process.kill()
-            raise
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        text = output.read()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(arguments)} ended with exit status {process.returncode}.")
-    figures = read(text)
-    if not figures:
-        raise SystemExit(f"{' '.join(arguments)} printed no figures that are known here:\n{text}")
-    seconds = usage.ru_utime + usage.ru_stime
-    return figures | {"peak memory of the process, GB": usage.ru_maxrss / 1e6, "processor time in all, s": seconds}
+    config = configuration(2, 512, 1376, 2)
+    write_checkpoint(folder / "before", config)
+    write_adapter(folder / "after", config, 32)
+    safety = write_data(folder, 4, "safety", "I am sorry, I cannot help with that.")
+    task = write_data(folder, 8, "task", "A field of colours.")
 
-
-def require_own(tree: Path) -> None:
-    """Each tree must run its own code, not an installed one."""
-    code = "import hpa_lightning, hpa_lightning.callbacks as c; print(hpa_lightning.__file__); print(c.__file__)"
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tree)
-    paths = done.stdout.split()
-    if len(paths) != 2 or not all(Path(path).resolve().is_relative_to(tree) for path in paths):
-        raise SystemExit(
-            f"{tree} does not run its own code: {paths or done.stderr}. See the end of --help's first part."
+    def run() -> dict[str, float]:
+        before, start = memory_now(torch.device("cpu")), time.perf_counter()
+        fuse_checkpoints(
+            folder / "before",
+            folder / "after",
+            folder / "fused",
+            safety,
+            task,
+            calibration=CalibrationSettings(4, 8, 4),
         )
+        seconds = time.perf_counter() - start
+        shutil.rmtree(folder / "fused")
+        return {"fuse: s": seconds, "fuse: extra memory, MB": (memory_peak(torch.device("cpu")) - before) / 1e6}
+
+    return run
+
+
+BENCHMARKS = {"block": block, "steps": steps, "fuse": fuse}
+
+
+def work(tree: Path, name: str) -> None:
+    """One tree's process: a run for each line that comes in."""
+    import logging
+    import time
+    import warnings
+
+    import hpa_lightning.callbacks
+
+    where = Path(str(hpa_lightning.callbacks.__file__)).resolve()
+    if not where.is_relative_to(tree):
+        raise SystemExit(f"{tree} runs the code of {where}. Is its hpa_lightning/callbacks a link?")
+    time.perf_counter = time.process_time
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the benchmark prints is no answer
+    with TemporaryDirectory() as folder:
+        run = BENCHMARKS[name](Path(folder))
+        for _ in sys.stdin:
+            print(json.dumps(run()), file=answers, flush=True)
+
+
+class Worker:
+    """The process of a tree."""
+
+    def __init__(self, tree: Path, name: str) -> None:
+        # The tree's own benchmarks, and this file for both.
+        path = os.pathsep.join(map(str, (tree, tree / "benchmarks", Path(__file__).parent)))
+        code = "import pathlib, sys; import paired; paired.work(pathlib.Path(sys.argv[1]), sys.argv[2])"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tree), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if name != "block" else None,
+            text=True,
+            cwd=tree,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        )
+
+    def run(self) -> dict[str, float]:
+        pipes: Any = self.process
+        print("run", file=pipes.stdin, flush=True)
+        line = pipes.stdout.readline()
+        if not line:
+            raise SystemExit(f"{' '.join(map(str, self.process.args))} ended with {self.process.wait()}.")
+        figures: dict[str, float] = json.loads(line)
+        return figures
+
+    def close(self) -> None:
+        pipes: Any = self.process
+        pipes.stdin.close()
+        self.process.wait()
 
 
 def commit(tree: Path) -> str:
@@ -118,42 +164,39 @@ def commit(tree: Path) -> str:
     return done.stdout.strip() or "unknown"
 
 
+def compare(trees: list[Path], name: str, pairs: int) -> None:
+    """Run one benchmark in pairs and print its rows."""
+    workers = [Worker(tree, name) for tree in trees]
+    for worker in workers:
+        worker.run()
+    runs: list[list[dict[str, float]]] = [[], []]
+    for number in range(pairs):
+        for which in (0, 1) if number % 2 == 0 else (1, 0):
+            runs[which].append(workers[which].run())
+            print(f"{name}, pair {number + 1}, {('old', 'new')[which]}", file=sys.stderr, flush=True)
+    for worker in workers:
+        worker.close()
+    for figure in runs[0][0]:
+        old, new = ([one[figure] for one in side] for side in runs)
+        ratios = [after / before for before, after in zip(old, new, strict=True)]
+        before, after = statistics.median(old), statistics.median(new)
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        print(f"| {figure} | {before:.3g} | {after:.3g} | {after / before:.3f} | {spread} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--old", type=Path, required=True)
     parser.add_argument("--new", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--processor-time", action="store_true", help="on a machine that others use")
-    parser.add_argument("name", choices=READERS)
-    parser.add_argument("options", nargs="*", help="of the benchmark, after --")
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("names", nargs="+", choices=BENCHMARKS)
     options = parser.parse_args()
     trees = [tree.resolve() for tree in (options.old, options.new)]
-    for tree in trees:
-        require_own(tree)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of `timeout`
-    runs: list[list[dict[str, float]]] = [[], []]
-    try:
-        for number in range(options.pairs):
-            for which in (0, 1) if number % 2 == 0 else (1, 0):
-                runs[which].append(run(trees[which], options.name, options.options, options.processor_time))
-                print(f"pair {number + 1}, {('old', 'new')[which]}: {runs[which][-1]}", file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        print("Interrupted: the table is of the pairs that are complete.", file=sys.stderr)
-    pairs = min(map(len, runs))
-    if not pairs:
-        raise SystemExit("No pair is complete.")
-    print(f"\n{device_name(torch.device('cpu'))}; old {commit(trees[0])}, new {commit(trees[1])}; {pairs} pairs")
-    print(f"{command()}\n")
-    print("| figure | old, median | new, median | ratio of the medians | of the smallest | of single pairs |")
-    print("|---|---|---|---|---|---|")
-    for figure in runs[0][0]:
-        old, new = ([one[figure] for one in side[:pairs]] for side in runs)
-        ratios = [after / before for before, after in zip(old, new, strict=True)]
-        before, after = statistics.median(old), statistics.median(new)
-        print(
-            f"| {figure} | {before:.3g} | {after:.3g} | {after / before:.3f} | {min(new) / min(old):.3f} | "
-            f"{min(ratios):.3f} to {max(ratios):.3f} |"
-        )
+    about = f"old {commit(trees[0])}, new {commit(trees[1])}; {options.pairs} pairs"
+    print(f"\n{device_name(torch.device('cpu'))}; {about}\n{command()}\n")
+    print("| figure | old, median | new, median | ratio of the medians | of single pairs |\n|---|---|---|---|---|")
+    for name in options.names:
+        compare(trees, name, options.pairs)
 
 
 if __name__ == "__main__":
