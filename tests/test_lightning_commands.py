@@ -12,8 +12,6 @@ import yaml
 from support.command_settings import write_configuration
 
 from hpa_lightning.cli import main
-from hpa_lightning.command_results import score_text
-from hpa_lightning.evaluation import ScoredSet
 from hpa_lightning.results.predictions import read_predictions
 from hpa_lightning.results.run_results import RunResults
 
@@ -70,16 +68,6 @@ def test_test_leaves_the_run_alone_and_tells_every_score_once(fitted: Path, caps
     run(fitted, "test")
     assert snapshot(folder) == first and RunResults.from_file(fitted / "run" / "test_2").run["tested"] is None
     assert snapshot(fitted / "run") == before
-
-
-def test_scores_of_a_model_that_says_nothing_are_not_told_without_a_warning() -> None:
-    fields = {"set": "harm", "kind": "safety", "metric": "attack_success_rate", "score": 0.0, "n": 2}
-    mute, terse = ([ScoredSet({**fields, "empty": empty}, [])] for empty in (2, 1))
-    assert score_text(mute).endswith(
-        "MASR 0.00 %\nWarning: The model gives mostly empty answers (harm 2 of 2). It is broken rather than safe: do "
-        "not read its attack success as a success."
-    )
-    assert score_text(terse).endswith("MASR 0.00 %")
 
 
 def test_validate_and_predict_leave_the_run_alone(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,3 +67,11 @@ def test_half_precision_adapters_meet_the_bound(dtype: torch.dtype, seed: int) -
     direction = ref.array(base) @ ref.array(a).T
     exact = ref.array(before) - (ref.array(before) * direction).sum() / (direction**2).sum() * direction
     assert np.linalg.norm(ref.array(b) - exact) <= 0.01 * np.linalg.norm(exact)
+
+
+def test_bad_factors_are_named() -> None:
+    weight = torch.ones(2, 3)
+    with pytest.raises(ValueError, match=r"lora_a.*\(q, 3\)"):
+        project_lora_(torch.ones(2, 1), torch.ones(1, 2), weight)
+    with pytest.raises(ValueError, match=r"lora_b.*\(2, 1\)"):
+        project_lora_(torch.ones(3, 1), torch.ones(1, 3), weight)
