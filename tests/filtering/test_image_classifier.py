@@ -108,7 +108,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         ({"model": weightless}, "holds neither model.safetensors nor pytorch_model.bin"),
         ({"model": "/nowhere/at/all"}, "model='/nowhere/at/all' cannot be loaded as an image classifier"),
         ({"model": "no_such_timm_model"}, "model='no_such_timm_model' cannot be loaded as an image classifier"),
-        ({"model": str(tmp_path / "headless")}, "its file lacks the weights ['classifier.bias', 'classifier.weight']"),
+        ({"model": str(tmp_path / "headless")}, "its file lacks the weights ['classifier.bias'"),
     ]
     for settings, said in cases:
         with pytest.raises(ValueError) as raised:
