@@ -152,7 +152,7 @@ def without_counterpart(tree: Path, found: dict[str, Path]) -> list[Path]:
     """Files of tests that are named after nothing in the package, from `tests/` on.
 
     One is named after a module or a package, alone or with a behaviour behind it: `test_projection.py` and
-    `test_projection_of_adapters.py` test `projection.py`.
+    `test_projection_in_the_step.py` test `projection.py`.
     """
     known = {folder: [] for folder in {mirror(name).parent for name in found}}  # type: dict[Path, list[str]]
     for name in found:
