@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from hpa_lightning.study.method_points import windows_of
 from hpa_lightning.study.study_file import expand_study
 from hpa_lightning.study.windows import windows_study
 
@@ -35,19 +34,6 @@ def test_windows_of_any_model_and_fit() -> None:
     assert made["trainer"]["callbacks"][-1]["init_args"] == {"layers": [3, 4]}
     assert made["trainer"]["logger"]["init_args"]["save_dir"] == "/store/c/m/s"
     assert made["model"] == config["model"]
-
-
-def test_what_is_no_window() -> None:
-    assert windows_of(3, 1, 2) == [(1, 1), (3, 3)]
-    for windows, message in (
-        ({"blocks": 4, "size": 4}, "something is left to train"),
-        ({"blocks": 4, "size": 0}, "whole number from 1"),
-        ({"blocks": 4}, r"\['size'\] missing"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            study({"w": {"title": "W", "windows": windows, "config": {"x": "${first}"}}}, ["w"])
-    with pytest.raises(ValueError, match="no TaskEvaluation"):
-        windows_study({"model": {}, "data": {}, "trainer": {}}, Path("c.yaml"), 1, 1, [0], blocks=2)
 
 
 def test_a_run_that_starts_with_another() -> None:

@@ -1,0 +1,81 @@
+"""Study files: what is wrong in one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.study_files import STUDY, write
+
+from hpa_lightning.study import read_study
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"group": {}}, r"unknown keys \['group'\]"),
+        ({"groups": {"a": {"title": "A", "methods": ["none"], "seeds": [1]}}}, "no method 'none'"),
+        (
+            {"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1], "conditions": ["hot"]}}},
+            "no condition 'hot'",
+        ),
+        (
+            {"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1], "reference": "sweep"}}},
+            "reference 'sweep'",
+        ),
+        (
+            {"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1], "reference": ["plain", "none"]}}},
+            "reference 'none'",
+        ),
+        (
+            {"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1], "x": {"setting": "p"}}}},
+            "no method of it has the setting 'p'",
+        ),
+        (
+            {"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1], "curves": ["sweep"]}}},
+            "curves names 'sweep'",
+        ),
+        ({"groups": {"a": {"title": "A", "methods": ["plain"]}}}, r"\['seeds'\] missing"),
+        ({"groups": {"a": {"title": "A", "methods": "plain", "seeds": [1]}}}, "methods is 'plain'; expected a list"),
+        ({"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": 5}}}, "seeds is 5; expected a list"),
+        ({"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": "101"}}}, "seeds is '101'; expected a list"),
+        ({"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": ["a"]}}}, "expected whole numbers"),
+        ({"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1, 1]}}}, "expected each once"),
+        ({"groups": {"a": {"title": "A", "methods": ["sweep", "sweep[p=2]"], "seeds": [1]}}}, r"'sweep\[p=2\]' twice"),
+        ({"groups": {"a": {"title": "A", "methods": ["sweep[p=6]"], "seeds": [1]}}}, r"there are \['sweep\[p=2\]'"),
+        ({"columns": ["a"]}, "columns: .* expected headings with lists of evaluation sets"),
+        ({"columns": {"Text": "a"}}, "columns: Text is 'a'; expected a list of evaluation sets"),
+        (
+            {"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1], "columns": {"Text": []}}}},
+            "group 'a', columns: Text is",
+        ),
+        ({"groups": None}, "groups: None; expected a mapping"),
+        ({"methods": ["plain"]}, r"methods: \['plain'\]; expected a mapping"),
+        ({"methods": {"sweep": {"title": "S", "grid": {"p": 5}}}}, "p is 5; expected a list of values"),
+        ({"methods": {"sweep": {"title": "S", "grid": {"p": [1, 2]}}}}, "points of its grid are the same run"),
+        ({"methods": {"sweep": {"title": "S", "callbacks": {"class_path": "a"}}}}, "callbacks is .* expected a list"),
+        (
+            {
+                "methods": {"sweep": {"title": "S", "config": {"act": "${p}"}, "grid": {"p": ["a", "b"]}}},
+                "groups": {"a": {"title": "A", "methods": ["sweep"], "seeds": [1], "x": {"setting": "p"}}},
+            },
+            "'p' has the value 'a'; expected numbers",
+        ),
+        ({"methods": {"plain": {"title": "${q}"}, "sweep": STUDY["methods"]["sweep"]}}, r"nothing fills \$\{q\}"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_study(write(tmp_path, **changes))
+
+
+def test_a_study_that_is_no_yaml_is_told(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("title: [")
+    with pytest.raises(ValueError, match=r"study\.yaml is not valid YAML"):
+        read_study(tmp_path / "study.yaml")
+
+
+def test_unknown_group(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no group 'third'"):
+        read_study(write(tmp_path)).cells(["third"])
