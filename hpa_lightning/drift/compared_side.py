@@ -6,6 +6,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -79,11 +80,11 @@ class ComparedSide(ABC):
 
     def holds(self, name: str) -> str | None:
         """The name under which a tensor is stored: its own, or that of a weight that it is tied to."""
-        return next((one for one in (name, *self.layout.ties.get(name, ())) if one in self._known), None)
+        return next((one for one in (name, *self.layout.ties.get(name, ())) if one in self._stored), None)
 
-    @property
-    def _known(self) -> set[str]:
-        return set(self.names)
+    @cached_property
+    def _stored(self) -> frozenset[str]:
+        return frozenset(self.names)
 
 
 class FolderSide(ComparedSide):
