@@ -1,0 +1,30 @@
+"""The picture of a study's columns holds the means of its tables."""
+
+from __future__ import annotations
+
+import pytest
+from support.study_cells import cell, two_tasks
+
+from hpa_lightning.report.study_columns import plot_columns
+from hpa_lightning.report.study_tables import comparison_table
+
+
+def test_every_method_has_a_point_in_every_panel() -> None:
+    columns = {"Attacks": ["attack"], "Both": ["attack", "harmless"]}
+    runs = {
+        "Three": [two_tasks(0.9, 0.8, 0.5, asr, 0.1) for asr in (0.2, 0.3, 0.7)],
+        "One": [two_tasks(0.9, 0.8, 0.5, 0.4)],
+    }
+    figure = plot_columns(runs, columns, {"Three": 0, "One": 1})
+    assert figure is not None
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["Attacks, %", "Both, %"]
+    table = comparison_table(
+        [cell(name, seed, run) for name, of in runs.items() for seed, run in enumerate(of)], None, columns
+    )
+    for number, ax in enumerate(figure.axes):
+        points = [line for line in ax.get_lines() if len(line.get_xdata()) == 1]
+        means = [row[len(row) - 2 + number].mean for row in table.rows]  # type: ignore[union-attr]
+        assert [float(line.get_xdata()[0]) for line in points] == pytest.approx(means)
+        assert [line.get_markerfacecolor() == "white" for line in points] == [False, True], "hollow below three seeds"
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["Three", "One"]
+    assert plot_columns(runs, {}, {"Three": 0, "One": 1}) is None
