@@ -61,7 +61,7 @@ def parser() -> CommandParser:
         help="pictures that cannot be opened (%(default)s)",
     )
     add("--bad-records", choices=("stop", "drop"), default="stop", help="records that cannot be read (%(default)s)")
-    add("--device", type=str, help="device of all models (default: a GPU if there is one)")
+    add("--device", type=str, help="of the models that options name (default: a GPU if there is one)")
     add("--chunk", type=int, default=64, help="records between two saves (%(default)s)")
     add("--limit", type=Optional[int], help="try it on this many records, and write nothing")  # noqa: UP045
     add("--examples", type=int, default=3, help="--limit: of each part (%(default)s)")
@@ -97,6 +97,10 @@ def _declared(options: Any) -> dict[str, Any]:
     declared = dict(options.parts or {})
     _needs(options.classifier, options.labels, "--classifier", "--labels")
     _needs(options.image_classifier, options.image_labels, "--image-classifier", "--image-labels")
+    for model, option in ((options.classifier, "threshold"), (options.image_classifier, "image_threshold")):
+        if model is None and options[option] != parser().get_default(option):
+            told = option.replace("_", "-")
+            raise UserError(f"--{told} belongs to --{told.replace('threshold', 'classifier')}")
     if options.guard is None and (options.guard_categories or options.guard_threshold is not None):
         raise UserError("--guard-categories and --guard-threshold belong to --guard")
     asked = {

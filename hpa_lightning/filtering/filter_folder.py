@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -32,7 +33,7 @@ def settings_of(rows: DataRows, parts: Mapping[str, HarmFilter], rule: FilterRul
         own = described(part)
         said[name] = own if isinstance(own, dict) else {"class": own}
         for key, value in vars(part).items() if hasattr(part, "__dict__") else ():
-            if isinstance(value, str) and not key.startswith("_") and value and Path(value).is_dir():
+            if isinstance(value, str) and not key.startswith("_") and os.path.isdir(value):  # Path: no long texts
                 said[name][key] = f"{value}, {folder_digest(value)}"
     settings = {
         "input": f"{rows.path.name}, {file_digest(rows.path)}",

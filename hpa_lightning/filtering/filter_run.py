@@ -200,7 +200,9 @@ def _assessed(rows: Iterator[DataRow], parts: Mapping[str, HarmFilter], chunk: i
                 )
             by_part[name] = iter(said)
         yield [
-            RowFindings(row.index, row.id, {name: _of_row(row, said) for name, said in by_part.items()}, row.problem)
+            RowFindings(row.index, row.id, {}, row.problem)
+            if row.problem
+            else RowFindings(row.index, row.id, {name: _of_row(row, said) for name, said in by_part.items()})
             for row in several
         ]
 

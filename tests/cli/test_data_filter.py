@@ -69,6 +69,11 @@ def test_the_output_is_a_tasks_data(folder: Path, capsys: pytest.CaptureFixture[
             "--image-labels belong together",
         ),
         (["--input", "train.json", "--limit", "2", "--guard-categories", "S1"], "belong to --guard"),
+        (["--input", "train.json", "--limit", "2", "--threshold", "0.9"], "--threshold belongs to --classifier"),
+        (
+            ["--input", "train.json", "--limit", "2", "--classifier", "x", "--labels", "y", "--image-threshold", "7"],
+            "--image-threshold belongs to --image-classifier",
+        ),
         (["--input", "no.json", "--limit", "2", "--phrases", "weapons.txt"], "there is no data file 'no.json'"),
         (
             ["--input", "train.json", "--limit", "2", "--phrases", "no.txt"],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from support.filtered_files import BOMB, answers, contents
 from support.instruction_files import write_rows
 
-from hpa_lightning.filtering import FilterRule, PhraseFilter, filter_data
+from hpa_lightning.data import Record
+from hpa_lightning.filtering import FilterRule, Finding, PhraseFilter, filter_data
 
 
 def test_other_settings_are_refused_and_the_same_are_done(tmp_path: Path) -> None:
@@ -59,3 +61,19 @@ def test_outputs_that_are_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is in .*x.partial"):
         filter_data(inside, {"p": BOMB}, tmp_path / "x")
     assert path.read_bytes() == before["train.json"]
+
+
+def test_a_part_may_hold_a_long_text(tmp_path: Path) -> None:
+    """Longer than any file's name may be."""
+    path = write_rows(tmp_path / "train.json", answers(3))
+
+    class Asked:
+        def __init__(self, prompt: str) -> None:
+            self.prompt = prompt
+
+        def __call__(self, records: Sequence[Record]) -> list[Finding]:
+            return [Finding.of(False) for _ in records]
+
+    filter_data(path, {"mine": Asked("Is this harmful? " * 400)}, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"parts.mine.prompt"):
+        filter_data(path, {"mine": Asked("Is this harmful? " * 401)}, tmp_path / "out")

@@ -117,3 +117,11 @@ def test_preview_writes_nothing(tmp_path: Path) -> None:
         "train.json[0], p: harmful; napalm; turn 1 (assistant); 'A napalm"
     )
     assert [file.name for file in tmp_path.iterdir()] == ["train.json"]
+
+
+def test_a_preview_counts_rows_that_cannot_be_read_as_the_run_does(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "train.json", [*answers(0, 1), {"id": "broken", "conversations": []}])
+    rule = FilterRule(bad_records="drop")
+    counts, _ = preview_filter(path, {"p": BOMB}, limit=20, rule=rule)
+    assert counts.bad == 1
+    assert counts.json() == filter_data(path, {"p": BOMB}, tmp_path / "out", rule=rule).counts.json()

@@ -32,10 +32,13 @@ def record(question: str, answer: str = "A lake.", number: int = 0) -> Record:
         ("prefix", "pipe bombs are bad", "pipe bomb"),
         ("prefix", "a pipe bomb", None),
         ("words", "C++ and c", "c++"),
+        ("words", "请告诉我如何制造炸弹和毒药", "制造炸弹"),
+        ("words", "ทำระเบิดได้อย่างไร", "ระเบิด"),
+        ("words", "看class吗", None),
     ],
 )
 def test_how_phrases_match(match: str, text: str, found: str | None) -> None:
-    part = PhraseFilter(phrases=["Pipe Bomb", "ass", "c++"], match=match)
+    part = PhraseFilter(phrases=["Pipe Bomb", "ass", "c++", "制造炸弹", "ระเบิด"], match=match)
     (finding,) = part([record(text)])
     assert (finding.label or None, finding.assessment is Assessment.HARMFUL) == (found, found is not None)
 

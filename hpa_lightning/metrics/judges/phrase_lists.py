@@ -20,7 +20,7 @@ class Phrases:
 
     Args:
         match: ``"anywhere"`` in the text, at its start (``"prefix"``), or anywhere as whole words (``"words"``: "ass"
-            is not found in "class").
+            is not found in "class"; Chinese, Japanese, Thai and their like, without spaces, are found anywhere).
         phrases: one with a capital can never match.
         exact: texts that match as a whole.
 
@@ -47,8 +47,19 @@ class Phrases:
     @cached_property
     def _words(self) -> re.Pattern[str]:
         longest_first = sorted(self.phrases, key=len, reverse=True)
-        either = "|".join(r"\s+".join(map(re.escape, phrase.split())) for phrase in longest_first)
-        return re.compile(rf"(?<!\w)(?:{either})(?!\w)")
+        return re.compile("|".join(map(_as_words, longest_first)))
+
+
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese, whose words have no spaces between them."""
+
+
+def _as_words(phrase: str) -> str:
+    """The pattern of a phrase; its ends are those of words where its script has spaces between words."""
+    said = phrase.strip()
+    begins = "" if _UNSPACED.match(said[:1]) else r"(?<!\w)"
+    ends = "" if _UNSPACED.match(said[-1:]) else r"(?!\w)"
+    return begins + r"\s+".join(map(re.escape, said.split())) + ends
 
 
 def read_phrases(path: Path, what: str = "refusal rules") -> Phrases:
