@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from hpa_lightning.calibration.earlier_tasks import EarlierTasks, model_type_of
@@ -34,7 +34,8 @@ class HessianMemory(Part):
     to one (:class:`hpa_lightning.calibration.earlier_tasks.EarlierTasks`): a task that is learnt in another fit, on
     another machine, is protected like one of the same stream.
 
-    State: ``"memory"``, that sum; ``"remembered"``, the names of its tasks. A checkpoint of the exact form is taken
+    State: ``"memory"``, that sum; ``"remembered"``, the names of its tasks; ``"from_file"``, whether it began with a
+    file of earlier tasks: a fit that did not cannot be given one when it continues. A checkpoint of the exact form is taken
     into sketches when it is loaded.
 
     Args:
@@ -89,6 +90,7 @@ class HessianMemory(Part):
         self._sums: dict[str, Tensor] = {}
         self._sketches: dict[str, InputSketch] = {}
         self._remembered: list[str] | None = None  # names of tasks; None: the file of earlier tasks is still to be read
+        self._from_file = False
 
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if self._remembered is None and self.earlier_tasks is not None:
@@ -116,7 +118,9 @@ class HessianMemory(Part):
             self._remembered = []
             if self.earlier_tasks is not None:
                 earlier = self._read(pl_module)
-                self._remembered = list(earlier.tasks)
+                self._remembered, self._from_file = list(earlier.tasks), True
+                if self.save_memory is not None and (lost := earlier.lost(self.earlier_tasks, self.save_memory)):
+                    rank_zero_warn(f"{self.caller}: {lost}")
                 for linear in self.layers:
                     if linear.name in held:
                         sketch = earlier.sketches[linear.name_in_blocks]  # other layers may have the same one
@@ -189,7 +193,7 @@ class HessianMemory(Part):
             held.round_()
 
     def state_dict(self) -> dict[str, Any]:
-        remembered = {"remembered": self._remembered}
+        remembered = {"remembered": self._remembered, "from_file": self._from_file}
         if self.form == "exact":
             return {"memory": cpu_state(self._sums), **remembered}
         return {"memory": {name: sketch.state_dict() for name, sketch in self._sketches.items()}, **remembered}
@@ -197,6 +201,12 @@ class HessianMemory(Part):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sums, self._sketches = {}, {}
         self._remembered = state_dict.get("remembered", [])  # older checkpoints know no names
+        self._from_file = state_dict.get("from_file", False)
+        if self.earlier_tasks is not None and self._remembered is not None and not self._from_file:
+            raise MisconfigurationException(
+                f"{self.caller}: earlier_tasks is {str(self.earlier_tasks)!r}, and the checkpoint is of a fit that began "
+                "without such a file, which would not be read any more. Continue without earlier_tasks, or begin anew."
+            )
         for name, saved in state_dict["memory"].items():
             if isinstance(saved, Tensor) and self.form == "exact":
                 self._sums[name] = saved

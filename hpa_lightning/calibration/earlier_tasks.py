@@ -35,6 +35,7 @@ class EarlierTasks:
         blocks: number of the model's decoder blocks.
         tasks: names, in the order in which they were learnt.
         model_type: the configuration's `model_type`; empty where the model has none.
+        unread: names of the file's layers that :meth:`read` was not asked for.
     """
 
     sketches: Mapping[str, InputSketch]
@@ -42,6 +43,16 @@ class EarlierTasks:
     blocks: int
     tasks: tuple[str, ...]
     model_type: str = ""
+    unread: tuple[str, ...] = ()
+
+    def lost(self, path: str | Path, target: str | Path) -> str:
+        """Say which layers of the file that was read a new file will not hold; empty where it holds all."""
+        if not self.unread:
+            return ""
+        return (
+            f"{path} remembers {len(self.unread)} layers that are not tuned now ({', '.join(self.unread[:3])}); {target} "
+            "will not hold them, so that a later task that tunes them cannot read it. Tune the same layers in all tasks."
+        )
 
     def write(self, path: str | Path) -> None:
         """Write the file, whole or not at all; the rows are rounded to bfloat16 there.
@@ -118,6 +129,7 @@ class EarlierTasks:
             blocks,
             tuple(map(str, tasks)),
             str(made_of["model_type"]),
+            tuple(name for name in first if name not in widths),
         )
 
 

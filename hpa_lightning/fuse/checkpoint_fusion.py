@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -124,14 +125,13 @@ def fuse_checkpoints(
     )
     fusion: FusionMethod
     earlier = None
+    name = Path(os.path.abspath(after)).name if task_name is None else task_name
     if method == "hpa":
         fusion = HarmoniousMethod(
             retention or RetentionSettings(), orthogonal, calibration.damping, calibration.normalized
         )
     else:
-        if earlier_tasks is not None:
-            widths = {layer.name_in_blocks: layer.in_features for layer in job.by_name.values()}
-            earlier = EarlierTasks.read(earlier_tasks, widths, job.blocks, job.model_type)
+        earlier = _earlier_tasks(job, earlier_tasks, save_memory, name)
         given = {name: value for name, value in regression.items() if value is not None}
         settings_of = {"safety_weight": 1.0, "memory_weight": 1.0, "rank": 384, **given}
         fusion = RegressionMethod(damping=calibration.damping, earlier=earlier, **settings_of)  # type: ignore[arg-type]
@@ -182,7 +182,6 @@ def fuse_checkpoints(
             found: dict[str, Tensor] = {}
             for block in range(job.blocks):
                 found |= result.load_diagonals(TASK, block) if job.layers[block] else {}
-            name = Path(after).name if task_name is None else task_name
             size = fusion.rank if isinstance(fusion, RegressionMethod) else 0
             with_task(earlier, name, job.by_name, found, job.blocks, job.model_type, size).write(save_memory)
         layers = result.audit(job.blocks)
@@ -212,6 +211,37 @@ def _refuse_settings_of_others(method: str, of_hpa: Mapping[str, Any], of_regres
     unused = [name for name, value in others.items() if value is not None]
     if unused:
         raise ValueError(f"{', '.join(unused)}: a setting of method {other!r}, and the method is {method!r}.")
+
+
+def _earlier_tasks(
+    job: FusionJob, path: str | Path | None, save_memory: str | Path | None, name: str
+) -> EarlierTasks | None:
+    """Read what is remembered, and check what is to be written against it.
+
+    Raises:
+        ValueError: a file that does not fit, or one in the place of the new one that this fusion has not written.
+    """
+    widths = {layer.name_in_blocks: layer.in_features for layer in job.by_name.values()}
+    earlier = None if path is None else EarlierTasks.read(path, widths, job.blocks, job.model_type)
+    tasks = () if earlier is None else earlier.tasks
+    if name in tasks:
+        warnings.warn(
+            f"{path} remembers a task {name!r} already. If it is this one, the update is bent away from its own inputs; "
+            "if not, give it another task_name.",
+            stacklevel=3,
+        )
+    if save_memory is None:
+        return earlier
+    if earlier is not None and path is not None and (lost := earlier.lost(path, save_memory)):
+        warnings.warn(lost, stacklevel=3)
+    if Path(save_memory).exists():  # of this fusion, which was killed after it had written that
+        there = EarlierTasks.read(save_memory, widths, job.blocks, job.model_type).tasks
+        if there != (*tasks, name):
+            raise ValueError(
+                f"{save_memory} exists already and remembers {', '.join(there)}; expected a new file, or one of this "
+                f"fusion, with {', '.join((*tasks, name))}. Choose another file for the memory, or remove it."
+            )
+    return earlier
 
 
 def _fuse_block(block: int, job: FusionJob, fusion: FusionMethod, result: FusionOutput) -> None:

@@ -80,3 +80,9 @@ def test_the_type_of_a_wrapped_model() -> None:
     model = LlamaForCausalLM(LlamaConfig(intermediate_size=8, **settings))
     assert model_type_of(nn.ModuleDict({"inner": model})) == "llama"
     assert model_type_of(nn.Linear(2, 2)) == ""
+
+
+def test_layers_that_a_new_file_will_lack_are_told(file: Path) -> None:
+    found = EarlierTasks.read(file, {"0.self_attn.k_proj": 12, "1.mlp.down_proj": 20}, 2)
+    assert "remembers 1 layers that are not tuned now (0.self_attn.q_proj); b will not" in found.lost("a", "b")
+    assert EarlierTasks.read(file, WIDTHS, 2).lost("a", "b") == ""

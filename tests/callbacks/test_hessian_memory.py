@@ -155,3 +155,20 @@ def test_a_file_of_other_layers_or_in_the_way_ends_the_fit_before_it_trains(lora
 def test_files_need_a_memory_of_sketches(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{name} is 'a.safetensors' with .*expected form='sketch'"):
         RegressionFusion(**{name: "a.safetensors"}, **options)
+
+
+@pytest.mark.parametrize("callback", [NullSpaceProjection, RegressionFusion])
+def test_a_fit_that_began_without_a_file_cannot_be_given_one(callback: Any, tmp_path: Path) -> None:
+    """It would go on without reading it."""
+    file = tmp_path / "memory.safetensors"
+    module = foreign_module(OPTIMIZERS["adamw_decay"], True)
+    first = callback(form="sketch", save_memory=file, **calibration_data())
+    fit(module, [first], tmp_path)
+    late = callback(form="sketch", earlier_tasks=file)
+    with pytest.raises(MisconfigurationException, match="began without such a file"):
+        late.load_state_dict(first.state_dict())
+    second = callback(form="sketch", earlier_tasks=file, **calibration_data())
+    late.load_state_dict(second.state_dict())  # nothing is remembered yet: the file is still to be read
+    fit(module, [second], tmp_path)
+    late.load_state_dict(second.state_dict())
+    assert late.memory.state_dict()["remembered"] == ["fit", "fit"]

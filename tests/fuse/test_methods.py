@@ -97,6 +97,9 @@ def test_a_second_task_is_bent_away_from_the_first(pair: tuple[Path, Path], tmp_
         assert held < free
     audit = json.loads((tmp_path / "held" / "audit.json").read_text())
     assert audit["settings"]["earlier tasks"] == ["one"]
+    again_one = {"earlier_tasks": memory, "task_name": "one", "safety_weight": -1.0}
+    with pytest.warns(UserWarning, match="a task 'one' already"), pytest.raises(ValueError, match="safety_weight"):
+        fuse_checkpoints(tmp_path / "first", again, tmp_path / "x", SAFETY, second, **{**SETTINGS, **again_one})
 
 
 def test_a_fusion_that_was_cut_off_after_its_memory_goes_on(
@@ -118,6 +121,9 @@ def test_a_fusion_that_was_cut_off_after_its_memory_goes_on(
         fuse_checkpoints(*pair, tmp_path / "out", SAFETY, TASK, save_memory=memory, **SETTINGS)
     monkeypatch.undo()
     memory.write_bytes(whole.read_bytes())  # as if it had been written before the end
+    with pytest.raises(ValueError, match=rf"remembers {pair[1].name}; expected a new file, .* with other\."):
+        fuse_checkpoints(*pair, tmp_path / "out", SAFETY, TASK, save_memory=memory, task_name="other", **SETTINGS)
+    assert memory.read_bytes() == whole.read_bytes()
     fuse_checkpoints(*pair, tmp_path / "out", SAFETY, TASK, save_memory=memory, **SETTINGS)
     first, second = load(tmp_path / "whole"), load(tmp_path / "out")
     assert all(torch.equal(first[key], second[key]) for key in first)
