@@ -35,8 +35,8 @@ class HessianMemory(Part):
     another machine, is protected like one of the same stream.
 
     State: ``"memory"``, that sum; ``"remembered"``, the names of its tasks; ``"from_file"``, whether it began with a
-    file of earlier tasks: a fit that did not cannot be given one when it continues. A checkpoint of the exact form is taken
-    into sketches when it is loaded.
+    file of earlier tasks: a fit that did not cannot be given one when it continues. A checkpoint of the exact form is
+    taken into sketches when it is loaded.
 
     Args:
         layers: whose inputs are remembered.
@@ -204,8 +204,8 @@ class HessianMemory(Part):
         self._from_file = state_dict.get("from_file", False)
         if self.earlier_tasks is not None and self._remembered is not None and not self._from_file:
             raise MisconfigurationException(
-                f"{self.caller}: earlier_tasks is {str(self.earlier_tasks)!r}, and the checkpoint is of a fit that began "
-                "without such a file, which would not be read any more. Continue without earlier_tasks, or begin anew."
+                f"{self.caller}: earlier_tasks is {str(self.earlier_tasks)!r}, and the checkpoint is of a fit that "
+                "began without such a file, which would not be read any more. Continue without it, or begin anew."
             )
         for name, saved in state_dict["memory"].items():
             if isinstance(saved, Tensor) and self.form == "exact":

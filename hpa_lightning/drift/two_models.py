@@ -99,6 +99,7 @@ def compare_models(
             what :func:`open_side` refuses.
     """
     old, new = open_side(before, base, blocks), open_side(after, base, blocks)
+    kept = None if kept_from is None else read_kept(kept_from, old.layout.count)  # before what takes long
     weights = _compare_weights(old, new, progress)
     first: dict[str, Tensor] = {}
     cosines: dict[str, list[float]] = {}
@@ -121,7 +122,7 @@ def compare_models(
         last=None if found is None else found[1],
         gap_degrees=gap,
         **weights,
-        kept=None if kept_from is None else read_kept(kept_from, old.layout.count),
+        kept=kept,
         kept_from=None if kept_from is None else str(kept_from),
     )
 

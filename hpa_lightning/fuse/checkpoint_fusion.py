@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hpa_lightning.calibration.earlier_tasks import EarlierTasks
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.fuse.diagonals import SAFETY, TASK, FusionOutput, read_diagonals, write_diagonals
@@ -22,6 +21,7 @@ from hpa_lightning.fuse.fusion_calibration import Data, calibrate, calibration_r
 from hpa_lightning.fuse.fusion_job import FusionJob, changed
 from hpa_lightning.fuse.methods import FusionMethod, HarmoniousMethod, RegressionMethod, with_task
 from hpa_lightning.fuse.opening import stamps, versions
+from hpa_lightning.fuse.remembered_tasks import read_earlier_tasks
 from hpa_lightning.fuse.tensor_files import require_finite
 from hpa_lightning.results.run_results import nothing_retained
 
@@ -131,7 +131,7 @@ def fuse_checkpoints(
             retention or RetentionSettings(), orthogonal, calibration.damping, calibration.normalized
         )
     else:
-        earlier = _earlier_tasks(job, earlier_tasks, save_memory, name)
+        earlier = read_earlier_tasks(job, earlier_tasks, save_memory, name)
         given = {name: value for name, value in regression.items() if value is not None}
         settings_of = {"safety_weight": 1.0, "memory_weight": 1.0, "rank": 384, **given}
         fusion = RegressionMethod(damping=calibration.damping, earlier=earlier, **settings_of)  # type: ignore[arg-type]
@@ -211,37 +211,6 @@ def _refuse_settings_of_others(method: str, of_hpa: Mapping[str, Any], of_regres
     unused = [name for name, value in others.items() if value is not None]
     if unused:
         raise ValueError(f"{', '.join(unused)}: a setting of method {other!r}, and the method is {method!r}.")
-
-
-def _earlier_tasks(
-    job: FusionJob, path: str | Path | None, save_memory: str | Path | None, name: str
-) -> EarlierTasks | None:
-    """Read what is remembered, and check what is to be written against it.
-
-    Raises:
-        ValueError: a file that does not fit, or one in the place of the new one that this fusion has not written.
-    """
-    widths = {layer.name_in_blocks: layer.in_features for layer in job.by_name.values()}
-    earlier = None if path is None else EarlierTasks.read(path, widths, job.blocks, job.model_type)
-    tasks = () if earlier is None else earlier.tasks
-    if name in tasks:
-        warnings.warn(
-            f"{path} remembers a task {name!r} already. If it is this one, the update is bent away from its own inputs; "
-            "if not, give it another task_name.",
-            stacklevel=3,
-        )
-    if save_memory is None:
-        return earlier
-    if earlier is not None and path is not None and (lost := earlier.lost(path, save_memory)):
-        warnings.warn(lost, stacklevel=3)
-    if Path(save_memory).exists():  # of this fusion, which was killed after it had written that
-        there = EarlierTasks.read(save_memory, widths, job.blocks, job.model_type).tasks
-        if there != (*tasks, name):
-            raise ValueError(
-                f"{save_memory} exists already and remembers {', '.join(there)}; expected a new file, or one of this "
-                f"fusion, with {', '.join((*tasks, name))}. Choose another file for the memory, or remove it."
-            )
-    return earlier
 
 
 def _fuse_block(block: int, job: FusionJob, fusion: FusionMethod, result: FusionOutput) -> None:
