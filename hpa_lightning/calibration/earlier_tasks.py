@@ -51,8 +51,8 @@ class EarlierTasks:
             return ""
         return (
             f"{path} remembers {len(self.unread)} layers that are not tuned now ({', '.join(self.unread[:3])}); "
-            f"{target} will not hold them, so that a later task that tunes them cannot read it. Tune the same layers in "
-            "all tasks."
+            f"{target} will not hold them, so that a later task that tunes them cannot read it. Tune the same layers "
+            "in all tasks."
         )
 
     def write(self, path: str | Path) -> None:

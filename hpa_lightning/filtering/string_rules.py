@@ -21,8 +21,8 @@ class PhraseFilter:
             ``{"match": "anywhere" | "prefix" | "words", "phrases": [...], "exact": [...]}``, or text with a phrase on
             every line, which are matched as whole words. Letters count in lower case.
         phrases: more phrases, matched as ``match`` says.
-        match: ``"words"``: anywhere, as whole words (in scripts without spaces,
-            such as Chinese, anywhere); ``"anywhere"``; or ``"prefix"``, at the start of a turn.
+        match: ``"words"``: anywhere, as whole words (of scripts without spaces, such as Chinese, as ``"anywhere"``);
+            ``"anywhere"``; or ``"prefix"``, at the start of a turn.
         roles: whose turns are read.
 
     Raises:

@@ -185,3 +185,11 @@ def test_what_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
 def test_the_figures_of_a_comparison_are_json() -> None:
     drift = ModelDrift("a", "b", {}, {}, None, None, None, [0.1], {}, {}, {}, [0.0])
     assert json.loads(json.dumps(drift.record()))["weights"] == [0.1]
+
+
+def test_a_folder_without_columns_is_told_first(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpa_lightning.drift.two_models._compare_weights", lambda *_: pytest.fail("compared already"))
+    with pytest.raises(ValueError, match="neither a run's folder"):
+        compare_models(folders["before"], folders["after"], kept_from=tmp_path)
