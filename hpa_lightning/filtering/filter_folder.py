@@ -61,11 +61,13 @@ def is_finished(output: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def refuse_input(source: Path, output: Path) -> None:
-    """Check that nothing is written over the input.
+    """Check that the output can be made beside others, and that nothing is written over the input.
 
     Raises:
-        ValueError: it is in the output.
+        ValueError: an output without a name of its own (``.``, ``..``), or the input is in it.
     """
+    if output.name in ("", ".."):
+        raise ValueError(f"the output is {str(output)!r}; expected the name of a folder to be made.")
     for folder in (output, _partial_of(output)):
         if source.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"the input {source} is in {folder}, which is written to; choose another output.")

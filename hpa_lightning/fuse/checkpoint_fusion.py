@@ -21,6 +21,7 @@ from hpa_lightning.fuse.fusion_calibration import Data, calibrate, calibration_r
 from hpa_lightning.fuse.fusion_job import FusionJob, changed
 from hpa_lightning.fuse.methods import FusionMethod, HarmoniousMethod, RegressionMethod, with_task
 from hpa_lightning.fuse.opening import stamps, versions
+from hpa_lightning.fuse.output import refuse_inside
 from hpa_lightning.fuse.remembered_tasks import read_earlier_tasks
 from hpa_lightning.fuse.tensor_files import require_finite
 from hpa_lightning.results.run_results import nothing_retained
@@ -112,7 +113,8 @@ def fuse_checkpoints(
         "save_diagonals": save_diagonals,
     }
     _refuse_settings_of_others(method, of_hpa, {**regression, **files_of_regression})
-    resumed = Path(f"{output}.partial").exists()  # it may have been killed after its memory was written
+    refuse_inside(output, {"save_memory": save_memory, "save_diagonals": save_diagonals})
+    resumed = Path(f"{Path(output)}.partial").exists()  # it may have been killed after its memory was written
     if save_memory is not None and Path(save_memory).exists() and not resumed:
         raise ValueError(f"{save_memory} exists already; choose another file for the memory, or remove it.")
     job = FusionJob(

@@ -200,3 +200,23 @@ def _overwrite(path: Path, place: StoredTensor, tensor: Tensor) -> None:
     with path.open("r+b") as file:
         file.seek(place.start)
         file.write(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+
+
+def refuse_inside(output: str | Path, files: Mapping[str, str | Path | None]) -> None:
+    """Check that no file is to be written into a folder that is only made, in one step, when all is done.
+
+    Args:
+        output: the folder.
+        files: name of the argument -> file to be written, if there is one.
+
+    Raises:
+        ValueError: named by the argument: it is in the output.
+    """
+    output = Path(output)
+    for name, file in files.items():
+        for folder in (output, output.with_name(f"{output.name}.partial")):
+            if file is not None and Path(file).resolve().is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"{name} is {str(file)!r}, inside the output, which is a folder only when all is done; write the "
+                    f"file beside it, such as {output.name}-{Path(file).name}."
+                )

@@ -45,6 +45,9 @@ def test_other_settings_are_refused_and_the_same_are_done(tmp_path: Path) -> Non
 
 def test_outputs_that_are_in_the_way(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "train.json", answers(3))
+    for place in (".", "..", ""):
+        with pytest.raises(ValueError, match="expected the name of a folder to be made"):
+            filter_data(path, {"p": BOMB}, place)
     before = contents(tmp_path)
     with pytest.raises(ValueError, match=r"is in .*, which is written to"):
         filter_data(path, {"p": BOMB}, tmp_path)

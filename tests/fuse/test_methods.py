@@ -150,6 +150,18 @@ def test_settings_are_refused(options: dict[str, Any], message: str, pair: tuple
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "options", [{"method": "regression", "save_memory": "out/m.safetensors"}, {"save_diagonals": "out/d.safetensors"}]
+)
+def test_files_inside_the_output_are_refused_before_it_is_computed(
+    options: dict[str, Any], pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"inside the output, .* such as out-[md].safetensors"):
+        fuse_checkpoints(*pair, "out", SAFETY, TASK, **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_command(pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_llava_json(tmp_path / "s.json", SAFETY, tmp_path / "images")
     write_llava_json(tmp_path / "t.json", TASK, tmp_path / "images")
