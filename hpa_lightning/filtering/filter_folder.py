@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def settings_of(rows: DataRows, parts: Mapping[str, HarmFilter], rule: FilterRul
     said: dict[str, Any] = {}
     for name, part in parts.items():
         own = described(part)
+        if isinstance(part, partial):  # its settings are the arguments that it holds
+            own = {"class": described(part.func), "arguments": described(part.args), **described(part.keywords)}
         said[name] = own if isinstance(own, dict) else {"class": own}
         for key, value in vars(part).items() if hasattr(part, "__dict__") else ():
             if isinstance(value, str) and not key.startswith("_") and os.path.isdir(value):  # Path: no long texts

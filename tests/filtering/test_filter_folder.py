@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,15 @@ def test_a_part_may_hold_a_long_text(tmp_path: Path) -> None:
     filter_data(path, {"mine": Asked("Is this harmful? " * 400)}, tmp_path / "out")
     with pytest.raises(ValueError, match=r"parts.mine.prompt"):
         filter_data(path, {"mine": Asked("Is this harmful? " * 401)}, tmp_path / "out")
+
+
+def test_the_arguments_of_a_function_are_its_settings(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "train.json", answers(3))
+
+    def longer(records: Sequence[Record], most: int) -> list[Finding]:
+        return [Finding.of(len(record.prompt) > most) for record in records]
+
+    filter_data(path, {"mine": partial(longer, most=500)}, tmp_path / "out")
+    filter_data(path, {"mine": partial(longer, most=500)}, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"parts.mine.most: 500 there, 5 now"):
+        filter_data(path, {"mine": partial(longer, most=5)}, tmp_path / "out")
