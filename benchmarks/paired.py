@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def steps(folder: Path) -> Run:
     from machine import memory_now, memory_peak
 
     options = argparse.Namespace(
-        device="cpu", dtype="float32", hidden=1024, inner=2752, rank=32, samples=1, tokens=64, pairs=6, blocks=1
+        device="cpu", dtype="float32", hidden=512, inner=1376, rank=32, samples=1, tokens=32, pairs=4, blocks=1
     )
 
     def run() -> dict[str, float]:
@@ -153,6 +154,7 @@ class Worker:
         return figures
 
     def close(self) -> None:
+        """End the process, which removes its files, when its run is over."""
         pipes: Any = self.process
         pipes.stdin.close()
         self.process.wait()
@@ -170,18 +172,23 @@ def compare(trees: list[Path], name: str, pairs: int) -> None:
     for worker in workers:
         worker.run()
     runs: list[list[dict[str, float]]] = [[], []]
-    for number in range(pairs):
-        for which in (0, 1) if number % 2 == 0 else (1, 0):
-            runs[which].append(workers[which].run())
-            print(f"{name}, pair {number + 1}, {('old', 'new')[which]}", file=sys.stderr, flush=True)
+    try:
+        for number in range(pairs):
+            for which in (0, 1) if number % 2 == 0 else (1, 0):
+                runs[which].append(workers[which].run())
+                print(f"{name}, pair {number + 1}, {('old', 'new')[which]}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:  # the rows are of the pairs that are complete
+        pairs = min(map(len, runs))
     for worker in workers:
         worker.close()
+    if pairs == 0:
+        raise SystemExit(f"{name}: no pair is complete.")
     for figure in runs[0][0]:
-        old, new = ([one[figure] for one in side] for side in runs)
+        old, new = ([one[figure] for one in side[:pairs]] for side in runs)
         ratios = [after / before for before, after in zip(old, new, strict=True)]
         before, after = statistics.median(old), statistics.median(new)
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-        print(f"| {figure} | {before:.3g} | {after:.3g} | {after / before:.3f} | {spread} |", flush=True)
+        print(f"| {figure}, {pairs} pairs | {before:.3g} | {after:.3g} | {after / before:.3f} | {spread} |", flush=True)
 
 
 def main() -> None:
@@ -191,8 +198,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("names", nargs="+", choices=BENCHMARKS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of `timeout`
     trees = [tree.resolve() for tree in (options.old, options.new)]
-    about = f"old {commit(trees[0])}, new {commit(trees[1])}; {options.pairs} pairs"
+    about = f"old {commit(trees[0])}, new {commit(trees[1])}"
     print(f"\n{device_name(torch.device('cpu'))}; {about}\n{command()}\n")
     print("| figure | old, median | new, median | ratio of the medians | of single pairs |\n|---|---|---|---|---|")
     for name in options.names:
