@@ -97,6 +97,16 @@ class HessianMemory(Part):
             self.layers.find(pl_module)
             self._read(pl_module)  # a file that does not fit is refused before anything is trained
             self.layers.clear()
+        if self.save_memory is not None and self._sketches:
+            self.layers.find(pl_module)
+            missing = sorted(self._sketches.keys() - {linear.name for linear in self.layers})
+            self.layers.clear()
+            if missing:
+                raise MisconfigurationException(
+                    f"{self.caller}: earlier tasks are remembered at {len(missing)} layers that are not tuned in task "
+                    f"{task.name!r} ({', '.join(missing[:3])}), and save_memory writes the layers under tuning. Tune "
+                    "the same layers in all tasks, or leave out save_memory."
+                )
         if self._remembered is None and self.save_memory is not None and Path(self.save_memory).exists():
             raise MisconfigurationException(
                 f"{self.caller}: save_memory={str(self.save_memory)!r} exists already; name another file, or remove it."

@@ -172,3 +172,15 @@ def test_a_fit_that_began_without_a_file_cannot_be_given_one(callback: Any, tmp_
     fit(module, [second], tmp_path)
     late.load_state_dict(second.state_dict())
     assert late.memory.state_dict()["remembered"] == ["fit", "fit"]
+
+
+def test_a_task_without_layers_that_the_file_has_ends_before_it_trains(tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], False)
+    fusion = RegressionFusion(form="sketch", save_memory=tmp_path / "memory.safetensors", **calibration_data())
+    fit(module, [fusion], tmp_path)
+    before = dense(module)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_("q_proj" not in name)
+    with pytest.raises(MisconfigurationException, match=r"not tuned in task 'fit' \(model.layers.0.q_proj, "):
+        fit(module, [fusion], tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in dense(module).items())
