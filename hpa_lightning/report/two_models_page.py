@@ -38,10 +38,15 @@ def part_table(drift: Any) -> Table:
 
 
 def plot_two_models(drift: Any) -> Figure:
-    """Hidden states, weights and columns over the blocks, the safety layers of the model before shaded."""
+    """Hidden states, weights and columns over the blocks, the safety layers of the model before shaded.
+
+    Hidden states are left out where no prompts were given, columns where none are equal in both models or kept.
+    """
     numbers = range(1, len(drift.weights) + 1)
-    figure = new_figure(9.2, 1.0 + 2.4 * (2 + bool(drift.cosines)))
-    axes = new_axes(figure, 2 + bool(drift.cosines), sharex=True)
+    columns = drift.kept is not None or any(drift.unmoved)
+    panels = 1 + bool(drift.cosines) + columns
+    figure = new_figure(9.2, 1.0 + 2.4 * panels)
+    axes = new_axes(figure, panels, sharex=True)
     if drift.cosines:
         for index, (name, values) in enumerate(drift.cosines.items()):
             heights = [1 - value for value in values]
@@ -49,24 +54,26 @@ def plot_two_models(drift: Any) -> Figure:
         axes[0].set_title("Hidden states at the prompts' last token", loc="left", fontsize=11)
         axes[0].set_ylabel("1 − cosine")
         legend_beside(axes[0])
-    axes[-2].plot(numbers, drift.weights, markersize=6, **series_style(0))
-    axes[-2].set_title("Weights of the linear layers", loc="left", fontsize=11)
-    axes[-2].set_ylabel("‖W − W₀‖ / ‖W₀‖")
-    axes[-1].bar(numbers, drift.unmoved, width=0.7, color=COLOURS[6], label="equal in both")
-    if drift.kept is not None:
-        axes[-1].plot(
-            numbers, drift.kept, linestyle="", marker="_", markersize=22, color=COLOURS[1], label="kept by HPA"
-        )
-    axes[-1].set_title("Input columns", loc="left", fontsize=11)
-    axes[-1].set_ylabel("columns, %")
-    legend_beside(axes[-1])
+    moved = axes[int(bool(drift.cosines))]
+    moved.plot(numbers, drift.weights, markersize=6, **series_style(0))
+    moved.set_title("Weights of the linear layers", loc="left", fontsize=11)
+    moved.set_ylabel("‖W − W₀‖ / ‖W₀‖")
+    if columns:
+        axes[-1].bar(numbers, drift.unmoved, width=0.7, color=COLOURS[6], label="equal in both")
+        if drift.kept is not None:
+            axes[-1].plot(
+                numbers, drift.kept, linestyle="", marker="_", markersize=22, color=COLOURS[1], label="kept by HPA"
+            )
+        axes[-1].set_title("Input columns", loc="left", fontsize=11)
+        axes[-1].set_ylabel("columns, %")
+        legend_beside(axes[-1])
     shaded = "" if drift.first is None else " (shaded: safety layers of the model before)"
     axes[-1].set_xlabel(f"decoder block{shaded}")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in axes:
         if drift.first is not None:
             ax.axvspan(drift.first - 0.5, drift.last + 0.5, color=SHADE, zorder=0)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.06 * ax.get_ylim()[1])  # a marker at the top is not cut
     return figure
 
 
