@@ -257,13 +257,14 @@ def _condition(
     if group.x is not None:
         image("sweep", *_sweep(group.x, runs, labels))
     curves, left_out = _curves(group, runs)
+    more = f"; {left_out} more methods are in the tables" if left_out else ""
     if curves:
         chosen = {labels[method]: shown[labels[method]] for method in curves}
         image(
             "steps",
             plot_steps(chosen, styles),
             "Step by step: average performance on the tasks learnt so far and mean attack success rate, mean over "
-            f"seeds with 95 % confidence bands{f'; {left_out} more methods are in the tables' if left_out else ''}.",
+            f"seeds with 95 % confidence bands{more}.",
             "Lines of average performance and of mean attack success rate per step. After the last task: "
             + _values_in_words(chosen, ("AP", "MASR")),
         )
@@ -272,7 +273,7 @@ def _condition(
         "safety-curve",
         plot_safety_curve(curved),
         "While the tasks are trained, against the optimizer steps: task scores, attack success and over-refusal, mean "
-        "over seeds with 95 % confidence bands.",
+        f"over seeds with 95 % confidence bands{more}.",
         "Lines against the optimizer steps. After the last task: " + _values_in_words(curved, ("AP", "MASR")),
     )
     alike = _of_one_start(cells, group)
@@ -281,8 +282,8 @@ def _condition(
         "drift",
         plot_study_drift(drifted, styles),
         "How far every decoder block is from the model that the runs start with: mean over seeds with 95 % confidence "
-        "bands.",
-        "Lines over the decoder blocks, one for each method, for each set of prompts and for the weights.",
+        f"bands{more}.",
+        "Lines over the decoder blocks, one for each of these methods, for each set of prompts and for the weights.",
     )
     if len(measured := [cell.run for cell in alike if has_drift(cell.run)]) > 2:
         table(
