@@ -19,7 +19,12 @@ def run_script(name: str, *arguments: str) -> None:
     places = [str(path.parents[1]), os.environ.get("PYTHONPATH")]
     process = subprocess.Popen(
         [sys.executable, str(path), *arguments],
-        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, places))},
+        env={
+            **environment,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONFAULTHANDLER": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, places)),
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -31,4 +36,5 @@ def run_script(name: str, *arguments: str) -> None:
         os.killpg(process.pid, signal.SIGKILL)  # with those that it started, which would hold the pipe open
         process.communicate()
         raise
-    assert process.returncode == 0, errors[-3000:]
+    fault = errors.find("Fatal Python error")  # where a signal such as SIGSEGV hit
+    assert process.returncode == 0, (errors[fault : fault + 3000] if fault >= 0 else "") + errors[-3000:]
