@@ -17,6 +17,7 @@ from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.functional import InputSketch
+from hpa_lightning.functional.sketched_regression import kept_sketch
 from hpa_lightning.modules.fsdp import cpu_state
 
 Form = Literal["sketch", "exact"]
@@ -150,10 +151,7 @@ class HessianMemory(Part):
         if isinstance(safety, Tensor):
             kept = self.safety_weight * safety
             return kept + self.memory_weight * self._sums[name] if name in self._sums else kept
-        total = safety.scaled(self.safety_weight, rank=2 * self.rank)
-        if name in self._sketches:
-            total.merge(self._sketches[name], self.memory_weight)
-        return total
+        return kept_sketch(safety, self._sketches.get(name), self.safety_weight, self.memory_weight, self.rank)
 
     def remember(
         self,

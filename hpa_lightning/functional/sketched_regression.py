@@ -18,6 +18,26 @@ from hpa_lightning.functional.numerics.checks import check_float, check_number, 
 from hpa_lightning.functional.sketch import InputSketch
 
 
+def kept_sketch(
+    safety: InputSketch, earlier: InputSketch | None, safety_weight: float, memory_weight: float, rank: int
+) -> InputSketch:
+    """Return the sketch of `safety_weight H_s + memory_weight sum_i H_i`, what an update is kept away from.
+
+    Args:
+        safety: of the safety inputs, at most `rank` rows; it stays as it is.
+        earlier: of the inputs of earlier tasks, likewise; None: there are none.
+        safety_weight, memory_weight: their weights, at least 0.
+        rank: of both; the result holds twice as many rows, so that nothing is lost here.
+
+    Raises:
+        ValueError: other columns, or a negative weight.
+    """
+    kept = safety.scaled(safety_weight, rank=2 * rank)
+    if earlier is not None:
+        kept.merge(earlier, memory_weight)
+    return kept
+
+
 @torch.no_grad()
 def sketched_regression_map(task: InputSketch, kept: InputSketch, damping: float = 0.01) -> Callable[[Tensor], Tensor]:
     """Return the linear map of an update ``D -> D H_t (H_t + K)^-1`` from sketches of the Hessians.

@@ -15,6 +15,7 @@ from hpa_lightning.calibration import shared_inverse_diagonals
 from hpa_lightning.calibration.earlier_tasks import EarlierTasks
 from hpa_lightning.data.batch_order import named_generator
 from hpa_lightning.functional import HessianAccumulator, InputSketch, RetentionSettings
+from hpa_lightning.functional.sketched_regression import kept_sketch
 from hpa_lightning.modules.tuned_linear import TunedLinear
 
 
@@ -176,9 +177,8 @@ class RegressionMethod(FusionMethod):
     ) -> tuple[Tensor, dict[str, Any]]:
         names, safety_sketch = _sketch_of(layer.name, safety)
         if self._map is None or self._map[0] != names[0]:  # one at a time: layers that share an input follow each other
-            kept = safety_sketch.scaled(self.safety_weight, rank=2 * self.rank)
-            if self.earlier is not None:
-                kept.merge(self.earlier.sketches[layer.name_in_blocks], self.memory_weight)
+            earlier = None if self.earlier is None else self.earlier.sketches[layer.name_in_blocks]
+            kept = kept_sketch(safety_sketch, earlier, self.safety_weight, self.memory_weight, self.rank)
             _, task_sketch = _sketch_of(layer.name, task)
             mapping = F.sketched_regression_map(task_sketch.to(old.device), kept.to(old.device), self._damping)
             self._map = names[0], mapping
