@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from hpa_lightning.calibration.earlier_tasks import EarlierTasks, model_type_of
+from hpa_lightning.calibration.earlier_tasks import EarlierTasks, check_memory, model_type_of
 from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.parts import Part
@@ -69,13 +69,9 @@ class HessianMemory(Part):
     ) -> None:
         super().__init__(layers.owner)
         self.layers = layers
-        for name, value in (("safety_weight", safety_weight), ("memory_weight", memory_weight)):
-            if not 0.0 <= value < float("inf"):
-                raise ValueError(f"{name} is {value}; expected a finite number >= 0.")
+        check_memory(safety_weight, memory_weight, rank)
         if form not in ("sketch", "exact"):
             raise ValueError(f"form is {form!r}; expected 'sketch' or 'exact'.")
-        if rank < 1:
-            raise ValueError(f"rank is {rank}; expected at least 1 row for each layer input.")
         for name, path in (("earlier_tasks", earlier_tasks), ("save_memory", save_memory)):
             if path is not None and (form != "sketch" or memory_weight == 0):
                 has = "form='exact'" if form != "sketch" else "memory_weight=0"

@@ -134,6 +134,19 @@ class EarlierTasks:
         )
 
 
+def check_memory(safety_weight: float, memory_weight: float, rank: int) -> None:
+    """Refuse weights that are negative or not finite, and a rank below 1.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    for name, value in (("safety_weight", safety_weight), ("memory_weight", memory_weight)):
+        if not 0.0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value}; expected a finite number >= 0.")
+    if rank < 1:
+        raise ValueError(f"rank is {rank}; expected at least 1 row for each layer input.")
+
+
 def model_type_of(module: nn.Module) -> str:
     """The `model_type` of the outermost transformers configuration in a module; empty where there is none."""
     for inner in module.modules():

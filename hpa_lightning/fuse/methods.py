@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.calibration import shared_inverse_diagonals
-from hpa_lightning.calibration.earlier_tasks import EarlierTasks
+from hpa_lightning.calibration.earlier_tasks import EarlierTasks, check_memory
 from hpa_lightning.data.batch_order import named_generator
 from hpa_lightning.functional import HessianAccumulator, InputSketch, RetentionSettings
 from hpa_lightning.functional.sketched_regression import kept_sketch
@@ -128,11 +128,7 @@ class RegressionMethod(FusionMethod):
         damping: float,
         earlier: EarlierTasks | None = None,
     ) -> None:
-        for name, value in (("safety_weight", safety_weight), ("memory_weight", memory_weight)):
-            if not 0.0 <= value < float("inf"):
-                raise ValueError(f"{name} is {value}; expected a finite number >= 0.")
-        if rank < 1:
-            raise ValueError(f"rank is {rank}; expected at least 1 row for each layer input.")
+        check_memory(safety_weight, memory_weight, rank)
         self.safety_weight = safety_weight
         self.memory_weight = memory_weight
         self.rank = rank
