@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger
@@ -13,8 +14,15 @@ from hpa_lightning.data.nano import NanoDataModule
 from hpa_lightning.modules import NanoModule
 
 
-def fit_nano(seed: int, callbacks: Sequence[L.Callback], folder: Path) -> None:
-    """Tune the embedded model on its six tasks, one after another, with ``callbacks`` beside SequentialTuning."""
+def fit_nano(seed: int, callbacks: Sequence[L.Callback], folder: Path, **data: Any) -> None:
+    """Tune the embedded model on its tasks, one after another, with ``callbacks`` beside SequentialTuning.
+
+    Args:
+        seed: of the data and the training.
+        callbacks: what looks on or takes part.
+        folder: for the logs.
+        data: settings of the NanoDataModule, e.g. ``task_order``; its six tasks when nothing is set.
+    """
     L.seed_everything(seed, workers=True, verbose=False)
     trainer = L.Trainer(
         accelerator="cpu",
@@ -28,4 +36,4 @@ def fit_nano(seed: int, callbacks: Sequence[L.Callback], folder: Path) -> None:
         log_every_n_steps=10,
         gradient_clip_val=1.0,
     )
-    trainer.fit(NanoModule(), datamodule=NanoDataModule(seed=seed))
+    trainer.fit(NanoModule(), datamodule=NanoDataModule(seed=seed, **data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpa_lightning.callbacks import CalibrationSettings, NullSpaceProjection
 from hpa_lightning.data.nano import NanoDataModule
 from hpa_lightning.modules import NanoModule
 
@@ -73,3 +75,26 @@ def test_shares_of_an_update_along_the_safety_directions(tmp_path: Path, monkeyp
     fitting.fit_nano(0, [subspaces.UpdateSubspaces(path, 0, safety_samples=8)], tmp_path)
     assert len(path.read_text().splitlines()) == 2 * 28 * 4
     assert subspaces.table(path).count("\n") == 5
+
+
+def test_change_of_outputs_is_zero_where_no_direction_is_left_and_not_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, fitting = load("output_change"), importlib.import_module("fitting")
+    small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4, "harmful_calibration_size": 16}
+    monkeypatch.setattr(fitting, "NanoModule", lambda: NanoModule(steps=2))
+    found = {}
+    for method, energy in (("sequential", 0.0), ("null-space", 1.0)):
+        path = tmp_path / f"{method}.json"
+        projection = NullSpaceProjection(energy=energy, calibration=CalibrationSettings(safety_samples=8))
+        fitting.fit_nano(0, [projection, change.OutputChange(path)], tmp_path, task_order=["digits"], **small)
+        found[method] = json.loads(path.read_text())
+    assert list(found["sequential"]) == ["digits", "harmful-text", "harmful-image", "harmful-typeset"]
+    for sets in zip(found["sequential"].values(), found["null-space"].values(), strict=True):
+        tuned, kept = (np.array(one["counts"]) for one in sets)
+        assert tuned[0] < tuned.sum() / 10  # two steps change little, but something
+        assert kept.sum() == kept[0] > 0
+    assert change.quantile([0, *[0] * 49, 10, *[0] * 51], 0.5) == pytest.approx(change.EDGES[50])
+    assert change.table(found).count("\n") == 1 + 2 * 4
+    change.draw(found, tmp_path / "change.png")
+    assert (tmp_path / "change.png").stat().st_size > 10_000
