@@ -92,7 +92,7 @@ def test_change_of_outputs_is_zero_where_no_direction_is_left_and_not_otherwise(
     assert list(found["sequential"]) == ["digits", "harmful-text", "harmful-image", "harmful-typeset"]
     for sets in zip(found["sequential"].values(), found["null-space"].values(), strict=True):
         tuned, kept = (np.array(one["counts"]) for one in sets)
-        assert tuned[0] < tuned.sum() / 10  # two steps change little, but something
+        assert tuned[0] < tuned.sum() / 2  # two steps change little, but something
         assert kept.sum() == kept[0] > 0
     assert change.quantile([0, *[0] * 49, 10, *[0] * 51], 0.5) == pytest.approx(change.EDGES[50])
     assert change.table(found).count("\n") == 1 + 2 * 4
