@@ -1,4 +1,4 @@
-"""The embedded benchmark's stream with callbacks that look on: what the scripts here share."""
+"""Fits of the embedded model with callbacks that look on: what the scripts here share."""
 
 from __future__ import annotations
 
@@ -24,6 +24,17 @@ def fit_nano(seed: int, callbacks: Sequence[L.Callback], folder: Path, **data: A
         data: settings of the NanoDataModule, e.g. ``task_order``; its six tasks when nothing is set.
     """
     L.seed_everything(seed, workers=True, verbose=False)
+    fit_stream(NanoModule(), NanoDataModule(seed=seed, **data), seed, callbacks, folder)
+
+
+def fit_stream(
+    module: L.LightningModule,
+    datamodule: L.LightningDataModule,
+    seed: int,
+    callbacks: Sequence[L.Callback],
+    folder: Path,
+) -> None:
+    """Tune ``module`` on a stream of tasks on the CPU, with ``callbacks`` beside SequentialTuning."""
     trainer = L.Trainer(
         accelerator="cpu",
         logger=CSVLogger(folder, name="", version=""),
@@ -36,4 +47,4 @@ def fit_nano(seed: int, callbacks: Sequence[L.Callback], folder: Path, **data: A
         log_every_n_steps=10,
         gradient_clip_val=1.0,
     )
-    trainer.fit(NanoModule(), datamodule=NanoDataModule(seed=seed, **data))
+    trainer.fit(module, datamodule=datamodule)
