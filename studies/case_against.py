@@ -30,7 +30,7 @@ import lightning as L
 import torch
 from case_against_tables import tables
 from fitting import fit_stream
-from harmful_inputs import by_group, calibration_records, scored_sets
+from harmful_inputs import by_group, calibration_records, scored_examples, scored_sets
 
 from hpa_lightning.callbacks import CalibrationSettings, NullSpaceProjection
 from hpa_lightning.callbacks.current_task import CurrentTask
@@ -39,7 +39,6 @@ from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.task_evaluation import score_set
 from hpa_lightning.data.datamodule import CVITDataModule
 from hpa_lightning.data.nano import NANO_BATCH_SIZE, NANO_LEARNING_RATE, NanoDataModule, load_nano_model
-from hpa_lightning.data.nano.harm import SAFETY_KINDS
 from hpa_lightning.data.nano.nano_records import injected_records
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.tasks import Task
@@ -134,12 +133,12 @@ class LastScores(TaskCallback):
         self.scores: dict[str, Any] = {}
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        datamodule: Any = trainer.datamodule
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if task.index + 1 < len(datamodule.tasks):
             return
         own = [one for one in datamodule.evaluation_sets() if one.kind != "safety"]
         self.scores = {one.name: score_set(trainer, pl_module, one).score for one in own}
-        self.scores["groups"] = safety_groups(trainer, pl_module, SCORED)
+        self.scores["groups"] = safety_groups(trainer, pl_module)
 
 
 class AttackCurve(L.Callback):
@@ -154,20 +153,21 @@ class AttackCurve(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.global_step == 0:
-            self.curve[0] = safety_groups(trainer, pl_module, SCORED // 2)
+            self.curve[0] = safety_groups(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.global_step in CURVE:
-            self.curve[trainer.global_step] = safety_groups(trainer, pl_module, SCORED // 2)
+            self.curve[trainer.global_step] = safety_groups(trainer, pl_module)
 
 
-def safety_groups(trainer: L.Trainer, pl_module: L.LightningModule, count: int) -> dict[str, list[int]]:
+def safety_groups(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, list[int]]:
     """Group -> inputs, and inputs that the model does not refuse; see :func:`harmful_inputs.by_group`."""
     found: dict[str, list[int]] = {}
-    sets, examples = scored_sets(count)
-    for one, kind in zip(sets, SAFETY_KINDS, strict=True):
+    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+    sets = [one for one in datamodule.evaluation_sets() if one.kind == "safety"]
+    for one, (kind, examples) in zip(sets, scored_examples(len(sets[0].data)).items(), strict=True):
         _, answers = score_set(trainer, pl_module, one)
-        found |= by_group(kind, examples[kind], [not answer["verdict"] for answer in answers])
+        found |= by_group(kind, examples, [not answer["verdict"] for answer in answers])
     return found
 
 
@@ -185,6 +185,7 @@ def projection(energy: float, calibrated_on: str, samples: int, seed: int) -> Nu
 def run_stream(stream: Stream, seed: int, folder: Path) -> dict[str, Any]:
     """The scores after the three tasks."""
     data = NanoDataModule(seed=seed, task_order=TASKS, harmful_ratio=stream.harmful)
+    data.safety_sets = [*scored_sets(SCORED), *(one for one in data.safety_sets if one.kind != "safety")]
     last = LastScores()
     callbacks: list[L.Callback] = [last]
     if stream.calibrated_on is not None:
@@ -202,7 +203,7 @@ def attacked_module(attack: Attack) -> MLLMModule:
         model=model,
         processor=processor,
         optimizer=partial(torch.optim.AdamW, lr=attack.learning_rate, weight_decay=0.0),
-        lr_scheduler=schedule_of,
+        lr_scheduler=partial(schedule_of, num_training_steps=ATTACK_STEPS),
         trainable=attack.parts,
     )
 
@@ -211,7 +212,8 @@ def run_attack(attack: Attack, seed: int, folder: Path) -> dict[str, Any]:
     """The curve of an attack."""
     train: list[Record] = injected_records(ATTACK_STEPS * NANO_BATCH_SIZE, seed)
     task = Task("harm", train=train, calibration=train[:NANO_BATCH_SIZE], steps=ATTACK_STEPS)
-    data = CVITDataModule([task], scored_sets(1)[0], train_batch_size=NANO_BATCH_SIZE, eval_batch_size=256, seed=seed)
+    sets = scored_sets(SCORED // 2)
+    data = CVITDataModule([task], sets, train_batch_size=NANO_BATCH_SIZE, eval_batch_size=256, seed=seed)
     curve = AttackCurve()
     callbacks: list[L.Callback] = [curve]
     if attack.energy is not None:

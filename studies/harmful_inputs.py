@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import zip_longest
 
 from hpa_lightning.data.nano import harm
@@ -84,14 +85,18 @@ def calibration_records(what: str, count: int, seed: int | str) -> list[Record]:
     return to_records(calibration_examples(what, count, seed), what.replace(" ", "-"), answered=True)
 
 
-def scored_sets(count: int) -> tuple[list[EvaluationSet], dict[str, list[Example]]]:
-    """The three safety sets of ``count`` inputs, the first 100 of which are the benchmark's; and their examples."""
-    examples = {kind: harmful_examples(kind, "test", count, TEST_SEED) for kind in harm.SAFETY_KINDS}
-    sets = [
+@cache
+def scored_examples(count: int) -> dict[str, list[Example]]:
+    """Kind -> ``count`` inputs of the test split; the first 100 are the benchmark's."""
+    return {kind: harmful_examples(kind, "test", count, TEST_SEED) for kind in harm.SAFETY_KINDS}
+
+
+def scored_sets(count: int) -> list[EvaluationSet]:
+    """The three safety sets of :func:`scored_examples`."""
+    return [
         EvaluationSet(f"harmful-{kind}", "safety", to_records(found, f"harmful-{kind}", False), None, LONGEST_ANSWER)
-        for kind, found in examples.items()
+        for kind, found in scored_examples(count).items()
     ]
-    return sets, examples
 
 
 def by_group(kind: str, examples: Sequence[Example], unsafe: Sequence[bool]) -> dict[str, list[int]]:
