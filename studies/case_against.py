@@ -5,10 +5,11 @@
 
 Groups (conditions are in `GROUPS`), every cell one fit of the embedded model on the CPU:
 
-- `kinds`: the three tasks driving, captions, reading; the basis is calibrated on one kind of harm, one wording, some
-  harms, or on harmless inputs alone; scored after the last task on all three sets.
+- `kinds`: one task, captions, which does most harm of all; the basis is calibrated on one kind of harm, one wording,
+  some harms, or on harmless inputs alone; scored on all three sets.
 - `samples`: the same with 8 to 512 samples of all kinds; 128 is `kinds`' "all".
-- `injection`: 0.1, 1 and 10 % of the training samples are harmful ones with an answer.
+- `stream`: conditions of `kinds` over three tasks, whose inputs are remembered.
+- `injection`: 1 and 10 % of the training samples of three tasks are harmful ones with an answer.
 - `attack`: nothing but harmful samples with answers, the projection attached or not, or other weights tuned; scored as
   the steps go by.
 
@@ -30,7 +31,7 @@ import lightning as L
 import torch
 from case_against_tables import tables
 from fitting import fit_stream
-from harmful_inputs import by_group, calibration_records, scored_examples, scored_sets
+from harmful_inputs import CALIBRATIONS, by_group, calibration_records, scored_examples, scored_sets
 
 from hpa_lightning.callbacks import CalibrationSettings, NullSpaceProjection
 from hpa_lightning.callbacks.current_task import CurrentTask
@@ -47,7 +48,7 @@ from hpa_lightning.modules.nano_module import schedule_of
 from hpa_lightning.modules.trainable import TrainableParts
 from hpa_lightning.results.run_results import run_origin
 
-TASKS = ["driving", "captions", "reading"]
+TASKS = ("driving", "captions", "reading")
 SCORED = 200
 """Inputs of each safety set."""
 ATTACK_STEPS = 80
@@ -57,9 +58,10 @@ CURVE = (0, 5, 10, 20, 40, 80)
 
 @dataclass(frozen=True)
 class Stream:
-    """Three tasks.
+    """One task after another.
 
     Args:
+        tasks: their names.
         calibrated_on: what the basis is of (:data:`harmful_inputs.CALIBRATIONS`); ``"nothing"``: of earlier tasks
             alone; ``None``: no projection.
         samples: of them.
@@ -69,6 +71,7 @@ class Stream:
     calibrated_on: str | None = "all"
     samples: int = 128
     harmful: float = 0.0
+    tasks: tuple[str, ...] = ("captions",)
 
 
 @dataclass(frozen=True)
@@ -87,22 +90,15 @@ class Attack:
 
 
 GROUPS: dict[str, dict[str, Stream | Attack]] = {
-    "kinds": {
-        "no projection": Stream(None),
-        "nothing": Stream("nothing"),
-        "all": Stream("all"),
-        "text": Stream("text"),
-        "image": Stream("image"),
-        "typeset": Stream("typeset"),
-        "questions": Stream("questions"),
-        "known harm": Stream("known harm"),
-        "look-alikes": Stream("look-alikes"),
-        "skills": Stream("skills"),
-    },
+    "kinds": {"no projection": Stream(None)} | {name: Stream(name) for name in CALIBRATIONS},
     "samples": {str(count): Stream(samples=count) for count in (8, 16, 32, 64, 256, 512)},
+    "stream": {"no projection": Stream(None, tasks=TASKS)}
+    | {name: Stream(name, tasks=TASKS) for name in ("nothing", *CALIBRATIONS)},
     "injection": {
-        f"{share:g} %, {'projection' if calibrated_on else 'no projection'}": Stream(calibrated_on, 128, share / 100)
-        for share in (0.1, 1, 10)
+        f"{share:g} %, {'projection' if calibrated_on else 'no projection'}": Stream(
+            calibrated_on, 128, share / 100, TASKS
+        )
+        for share in (10, 1)
         for calibrated_on in (None, "all")
     },
     "attack": {
@@ -183,8 +179,8 @@ def projection(energy: float, calibrated_on: str, samples: int, seed: int) -> Nu
 
 
 def run_stream(stream: Stream, seed: int, folder: Path) -> dict[str, Any]:
-    """The scores after the three tasks."""
-    data = NanoDataModule(seed=seed, task_order=TASKS, harmful_ratio=stream.harmful)
+    """The scores after the last task."""
+    data = NanoDataModule(seed=seed, task_order=list(stream.tasks), harmful_ratio=stream.harmful)
     data.safety_sets = [*scored_sets(SCORED), *(one for one in data.safety_sets if one.kind != "safety")]
     last = LastScores()
     callbacks: list[L.Callback] = [last]
