@@ -229,6 +229,13 @@ def measured(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def append(path: Path, cell: dict[str, Any]) -> None:
+    """Write a cell behind the others, on a line of its own where a killed run has left a half one."""
+    torn = path.is_file() and path.read_text()[-1:] not in ("", "\n")
+    with path.open("a") as file:
+        file.write("\n" * torn + json.dumps(cell) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--results", type=Path, required=True)
@@ -247,13 +254,13 @@ def main() -> None:
     done = {(cell["group"], cell["condition"], cell["seed"]) for cell in measured(arguments.results)}
     for group, condition, seed in [] if arguments.table else [cell for cell in cells if cell not in done]:
         start, spec = time.perf_counter(), GROUPS[group][condition]
+        L.seed_everything(seed, workers=True, verbose=False)
         with tempfile.TemporaryDirectory() as folder:
             run: Any = run_stream if isinstance(spec, Stream) else run_attack
             scores = run(spec, seed, Path(folder))
         cell = {"group": group, "condition": condition, "seed": seed, **scores}
         cell |= {"seconds": round(time.perf_counter() - start, 1), "commit": run_origin()["commit"]}
-        with arguments.results.open("a") as file:
-            file.write(json.dumps(cell) + "\n")
+        append(arguments.results, cell)
         print({key: value for key, value in cell.items() if key not in ("groups", "curve")}, flush=True)
     print(tables(measured(arguments.results)))
 

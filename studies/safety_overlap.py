@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import lightning as L
 import numpy as np
 import torch
-from fitting import fit_stream
+from fitting import fit_nano
 from harmful_inputs import calibration_records, harmful_examples
 from torch import Tensor
 
@@ -36,11 +36,9 @@ from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.collator import MLLMCollator
-from hpa_lightning.data.nano import NanoDataModule
 from hpa_lightning.data.nano.harm import SAFETY_KINDS
 from hpa_lightning.data.nano.nano_records import TEST_SEED, task_records, to_records
 from hpa_lightning.data.record import Record
-from hpa_lightning.modules import NanoModule
 
 BASES = ("all", *SAFETY_KINDS, "questions", "known harm", "look-alikes", "skills")
 TASKS = ("driving", "captions", "reading")
@@ -159,10 +157,8 @@ def main() -> None:
     path = arguments.output / "overlap.jsonl"
     path.unlink(missing_ok=True)
     for seed in arguments.seeds:
-        L.seed_everything(seed, workers=True, verbose=False)
-        data = NanoDataModule(seed=seed, task_order=["captions"])
         callback = SafetyOverlap(path, seed, arguments.energy)
-        fit_stream(NanoModule(), data, seed, [callback], arguments.output / f"seed_{seed}")
+        fit_nano(seed, [callback], arguments.output / f"seed_{seed}", task_order=["captions"])
     print(table(path, arguments.energy))
 
 
