@@ -42,6 +42,8 @@ class ModelParts:
     feature_layer: int = -2
     feature_select: FeatureSelect = "patch"
     image_processor: str | None = None
+    image_grid: int | None = None
+    remembered_pictures: int = 0
 
     def build(self, dtype: str = "float32", attn_implementation: str | None = None) -> tuple[TimmMLLM, TimmProcessor]:
         """Return the model and its processor."""

@@ -41,6 +41,7 @@ from hpa_lightning.modules.lora import LoraSettings, add_lora
 from hpa_lightning.modules.save_pretrained import export_model
 from hpa_lightning.modules.schedules import TaskSchedule, build_scheduler
 from hpa_lightning.modules.task_state import TASK_STATE, state_of_trainer, unfinished_weights
+from hpa_lightning.modules.timm_mllm import TimmMLLM
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 from hpa_lightning.modules.trainable import TrainableParts, describe_trainable
 from hpa_lightning.trainer_attributes import datamodule_of
@@ -137,6 +138,7 @@ class MLLMModule(TokenWeightedModule):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
+        self._loss_alone = {"loss_alone": True} if isinstance(self.model, TimmMLLM) else {}
         self.lora = lora
         self.generation = check_generation(generation or {})
         if gradient_checkpointing:
@@ -210,7 +212,7 @@ class MLLMModule(TokenWeightedModule):
         """Return the mean cross-entropy over the answer tokens of a ``train`` batch."""
         self.count_answer_tokens(batch["labels"])
         with naming_failure(self._names_of(batch_idx)):
-            loss = self.model(**self._cast(batch), use_cache=False).loss
+            loss = self.model(**self._cast(batch), use_cache=False, **self._loss_alone).loss
         self.log("train/loss", loss, prog_bar=True, batch_size=batch["input_ids"].shape[0])
         found: Tensor = loss
         return found

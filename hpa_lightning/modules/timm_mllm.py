@@ -16,14 +16,17 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from hpa_lightning.modules.feature_memory import FeatureMemory
 from hpa_lightning.modules.timm_processor import TimmProcessor
 from hpa_lightning.modules.vision_towers import (
     FeatureSelect,
     build_timm_tower,
     check_features,
+    check_image_grid,
     image_processor_of,
     is_hugging_face,
     load_hugging_face_tower,
+    pool_features,
     probe_pixels,
     spatial_features,
     timm_data_config,
@@ -48,6 +51,8 @@ class TimmMLLMConfig(PretrainedConfig):
         vision_config: configuration of a Hugging Face vision model, instead of ``vision_tower``; ``None`` with timm.
         feature_layer: hidden states of a Hugging Face tower that become tokens, see :func:`tower_features`.
         feature_select: ``"patch"`` or ``"full"``, likewise.
+        image_grid: the features are averaged to a grid of so many by so many; as they are when ``None``.
+        remembered_pictures: a frozen tower's features of so many pictures are kept in memory, each seen once.
     """
 
     model_type = "timm_mllm"
@@ -64,9 +69,14 @@ class TimmMLLMConfig(PretrainedConfig):
         vision_config: PretrainedConfig | dict[str, Any] | None = None,
         feature_layer: int = -2,
         feature_select: FeatureSelect = "patch",
+        image_grid: int | None = None,
+        remembered_pictures: int = 0,
         **kwargs: Any,
     ) -> None:
         check_features(feature_layer, feature_select)
+        check_image_grid(image_grid, remembered_pictures)
+        self.image_grid = image_grid
+        self.remembered_pictures = remembered_pictures
         if isinstance(text_config, dict):
             text_config = AutoConfig.for_model(**text_config)
         if isinstance(vision_config, dict):
@@ -109,6 +119,7 @@ class TimmMLLM(PreTrainedModel):
         width = config.text_config.hidden_size
         self.projector = nn.Sequential(nn.Linear(config.feature_size, width), nn.GELU(), nn.Linear(width, width))
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.feature_memory = FeatureMemory(config.remembered_pictures)
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -144,11 +155,17 @@ class TimmMLLM(PreTrainedModel):
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """Return projected features ``(images, image_tokens, hidden_size)`` of ``(images, 3, height, width)``."""
-        config = self.config
-        found: Tensor = self.projector(
-            tower_features(self.vision_tower, pixel_values, config.feature_layer, config.feature_select)
-        )
+        if self.config.remembered_pictures:
+            features = self.feature_memory.features(self.vision_tower, pixel_values, self._tower_features)
+        else:
+            features = self._tower_features(pixel_values)
+        found: Tensor = self.projector(features)
         return found
+
+    def _tower_features(self, pixel_values: Tensor) -> Tensor:
+        config = self.config
+        found = tower_features(self.vision_tower, pixel_values, config.feature_layer, config.feature_select)
+        return found if config.image_grid is None else pool_features(found, config.image_grid)
 
     def forward(
         self,
@@ -156,9 +173,19 @@ class TimmMLLM(PreTrainedModel):
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
+        loss_alone: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Return the language model's output; ``loss`` over ``labels`` other than -100."""
+        """Return the language model's output; ``loss`` over ``labels`` other than -100.
+
+        With ``loss_alone`` the ``logits`` are those of the places from the first one that a label is predicted from:
+        the head is applied to no others, which saves much of its work and memory where answers stand behind pictures.
+        """
+        if labels is not None and loss_alone:
+            places = (labels[:, 1:] != -100).any(dim=0).nonzero()
+            first = int(places[0]) if len(places) else 0
+            labels = labels[:, first:]
+            kwargs["logits_to_keep"] = labels.shape[1]
         found: CausalLMOutputWithPast = self.language_model(
             inputs_embeds=self._embed(input_ids, pixel_values), attention_mask=attention_mask, labels=labels, **kwargs
         )
@@ -205,6 +232,8 @@ def build_timm_mllm(
     image_processor: Any = None,
     dtype: str | torch.dtype = "float32",
     attn_implementation: str | None = None,
+    image_grid: int | None = None,
+    remembered_pictures: int = 0,
 ) -> tuple[TimmMLLM, TimmProcessor]:
     """Put a vision tower and a causal language model together; the projector starts untrained.
 
@@ -224,6 +253,8 @@ def build_timm_mllm(
         image_processor: Hugging Face: an image processor, or the name or folder of one; the tower's when ``None``.
         dtype: of the weights (``"float32"``, ``"bfloat16"``, ``"auto"``: the language model's own).
         attn_implementation: of the language model.
+        image_grid: average the features to a grid of so many by so many, so that an image takes fewer tokens.
+        remembered_pictures: keep a frozen tower's features of so many pictures, each seen once, in memory.
 
     Raises:
         ValueError: no tokenizer, settings of the other kind of tower, or a tower that is none.
@@ -250,7 +281,13 @@ def build_timm_mllm(
         text_config = text_model.config
     else:
         text_config = AutoConfig.for_model(**language_model) if isinstance(language_model, dict) else language_model
-    settings: dict[str, Any] = {"feature_layer": feature_layer, "feature_select": feature_select}
+    check_image_grid(image_grid, remembered_pictures)
+    settings: dict[str, Any] = {
+        "feature_layer": feature_layer,
+        "feature_select": feature_select,
+        "image_grid": image_grid,
+        "remembered_pictures": remembered_pictures,
+    }
     if foreign:
         vision_config = vision_config_of(vision_tower)
         image_processor = image_processor_of(vision_tower, vision_config, image_processor)
@@ -268,6 +305,8 @@ def build_timm_mllm(
         pixels = torch.zeros(1, *data_config["input_size"])
     with torch.no_grad():
         features = tower_features(tower.eval(), pixels, feature_layer, feature_select)
+        if image_grid is not None:
+            features = pool_features(features, image_grid)
     config = TimmMLLMConfig(
         text_config=text_config,
         image_token_id=tokenizer.convert_tokens_to_ids(image_token),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -145,6 +146,28 @@ def spatial_features(tower: nn.Module, pixel_values: Tensor) -> Tensor:
     )
 
 
+def pool_features(features: Tensor, side: int) -> Tensor:
+    """Return features averaged to a grid of ``side`` x ``side`` places, ``(images, side * side, channels)``.
+
+    Args:
+        features: ``(images, tokens, channels)``, the places of a square grid row by row.
+        side: of the new grid; where it does not divide the old one, averaged places overlap.
+
+    Raises:
+        ValueError: the places are no square, or fewer than are wanted.
+    """
+    images, tokens, channels = features.shape
+    old = math.isqrt(tokens)
+    if old * old != tokens or old < side:
+        raise ValueError(
+            f"image_grid is {side}, but the vision tower yields {tokens} features of an image; expected a square grid "
+            f"of at least {side} x {side}. Leave class tokens out (feature_select: patch), or choose a smaller grid."
+        )
+    grid = features.transpose(1, 2).reshape(images, channels, old, old)
+    pooled = nn.functional.adaptive_avg_pool2d(grid, side)
+    return pooled.flatten(2).transpose(1, 2)
+
+
 def check_features(layer: Any, select: Any) -> None:
     """Check the two settings.
 
@@ -155,6 +178,17 @@ def check_features(layer: Any, select: Any) -> None:
         raise ValueError(f"feature_layer is {shown(layer)}; expected the number of a hidden state, such as -2.")
     if select not in get_args(FeatureSelect):
         raise ValueError(f"feature_select is {shown(select)}; expected one of {', '.join(get_args(FeatureSelect))}.")
+
+
+def check_image_grid(side: Any, pictures: Any) -> None:
+    """Check the side of the grid that features are averaged to, and how many pictures' features are remembered.
+
+    Raises:
+        ValueError: no whole number of at least 1 (or ``None``), and of at least 0.
+    """
+    for name, value, least in (("image_grid", 1 if side is None else side, 1), ("remembered_pictures", pictures, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} is {shown(value)}; expected a whole number of at least {least}.")
 
 
 def timm_data_config(tower: nn.Module, side: int | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.tiny_mllms import picture, tiny_timm, training_records
+from support.towers import LANGUAGE
 
 from hpa_lightning.data import MLLMCollator
 from hpa_lightning.modules import (
@@ -102,3 +103,56 @@ def test_from_timm_adds_a_missing_image_token() -> None:
     assert processor.image_token_id == known and model.get_input_embeddings().num_embeddings == known + 1
     module = MLLMModule.from_timm("vit_tiny_patch16_224", config, tokenizer, **settings, lora=LoraSettings(rank=1))
     assert isinstance(module.model, TimmMLLM) and module.lora is not None
+
+
+@pytest.mark.parametrize("grid", [1, 2])
+def test_a_grid_of_fewer_features(grid: int, tmp_path: Path) -> None:
+    """A convolutional tower of 4 x 4 places at 128 pixels, averaged by hand."""
+    _, plain = tiny_timm(tower="test_convnext", arguments={}, image_size=128)
+    text = {"model_type": "llama", "vocab_size": len(plain.tokenizer), **LANGUAGE}
+    model, processor = build_timm_mllm(
+        "test_convnext", text, plain.tokenizer, False, image_size=128, image_grid=grid, remembered_pictures=8
+    )
+    assert processor.image_tokens == model.config.image_tokens == grid * grid
+    pixels = torch.randn(2, 3, 128, 128)
+    model.eval().requires_grad_(False)
+    features = model.vision_tower.forward_features(pixels)  # type: ignore[operator]
+    size = 4 // grid
+    places = [
+        features[:, :, row : row + size, column : column + size].mean(dim=(2, 3))
+        for row in range(0, 4, size)
+        for column in range(0, 4, size)
+    ]
+    wanted = model.projector(torch.stack(places, dim=1))
+    torch.testing.assert_close(model.image_features(pixels), wanted)
+    torch.testing.assert_close(model.image_features(pixels), wanted)
+    assert len(model.feature_memory) == 2
+    model.save_pretrained(tmp_path)
+    again = TimmMLLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again.image_features(pixels), wanted)
+
+
+def test_a_grid_that_cannot_be() -> None:
+    for grid, words in ((9, "4 features of an image"), (0, "at least 1"), (True, "at least 1")):
+        with pytest.raises(ValueError, match=f"image_grid is .*{words}"):
+            tiny_grid(grid)
+
+
+def tiny_grid(grid: Any) -> None:
+    _, plain = tiny_timm(tower="test_convnext", arguments={}, image_size=64)
+    text = {"model_type": "llama", "vocab_size": len(plain.tokenizer), **LANGUAGE}
+    build_timm_mllm("test_convnext", text, plain.tokenizer, False, image_size=64, image_grid=grid)
+
+
+def test_the_head_sees_the_answers_alone() -> None:
+    model, processor = tiny_timm()
+    model.eval()
+    batch = MLLMCollator(processor).train(training_records(3, text_only_every=2))
+    first = int((batch["labels"] != -100).nonzero()[:, 1].min()) - 1
+    whole = model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+    found = model(**batch, loss_alone=True)
+    torch.testing.assert_close(found.logits, whole[:, first:])
+    torch.testing.assert_close(found.loss, model(**batch).loss)
+    shifted = whole[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+    torch.testing.assert_close(found.loss, torch.nn.functional.cross_entropy(*shifted))
+    assert found.logits.shape[1] < whole.shape[1]
