@@ -103,7 +103,8 @@ def neighbour_accuracy(vectors: Tensor, labels: Sequence[Any]) -> float:
     unit = torch.nn.functional.normalize(vectors - vectors.mean(dim=0), dim=1)
     likeness = (unit @ unit.T).fill_diagonal_(-2.0)
     nearest = likeness.argmax(dim=1).tolist()
-    return sum(labels[place] == labels[other] for place, other in enumerate(nearest)) / len(labels)
+    same = [place for place, other in enumerate(nearest) if labels[place] == labels[other]]
+    return len(same) / len(labels)
 
 
 def check_tower(tower: nn.Module, pictures: Sequence[Any], labels: Sequence[Any], at_least: float) -> float:

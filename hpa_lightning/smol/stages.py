@@ -1,0 +1,220 @@
+"""The stages that align the benchmark's model, teach it to see, and align it again; each an ordinary fit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from hpa_lightning.checkpoints import newest_checkpoint
+from hpa_lightning.data import CVITDataModule, EvaluationSet, PromptFile, Record, Task, read_records
+from hpa_lightning.files import write_text
+from hpa_lightning.modules import LoraSettings, MLLMModule, TaskSchedule, TrainableParts
+from hpa_lightning.smol.harm_prompts import Find
+from hpa_lightning.smol.load_checks import SENTENCES, perplexity
+from hpa_lightning.smol.model_build import Tower, model_of_stages
+from hpa_lightning.smol.request_forms import FORMS, Form
+from hpa_lightning.smol.safety_records import (
+    alignment_records,
+    harmful_test_records,
+    harmless_test_records,
+    ordinary_records,
+)
+from hpa_lightning.smol.stage_weights import STAGES, measured_at, save_stage, stage_file
+from hpa_lightning.values import names
+
+BATCH = 8
+"""Samples of an optimizer step."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Settings of a stage.
+
+    Args:
+        steps: optimizer steps, of :data:`BATCH` samples.
+        learning_rate: the peak; it rises over 5 % of the steps and falls linearly to 0.
+        rank: of the adapters on all linear layers of the language model; 0: the projector alone is trained.
+        harm: of which forms of alignment data the stage is: ``"text"``, ``"all"``, or none of them (``""``).
+        seeing: share of samples that are safe visual instructions.
+        measured: forms of the requests that it is measured with; none: the stage does not change what is said to them.
+    """
+
+    steps: int
+    learning_rate: float
+    rank: int = 0
+    harm: str = ""
+    seeing: float = 0.0
+    measured: tuple[Form, ...] = FORMS
+
+
+SETTINGS: dict[str, Stage] = {
+    "text_alignment": Stage(60, 1e-3, rank=8, harm="text", measured=("text",)),
+    "projector": Stage(100, 2e-3, seeing=1.0, measured=()),
+    "visual_tuning": Stage(60, 7e-4, rank=8, seeing=0.85, measured=("text", "picture")),
+    "safety_alignment": Stage(60, 7e-4, rank=4, harm="all", seeing=0.25),
+}
+
+
+def stage_records(data: Path, find: Find, stage: str) -> list[Record]:
+    """Return what a stage trains on.
+
+    ``text_alignment``: refusals and harmless requests in words. ``projector``: sentences about pictures that no task
+    has. ``visual_tuning``: the same, and harmless requests in words, nothing harmful. ``safety_alignment``: refusals
+    and harmless requests in all forms, and sentences about pictures.
+
+    Args:
+        data: a folder of ``hpa-lightning benchmark build smol``; the first stage does without.
+        find: where the packages of the harmful requests are.
+        stage: one of :data:`~hpa_lightning.smol.stage_weights.STAGES`.
+    """
+    settings = SETTINGS[stage]
+    if settings.harm == "text":
+        return alignment_records(find)
+    told = [
+        record
+        for path in sorted((data / "tasks").glob("*/stages.json"))
+        for record in read_records(path, image_folder=str(data))
+    ]
+    if settings.seeing == 1.0:
+        return told
+    if settings.harm:
+        found = list(read_records(data / "safety" / "alignment.json", image_folder=str(data)))
+    else:
+        found = ordinary_records(400, dangerous_words=0.5)
+    wanted = round(len(found) * settings.seeing / (1 - settings.seeing))
+    return [*found, *(told[place % len(told)] for place in range(wanted))]
+
+
+def measured_sets(data: Path, find: Find, forms: Sequence[Form], size: int = 60) -> list[EvaluationSet]:
+    """The sets that a stage is measured on: requests of the tests, harmful and harmless, spread over them.
+
+    Args:
+        data: a folder of ``hpa-lightning benchmark build smol``; text alone does without.
+        find: where the packages of the harmful requests are.
+        forms: of the requests.
+        size: requests of each set.
+    """
+    found = []
+    for form in forms:
+        if form == "text":
+            harmful, harmless = harmful_test_records(find, form), harmless_test_records(form)
+        else:
+            harmful, harmless = (_prompts(data, f"{kind}-{form}") for kind in ("harmful", "harmless"))
+        found += [
+            EvaluationSet(f"harmful-{form}", "safety", _spread(harmful, size), max_new_tokens=24),
+            EvaluationSet(f"harmless-{form}", "over_refusal", _spread(harmless, size), max_new_tokens=24),
+        ]
+    return found
+
+
+def _prompts(data: Path, name: str) -> list[Record]:
+    return list(PromptFile(data / "safety" / f"{name}.jsonl", image_column="image", image_folder=str(data)).read())
+
+
+def _spread(records: Sequence[Record], size: int) -> list[Record]:
+    """At most so many of the records, at even distances."""
+    return [records[place * len(records) // size] for place in range(size)] if len(records) > size else list(records)
+
+
+def run_stage(
+    stage: str, data: Path, find: Find, folder: Path, tower: Tower = "efficientnet", sets: int = 60
+) -> dict[str, float]:
+    """Train a stage, write its weights to ``folder`` and return what was measured at its end.
+
+    What is there already is kept; an interrupted fit goes on from its newest checkpoint.
+
+    Args:
+        stage: one of :data:`~hpa_lightning.smol.stage_weights.STAGES`.
+        data: a folder of ``hpa-lightning benchmark build smol``.
+        find: where the packages of the model's parts are.
+        folder: for weights, logs and checkpoints; those of the stages before are looked for here and then in the
+            package.
+        tower: which vision tower.
+        sets: requests of each set that is measured.
+
+    Raises:
+        ValueError: an unknown stage, or a stage before whose weights are not there.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"there is no stage {stage!r}; expected one of {names(STAGES)}.")
+    target = folder / stage_file(stage, tower).name
+    if target.is_file():
+        return measured_at(target)
+    settings, before = SETTINGS[stage], STAGES[: STAGES.index(stage)]
+    made = {name: folder / stage_file(name, tower).name for name in before}
+    made = {name: path for name, path in made.items() if path.is_file()}
+    model, processor = model_of_stages(find, tower, before[-1] if before else None, made)
+    L.seed_everything(STAGES.index(stage), workers=True, verbose=False)
+    module = MLLMModule.from_objects(
+        model,
+        processor,
+        optimizer=partial(torch.optim.AdamW, lr=settings.learning_rate, weight_decay=0.0),
+        lr_scheduler=TaskSchedule("linear", warmup_ratio=0.05),
+        **_trained(settings),
+    )
+    source = CVITDataModule(
+        [Task(stage, stage_records(data, find, stage), steps=settings.steps)],
+        measured_sets(data, find, settings.measured, sets),
+        train_batch_size=BATCH,
+        eval_batch_size=30,
+        seed=STAGES.index(stage),
+    )
+    work = folder / "fits" / target.stem
+    began = time.monotonic()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        precision="bf16-mixed",
+        max_epochs=-1,
+        reload_dataloaders_every_n_epochs=1,
+        gradient_clip_val=1.0,
+        logger=CSVLogger(work, name="", version=""),
+        log_every_n_steps=5,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[ModelCheckpoint(work, save_last=True, save_top_k=0, every_n_train_steps=25)],
+    )
+    newest, _ = newest_checkpoint([work]) if work.is_dir() else (None, [])
+    trainer.fit(module, datamodule=source, ckpt_path=newest)
+    seconds = time.monotonic() - began
+    found = measure(module, source, work)
+    save_stage(module.model, target, settings.rank == 0, {**found, "seconds": round(seconds)})
+    write_text(folder / f"{target.stem}.json", json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def _trained(settings: Stage) -> dict[str, Any]:
+    if settings.rank:
+        return {"lora": LoraSettings(rank=settings.rank, alpha=2.0 * settings.rank)}
+    return {"trainable": TrainableParts(projector=True)}
+
+
+def measure(module: MLLMModule, source: CVITDataModule, folder: Path) -> dict[str, float]:
+    """Return the scores of the sets, and the perplexity on plain sentences; the answers go to ``folder``."""
+    trainer = L.Trainer(
+        accelerator="cpu",
+        precision="bf16-mixed",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    if source.safety_sets:
+        trainer.test(module, datamodule=source, verbose=False)
+    _write_answers(folder / "answers.json", module.scored)
+    found = {scored.fields["set"]: round(scored.score, 4) for scored in module.scored}
+    return {**found, "perplexity": round(perplexity(module.model, module.processor.tokenizer, SENTENCES), 2)}
+
+
+def _write_answers(path: Path, scored: Sequence[Any]) -> None:
+    rows: Mapping[str, Any] = {one.fields["set"]: one.rows for one in scored}
+    write_text(path, json.dumps(rows, indent=1, default=str) + "\n")
