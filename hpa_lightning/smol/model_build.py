@@ -76,7 +76,7 @@ def join_parts(
     # The evaluation transform of ImageNet cuts an eighth off, where words and numbers may stand.
     data_config = {**(processor.data_config or {}), "crop_pct": 1.0}
     shown = TimmProcessor(tokenizer, data_config, processor.image_tokens, IMAGE_TOKEN)
-    return model.eval(), shown
+    return model.eval(), shown  # type: ignore[no-untyped-call]
 
 
 def model_of_stages(

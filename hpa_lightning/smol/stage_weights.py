@@ -48,7 +48,7 @@ def save_stage(model: nn.Module, path: str | Path, projector: bool, measured: Ma
         tensors[f"{_ADAPTER}{name}.A"] = factors.lora_a.detach().to(torch.bfloat16)
         tensors[f"{_ADAPTER}{name}.B"] = (factors.lora_b.detach() * factors.scaling).to(torch.bfloat16)
     if projector:
-        for name, tensor in model.projector.state_dict().items():  # type: ignore[union-attr, operator]
+        for name, tensor in model.projector.state_dict().items():  # type: ignore[union-attr]
             tensors[f"{_PROJECTOR}{name}"] = tensor.detach().to(torch.bfloat16)
     with whole_file(path) as beside:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, _metadata(measured))
@@ -85,7 +85,7 @@ def apply_stage_(model: nn.Module, path: str | Path) -> None:
                 b = file.get_tensor(f"{_ADAPTER}{name}.B").float()
                 updates[name] = lora_update(file.get_tensor(key).float(), b, 1.0)
     wrong = [name for name, update in updates.items() if _shape(modules.get(name)) != update.shape]
-    own = model.projector.state_dict() if projector else {}  # type: ignore[union-attr, operator]
+    own = model.projector.state_dict() if projector else {}  # type: ignore[union-attr]
     wrong += [f"projector.{n}" for n, t in projector.items() if n not in own or own[n].shape != t.shape]
     if wrong or len(keys) != 2 * len(updates) + len(projector):
         raise ValueError(
@@ -93,7 +93,7 @@ def apply_stage_(model: nn.Module, path: str | Path) -> None:
             "of a stage of this model with the same vision tower."
         )
     for name, update in updates.items():
-        weight: Tensor = modules[name].weight  # type: ignore[assignment]
+        weight: Tensor = modules[name].weight
         weight.copy_(weight.float() + update)
     for name, tensor in projector.items():
         own[name].copy_(tensor)

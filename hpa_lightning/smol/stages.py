@@ -118,7 +118,7 @@ def measured_sets(data: Path, find: Find, forms: Sequence[Form], size: int = 60)
 
 
 def _prompts(data: Path, name: str) -> list[Record]:
-    return list(PromptFile(data / "safety" / f"{name}.jsonl", image_column="image", image_folder=str(data)).read())
+    return list(PromptFile(str(data / "safety" / f"{name}.jsonl"), image_column="image", image_folder=str(data)).read())
 
 
 def _spread(records: Sequence[Record], size: int) -> list[Record]:
