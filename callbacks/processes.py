@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DistributedSampler, TensorDataset
 
 from hpa_lightning.callbacks.kept_weights import digest
 from hpa_lightning.data.resuming import described
-from hpa_lightning.modules.fsdp import is_sharded
+from hpa_lightning.modules.fsdp import is_sharded, sums_gradients
 from hpa_lightning.values import shown
 
 if TYPE_CHECKING:
@@ -51,6 +52,16 @@ def require_agreement(trainer: L.Trainer, facts: Mapping[str, str]) -> None:
                 f"the processes differ in {name} ({each}), so they would wait for each other forever or train "
                 "different models. Give every process the same files, settings, seed and checkpoint."
             )
+
+
+def warn_of_summed_gradients(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    """Say it where FSDP2 sums a module's gradients instead of taking their mean; every process has to call this."""
+    if trainer.world_size > 1 and sums_gradients(pl_module):
+        rank_zero_warn(
+            f"{type(pl_module).__name__} is sharded by fully_shard, and torch {torch.__version__} sums its gradients "
+            f"over gloo where it should take their mean: steps and gradient norms are {trainer.world_size} times those "
+            "of one process. Call hpa_lightning.modules.mean_gradients_(model) after fully_shard, or use a newer torch."
+        )
 
 
 def rank_zero_mask(trainer: L.Trainer) -> Callable[[Tensor], Tensor] | None:

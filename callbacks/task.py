@@ -35,7 +35,13 @@ from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
 from hpa_lightning.callbacks.parts import Part, explain_unknown_arguments
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase, check_phase
 from hpa_lightning.callbacks.process_exit import exit_cleanly_at_exit
-from hpa_lightning.callbacks.processes import loader_facts, model_facts, require_agreement, settings_facts
+from hpa_lightning.callbacks.processes import (
+    loader_facts,
+    model_facts,
+    require_agreement,
+    settings_facts,
+    warn_of_summed_gradients,
+)
 from hpa_lightning.callbacks.running import on_its_device
 from hpa_lightning.callbacks.trainer_checks import check_strategy, check_weight_writers
 from hpa_lightning.data.needs import check_stream, fingerprint_of, task_stream
@@ -210,6 +216,7 @@ class TaskCallback(L.Callback):
         if self._is_leader(trainer):
             if trainer.world_size > 1:
                 require_agreement(trainer, settings_facts({**(self._settings or {}), **fingerprint_of(trainer)}))
+                warn_of_summed_gradients(trainer, pl_module)
             self._begin(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

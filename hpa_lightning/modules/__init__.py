@@ -2,6 +2,7 @@
 
 from hpa_lightning.modules.assembly import ModelParts
 from hpa_lightning.modules.blocks import find_decoder_blocks
+from hpa_lightning.modules.fsdp import mean_gradients_
 from hpa_lightning.modules.lora import LoraSettings, add_lora, merge_lora_, restart_lora_
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.nano_adaptation import NanoAdaptationModule, NanoAdaptationPreferenceModule
@@ -32,6 +33,7 @@ __all__ = [
     "add_lora",
     "build_timm_mllm",
     "find_decoder_blocks",
+    "mean_gradients_",
     "merge_lora_",
     "restart_lora_",
     "task_length",

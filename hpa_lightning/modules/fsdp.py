@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
@@ -116,23 +117,48 @@ def check_rows_sharded(name: str, tensor: Tensor) -> None:
 def shard_model_(model: nn.Module, blocks: Sequence[nn.Module], mesh: Any) -> None:
     """Spread the parameters over the processes of ``mesh``: each block by itself, the rest as one (FSDP2).
 
-    Gradients are means over the processes, also where torch's own are sums (2.7 over gloo).
+    Gradients are means over the processes (:func:`mean_gradients_`).
     """
-    sums = _sums_for_means(mesh)
-
-    def divide(gradient: Tensor) -> None:
-        gradient.div_(mesh.size())
-
     for module in (*blocks, model):
         fully_shard(module, mesh=mesh)
-        if sums and isinstance(module, FSDPModule):
-            module.set_all_reduce_hook(divide)
+    mean_gradients_(model)
 
 
-def _sums_for_means(mesh: Any) -> bool:
-    """Whether the processes' sum comes where FSDP2 asks for their mean: torch 2.7's reduce_scatter over gloo."""
-    group = mesh.get_group()
-    if torch.distributed.get_backend(group) != "gloo":
+def mean_gradients_(model: nn.Module) -> None:
+    """Divide the gradients of what ``fully_shard`` has spread where torch sums them; every process has to call this.
+
+    FSDP2 asks for the mean over the processes. Over gloo some versions of torch return the sum (2.7 does;
+    https://github.com/pytorch/pytorch/issues/162338), so that a step is as many times too large as there are
+    processes. Modules whose gradients are means already, or have a hook of their own, stay as they are.
+    """
+    for module, size in _summing(model):
+
+        def divide(gradient: Tensor, size: int = size) -> None:
+            gradient.div_(size)
+
+        module.set_all_reduce_hook(divide)
+
+
+def sums_gradients(model: nn.Module) -> bool:
+    """Whether FSDP2 gives sums of gradients where it should give means; every process has to call this."""
+    return bool(_summing(model))
+
+
+def _summing(model: nn.Module) -> list[tuple[FSDPModule, int]]:
+    """The sharded modules whose gradients are sums, with the number of processes that share each."""
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    parameters = [parameter for parameter in model.parameters() if isinstance(parameter, DTensor)]
+    meshes = dict.fromkeys(parameter.device_mesh for parameter in parameters)
+    if len(meshes) != 1 or not _sums_for_means(mesh := next(iter(meshes))):  # several are refused elsewhere
+        return []
+    # A hook has a setter in torch, and no getter.
+    state = [(module, module._get_fsdp_state()._fsdp_param_group) for module in sharded]
+    return [(module, mesh.size()) for module, group in state if group is not None and group._all_reduce_hook is None]
+
+
+def _sums_for_means(mesh: DeviceMesh) -> bool:
+    """Whether the processes' sum comes where FSDP2 asks for their mean."""
+    if mesh.ndim != 1 or torch.distributed.get_backend(group := mesh.get_group()) != "gloo":
         return False
     found = torch.zeros(1)
     torch.distributed.reduce_scatter_tensor(found, torch.ones(mesh.size()), torch.distributed.ReduceOp.AVG, group)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import DataLoader, Dataset
 
+from hpa_lightning.modules import mean_gradients_
+
 VOCABULARY, WIDTH, TOKENS = 23, 12, 7
 ACCELERATOR = os.environ.get("HPA_TEST_ACCELERATOR", "cpu")
 """Where the guarantee tests of the registry run: `benchmarks/gpu.sh` sets it to "cuda"."""
@@ -59,6 +61,7 @@ class ForeignModule(L.LightningModule):
         if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
             for block in (*self.model.layers, self.model):
                 fully_shard(block, mesh=self.device_mesh["data_parallel"])
+            mean_gradients_(self.model)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self.model(batch["input_ids"])
