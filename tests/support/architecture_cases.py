@@ -34,13 +34,13 @@ _FOUR_TOKENS = {"config": {"image_seq_length": 4}, "processor": {"image_seq_leng
 CASES: dict[str, dict[str, Any]] = {
     "aria": {
         "config": {
-            "projector_patch_to_query_dict": {49: 4},
+            "projector_patch_to_query_dict": {49: 4, 196: 4},
             "max_value_projector_patch_to_query_dict": 4,
             "vision_config.image_size": 490,
             "vision_config.patch_size": 70,
         },
         "image": {"max_image_size": 490, "min_image_size": 336},
-        "processor": {"size_conversion": {490: 4}},
+        "processor": {"size_conversion": {490: 4, 980: 4}},
         "processor_settings": {"images_kwargs": {"max_image_size": 490, "split_image": False}},
     },
     "aya_vision": {"processor": {"patch_size": 7, "img_size": 28, "downsample_factor": 2}},
@@ -65,7 +65,13 @@ CASES: dict[str, dict[str, Any]] = {
             "text_config.moe_intermediate_size": [48, 48],
         }
     },
-    "gemma3": {"config": {"mm_tokens_per_image": 4}, "processor": {"image_seq_length": 4}, "image_token": "<image>"},
+    "gemma3": {  # transformers 5.12 searches for the token of an image as a regular expression
+        "config": {"mm_tokens_per_image": 4},
+        "processor": {"image_seq_length": 4},
+        "tokenizer": {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
+        "image_text": "<start_of_image>",
+        "image_token": "<image>",
+    },
     "gemma4": {
         "config": {"vision_config": {"model_type": "gemma4_vision", **_GEMMA4_VISION}},
         "image": {"max_soft_tokens": 70, "patch_size": 7},
@@ -110,6 +116,7 @@ CASES: dict[str, dict[str, Any]] = {
     "inkling2": {"image": {"size": {"height": 14, "width": 14}}},
     "inkling2_loop": {"image": {"size": {"height": 14, "width": 14}}},
     "internvl": _FOUR_TOKENS,
+    "janus": {"processor_settings": {"num_image_tokens": 16}},
     "kimi_k25": {"config": {"projection_hidden_size": 32}},
     "lfm2_vl": {
         "image": {
@@ -138,7 +145,10 @@ CASES: dict[str, dict[str, Any]] = {
     "minicpm_ocr": _SLICES_OF_56,
     "minicpmv4_6": _SLICES_OF_56,
     "minicpmv4_7": _SLICES_OF_56,
-    "minimax_m3_vl": {"extra": ("]<]image[>[", "]<]video[>[", "]<]start of image[>[", "]<]end of image[>[")},
+    "minimax_m3_vl": {
+        "config": {"merged_hidden_size": 128},
+        "extra": ("]<]image[>[", "]<]video[>[", "]<]start of image[>[", "]<]end of image[>["),
+    },
     "mistral3": _PATCHES_OF_7,
     "mistral_large4": _PATCHES_OF_7,
     "mllama": {
@@ -216,5 +226,5 @@ CASES: dict[str, dict[str, Any]] = {
         }
     },
     "video_llava": {"image": {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}},
-    "vipllava": {"config": {"vision_feature_layer": [-1, -2]}},
+    "vipllava": {"config": {"vision_feature_layer": [-1, -2], "vision_feature_layers": [-1, -2]}},
 }
