@@ -51,6 +51,8 @@ class Calibrator(CalibrationData):
         super().__init__(layers.owner, safety_data, task_data, settings, needs_safety_data)
         self.layers = layers
         self.needs_task_data = needs_task_data
+        self.sharing: dict[str, str] = {}
+        """Every tuned layer -> the first one with the same input, as the batch before this task has shown it."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Calibration calls training_step, which would step the optimizers.
@@ -62,12 +64,15 @@ class Calibrator(CalibrationData):
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.owner.timed(trainer, task.index, "prepare"):
             self.layers.find(pl_module)
+            self.sharing = {}
+
+            def note(accumulators: Mapping[str, HessianAccumulator]) -> None:
+                list(_distinct(accumulators, self.sharing))
+
             if self.needs_safety_data:
-                batches = self.safety_batches(trainer, pl_module)[:1]
-                self.visit_hessians(trainer, pl_module, batches, "safety", lambda accumulators: None)
+                self.visit_hessians(trainer, pl_module, self.safety_batches(trainer, pl_module)[:1], "safety", note)
             if self.needs_task_data:
-                batches = self.task_batches(trainer, task, 1)[:1]
-                self.visit_hessians(trainer, pl_module, batches, "task", lambda accumulators: None)
+                self.visit_hessians(trainer, pl_module, self.task_batches(trainer, task, 1)[:1], "task", note)
             self.layers.clear()
 
     def inverse_diagonals(

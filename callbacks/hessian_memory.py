@@ -15,10 +15,9 @@ from hpa_lightning.calibration.earlier_tasks import EarlierTasks, check_memory, 
 from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.parts import Part
-from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.callbacks.remembered_inputs import RememberedInputs
 from hpa_lightning.functional import InputSketch
-from hpa_lightning.functional.sketched_regression import kept_sketch
-from hpa_lightning.modules.fsdp import cpu_state
+from hpa_lightning.functional.sketched_regression import kept_sketch, remembered_sketch
 
 Form = Literal["sketch", "exact"]
 
@@ -35,18 +34,23 @@ class HessianMemory(Part):
     to one (:class:`hpa_lightning.calibration.earlier_tasks.EarlierTasks`): a task that is learnt in another fit, on
     another machine, is protected like one of the same stream.
 
-    State: ``"memory"``, that sum; ``"remembered"``, the names of its tasks; ``"from_file"``, whether it began with a
-    file of earlier tasks: a fit that did not cannot be given one when it continues. A checkpoint of the exact form is
-    taken into sketches when it is loaded.
+    Layers that share an input share its memory, also where an earlier task tuned others of them. A task that tunes
+    layers whose inputs no earlier task has left is told in a warning before it trains; with ``save_memory``, whose file
+    would not hold what it says, it is an error.
+
+    State: ``"memory"``, that sum; ``"remembered"``, the names of its tasks; ``"remembered_as"``, every layer of them ->
+    the layer under whose name its input stands in the sum; ``"from_file"``, whether it began with a file of earlier
+    tasks: a fit that did not cannot be given one when it continues; ``"memory_file"``, the file that it writes. A
+    checkpoint of the exact form is taken into sketches when it is loaded.
 
     Args:
-        layers: whose inputs are remembered.
+        calibrator: gathers the inputs; those of its layers are remembered.
         safety_weight: weight of the safety inputs; 0 leaves them out.
         memory_weight: weight of each earlier task's inputs; 0 remembers none.
         form: ``"sketch"`` or ``"exact"``.
         rank: rows of a sketch; all columns where a layer has fewer.
         earlier_tasks: a file to begin with, read before the first task.
-        save_memory: a file to write after every task; one that exists is refused before the first.
+        save_memory: a file to write after every task; one that exists is refused, unless this fit has written it.
 
     Raises:
         ValueError: a weight that is negative or not finite, another form, a rank below 1, or a file with
@@ -59,7 +63,7 @@ class HessianMemory(Part):
 
     def __init__(
         self,
-        layers: TunedLayers,
+        calibrator: Calibrator,
         safety_weight: float = 1.0,
         memory_weight: float = 1.0,
         form: Form = "exact",
@@ -67,8 +71,8 @@ class HessianMemory(Part):
         earlier_tasks: str | Path | None = None,
         save_memory: str | Path | None = None,
     ) -> None:
-        super().__init__(layers.owner)
-        self.layers = layers
+        super().__init__(calibrator.owner)
+        self.calibrator, self.layers = calibrator, calibrator.layers
         check_memory(safety_weight, memory_weight, rank)
         if form not in ("sketch", "exact"):
             raise ValueError(f"form is {form!r}; expected 'sketch' or 'exact'.")
@@ -84,19 +88,19 @@ class HessianMemory(Part):
         self.rank = rank
         self.earlier_tasks = earlier_tasks
         self.save_memory = save_memory
-        self._sums: dict[str, Tensor] = {}
-        self._sketches: dict[str, InputSketch] = {}
+        self.inputs = RememberedInputs()
         self._remembered: list[str] | None = None  # names of tasks; None: the file of earlier tasks is still to be read
         self._from_file = False
+        self._file: str | None = None  # that this fit writes: it may exist
 
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if self._remembered is None and self.earlier_tasks is not None:
             self.layers.find(pl_module)
             self._read(pl_module)  # a file that does not fit is refused before anything is trained
             self.layers.clear()
-        if self.save_memory is not None and self._sketches:
+        if self.save_memory is not None and self.inputs.sums:
             self.layers.find(pl_module)
-            missing = sorted(self._sketches.keys() - {linear.name for linear in self.layers})
+            missing = sorted(self.inputs.sums.keys() - {linear.name for linear in self.layers})
             self.layers.clear()
             if missing:
                 raise MisconfigurationException(
@@ -104,23 +108,18 @@ class HessianMemory(Part):
                     f"{task.name!r} ({', '.join(missing[:3])}), and save_memory writes the layers under tuning. Tune "
                     "the same layers in all tasks, or leave out save_memory."
                 )
-        if self._remembered is None and self.save_memory is not None and Path(self.save_memory).exists():
-            raise MisconfigurationException(
-                f"{self.caller}: save_memory={str(self.save_memory)!r} exists already; name another file, or remove it."
-            )
+        self._check_new_layers(task)
+        self._claim_file()
 
     def gather(
-        self,
-        calibrator: Calibrator,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batches: Sequence[Any],
-        what: str,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batches: Sequence[Any], what: str
     ) -> tuple[dict[str, Tensor] | dict[str, InputSketch], dict[str, str]]:
         """What the batches are to the layers in this memory's form; see :meth:`Calibrator.hessians`."""
         if self.form == "exact":
-            return calibrator.hessians(trainer, pl_module, batches, what)
-        held, first = calibrator.sketches(trainer, pl_module, batches, what, self.rank)
+            hessians, first = self.calibrator.hessians(trainer, pl_module, batches, what)
+            self.inputs.join(first, self.rank)
+            return hessians, first
+        held, first = self.calibrator.sketches(trainer, pl_module, batches, what, self.rank)
         if self._remembered is None:
             self._remembered = []
             if self.earlier_tasks is not None:
@@ -131,12 +130,13 @@ class HessianMemory(Part):
                 for linear in self.layers:
                     if linear.name in held:
                         sketch = earlier.sketches[linear.name_in_blocks]  # other layers may have the same one
-                        self._sketches[linear.name] = sketch.scaled(1.0, self.rank)
-                        self._sketches[linear.name].round_()
+                        self.inputs.sums[linear.name] = remembered_sketch(None, sketch, self.rank)
+                self.inputs.places = dict(first)
                 rank_zero_info(
                     f"{self.caller}: {self.earlier_tasks} remembers {len(earlier.tasks)} earlier tasks: "
                     f"{', '.join(earlier.tasks)}."
                 )
+        self.inputs.join(first, self.rank)
         return held, first
 
     def kept(self, name: str, safety: Tensor | InputSketch) -> Tensor | InputSketch:
@@ -144,10 +144,12 @@ class HessianMemory(Part):
 
         Of sketches nothing is lost here: the sum has the rows of both.
         """
+        earlier = self.inputs.of(name)
         if isinstance(safety, Tensor):
             kept = self.safety_weight * safety
-            return kept + self.memory_weight * self._sums[name] if name in self._sums else kept
-        return kept_sketch(safety, self._sketches.get(name), self.safety_weight, self.memory_weight, self.rank)
+            return kept + self.memory_weight * earlier if isinstance(earlier, Tensor) else kept
+        assert not isinstance(earlier, Tensor)
+        return kept_sketch(safety, earlier, self.safety_weight, self.memory_weight, self.rank)
 
     def remember(
         self,
@@ -164,13 +166,13 @@ class HessianMemory(Part):
         """
         if self.memory_weight == 0:
             return
-        self._add(tasks)
+        self.inputs.add(tasks, first, self.rank)
         self._remembered = [*(self._remembered or []), task.name]
         if self.save_memory is not None and trainer.is_global_zero:
             names = {linear.name: linear.name_in_blocks for linear in self.layers}
             EarlierTasks(
-                {names[name]: sketch for name, sketch in self._sketches.items()},
-                {names[name]: names[leader] for name, leader in first.items()},
+                {names[name]: sketch for name, sketch in self.inputs.sums.items() if isinstance(sketch, InputSketch)},
+                {names[name]: names[self.inputs.places[name]] for name in first},
                 len(self.layers.block_modules),
                 tuple(self._remembered),
                 model_type_of(pl_module),
@@ -186,52 +188,60 @@ class HessianMemory(Part):
         except ValueError as error:
             raise MisconfigurationException(f"{self.caller}: {error}") from error
 
-    def _add(self, tasks: Mapping[str, Tensor] | Mapping[str, InputSketch]) -> None:
-        for name, task in tasks.items():
-            if isinstance(task, Tensor):
-                self._sums[name] = self._sums[name] + task if name in self._sums else task
-                continue
-            task.to("cpu")
-            held = self._sketches.setdefault(name, InputSketch(task.columns, min(self.rank, task.columns)))
-            held.merge(task)
-            held.round_()
+    def _check_new_layers(self, task: CurrentTask) -> None:
+        """Say which layers of this task share no input with a layer of an earlier one."""
+        new = self.inputs.lacking(self.calibrator.sharing)
+        if not new:
+            return
+        told = (
+            f"{self.caller}: {len(new)} layers are tuned in task {task.name!r} and were in no task before it "
+            f"({', '.join(new[:3])}{', ...' if new[3:] else ''}): what the earlier tasks feed them is not remembered, "
+            "so that nothing protects those tasks there. "
+        )
+        if self.save_memory is not None:
+            raise MisconfigurationException(
+                told + "The file of save_memory would not say so: tune the same layers in all tasks, or leave it out."
+            )
+        rank_zero_warn(told + "Tune the same layers in all tasks if it matters.")
+
+    def _claim_file(self) -> None:
+        """Refuse a file that exists and that this fit has not written."""
+        if self.save_memory is None:
+            return
+        file = str(Path(self.save_memory).absolute())
+        if file != self._file and Path(file).exists():
+            raise MisconfigurationException(
+                f"{self.caller}: save_memory={str(self.save_memory)!r} exists already; name another file, or remove "
+                "it: this fit has not written it."
+            )
+        self._file = file
 
     def state_dict(self) -> dict[str, Any]:
-        remembered = {"remembered": self._remembered, "from_file": self._from_file}
-        if self.form == "exact":
-            return {"memory": cpu_state(self._sums), **remembered}
-        return {"memory": {name: sketch.state_dict() for name, sketch in self._sketches.items()}, **remembered}
+        return {
+            **self.inputs.state_dict(),
+            "remembered": self._remembered,
+            "from_file": self._from_file,
+            "memory_file": self._file,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._sums, self._sketches = {}, {}
         self._remembered = state_dict.get("remembered", [])  # older checkpoints know no names
         self._from_file = state_dict.get("from_file", False)
+        self._file = state_dict.get("memory_file")
+        self._claim_file()
         if self.earlier_tasks is not None and self._remembered is not None and not self._from_file:
             raise MisconfigurationException(
                 f"{self.caller}: earlier_tasks is {str(self.earlier_tasks)!r}, and the checkpoint is of a fit that "
                 "began without such a file, which would not be read any more. Continue without it, or begin anew."
             )
-        for name, saved in state_dict["memory"].items():
-            if isinstance(saved, Tensor) and self.form == "exact":
-                self._sums[name] = saved
-            elif isinstance(saved, Tensor):
-                self._sketches[name] = self._sketch_of(saved)
-            elif self.form == "sketch":
-                sketch = InputSketch.from_state(saved)
-                rank = min(self.rank, sketch.columns)
-                self._sketches[name] = sketch if sketch.rank == rank else sketch.scaled(1.0, rank)
-            else:
-                raise MisconfigurationException(
-                    f"{self.caller}: the checkpoint remembers earlier tasks as sketches, from which whole Hessians "
-                    "cannot be made; continue with form='sketch'."
-                )
-        if self._sketches and isinstance(next(iter(state_dict["memory"].values())), Tensor):
+        whole = any(isinstance(saved, Tensor) for saved in state_dict["memory"].values())
+        if self.form == "exact" and state_dict["memory"] and not whole:
+            raise MisconfigurationException(
+                f"{self.caller}: the checkpoint remembers earlier tasks as sketches, from which whole Hessians "
+                "cannot be made; continue with form='sketch'."
+            )
+        self.inputs = RememberedInputs.from_state(state_dict, self.rank if self.form == "sketch" else None)
+        if self.form == "sketch" and whole:
             rank_zero_info(
                 f"{self.caller}: the full Hessians of the checkpoint were compressed to sketches of rank {self.rank}."
             )
-
-    def _sketch_of(self, hessian: Tensor) -> InputSketch:
-        """The sketch of a whole Hessian, which a checkpoint of the exact form holds."""
-        sketch = InputSketch.from_gram(hessian, min(self.rank, len(hessian)))
-        sketch.round_()
-        return sketch

@@ -96,7 +96,7 @@ class NullSpaceProjection(StepCallback):
         self.layers = self.own(TunedLayers(self, blocks, target_modules))
         self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
         self.memory = self.own(
-            HessianMemory(self.layers, safety_weight, memory_weight, form, rank, earlier_tasks, save_memory)
+            HessianMemory(self.calibrator, safety_weight, memory_weight, form, rank, earlier_tasks, save_memory)
         )
         self.blocks, self.target_modules = blocks, target_modules
         self.safety_data, self.task_data, self.calibration = safety_data, task_data, self.calibrator.settings
@@ -115,7 +115,7 @@ class NullSpaceProjection(StepCallback):
             self.layers.find(pl_module)
             self.layers.keep_weights()
             batches = self.calibrator.safety_batches(trainer, pl_module)
-            safety, self._first = self.memory.gather(self.calibrator, trainer, pl_module, batches, "safety")
+            safety, self._first = self.memory.gather(trainer, pl_module, batches, "safety")
             short: list[str] = []
             for name in safety:
                 kept = self.memory.kept(name, safety[name]).to(pl_module.device)
@@ -162,7 +162,7 @@ class NullSpaceProjection(StepCallback):
         if self.memory_weight > 0:
             with self.timed(trainer, task.index, "calibrate"):
                 batches = self.calibrator.task_batches(trainer, task)
-                tasks, first = self.memory.gather(self.calibrator, trainer, pl_module, batches, "task")
+                tasks, first = self.memory.gather(trainer, pl_module, batches, "task")
             self.memory.remember(trainer, pl_module, task, tasks, first)
         self._bases, self._turns, self._first = {}, {}, {}
         self.layers.clear()

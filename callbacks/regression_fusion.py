@@ -85,7 +85,7 @@ class RegressionFusion(TaskEndFusion):
         super().__init__(blocks, target_modules)
         self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
         self.memory = self.own(
-            HessianMemory(self.layers, safety_weight, memory_weight, form, rank, earlier_tasks, save_memory)
+            HessianMemory(self.calibrator, safety_weight, memory_weight, form, rank, earlier_tasks, save_memory)
         )
         self.safety_data, self.task_data, self.calibration = safety_data, task_data, self.calibrator.settings
         self.safety_weight, self.memory_weight = safety_weight, memory_weight
@@ -100,9 +100,9 @@ class RegressionFusion(TaskEndFusion):
             for linear in self.layers:
                 before.enter_context(linear.restored())
             batches = self.calibrator.safety_batches(trainer, pl_module)
-            safety, first = self.memory.gather(self.calibrator, trainer, pl_module, batches, "safety")
+            safety, first = self.memory.gather(trainer, pl_module, batches, "safety")
         batches = self.calibrator.task_batches(trainer, task)
-        tasks, _ = self.memory.gather(self.calibrator, trainer, pl_module, batches, "task")
+        tasks, _ = self.memory.gather(trainer, pl_module, batches, "task")
         self.starts_writing("fusing")
         current = ""
         for linear in self.layers:

@@ -39,6 +39,26 @@ def kept_sketch(
 
 
 @torch.no_grad()
+def remembered_sketch(earlier: InputSketch | None, task: InputSketch, rank: int) -> InputSketch:
+    """Return the sketch of `sum_i H_i` over the earlier tasks and this one, its rows in bfloat16.
+
+    Args:
+        earlier: of the earlier tasks' inputs; None: there are none. It stays as it is, as `task` does.
+        task: of the task's inputs, on the same device.
+        rank: of the result; all columns where there are fewer.
+
+    Raises:
+        ValueError: other columns.
+    """
+    total = InputSketch(task.columns, min(rank, task.columns))
+    for sketch in (earlier, task):
+        if sketch is not None:
+            total.merge(sketch)
+    total.round_()
+    return total
+
+
+@torch.no_grad()
 def sketched_regression_map(task: InputSketch, kept: InputSketch, damping: float = 0.01) -> Callable[[Tensor], Tensor]:
     """Return the linear map of an update ``D -> D H_t (H_t + K)^-1`` from sketches of the Hessians.
 

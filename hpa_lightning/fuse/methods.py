@@ -15,7 +15,7 @@ from hpa_lightning.calibration import shared_inverse_diagonals
 from hpa_lightning.calibration.earlier_tasks import EarlierTasks, check_memory
 from hpa_lightning.data.batch_order import named_generator
 from hpa_lightning.functional import HessianAccumulator, InputSketch, RetentionSettings
-from hpa_lightning.functional.sketched_regression import kept_sketch
+from hpa_lightning.functional.sketched_regression import kept_sketch, remembered_sketch
 from hpa_lightning.modules.tuned_linear import TunedLinear
 
 
@@ -233,9 +233,5 @@ def with_task(
         leader = layers[sharing[0]].name_in_blocks
         first[layer.name_in_blocks] = leader
         if leader == layer.name_in_blocks:
-            total = InputSketch(task.columns, min(rank, task.columns))
-            if earlier is not None:
-                total.merge(earlier.sketches[leader])
-            total.merge(task)
-            sketches[leader] = total
+            sketches[leader] = remembered_sketch(earlier.sketches[leader] if earlier else None, task, rank)
     return EarlierTasks(sketches, first, blocks, (*(earlier.tasks if earlier else ()), name), model_type)

@@ -99,8 +99,8 @@ def test_memory_goes_through_checkpoints_and_from_the_exact_form(callback: Any, 
     converted.load_state_dict(states["exact"])
     for name, saved in same.state_dict()["memory"].items():
         assert all(torch.equal(saved[key], states["sketch"]["memory"][name][key]) for key in saved)
-        sketch, exact = converted.memory._sketches[name], states["exact"]["memory"][name].double()
-        assert len(sketch.rows) == 5 == len(narrow.memory._sketches[name].rows)
+        sketch, exact = converted.memory.inputs.sums[name], states["exact"]["memory"][name].double()
+        assert len(sketch.rows) == 5 == len(narrow.memory.inputs.sums[name].rows)
         rest = torch.linalg.eigvalsh(exact - sketch.rows.double().T @ sketch.rows.double())
         assert float(rest[-1]) <= sketch.error + 1e-5 * float(exact.trace())
     with pytest.raises(MisconfigurationException, match="form='sketch'"):

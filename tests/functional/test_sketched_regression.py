@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.functional import HessianAccumulator, InputSketch, regression_map, sketched_regression_map
+from hpa_lightning.functional.sketched_regression import remembered_sketch
 
 COLUMNS, TOKENS = 80, 500
 DAMPING = 0.01
@@ -82,3 +83,21 @@ def test_dead_columns_and_bad_input() -> None:
         sketched_regression_map(sketch(x, 10), InputSketch(4, 2))
     with pytest.raises(ValueError, match=r"\(k, 80\)"):
         sketched_regression_map(sketch(x, 10), sketch(x, 10))(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("rank", [5, 24, COLUMNS])
+def test_remembering_a_task_is_merging_into_what_is_remembered(rank: int) -> None:
+    """Bit for bit what a sketch that takes one task after the other, rounded after each, holds; inputs stay."""
+    held, total = InputSketch(COLUMNS, rank), None
+    for seed in range(3):
+        task = sketch(inputs(seed), rank)
+        rows = task.rows.clone()
+        total = remembered_sketch(total, task, rank)
+        held.merge(task)
+        held.round_()
+        assert torch.equal(task.rows, rows)
+    assert total is not None and total.state_dict()["rows"].dtype == torch.bfloat16
+    for part, tensor in held.state_dict().items():
+        assert torch.equal(total.state_dict()[part], tensor), part
+    wide = remembered_sketch(total, sketch(inputs(3), rank), rank + 10**6)
+    assert wide.rank == COLUMNS
