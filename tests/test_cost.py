@@ -186,3 +186,20 @@ def test_sketches_against_whole_hessians(script, monkeypatch: pytest.MonkeyPatch
     inputs = hpa_plus.batches(128, argparse.Namespace(device="cpu", dtype="float32", tokens=300))
     kept = [hpa_plus.WAYS[way](inputs, 128) for way in ("sketch", "exact")]
     assert abs(kept[0].shape[1] - kept[1].shape[1]) <= 1
+
+
+def test_the_cost_of_smol_on_a_small_model(
+    script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from support.tiny_mllms import tiny_timm
+
+    from hpa_lightning.modules.save_pretrained import export_model
+
+    model, processor = tiny_timm(tower="vit_tiny_patch16_224", arguments={"img_size": 224, "depth": 1})
+    export_model(model, processor, tmp_path / "model")
+    sizes = ["--words", "26", "--samples", "2", "--new", "3", "--batch", "2"]
+    monkeypatch.setattr(sys, "argv", ["smol.py", "--model", str(tmp_path / "model"), *sizes])
+    smol = script("smol")
+    smol.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(rows) == 4 + 2 * len(smol.PRECISIONS) + 2

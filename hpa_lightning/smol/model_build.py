@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,24 +80,26 @@ def join_parts(
 
 
 def model_of_stages(
-    find: Find, tower: Tower = "efficientnet", upto: str | None = STAGES[-1], made: Mapping[str, Path] | None = None
+    find: Find,
+    tower: Tower = "efficientnet",
+    stages: Sequence[str] = STAGES,
+    made: Mapping[str, Path] | None = None,
 ) -> tuple[TimmMLLM, TimmProcessor]:
-    """Return the model at the end of a stage, and the processor.
+    """Return the model with what some stages learnt, and the processor.
 
     Args:
         find: where the packages of the parts are.
         tower: which vision tower.
-        upto: the last stage that is added; ``None``: the pretrained parts alone.
+        stages: whose weights are added, in their order.
         made: stage -> file, instead of the package's own.
 
     Raises:
         ValueError: an input is not as it should be, an unknown stage, or a stage whose file is not there.
     """
-    if upto is not None and upto not in STAGES:
-        raise ValueError(f"there is no stage {upto!r}; expected one of {', '.join(STAGES)}.")
-    wanted = STAGES[: STAGES.index(upto) + 1] if upto else ()
-    paths = [(made or {}).get(stage, stage_file(stage, tower)) for stage in wanted]
-    for stage, path in zip(wanted, paths, strict=True):
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise ValueError(f"there is no stage {unknown[0]!r}; expected some of {', '.join(STAGES)}.")
+    paths = [(made or {}).get(stage, stage_file(stage, tower)) for stage in stages]
+    for stage, path in zip(stages, paths, strict=True):
         if not path.is_file():
             raise ValueError(f"stage {stage} with the tower {tower} has no weights: there is no {path}.")
     model, processor = assemble(find, tower)
@@ -106,25 +108,27 @@ def model_of_stages(
     return model, processor
 
 
-def build_model(folder: Path, find: Find, tower: Tower = "efficientnet", upto: str = STAGES[-1]) -> dict[str, Any]:
+def build_model(
+    folder: Path, find: Find, tower: Tower = "efficientnet", stages: Sequence[str] = STAGES
+) -> dict[str, Any]:
     """Write a folder that ``MLLMModule(model=FOLDER)`` and ``from_pretrained`` load; what is there already is kept.
 
     Args:
         folder: is made as a whole or not at all.
         find: where the packages of the parts are.
         tower: which vision tower.
-        upto: the last stage that is added.
+        stages: whose weights are added: all for the aligned model; the first two for one that adapts to pictures.
 
     Returns:
-        What is known of the model: its stages, its perplexity on plain sentences before and after them.
+        What is known of the model: its tower, its stages, its perplexity on plain sentences.
 
     Raises:
         ValueError: an input is not as it should be, or the folder holds something else.
     """
     if not (folder / PROCESSOR_FILE).is_file():
-        model, processor = model_of_stages(find, tower, upto)
+        model, processor = model_of_stages(find, tower, stages)
         export_model(model, processor, folder)
     loaded = TimmMLLM.from_pretrained(folder)
     processor = TimmProcessor.from_pretrained(folder)
     found = perplexity(loaded, processor.tokenizer, PLAIN_SENTENCES)
-    return {"tower": tower, "stages": list(STAGES[: STAGES.index(upto) + 1]), "perplexity": round(found, 2)}
+    return {"tower": tower, "stages": list(stages), "perplexity": round(found, 2)}

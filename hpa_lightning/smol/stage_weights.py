@@ -18,7 +18,14 @@ from hpa_lightning.modules.lora import lora_layers
 from hpa_lightning.values import names
 
 STAGES = ("text_alignment", "projector", "visual_tuning", "safety_alignment")
-"""The stages, each of which starts with the model that the one before made."""
+"""The stages in their order."""
+BEFORE: dict[str, tuple[str, ...]] = {
+    "text_alignment": (),
+    "projector": (),
+    "visual_tuning": STAGES[:2],
+    "safety_alignment": STAGES[:3],
+}
+"""Stage -> what the model that it starts with has learnt. The projector is pretrained between pretrained parts."""
 
 _ADAPTER, _PROJECTOR = "adapter.", "projector."
 

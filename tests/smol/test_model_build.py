@@ -43,8 +43,8 @@ def test_parts_become_a_folder_that_the_module_loads(tmp_path: Path) -> None:
 
 
 def test_stages_that_are_not_there() -> None:
-    with pytest.raises(ValueError, match="there is no stage 'alignment'; expected one of text_alignment"):
-        model_of_stages(nowhere, upto="alignment")
+    with pytest.raises(ValueError, match="there is no stage 'alignment'; expected some of text_alignment"):
+        model_of_stages(nowhere, stages=["alignment"])
     with pytest.raises(ValueError, match="stage text_alignment with the tower efficientnet has no weights"):
         model_of_stages(nowhere, made={"text_alignment": Path("/nowhere/a.safetensors")})
 

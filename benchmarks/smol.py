@@ -1,0 +1,126 @@
+"""What a step and an answer of the benchmark `smol`'s model cost on one core.
+
+    python benchmarks/smol.py --model smol/model
+
+Processor seconds of one thread, so that other work on the machine counts little. A step is forward, backward and AdamW
+of 12 samples with rank-8 adapters on all linear layers; `plain` has the head on all tokens, the others on the answers
+alone, as training has. Answers are generated greedily in batches with a key-value cache, to their full length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+
+from hpa_lightning.modules import LoraSettings, MLLMModule
+from hpa_lightning.modules.lora import add_lora
+from hpa_lightning.modules.timm_mllm import TimmMLLM
+
+PRECISIONS = ("float32", "bf16-mixed", "bfloat16")
+ANSWER = 24
+"""Tokens that are learnt of each sample."""
+
+
+def seconds(act: Callable[[], object], repeats: int = 2) -> float:
+    """Processor seconds of the fastest of a few calls, the first left out."""
+    act()
+    found = []
+    for _ in range(repeats):
+        began = time.process_time()
+        act()
+        found.append(time.process_time() - began)
+    return min(found)
+
+
+def text_tokens(model: TimmMLLM, samples: int, tokens: int) -> torch.Tensor:
+    """Random ids ``(samples, tokens)``, none of them that of the image token."""
+    ids = torch.randint(model.config.text_config.vocab_size - 1, (samples, tokens))
+    return ids + (ids >= model.config.image_token_id)
+
+
+def step(model: TimmMLLM, words: int, samples: int, mixed: bool, plain: bool) -> float:
+    """Seconds of an optimizer step on random tokens behind a picture.
+
+    Args:
+        model: with adapters.
+        words: tokens of a sample beside the picture's.
+        samples: of the step.
+        mixed: mixed precision.
+        plain: apply the head to all tokens.
+    """
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-5)
+    config = model.config
+    ids = text_tokens(model, samples, config.image_tokens + words)
+    ids[:, : config.image_tokens] = config.image_token_id
+    labels = ids.clone()
+    labels[:, :-ANSWER] = -100
+    pixels = torch.rand(samples, 3, 224, 224, dtype=next(model.parameters()).dtype)
+
+    def act() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = model(ids, pixel_values=pixels, labels=labels, use_cache=False, loss_alone=not plain).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return seconds(act)
+
+
+def answers(model: TimmMLLM, words: int, batch: int, new: int) -> float:
+    """Seconds of one answer of ``new`` tokens in a batch."""
+    ids = text_tokens(model, batch, words)
+    mask = torch.ones_like(ids)
+    limits = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
+    return seconds(lambda: model.generate(ids, mask, **limits), 1) / batch
+
+
+def picture(module: MLLMModule) -> float:
+    """Seconds to prepare a picture and to see it for the first time; the second time it is remembered."""
+    made = Image.effect_noise((224, 224), 80).convert("RGB")
+
+    def act() -> None:
+        pixels = module.processor(["<image>"], [[made]], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            module.model._tower_features(pixels)
+
+    return seconds(act)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of the model, or its parts' of another size")
+    parser.add_argument("--words", type=int, nargs="+", default=[48, 100], help="tokens of a sample beside the picture")
+    parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--new", type=int, nargs="+", default=[8, 24], help="tokens of an answer")
+    parser.add_argument("--batch", type=int, default=48, help="answers generated together")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| precision | head | tokens | seconds a step |\n|---|---|---|---|")
+    for precision in PRECISIONS:
+        dtype = "bfloat16" if precision == "bfloat16" else "float32"
+        module = MLLMModule(model=options.model, dtype=dtype)
+        model = module.model
+        if precision == "float32":
+            print(f"(a picture, the first time: {picture(module):.3f} seconds)")
+        add_lora(model, LoraSettings(rank=8))
+        model.vision_tower.eval()
+        for words in options.words:
+            for plain in (True, False):
+                found = step(model, words, options.samples, precision == "bf16-mixed", plain)
+                head = "all tokens" if plain else "answers"
+                print(f"| {precision} | {head} | {model.config.image_tokens} + {words} | {found:.2f} |", flush=True)
+    print("\n| precision | prompt | new tokens | batch | seconds an answer |\n|---|---|---|---|---|")
+    for precision in ("float32", "bfloat16"):
+        model = MLLMModule(model=options.model, dtype=precision).model.eval()
+        for new in options.new:
+            found = answers(model, options.words[0], options.batch, new)
+            print(f"| {precision} | {options.words[0]} | {new} | {options.batch} | {found:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
