@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional.numerics.checks import check_finite, check_float, check_number, describe
+from hpa_lightning.functional.numerics.checks import blocks, check_finite, check_float, check_number, describe
 from hpa_lightning.functional.numerics.matrix_products import float32_products_are_exact
+
+# Entries of a whole weight that are projected at once: few enough for the caches, enough for products at full speed.
+_CPU_ENTRIES = 1 << 21
 
 
 @torch.no_grad()
@@ -72,6 +75,17 @@ def half_precision_basis(basis: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.solve_triangular(factor, half.T, upper=False).T.float().contiguous(), factor.T.float()
 
 
+def _check_basis(basis: Tensor, rows: Tensor) -> None:
+    check_float("basis", basis, ("c", "d"))
+    if rows.shape[1] != basis.shape[0]:
+        raise ValueError(f"basis: expected {rows.shape[1]} rows, one for each input column, got {describe(basis)}.")
+
+
+def _working_dtype(basis: Tensor, rows: Tensor) -> torch.dtype:
+    """What the products with a basis are computed in."""
+    return basis.dtype if float32_products_are_exact(rows.device) else torch.float64
+
+
 @torch.no_grad()
 def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
     """Remove the part of ``rows`` along ``basis``, in place: ``rows <- rows (I - U U^T)``.
@@ -95,10 +109,8 @@ def leave_subspace_(rows: Tensor, basis: Tensor) -> None:
     check_float("rows", rows, ("k", "c"))
     if isinstance(basis, Tensor) and basis.shape == (rows.shape[1], 0):
         return  # nothing to leave
-    check_float("basis", basis, ("c", "d"))
-    if rows.shape[1] != basis.shape[0]:
-        raise ValueError(f"basis: expected {rows.shape[1]} rows, one for each input column, got {describe(basis)}.")
-    exact = basis.dtype if float32_products_are_exact(rows.device) else torch.float64
+    _check_basis(basis, rows)
+    exact = _working_dtype(basis, rows)
     wide, basis = rows.to(exact), basis.to(exact)
     with torch.autocast(rows.device.type, enabled=False):
         rows.copy_(wide - (wide @ basis) @ basis.T)
@@ -135,7 +147,17 @@ def null_space_projection_(trained: Tensor, origin: Tensor | None, basis: Tensor
         return  # a process whose share of a sharded weight is empty
     check_float("origin", origin, ("r", "c"))
     check_float("trained", trained, tuple(origin.shape), like=origin)
-    before = origin.float()
-    update = trained.float() - before
-    leave_subspace_(update, basis)
-    trained.copy_(before + update)
+    if isinstance(basis, Tensor) and basis.shape == (trained.shape[1], 0):
+        return  # nothing to leave
+    _check_basis(basis, trained)
+    wide = _working_dtype(basis, trained)
+    basis = basis.to(wide)
+    with torch.autocast(trained.device.type, enabled=False):
+        for lines in blocks(*trained.shape, trained.numel() if trained.is_cuda else _CPU_ENTRIES):
+            rows, before = trained[lines], origin[lines]
+            update = rows.to(wide) - before.to(wide)
+            along = update @ basis
+            if rows.dtype == wide:
+                rows.addmm_(along, basis.T, alpha=-1)
+            else:
+                rows.copy_(update.addmm_(along, basis.T, alpha=-1).add_(before))

@@ -84,3 +84,42 @@ def test_the_inputs_of_the_basis_see_no_update(seed: int) -> None:
     null_space_projection_(projected, None, basis)
     torch.testing.assert_close(weight, before + b @ projected, rtol=1e-4, atol=1e-5)
     assert float(((weight - before) @ basis.float()).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_whole_weight_in_several_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpa_lightning.functional.subspace._CPU_ENTRIES", 5 * 64)
+    basis = dominant_subspace(torch.tensor(hessian(4, c=64, rank=20)), 0.9)
+    draw = np.random.default_rng(0)
+    before, update = draw.normal(size=(33, 64)), 0.1 * draw.normal(size=(33, 64))
+    origin = torch.tensor(before).to(dtype)
+    weight = torch.tensor(before + update).to(dtype)
+    change = weight.double().numpy() - origin.double().numpy()
+    expected = origin.double().numpy() + change @ (np.eye(64) - basis.numpy() @ basis.numpy().T)
+    kept = origin.clone()
+    null_space_projection_(weight, origin, basis if dtype == torch.float64 else basis.float())
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float64: 1e-12}[dtype]
+    np.testing.assert_allclose(weight.double().numpy(), expected, atol=tolerance)
+    assert torch.equal(origin, kept)
+
+
+def test_a_lower_precision_of_products_does_not_touch_a_whole_weight(low_precision: LowPrecision) -> None:
+    basis = dominant_subspace(torch.tensor(hessian(3, c=64, rank=20)), 0.9).float()
+    generator = torch.Generator().manual_seed(0)
+    origin = torch.randn(32, 64, generator=generator)
+    weight = origin + 0.1 * torch.randn(32, 64, generator=generator)
+    with low_precision():
+        null_space_projection_(weight, origin, basis)
+    update = (weight - origin).double()
+    assert float((update @ basis.double()).abs().max()) < 1e-6
+
+
+def test_a_whole_weight_is_projected_without_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, columns = 64, 256
+    monkeypatch.setattr("hpa_lightning.functional.subspace._CPU_ENTRIES", 4 * columns)
+    weight, origin = torch.randn(rows, columns), torch.randn(rows, columns)
+    basis = torch.linalg.qr(torch.randn(columns, 3))[0]
+    with torch.profiler.profile(profile_memory=True) as found:
+        null_space_projection_(weight, origin, basis)
+    largest = max(event.cpu_memory_usage for event in found.events())
+    assert largest < rows * columns * 4 / 4
