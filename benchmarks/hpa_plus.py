@@ -2,12 +2,15 @@
 
     python benchmarks/hpa_plus.py --shrink 4 --tokens 4096                    # a CPU: widths divided by four
     python benchmarks/hpa_plus.py --tokens 81920                              # a GPU: 128 samples of 640 tokens
+    python benchmarks/hpa_plus.py --growth                                    # one axis at a time, in an own table
 
 One run in one process: random inputs whose energies decay as `1 / i`, no forward passes. For each distinct input of a
 block (three of 4096 columns and one of 11008, divided by `--shrink`) `sketch` streams the tokens and takes the basis
 of null-space projection, `exact` sums the whole Hessian and takes its eigenvectors, `hpa` sums it and takes
 diag(H^-1). The floor is the operations at the machine's best rates. Memory and checkpoint bytes are counted for all 32
-blocks of a 7B model: earlier tasks and bases, at most.
+blocks of a 7B model: earlier tasks and bases, at most. Growth is that of sketches: the seconds in which the inputs of
+some blocks are taken in and their bases made, those of the projection after a step (adapters, and whole weights), and
+the bytes, from a base of 2 blocks of width 1024, 4096 tokens, rank 64; the exponent is the slope of the logarithms.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import argparse
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from machine import best_seconds, ceilings, command, commit, default_dtype, device_name, synchronise
 from torch import Tensor
@@ -33,6 +37,13 @@ READERS = (3, 1, 2, 1)  # layers that read each input
 BLOCKS = 32
 BATCH = 640
 ENERGY = 0.7
+BASE = {"blocks": 2, "width": 1024, "tokens": 4096, "rank": 64}
+AXES = {
+    "blocks": [1, 2, 4, 8],
+    "width": [512, 1024, 2048, 4096],
+    "tokens": [1024, 4096, 16384],
+    "rank": [16, 64, 256],
+}
 
 
 def batches(columns: int, options: argparse.Namespace) -> list[Tensor]:
@@ -83,15 +94,15 @@ def floor(widths: list[int], tokens: int, rank: int, rates: dict[str, float]) ->
     return result
 
 
-def held_bytes(rank: int, widths: tuple[int, ...] = WIDTHS) -> dict[str, tuple[int, int]]:
+def held_bytes(rank: int, widths: tuple[int, ...] = WIDTHS, blocks: int = BLOCKS) -> dict[str, tuple[int, int]]:
     """Way -> bytes in memory and in a checkpoint for all blocks: earlier tasks, and bases of as many directions."""
     squares = sum(c * c for c in widths)
     kept = sum((2 * min(rank, c) + 8) * c for c in widths)
     directions = sum(min(rank, c) * c for c in widths)
     both = 4 * squares + 4 * directions
     return {
-        "sketch": (BLOCKS * (kept + 4 * directions), BLOCKS * (kept + 2 * directions)),
-        "exact": (BLOCKS * both, BLOCKS * both),
+        "sketch": (blocks * (kept + 4 * directions), blocks * (kept + 2 * directions)),
+        "exact": (blocks * both, blocks * both),
     }
 
 
@@ -108,6 +119,62 @@ def projection_seconds(bases: list[Tensor], lora_rank: int) -> float:
     return best_seconds(step, device, repeats=3)
 
 
+def full_projection_seconds(bases: list[Tensor], widths: list[int]) -> float:
+    """Seconds in which the whole weights of one block leave their bases after a step."""
+    device, hidden, inner = bases[0].device, widths[0], widths[-1]
+    outputs = {0: (hidden, hidden, hidden), 1: (hidden,), 2: (inner, inner), 3: (hidden,)}
+    pairs = []
+    for number, basis in enumerate(bases):
+        for rows in outputs[number]:
+            before = torch.randn(rows, len(basis), device=device)
+            pairs.append((before + 1e-3 * torch.randn_like(before), before, basis))
+
+    def step() -> None:
+        for weight, before, basis in pairs:
+            null_space_projection_(weight, before, basis)
+
+    return best_seconds(step, device, repeats=3)
+
+
+def growth_point(blocks: int, width: int, tokens: int, rank: int, options: argparse.Namespace) -> list[float]:
+    """Seconds of calibration, of a step's projection (adapters, whole weights), and bytes in memory."""
+    widths = [width, width, width, 11 * width // 4]
+    few = argparse.Namespace(device=options.device, dtype=options.dtype, tokens=tokens)
+    inputs = [batches(columns, few) for columns in widths]
+    device = torch.device(options.device)
+
+    def calibrate() -> list[Tensor]:
+        bases: list[Tensor] = []
+        for _ in range(blocks):
+            bases = [sketch(one, rank) for one in inputs]
+        return bases
+
+    bases = calibrate()
+    kept, _ = held_bytes(rank, tuple(widths), blocks)["sketch"]
+    return [
+        best_seconds(calibrate, device, repeats=2),
+        blocks * projection_seconds(bases, options.lora_rank),
+        blocks * full_projection_seconds(bases, widths),
+        float(kept),
+    ]
+
+
+def growth(options: argparse.Namespace) -> None:
+    """Print one table with a line for each point of each axis."""
+    print("| | calibration | a LoRA step | a step of all weights | memory | exponents |\n|---|---|---|---|---|---|")
+    for axis, values in AXES.items():
+        points: list[list[float]] = []
+        for value in values:
+            points.append(growth_point(**(BASE | {axis: value}), options=options))
+            seconds, lora, full, held = points[-1]
+            shown = ""
+            if value == values[-1]:
+                slopes = [np.polyfit(np.log(values), np.log(column), 1)[0] for column in zip(*points, strict=True)]
+                shown = ", ".join(f"{slope:.2f}" for slope in slopes)
+            times = f"{seconds:.2f} s | {1000 * lora:.1f} ms | {1000 * full:.0f} ms"
+            print(f"| {axis} {value} | {times} | {held / 1e6:.1f} MB | {shown} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -117,14 +184,20 @@ def main() -> None:
     parser.add_argument("--lora-rank", type=int, default=128)
     parser.add_argument("--shrink", type=int, choices=[1, 2, 4, 8, 16, 32], default=1, help="divide the block's widths")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--growth", action="store_true", help="print the table of growth alone")
     options = parser.parse_args()
     options.dtype = options.dtype or default_dtype(options.device)
     device = torch.device(options.device)
+    if options.growth:
+        print(f"\n{device_name(device)}, {options.dtype}, commit {commit()}\n{command()}\n")
+        growth(options)
+        return
     widths = [c // options.shrink for c in WIDTHS]
     rates = ceilings(device, 512 if options.shrink > 1 else None)
     print(f"\n{device_name(device)}, {options.dtype}, commit {commit()}\n{command()}\n")
     print(f"One block, widths {widths}, {options.tokens} tokens, without the forward passes.\n")
-    print("| way | rank | calibration | floor | a LoRA step of the block |\n|---|---|---|---|---|")
+    print("| way | rank | calibration | floor | a LoRA step of the block | a step of all weights |")
+    print("|---|---|---|---|---|---|", flush=True)
     for way in options.ways:
         for rank in options.ranks if way == "sketch" else options.ranks[:1]:
             seconds, bases = 0.0, []
@@ -136,7 +209,10 @@ def main() -> None:
                 synchronise(device)
                 seconds += time.perf_counter() - start
             least = floor(widths, options.tokens, rank, rates)[way]
-            step = "" if way == "hpa" else f"{1000 * projection_seconds(bases, options.lora_rank):.1f} ms"
+            step = " | "
+            if way != "hpa":
+                full = full_projection_seconds(bases, widths)
+                step = f"{1000 * projection_seconds(bases, options.lora_rank):.1f} ms | {1000 * full:.0f} ms"
             shown = str(rank) if way == "sketch" else ""
             print(f"| {way} | {shown} | {seconds:.2f} s | {least:.2f} s | {step} |", flush=True)
     print("\nBest rates: " + ", ".join(f"{name} {rate / 1e9:.0f} G/s" for name, rate in rates.items()) + ".")

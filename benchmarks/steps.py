@@ -2,6 +2,7 @@
 
     python benchmarks/steps.py --tuning lora --samples 4
     python benchmarks/steps.py --tuning full --samples 4
+    python benchmarks/steps.py --tuning lora full --methods null_space --directions 192 --samples 1 --pairs 3
     python benchmarks/steps.py --tuning lora full --methods in_training null_space regression     # a GPU
 
 A step is everything between two batches in Lightning: forward, backward, AdamW, callbacks. Within one fit the method's
@@ -176,7 +177,14 @@ def callbacks_of(method: str, options: argparse.Namespace, turns: Turns) -> list
     data = DataLoader(Hidden(2, options.tokens, options.hidden, dtype), batch_size=2)
     if method == "regression":
         return [RegressionFusion(safety_data=data, task_data=data, calibration=two)]
-    null_space = SwitchedNullSpace(0.9, memory_weight=0.0, safety_data=data, calibration=two)
+    null_space = SwitchedNullSpace(
+        0.9,
+        memory_weight=0.0,
+        safety_data=data,
+        calibration=two,
+        form="exact" if options.directions is None else "sketch",
+        rank=options.directions or 1,
+    )
     null_space.turns = turns
     return [null_space]
 
@@ -213,7 +221,7 @@ def floor(method: str, tuning: str, options: argparse.Namespace, rates: dict[str
     if method == "null_space":
         # D U and its product with U^T, of A or of the update; U is held once for each of four inputs.
         inputs = options.blocks * (3 * options.hidden + options.inner)
-        held = min(2 * options.tokens, options.hidden)
+        held = min(2 * options.tokens, options.hidden, options.directions or options.hidden)
         rows = 7 * options.rank if tuning == "lora" else 0
         operations = 4 * held * (rows * inputs / 4 if tuning == "lora" else weights)
         moved = 4 * held * inputs + (0 if tuning == "lora" else 3 * weights * width)
@@ -233,6 +241,7 @@ def main() -> None:
     parser.add_argument("--tuning", nargs="+", choices=["lora", "full"], default=["lora"])
     parser.add_argument("--blocks", type=int, help="1; on CUDA 4, since the launches are shared by all layers")
     parser.add_argument("--rank", type=int, default=128)
+    parser.add_argument("--directions", type=int, help="null_space: rank of its sketches; whole Hessians if left out")
     parser.add_argument("--hidden", type=int, default=4096)
     parser.add_argument("--inner", type=int, default=11008)
     parser.add_argument("--samples", type=int, default=8, help="samples of a step")

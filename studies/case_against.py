@@ -251,6 +251,7 @@ def main() -> None:
         for condition in GROUPS[group]
         if arguments.conditions is None or condition in arguments.conditions
     ]
+    commit = run_origin()["commit"]  # of the code that is loaded, whatever is checked out later
     done = {(cell["group"], cell["condition"], cell["seed"]) for cell in measured(arguments.results)}
     for group, condition, seed in [] if arguments.table else [cell for cell in cells if cell not in done]:
         start, spec = time.perf_counter(), GROUPS[group][condition]
@@ -259,7 +260,7 @@ def main() -> None:
             run: Any = run_stream if isinstance(spec, Stream) else run_attack
             scores = run(spec, seed, Path(folder))
         cell = {"group": group, "condition": condition, "seed": seed, **scores}
-        cell |= {"seconds": round(time.perf_counter() - start, 1), "commit": run_origin()["commit"]}
+        cell |= {"seconds": round(time.perf_counter() - start, 1), "commit": commit}
         append(arguments.results, cell)
         print({key: value for key, value in cell.items() if key not in ("groups", "curve")}, flush=True)
     print(tables(measured(arguments.results)))

@@ -203,3 +203,15 @@ def test_the_cost_of_smol_on_a_small_model(
     smol.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) == 4 + 2 * len(smol.PRECISIONS) + 2
+
+
+def test_growth_of_sketches(script, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    hpa_plus = script("hpa_plus")
+    monkeypatch.setattr(hpa_plus, "AXES", {"blocks": [1, 4], "width": [64, 128], "rank": [4, 8]})
+    monkeypatch.setattr(hpa_plus, "BASE", {"blocks": 1, "width": 64, "tokens": 300, "rank": 8})
+    monkeypatch.setattr(sys, "argv", ["hpa_plus.py", "--device", "cpu", "--growth", "--lora-rank", "2"])
+    hpa_plus.main()
+    rows = re.findall(r"^\| (\w+ \d+) \| .* \| ([^|]*) \|$", capsys.readouterr().out, re.MULTILINE)
+    assert [name for name, _ in rows] == ["blocks 1", "blocks 4", "width 64", "width 128", "rank 4", "rank 8"]
+    exponents = [float(last.split(", ")[-1]) for _, last in rows[1:4:2]]
+    assert exponents == [1.0, 1.0], "bytes go with the blocks and with the width"
