@@ -5,11 +5,10 @@
 
 Groups (conditions are in `GROUPS`), every cell one fit of the embedded model on the CPU:
 
-- `kinds`: one task, captions, which does most harm of all; the basis is calibrated on one kind of harm, one wording,
-  some harms, or on harmless inputs alone; scored on all three sets.
+- `kinds`: the three tasks driving, captions, reading; the basis is calibrated on one kind of harm, one wording, some
+  harms, on harmless inputs, or on nothing but the earlier tasks' inputs; scored after the last task on all three sets.
 - `samples`: the same with 8 to 512 samples of all kinds; 128 is `kinds`' "all".
-- `stream`: conditions of `kinds` over three tasks, whose inputs are remembered.
-- `injection`: 1 and 10 % of the training samples of three tasks are harmful ones with an answer.
+- `injection`: 1 and 10 % of the training samples are harmful ones with an answer.
 - `attack`: nothing but harmful samples with answers, the projection attached or not, or other weights tuned; scored as
   the steps go by.
 
@@ -48,7 +47,7 @@ from hpa_lightning.modules.nano_module import schedule_of
 from hpa_lightning.modules.trainable import TrainableParts
 from hpa_lightning.results.run_results import run_origin
 
-TASKS = ("driving", "captions", "reading")
+TASKS = ["driving", "captions", "reading"]
 SCORED = 200
 """Inputs of each safety set."""
 ATTACK_STEPS = 80
@@ -58,10 +57,9 @@ CURVE = (0, 5, 10, 20, 40, 80)
 
 @dataclass(frozen=True)
 class Stream:
-    """One task after another.
+    """The three tasks, one after another.
 
     Args:
-        tasks: their names.
         calibrated_on: what the basis is of (:data:`harmful_inputs.CALIBRATIONS`); ``"nothing"``: of earlier tasks
             alone; ``None``: no projection.
         samples: of them.
@@ -71,7 +69,6 @@ class Stream:
     calibrated_on: str | None = "all"
     samples: int = 128
     harmful: float = 0.0
-    tasks: tuple[str, ...] = ("captions",)
 
 
 @dataclass(frozen=True)
@@ -90,14 +87,10 @@ class Attack:
 
 
 GROUPS: dict[str, dict[str, Stream | Attack]] = {
-    "kinds": {"no projection": Stream(None)} | {name: Stream(name) for name in CALIBRATIONS},
+    "kinds": {"no projection": Stream(None)} | {name: Stream(name) for name in ("nothing", *CALIBRATIONS)},
     "samples": {str(count): Stream(samples=count) for count in (8, 16, 32, 64, 256, 512)},
-    "stream": {"no projection": Stream(None, tasks=TASKS)}
-    | {name: Stream(name, tasks=TASKS) for name in ("nothing", *CALIBRATIONS)},
     "injection": {
-        f"{share:g} %, {'projection' if calibrated_on else 'no projection'}": Stream(
-            calibrated_on, 128, share / 100, TASKS
-        )
+        f"{share:g} %, {'projection' if calibrated_on else 'no projection'}": Stream(calibrated_on, 128, share / 100)
         for share in (10, 1)
         for calibrated_on in (None, "all")
     },
@@ -180,7 +173,7 @@ def projection(energy: float, calibrated_on: str, samples: int, seed: int) -> Nu
 
 def run_stream(stream: Stream, seed: int, folder: Path) -> dict[str, Any]:
     """The scores after the last task."""
-    data = NanoDataModule(seed=seed, task_order=list(stream.tasks), harmful_ratio=stream.harmful)
+    data = NanoDataModule(seed=seed, task_order=TASKS, harmful_ratio=stream.harmful)
     data.safety_sets = [*scored_sets(SCORED), *(one for one in data.safety_sets if one.kind != "safety")]
     last = LastScores()
     callbacks: list[L.Callback] = [last]

@@ -95,7 +95,7 @@ def tables(cells: Sequence[Cell]) -> str:
     parts = []
     for report in (False, True):
         of_seeds = [cell for cell in cells if (cell["seed"] >= REPORT_SEEDS) == report]
-        for group in ("kinds", "samples", "stream", "injection", "attack"):
+        for group in ("kinds", "samples", "injection", "attack"):
             rows = [cell for cell in of_seeds if cell["group"] == group]
             if not rows:
                 continue
@@ -109,6 +109,6 @@ def tables(cells: Sequence[Cell]) -> str:
                 rows += [{**cell, "condition": "128"} for cell in default]
                 rows.sort(key=lambda row: int(row["condition"]))
             parts.append(_table(rows, "samples" if group == "samples" else "basis of", stream_columns()))
-            if group in ("kinds", "stream"):
+            if group == "kinds":
                 parts.append(_table(rows, "basis of", part_columns()))
     return "\n\n".join(parts)

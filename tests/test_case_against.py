@@ -98,13 +98,14 @@ def test_cells_are_measured_once(study: ModuleType, tmp_path: Path, monkeypatch:
     path = tmp_path / "cells.jsonl"
     small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4}
     monkeypatch.setattr(study, "NanoDataModule", partial(NanoDataModule, **small))
+    monkeypatch.setattr(study, "TASKS", ["driving", "captions"])
     monkeypatch.setattr(study, "SCORED", 40)
     monkeypatch.setattr(study, "ATTACK_STEPS", 2)
     monkeypatch.setattr(study, "CURVE", (0, 2))
     norms = TrainableParts(names=["model.language_model.*norm*"])
     groups = {
         "kinds": {"look-alikes": study.Stream("look-alikes", 8)},
-        "injection": {"10 %": study.Stream("nothing", 8, 0.1, ("driving", "captions"))},
+        "injection": {"10 %": study.Stream("nothing", 8, 0.1)},
         "attack": {"energy": study.Attack(1.0), "norms": study.Attack(parts=norms, learning_rate=0.5)},
     }
     monkeypatch.setattr(study, "GROUPS", groups)
