@@ -153,7 +153,8 @@ def null_space_projection_(trained: Tensor, origin: Tensor | None, basis: Tensor
     wide = _working_dtype(basis, trained)
     basis = basis.to(wide)
     with torch.autocast(trained.device.type, enabled=False):
-        for lines in blocks(*trained.shape, trained.numel() if trained.is_cuda else _CPU_ENTRIES):
+        entries = trained.numel() if trained.is_cuda else _CPU_ENTRIES
+        for lines in blocks(trained.shape[0], trained.shape[1], entries):
             rows, before = trained[lines], origin[lines]
             update = rows.to(wide) - before.to(wide)
             along = update @ basis
