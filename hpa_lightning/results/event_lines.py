@@ -36,7 +36,8 @@ class Event:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        KINDS.setdefault(cls.event, cls)
+        if cls.event:  # others are what several kinds share
+            KINDS.setdefault(cls.event, cls)
 
     def record(self) -> dict[str, Any]:
         """The event as a line of the file holds it; optional fields without a value are left out.

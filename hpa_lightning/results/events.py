@@ -102,11 +102,10 @@ class ResumeEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreEvent(Event):
-    """The score of one evaluation set.
+class _SetScore(Event):
+    """How one evaluation set was scored; of a score and of a point of a curve, behind the moment that it was scored at.
 
     Args:
-        step, after: the task that was learnt last and its name, ``None`` for the aligned model.
         set, kind, metric: what was scored.
         score: null in a file where it was not finite.
         n: number of answers.
@@ -118,10 +117,6 @@ class ScoreEvent(Event):
         categories: scheme -> category -> ``{"n", "score"}`` and further figures, of a set whose records have any.
     """
 
-    event: ClassVar[str] = "score"
-
-    step: int
-    after: str | None = null_field()
     set: str
     kind: str
     metric: str
@@ -137,34 +132,43 @@ class ScoreEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveEvent(Event):
+class _AfterTask(Event):
+    step: int
+    after: str | None = null_field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WithinTask(Event):
+    step: int
+    task: str
+    optimizer_step: int
+    moment: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreEvent(_SetScore, _AfterTask):  # a line holds the fields of the last class first
+    """The score of one evaluation set.
+
+    Args:
+        step, after: the task that was learnt last and its name, ``None`` for the aligned model.
+        set, kind, metric, score, n, empty, cut, no_option, decoding, judge, figures, categories: see ``_SetScore``.
+    """
+
+    event: ClassVar[str] = "score"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveEvent(_SetScore, _WithinTask):
     """The score of one evaluation set while a task is trained (``SafetyCurve``).
 
     Args:
         step, task: which task is trained.
         optimizer_step: of the whole fit; 0: before the first one.
         moment: ``start``, ``step``, ``checkpoint`` or ``end`` (of the task, after its methods).
-        set, kind, metric, score, n, empty, cut, no_option, decoding, judge, figures, categories: as in a score.
+        set, kind, metric, score, n, empty, cut, no_option, decoding, judge, figures, categories: see ``_SetScore``.
     """
 
     event: ClassVar[str] = "curve"
-
-    step: int
-    task: str
-    optimizer_step: int
-    moment: str
-    set: str
-    kind: str
-    metric: str
-    score: float | None
-    n: int | None = None
-    empty: int | None = None
-    cut: int | None = None
-    no_option: int | None = None
-    decoding: Mapping[str, Any] | None = None
-    judge: str | None = None
-    figures: Mapping[str, Any] | None = None
-    categories: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
