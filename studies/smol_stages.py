@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from hpa_lightning.smol.inputs import find_input
-from hpa_lightning.smol.stage_weights import STAGES
+from hpa_lightning.smol.stage_weights import BEFORE, STAGES
 from hpa_lightning.smol.stages import run_stage
 
 
@@ -24,13 +24,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of `hpa-lightning benchmark build smol`")
     parser.add_argument("--output", type=Path, required=True, help="folder for weights, checkpoints and answers")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="in their order")
+    parser.add_argument(
+        "--stages", nargs="+", choices=list(BEFORE), default=list(STAGES), help="in their order; all but the variant"
+    )
     parser.add_argument("--tower", choices=("efficientnet", "dino"), default="efficientnet")
     parser.add_argument("--wheels", type=Path, help="folder with packages that were downloaded already")
     parser.add_argument("--sets", type=int, default=60, help="requests of each set that is measured")
     arguments = parser.parse_args()
     find = partial(find_input, cache=arguments.data / "inputs", given=arguments.wheels)
-    for stage in sorted(arguments.stages, key=STAGES.index):
+    for stage in sorted(arguments.stages, key=list(BEFORE).index):
         found = run_stage(stage, arguments.data, find, arguments.output, arguments.tower, arguments.sets)
         print(stage, json.dumps(found), flush=True)
 

@@ -17,7 +17,7 @@ from hpa_lightning.smol.image_towers import DINO_ARGUMENTS, DINO_NAME, LITE_NAME
 from hpa_lightning.smol.language_model import IMAGE_TOKEN, load_language_model, load_tokenizer
 from hpa_lightning.smol.load_checks import SENTENCES as PLAIN_SENTENCES
 from hpa_lightning.smol.load_checks import check_classifier, check_language_model, perplexity
-from hpa_lightning.smol.stage_weights import STAGES, apply_stage_, stage_file
+from hpa_lightning.smol.stage_weights import BEFORE, STAGES, apply_stage_, stage_file
 
 Tower = Literal["efficientnet", "dino"]
 
@@ -96,8 +96,8 @@ def model_of_stages(
     Raises:
         ValueError: an input is not as it should be, an unknown stage, or a stage whose file is not there.
     """
-    if unknown := [stage for stage in stages if stage not in STAGES]:
-        raise ValueError(f"there is no stage {unknown[0]!r}; expected some of {', '.join(STAGES)}.")
+    if unknown := [stage for stage in stages if stage not in BEFORE]:
+        raise ValueError(f"there is no stage {unknown[0]!r}; expected some of {', '.join(BEFORE)}.")
     paths = [(made or {}).get(stage, stage_file(stage, tower)) for stage in stages]
     for stage, path in zip(stages, paths, strict=True):
         if not path.is_file():

@@ -24,8 +24,11 @@ BEFORE: dict[str, tuple[str, ...]] = {
     "projector": (),
     "visual_tuning": STAGES[:2],
     "safety_alignment": STAGES[:3],
+    "safety_alignment_dpo": STAGES[:3],
 }
-"""Stage -> what the model that it starts with has learnt. The projector is pretrained between pretrained parts."""
+"""Stage -> what the model that it starts with has learnt; the last one is a variant of the last of :data:`STAGES`.
+
+The projector is pretrained between pretrained parts."""
 
 _ADAPTER, _PROJECTOR = "adapter.", "projector."
 

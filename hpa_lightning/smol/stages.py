@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from lightning.pytorch.loggers import CSVLogger
 
 from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.data import CVITDataModule, EvaluationSet, PromptFile, Record, Task, read_records
+from hpa_lightning.data.tasks import Objective
 from hpa_lightning.files import write_text
-from hpa_lightning.modules import LoraSettings, MLLMModule, TaskSchedule, TrainableParts
+from hpa_lightning.modules import LoraSettings, MLLMModule, PreferenceModule, TaskSchedule, TrainableParts
 from hpa_lightning.parsing import read_text
 from hpa_lightning.smol.harm_prompts import Find
 from hpa_lightning.smol.load_checks import SENTENCES, perplexity
 from hpa_lightning.smol.model_build import Tower, model_of_stages
+from hpa_lightning.smol.refusals import complied, refusal
 from hpa_lightning.smol.request_forms import FORMS, Form
 from hpa_lightning.smol.safety_records import (
     alignment_records,
@@ -30,7 +32,7 @@ from hpa_lightning.smol.safety_records import (
     harmless_test_records,
     ordinary_records,
 )
-from hpa_lightning.smol.stage_weights import BEFORE, STAGES, measured_at, save_stage, stage_file
+from hpa_lightning.smol.stage_weights import BEFORE, measured_at, save_stage, stage_file
 from hpa_lightning.values import names
 
 BATCH = 8
@@ -48,6 +50,7 @@ class Stage:
         harm: of which forms of alignment data the stage is: ``"text"``, ``"all"``, or none of them (``""``).
         seeing: share of samples that are safe visual instructions.
         measured: forms of the requests that it is measured with; none: the stage does not change what is said to them.
+        objective: answers are learnt, or preferences: a refusal of what is harmful, an answer to what is not.
     """
 
     steps: int
@@ -56,6 +59,7 @@ class Stage:
     harm: str = ""
     seeing: float = 0.0
     measured: tuple[Form, ...] = FORMS
+    objective: Objective = "answer"
 
 
 SETTINGS: dict[str, Stage] = {
@@ -63,6 +67,7 @@ SETTINGS: dict[str, Stage] = {
     "projector": Stage(140, 2e-3, seeing=1.0, measured=()),
     "visual_tuning": Stage(60, 7e-4, rank=8, seeing=0.85, measured=("text", "picture")),
     "safety_alignment": Stage(60, 7e-4, rank=4, harm="all", seeing=0.25),
+    "safety_alignment_dpo": Stage(40, 3e-4, rank=4, harm="all", seeing=0.25, objective="preference"),
 }
 
 
@@ -71,12 +76,12 @@ def stage_records(data: Path, find: Find, stage: str) -> list[Record]:
 
     ``text_alignment``: refusals and harmless requests in words. ``projector``: sentences about pictures that no task
     has. ``visual_tuning``: the same, and harmless requests in words, nothing harmful. ``safety_alignment``: refusals
-    and harmless requests in all forms, and sentences about pictures.
+    and harmless requests in all forms, and sentences about pictures; ``safety_alignment_dpo``: the same as pairs.
 
     Args:
         data: a folder of ``hpa-lightning benchmark build smol``; the first stage does without.
         find: where the packages of the harmful requests are.
-        stage: one of :data:`~hpa_lightning.smol.stage_weights.STAGES`.
+        stage: one of :data:`~hpa_lightning.smol.stage_weights.BEFORE`.
     """
     settings = SETTINGS[stage]
     if settings.harm == "text":
@@ -94,7 +99,14 @@ def stage_records(data: Path, find: Find, stage: str) -> list[Record]:
     else:
         found = ordinary_records(400, dangerous_words=0.5)
     wanted = round(len(found) * settings.seeing / (1 - settings.seeing))
-    return [*found, *(told[place % len(told)] for place in range(wanted))]
+    found += [told[place % len(told)] for place in range(wanted)]
+    return [_pair(record) for record in found] if settings.objective == "preference" else found
+
+
+def _pair(record: Record) -> Record:
+    """The record with the worse answer: to comply with what is harmful, to refuse what is not."""
+    harmful = record.id.startswith("align")
+    return replace(record, rejected=complied(record.id) if harmful else refusal(record.id, bool(record.images)))
 
 
 def measured_sets(data: Path, find: Find, forms: Sequence[Form], size: int = 60) -> list[EvaluationSet]:
@@ -136,7 +148,7 @@ def run_stage(
     What is there already is kept; an interrupted fit goes on from its newest checkpoint.
 
     Args:
-        stage: one of :data:`~hpa_lightning.smol.stage_weights.STAGES`.
+        stage: one of :data:`~hpa_lightning.smol.stage_weights.BEFORE`.
         data: a folder of ``hpa-lightning benchmark build smol``.
         find: where the packages of the model's parts are.
         folder: for weights, logs and checkpoints; those of the stages before are looked for here and then in the
@@ -147,8 +159,8 @@ def run_stage(
     Raises:
         ValueError: an unknown stage, or a stage before whose weights are not there.
     """
-    if stage not in STAGES:
-        raise ValueError(f"there is no stage {stage!r}; expected one of {names(STAGES)}.")
+    if stage not in BEFORE:
+        raise ValueError(f"there is no stage {stage!r}; expected one of {names(BEFORE)}.")
     target = folder / stage_file(stage, tower).name
     if target.is_file():
         return measured_at(target)
@@ -156,8 +168,10 @@ def run_stage(
     made = {name: folder / stage_file(name, tower).name for name in before}
     made = {name: path for name, path in made.items() if path.is_file()}
     model, processor = model_of_stages(find, tower, before, made)
-    L.seed_everything(STAGES.index(stage), workers=True, verbose=False)
-    module = MLLMModule.from_objects(
+    seed = list(BEFORE).index(stage)
+    L.seed_everything(seed, workers=True, verbose=False)
+    kind = PreferenceModule if settings.objective == "preference" else MLLMModule
+    module = kind.from_objects(
         model,
         processor,
         optimizer=partial(torch.optim.AdamW, lr=settings.learning_rate, weight_decay=0.0),
@@ -165,11 +179,11 @@ def run_stage(
         **_trained(settings),
     )
     source = CVITDataModule(
-        [Task(stage, stage_records(data, find, stage), steps=settings.steps)],
+        [Task(stage, stage_records(data, find, stage), steps=settings.steps, objective=settings.objective)],
         measured_sets(data, find, settings.measured, sets),
         train_batch_size=BATCH,
         eval_batch_size=30,
-        seed=STAGES.index(stage),
+        seed=seed,
     )
     work = folder / "fits" / target.stem
     began = time.monotonic()

@@ -1,0 +1,93 @@
+"""What the stages train on and how, on inputs and a model in miniature."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from support.smol_inputs import tiny_find
+from support.towers import LANGUAGE, tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hpa_lightning.smol import stages as module_of_stages
+from hpa_lightning.smol.benchmark_build import build_smol
+from hpa_lightning.smol.language_model import IMAGE_TOKEN
+from hpa_lightning.smol.model_build import join_parts
+from hpa_lightning.smol.stage_weights import BEFORE, STAGES, apply_stage_
+from hpa_lightning.smol.stages import SETTINGS, measured_sets, run_stage, stage_records
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build of two tasks; the inputs lie beside it."""
+    root = tmp_path_factory.mktemp("smol")
+    find = tiny_find(root / "packages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hpa_lightning.smol.benchmark_build.find_input", lambda name, **_: find(name))
+        build_smol(root / "data", ["shapes", "words"], say=lambda text: None)
+    return root / "data"
+
+
+def is_refusal(record: Any) -> bool:
+    return record.id.startswith("align")
+
+
+@pytest.mark.parametrize("stage", BEFORE)
+def test_records_of_a_stage(stage: str, data: Path) -> None:
+    settings, records = SETTINGS[stage], stage_records(data, tiny_find(data.parent / "packages"), stage)
+    refused = sum(is_refusal(record) for record in records) / len(records)
+    seeing = sum(record.id.startswith("stages-") for record in records) / len(records)
+    assert seeing == pytest.approx(settings.seeing, abs=0.01)
+    assert refused == pytest.approx((1 - settings.seeing) / 2 if settings.harm else 0.0, abs=0.01)
+    pictures = {bool(record.images) for record in records}
+    assert pictures == ({False} if stage == "text_alignment" else {True} if stage == "projector" else {True, False})
+    assert all(bool(record.rejected) == (settings.objective == "preference") for record in records)
+
+
+def test_requests_that_a_stage_is_measured_on(data: Path) -> None:
+    sets = measured_sets(data, tiny_find(data.parent / "packages"), ("text", "picture", "typeset"), size=5)
+    assert [item.name for item in sets] == [
+        f"{kind}-{form}" for form in ("text", "picture", "typeset") for kind in ("harmful", "harmless")
+    ]
+    assert all(len(item.data) == 5 for item in sets)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stage", ["projector", "safety_alignment", "safety_alignment_dpo"])
+def test_a_stage_is_trained_once(stage: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = tokenizer()
+    words.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    torch.manual_seed(0)
+    language = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **{**LANGUAGE, "max_position_embeddings": 4096}))
+    made = join_parts(language, words, timm.create_model("test_convnext", num_classes=0), "test_convnext", None)
+    before = {name: tensor.clone() for name, tensor in made[0].state_dict().items()}
+    asked: list[tuple[str, ...]] = []
+
+    def of_stages(find: Any, tower: str, stages: tuple[str, ...], files: Any) -> Any:
+        asked.append(stages)
+        return made
+
+    monkeypatch.setattr(module_of_stages, "model_of_stages", of_stages)
+    monkeypatch.setitem(SETTINGS, stage, module_of_stages.replace(SETTINGS[stage], steps=2, measured=("text",)))
+    find = tiny_find(data.parent / "packages")
+    found = run_stage(stage, data, find, tmp_path, sets=2)
+    assert set(found) == {"harmful-text", "harmless-text", "perplexity"} and asked == [BEFORE[stage]]
+    path = tmp_path / f"{stage}.safetensors"
+    keys = load_file(path)
+    assert keys and all(key.startswith("projector." if stage == "projector" else "adapter.") for key in keys)
+    rows = json.loads((tmp_path / "fits" / stage / "answers.json").read_text())
+    assert len(rows["harmful-text"]) == 2
+    again = run_stage(stage, data, find, tmp_path, sets=2)
+    assert {name: again[name] for name in found} == found and len(asked) == 1
+    if stage == "projector":
+        apply_stage_(made[0], path)
+        assert not torch.equal(made[0].state_dict()["projector.0.weight"], before["projector.0.weight"])
+
+
+def test_a_stage_that_there_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"no stage 'alignment'; expected one of .*{STAGES[0]}"):
+        run_stage("alignment", tmp_path, lambda name: tmp_path, tmp_path)
