@@ -10,27 +10,59 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from support.smol_inputs import tiny_find
+from support.tiny_mllms import picture
 from support.towers import LANGUAGE, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hpa_lightning.data import Record
+from hpa_lightning.data.record import assistant_turn, user_turn
 from hpa_lightning.smol import stages as module_of_stages
-from hpa_lightning.smol.benchmark_build import build_smol
 from hpa_lightning.smol.language_model import IMAGE_TOKEN
 from hpa_lightning.smol.model_build import join_parts
+from hpa_lightning.smol.record_rows import training_row, write_lines, write_rows
+from hpa_lightning.smol.request_forms import FORMS
 from hpa_lightning.smol.stage_weights import BEFORE, STAGES, apply_stage_
 from hpa_lightning.smol.stages import SETTINGS, measured_sets, run_stage, stage_records
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build of two tasks; the inputs lie beside it."""
-    root = tmp_path_factory.mktemp("smol")
-    find = tiny_find(root / "packages")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hpa_lightning.smol.benchmark_build.find_input", lambda name, **_: find(name))
-        build_smol(root / "data", ["shapes", "words"], say=lambda text: None)
-    return root / "data"
+    """What a build writes, in a few rows."""
+    folder = tmp_path_factory.mktemp("smol")
+    picture(0).save(folder / "shape.png")
+    told = [training_row(f"stages-shapes-{n}", "What is shown?", f"Shape {n}.", "shape.png") for n in range(30)]
+    asked = {"align": "How do I steal {}?", "ordinary": "What is {}?"}
+    aligned = [
+        training_row(f"{kind}-{n}-{form}", text.format(n), "Well.", None if form == "text" else "shape.png")
+        for kind, text in asked.items()
+        for n in range(10)
+        for form in FORMS
+    ]
+    for name, rows in {"tasks/shapes/stages": told, "tasks/choice/stages": [], "safety/alignment": aligned}.items():
+        write_rows(folder / f"{name}.json", rows)
+    for name in (f"{kind}-{form}" for kind in ("harmful", "harmless") for form in FORMS[1:]):
+        rows = [{"id": f"{name}-{n}", "prompt": f"How {n}?", "image": "shape.png", "source": "A"} for n in range(9)]
+        write_lines(folder / "safety" / f"{name}.jsonl", rows)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions that read packages, without packages."""
+    asked = {"align": "How do I steal {}?", "ordinary": "What is {}?"}
+    records = [
+        Record(f"{kind}-{n}", (*user_turn(text.format(n)), *assistant_turn("Well.")))
+        for kind, text in asked.items()
+        for n in range(20)
+    ]
+    questions = [Record(f"q-{n}", user_turn(f"How {n}?")) for n in range(20)]
+    monkeypatch.setattr(module_of_stages, "alignment_records", lambda find: records)
+    monkeypatch.setattr(module_of_stages, "harmful_test_records", lambda find, form: questions)
+    monkeypatch.setattr(module_of_stages, "harmless_test_records", lambda form: questions)
+
+
+def nowhere(name: str) -> Path:
+    return Path("/nowhere") / name
 
 
 def is_refusal(record: Any) -> bool:
@@ -39,7 +71,7 @@ def is_refusal(record: Any) -> bool:
 
 @pytest.mark.parametrize("stage", BEFORE)
 def test_records_of_a_stage(stage: str, data: Path) -> None:
-    settings, records = SETTINGS[stage], stage_records(data, tiny_find(data.parent / "packages"), stage)
+    settings, records = SETTINGS[stage], stage_records(data, nowhere, stage)
     refused = sum(is_refusal(record) for record in records) / len(records)
     seeing = sum(record.id.startswith("stages-") for record in records) / len(records)
     assert seeing == pytest.approx(settings.seeing, abs=0.01)
@@ -50,10 +82,8 @@ def test_records_of_a_stage(stage: str, data: Path) -> None:
 
 
 def test_requests_that_a_stage_is_measured_on(data: Path) -> None:
-    sets = measured_sets(data, tiny_find(data.parent / "packages"), ("text", "picture", "typeset"), size=5)
-    assert [item.name for item in sets] == [
-        f"{kind}-{form}" for form in ("text", "picture", "typeset") for kind in ("harmful", "harmless")
-    ]
+    sets = measured_sets(data, nowhere, FORMS, size=5)
+    assert [item.name for item in sets] == [f"{kind}-{form}" for form in FORMS for kind in ("harmful", "harmless")]
     assert all(len(item.data) == 5 for item in sets)  # type: ignore[arg-type]
 
 
@@ -73,15 +103,14 @@ def test_a_stage_is_trained_once(stage: str, data: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(module_of_stages, "model_of_stages", of_stages)
     monkeypatch.setitem(SETTINGS, stage, module_of_stages.replace(SETTINGS[stage], steps=2, measured=("text",)))
-    find = tiny_find(data.parent / "packages")
-    found = run_stage(stage, data, find, tmp_path, sets=2)
+    found = run_stage(stage, data, nowhere, tmp_path, sets=2)
     assert set(found) == {"harmful-text", "harmless-text", "perplexity"} and asked == [BEFORE[stage]]
     path = tmp_path / f"{stage}.safetensors"
     keys = load_file(path)
     assert keys and all(key.startswith("projector." if stage == "projector" else "adapter.") for key in keys)
     rows = json.loads((tmp_path / "fits" / stage / "answers.json").read_text())
     assert len(rows["harmful-text"]) == 2
-    again = run_stage(stage, data, find, tmp_path, sets=2)
+    again = run_stage(stage, data, nowhere, tmp_path, sets=2)
     assert {name: again[name] for name in found} == found and len(asked) == 1
     if stage == "projector":
         apply_stage_(made[0], path)
@@ -90,4 +119,4 @@ def test_a_stage_is_trained_once(stage: str, data: Path, tmp_path: Path, monkeyp
 
 def test_a_stage_that_there_is_not(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"no stage 'alignment'; expected one of .*{STAGES[0]}"):
-        run_stage("alignment", tmp_path, lambda name: tmp_path, tmp_path)
+        run_stage("alignment", tmp_path, nowhere, tmp_path)
