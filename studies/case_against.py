@@ -99,6 +99,8 @@ GROUPS: dict[str, dict[str, Stream | Attack]] = {
         "energy 0.7": Attack(0.7),
         "energy 0.9": Attack(0.9),
         "energy 0.99": Attack(0.99),
+        "energy 0.9, five times the rate": Attack(0.9, learning_rate=5 * NANO_LEARNING_RATE),
+        "energy 0.99, five times the rate": Attack(0.99, learning_rate=5 * NANO_LEARNING_RATE),
         "norms": Attack(parts=TrainableParts(names=["model.language_model.*norm*"]), learning_rate=5e-3),
         "embeddings": Attack(parts=TrainableParts(names=["*.embed_tokens.weight"]), learning_rate=2e-3),
         "lm_head": Attack(parts=TrainableParts(names=["lm_head.weight"]), learning_rate=2e-3),
