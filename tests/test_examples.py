@@ -13,16 +13,19 @@ import torch
 from pyarrow import parquet
 from support.benchmark_folders import write_hpa
 from support.safety_files import encoded, write_figstep, write_scenario, write_vlguard, write_xstest
+from support.smol_folders import write_smol
 from support.tiny_mllms import tiny_llava, training_records
 
 from hpa_lightning.cli import main
 from hpa_lightning.data import DataWarning, MLLMCollator, Record
 from hpa_lightning.data.record import assistant_turn
 from hpa_lightning.modules import MLLMModule
+from hpa_lightning.modules.save_pretrained import export_model
 from hpa_lightning.results.run_results import RunResults
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NANO = sorted(path.name for path in EXAMPLES.glob("nano_*.yaml"))
+SMOL = sorted(path.name for path in EXAMPLES.glob("smol_*.yaml"))
 MAIN = ["nano_sequential.yaml", "nano_hpa.yaml", "nano_hpa_in_training.yaml"]
 ADAPTATION = [name for name in NANO if "projector" in name or "visual" in name]
 OTHERS = [name for name in NANO if name not in (*MAIN, *ADAPTATION)]
@@ -35,6 +38,7 @@ def test_there_is_a_test_for_every_example() -> None:
         "llava_7b_dpo.yaml",
         "own_trainer.py",
         *NANO,
+        *SMOL,
     }
     assert len(OTHERS) >= 14
 
@@ -90,6 +94,29 @@ def test_the_stages_of_the_adaptation(tmp_path: Path, monkeypatch: pytest.Monkey
         assert results.tasks == ["adaptation"] and results.steps == [-1, 0]
         assert bool(results.events("curve")) == ("visual" in name)
     assert len(ADAPTATION) == 4
+
+
+@pytest.mark.parametrize("name", SMOL)
+def test_smol_configurations_on_a_folder_of_the_same_layout(name: str, tmp_path: Path) -> None:
+    """A tiny model in place of the real one, which `tests/smol` builds where its packages are at hand."""
+    write_smol(tmp_path / "smol")
+    model, processor = tiny_llava()
+    export_model(model, processor, tmp_path / "smol" / "model")
+    small = {
+        "data.init_args.steps": 2,
+        "data.init_args.train_size": 16,
+        "data.init_args.test_size": 4,
+        "data.init_args.harm_size": 5,
+        "data.init_args.task_order": "[digits, words]",
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+        "trainer.enable_checkpointing": "false",
+    }
+    # A model that was never aligned refuses nothing.
+    small["data.init_args.harmful_calibration_answers"] = "given"
+    main(["fit", "--config", str(EXAMPLES / name), *(f"--{key}={value}" for key, value in small.items())])
+    results = RunResults.from_file(tmp_path / "runs" / name.removesuffix(".yaml"))
+    assert results.tested == ["digits", "words"] and len(results.steps) == 3
 
 
 @pytest.mark.parametrize("mode", ["post-training", "in-training"])

