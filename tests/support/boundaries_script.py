@@ -16,6 +16,7 @@ from support.foreign_module import Tokens, foreign_module, quiet_trainer
 from support.method_fits import calibration_data, dense
 from support.method_registry import METHODS
 from support.processes_script import EverySecond, strategy
+from support.programs import report_fatal_signals
 from torch.utils.data import DataLoader
 
 from hpa_lightning.callbacks.divergence import TrainingDivergedError
@@ -54,4 +55,5 @@ def main(folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
+    report_fatal_signals()
     main(Path(sys.argv[1]), sys.argv[2])

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from support.multimodal_fits import method, module, stream, trainer
 from support.processes_script import strategy
+from support.programs import report_fatal_signals
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.modules.save_pretrained import merged_state_dict
@@ -46,4 +47,5 @@ def main(folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
+    report_fatal_signals()
     main(Path(sys.argv[1]), sys.argv[2])

@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from support.foreign_module import Tokens, foreign_module
+from support.programs import report_fatal_signals
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -43,6 +44,7 @@ def train(folder: Path, devices: int, weight: float) -> tuple[int, dict[str, Ten
 
 
 if __name__ == "__main__":
+    report_fatal_signals()
     torch.set_num_threads(1)
     rank, result = train(Path(sys.argv[1]), devices=2, weight=1.0)
     torch.save(result, Path(sys.argv[1]) / f"rank{rank}.pt")

@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from support.foreign_module import Tokens, foreign_module, quiet_trainer
 from support.method_fits import Watcher, calibration_data, dense
 from support.method_registry import METHODS, TUNING_IDS, TUNINGS
+from support.programs import report_fatal_signals
 from torch.utils.data import DataLoader, Sampler
 
 from hpa_lightning.results.result_file import read_results
@@ -97,4 +98,5 @@ def main(folder: Path, name: str, cases: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    report_fatal_signals()
     main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:] or TUNING_IDS)

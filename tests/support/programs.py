@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 LIMIT = 800
 """Seconds until a script counts as hanging: less than pytest's own limit, which would leave its processes behind."""
@@ -36,5 +38,17 @@ def run_script(name: str, *arguments: str) -> None:
         os.killpg(process.pid, signal.SIGKILL)  # with those that it started, which would hold the pipe open
         process.communicate()
         raise
-    fault = errors.find("Fatal Python error")  # where a signal such as SIGSEGV hit
-    assert process.returncode == 0, (errors[fault : fault + 3000] if fault >= 0 else "") + errors[-3000:]
+    fault = re.search(r"SIG[A-Z]+\(\d+\), PID|Fatal Python error", errors)  # where a signal such as SIGSEGV hit
+    assert process.returncode == 0, (errors[fault.start() :][:12_000] if fault else "") + errors[-3000:]
+
+
+def report_fatal_signals() -> None:
+    """Let this process print the C++ stacks of all its threads, then the Python ones, at a signal that ends it.
+
+    The second alone, which ``PYTHONFAULTHANDLER`` prints, says nothing of a thread of torch's own.
+    """
+    import torch
+
+    report: Any = getattr(torch._C, "_set_print_stack_traces_on_fatal_signal", None)
+    if report is not None:  # not on every system
+        report(True)

@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from support.foreign_module import quiet_trainer
+from support.programs import report_fatal_signals
 from support.tiny_mllms import picture, tiny_llava
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -77,6 +78,7 @@ def fit(
 
 
 if __name__ == "__main__":
+    report_fatal_signals()
     torch.set_num_threads(1)
     sharded = sys.argv[2] == "fsdp"
     strategy: Any = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1) if sharded else "ddp"
