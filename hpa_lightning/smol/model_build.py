@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,20 +11,22 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from hpa_lightning.modules.save_pretrained import export_model
+from hpa_lightning.files import whole_folder, write_text
 from hpa_lightning.modules.timm_mllm import TimmMLLM, build_timm_mllm
-from hpa_lightning.modules.timm_processor import PROCESSOR_FILE, TimmProcessor
+from hpa_lightning.modules.timm_processor import TimmProcessor
+from hpa_lightning.parsing import parse_json, read_text
 from hpa_lightning.smol.harm_prompts import Find
 from hpa_lightning.smol.image_towers import DINO_ARGUMENTS, DINO_NAME, LITE_NAME, load_dino, load_efficientnet
 from hpa_lightning.smol.language_model import IMAGE_TOKEN, load_language_model, load_tokenizer
-from hpa_lightning.smol.load_checks import SENTENCES as PLAIN_SENTENCES
-from hpa_lightning.smol.load_checks import check_classifier, check_language_model, perplexity
-from hpa_lightning.smol.stage_weights import BEFORE, STAGES, apply_stage_, stage_file
+from hpa_lightning.smol.load_checks import SENTENCES, check_classifier, check_language_model, perplexity
+from hpa_lightning.smol.package_archives import file_digest
+from hpa_lightning.smol.stage_weights import BEFORE, STAGES, apply_stage_, measured_at, stage_file
 
 Tower = Literal["efficientnet", "dino"]
 
 IMAGE_GRID = 4
 """The tower's features are averaged to a grid of 4 x 4, so that a picture takes 16 tokens and not 49 or 256."""
+_ABOUT = "smol_model.json"
 REMEMBERED = 8000
 """Pictures whose features are kept in memory: those of all tasks and tests, 0.6 GB at most."""
 
@@ -96,14 +100,9 @@ def model_of_stages(
     Raises:
         ValueError: an input is not as it should be, an unknown stage, or a stage whose file is not there.
     """
-    if unknown := [stage for stage in stages if stage not in BEFORE]:
-        raise ValueError(f"there is no stage {unknown[0]!r}; expected some of {', '.join(BEFORE)}.")
-    paths = [(made or {}).get(stage, stage_file(stage, tower)) for stage in stages]
-    for stage, path in zip(stages, paths, strict=True):
-        if not path.is_file():
-            raise ValueError(f"stage {stage} with the tower {tower} has no weights: there is no {path}.")
+    paths = _files(stages, tower, made)
     model, processor = assemble(find, tower)
-    for path in paths:
+    for path in paths.values():
         apply_stage_(model, path)
     return model, processor
 
@@ -120,15 +119,43 @@ def build_model(
         stages: whose weights are added: all for the aligned model; the first two for one that adapts to pictures.
 
     Returns:
-        What is known of the model: its tower, its stages, its perplexity on plain sentences.
+        What is known of the model: its tower, its stages with the SHA-256 of their files, what was measured at the
+        last stage's end, and its perplexity on plain sentences.
 
     Raises:
         ValueError: an input is not as it should be, or the folder holds something else.
     """
-    if not (folder / PROCESSOR_FILE).is_file():
-        model, processor = model_of_stages(find, tower, stages)
-        export_model(model, processor, folder)
-    loaded = TimmMLLM.from_pretrained(folder)
-    processor = TimmProcessor.from_pretrained(folder)
-    found = perplexity(loaded, processor.tokenizer, PLAIN_SENTENCES)
-    return {"tower": tower, "stages": list(stages), "perplexity": round(found, 2)}
+    files = _files(stages, tower)
+    wanted = {"tower": tower, "stages": {stage: file_digest(path) for stage, path in files.items()}}
+    if folder.exists() and any(folder.iterdir()):
+        about = folder / _ABOUT
+        known = parse_json(read_text(about), str(about)) if about.is_file() else None
+        if not isinstance(known, dict):
+            raise ValueError(f"{folder} exists and is no model of this benchmark; remove it, or choose another folder.")
+        if {key: known.get(key) for key in wanted} == wanted:
+            return known
+        shutil.rmtree(folder)  # of another version's stages
+    model, processor = model_of_stages(find, tower, stages)
+    found = {
+        **wanted,
+        "measured": measured_at(files[stages[-1]]) if stages else {},
+        "perplexity": round(perplexity(model, processor.tokenizer, SENTENCES), 2),
+    }
+    with whole_folder(folder) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        write_text(partial / _ABOUT, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def _files(stages: Sequence[str], tower: str, made: Mapping[str, Path] | None = None) -> dict[str, Path]:
+    if unknown := [stage for stage in stages if stage not in BEFORE]:
+        raise ValueError(f"there is no stage {unknown[0]!r}; expected some of {', '.join(BEFORE)}.")
+    found = {stage: (made or {}).get(stage, stage_file(stage, tower)) for stage in stages}
+    for stage, path in found.items():
+        if not path.is_file():
+            raise ValueError(
+                f"stage {stage} with the tower {tower} has no weights: there is no {path}; studies/smol_stages.py "
+                "makes them."
+            )
+    return found

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from support.downloaded_inputs import unpacked
-from support.tiny_mllms import picture
+from support.tiny_mllms import picture, tiny_timm
 from support.towers import LANGUAGE, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.record import assistant_turn, user_turn
-from hpa_lightning.modules import MLLMModule, find_decoder_blocks
+from hpa_lightning.modules import MLLMModule, TimmMLLM, find_decoder_blocks
 from hpa_lightning.smol.language_model import IMAGE_TOKEN
 from hpa_lightning.smol.model_build import IMAGE_GRID, build_model, join_parts, model_of_stages
-from hpa_lightning.smol.stage_weights import STAGES, stage_file
+from hpa_lightning.smol.stage_weights import STAGES, save_stage, stage_file
 
 
 def nowhere(name: str) -> Path:
@@ -52,6 +53,44 @@ def test_stages_that_are_not_there() -> None:
 def test_the_files_are_small_enough_for_a_wheel() -> None:
     shipped = list(stage_file(STAGES[0]).parent.glob("*.safetensors"))
     assert sum(path.stat().st_size for path in shipped) <= 16_000_000
+
+
+def small_stages(model: TimmMLLM, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stage files of a small model, and that model in place of the real parts."""
+    for number, stage in enumerate(STAGES):
+        with torch.no_grad():
+            model.projector[2].bias.fill_(number)
+        save_stage(model, folder / f"{stage}.safetensors", True, {"harmful-text": number / 10})
+    monkeypatch.setattr(
+        "hpa_lightning.smol.model_build.stage_file", lambda stage, tower: folder / f"{stage}.safetensors"
+    )
+
+
+def test_a_folder_is_kept_until_the_stages_are_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = tiny_timm()
+    small_stages(model, tmp_path, monkeypatch)
+    made: list[str] = []
+
+    def assembled(find: Any, tower: str) -> tuple[TimmMLLM, Any]:
+        made.append(tower)
+        return model, processor
+
+    monkeypatch.setattr("hpa_lightning.smol.model_build.assemble", assembled)
+    folder = tmp_path / "model"
+    first = build_model(folder, nowhere)
+    assert build_model(folder, nowhere) == first and made == ["efficientnet"]
+    assert first["measured"] == {"harmful-text": 0.3} and list(first["stages"]) == list(STAGES)
+    assert float(MLLMModule(model=str(folder)).model.projector[2].bias[0].detach()) == 3
+    with torch.no_grad():
+        model.projector[2].bias.fill_(9)
+    save_stage(model, tmp_path / f"{STAGES[-1]}.safetensors", True, {})
+    assert build_model(folder, nowhere) != first and len(made) == 2
+    assert float(MLLMModule(model=str(folder)).model.projector[2].bias[0].detach()) == 9
+    (folder / "smol_model.json").unlink()
+    with pytest.raises(ValueError, match="exists and is no model of this benchmark"):
+        build_model(folder, nowhere)
+    with pytest.raises(ValueError, match="there is no stage 'a'"):
+        build_model(tmp_path / "other", nowhere, stages=["a"])
 
 
 def test_the_shipped_model_is_built_and_kept(tmp_path: Path) -> None:
