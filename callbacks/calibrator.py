@@ -107,9 +107,18 @@ class Calibrator(CalibrationData):
         self._visit(trainer, pl_module, batches, what, visit, accumulate)
 
     def hessians(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batches: Sequence[Any], what: str
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batches: Sequence[Any],
+        what: str,
+        damped: bool = True,
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The whole damped Hessians, fp32 on the CPU, one for each distinct input.
+        """The whole Hessians, fp32 on the CPU, one for each distinct input.
+
+        Args:
+            trainer, pl_module, batches, what: the fit, and which batches of it.
+            damped: as the settings say; otherwise ``(2/n) X^T X`` alone.
 
         Returns:
             name of the first layer that has an input -> ``(in_features, in_features)``, and every layer's name -> the
@@ -120,7 +129,8 @@ class Calibrator(CalibrationData):
 
         def keep(accumulators: Mapping[str, HessianAccumulator]) -> None:
             for name, accumulator in _distinct(accumulators, first):
-                held[name] = accumulator.hessian().float().cpu()
+                hessian = accumulator.hessian() if damped else accumulator.gram() * (2.0 / accumulator.count)
+                held[name] = hessian.float().cpu()
 
         self.visit_hessians(trainer, pl_module, batches, what, keep)
         return held, first

@@ -51,6 +51,7 @@ class HessianMemory(Part):
         rank: rows of a sketch; all columns where a layer has fewer.
         earlier_tasks: a file to begin with, read before the first task.
         save_memory: a file to write after every task; one that exists is refused, unless this fit has written it.
+        damped: of the exact form, whether the Hessians are damped as ``calibration`` says; sketches never are.
 
     Raises:
         ValueError: a weight that is negative or not finite, another form, a rank below 1, or a file with
@@ -70,6 +71,7 @@ class HessianMemory(Part):
         rank: int = 192,
         earlier_tasks: str | Path | None = None,
         save_memory: str | Path | None = None,
+        damped: bool = True,
     ) -> None:
         super().__init__(calibrator.owner)
         self.calibrator, self.layers = calibrator, calibrator.layers
@@ -88,6 +90,7 @@ class HessianMemory(Part):
         self.rank = rank
         self.earlier_tasks = earlier_tasks
         self.save_memory = save_memory
+        self.damped = damped
         self.inputs = RememberedInputs()
         self._remembered: list[str] | None = None  # names of tasks; None: the file of earlier tasks is still to be read
         self._from_file = False
@@ -116,7 +119,7 @@ class HessianMemory(Part):
     ) -> tuple[dict[str, Tensor] | dict[str, InputSketch], dict[str, str]]:
         """What the batches are to the layers in this memory's form; see :meth:`Calibrator.hessians`."""
         if self.form == "exact":
-            hessians, first = self.calibrator.hessians(trainer, pl_module, batches, what)
+            hessians, first = self.calibrator.hessians(trainer, pl_module, batches, what, self.damped)
             self.inputs.join(first, self.rank)
             return hessians, first
         held, first = self.calibrator.sketches(trainer, pl_module, batches, what, self.rank)
@@ -139,17 +142,25 @@ class HessianMemory(Part):
         self.inputs.join(first, self.rank)
         return held, first
 
-    def kept(self, name: str, safety: Tensor | InputSketch) -> Tensor | InputSketch:
+    def kept(
+        self, name: str, safety: Tensor | InputSketch, per_safety: float = 1.0, per_memory: float = 1.0
+    ) -> Tensor | InputSketch:
         """``safety_weight H_s + memory_weight sum_i H_i`` over the earlier tasks i, for one distinct input.
 
         Of sketches nothing is lost here: the sum has the rows of both.
+
+        Args:
+            name: of the input.
+            safety: ``H_s``, in this memory's form.
+            per_safety, per_memory: factors of the weights, for this input.
         """
+        safety_weight, memory_weight = self.safety_weight * per_safety, self.memory_weight * per_memory
         earlier = self.inputs.of(name)
         if isinstance(safety, Tensor):
-            kept = self.safety_weight * safety
-            return kept + self.memory_weight * earlier if isinstance(earlier, Tensor) else kept
+            kept = safety_weight * safety
+            return kept + memory_weight * earlier if isinstance(earlier, Tensor) else kept
         assert not isinstance(earlier, Tensor)
-        return kept_sketch(safety, earlier, self.safety_weight, self.memory_weight, self.rank)
+        return kept_sketch(safety, earlier, safety_weight, memory_weight, self.rank)
 
     def remember(
         self,

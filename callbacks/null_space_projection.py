@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import lightning as L
 import torch
@@ -17,19 +17,42 @@ from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.hessian_memory import Form, HessianMemory
 from hpa_lightning.callbacks.optimizer_step import StepCallback
+from hpa_lightning.callbacks.output_budget import OutputBudget
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
+from hpa_lightning.callbacks.refusal_budget import RefusalBudget
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.tasks import Data
+from hpa_lightning.functional import InputSketch
 from hpa_lightning.modules.fsdp import cpu_state, local_tensor
+from hpa_lightning.results.events import ProtectionEvent
+
+Share = Literal["output", "nearest", "refusals", "energy"]
+DEFAULT_BUDGETS: dict[str, float] = {"output": 0.05, "nearest": 0.05, "refusals": 0.05}
+"""Budgets that are taken where none is given; chosen on development seeds of `nano`."""
 
 
 class NullSpaceProjection(StepCallback):
     """Keeps every update out of the subspace of the safety inputs and of the earlier tasks' inputs.
 
-    At a task's start the safety inputs are gathered from the model as it is then; for each layer the directions ``U``
-    are taken that hold ``energy`` of the trace of ``safety_weight H_s + memory_weight sum_{i<t} H_i``. From then on the
-    update is projected after every optimizer step, ``D <- D (I - U U^T)``: what the layer does to inputs along ``U``
-    does not change, and training goes around them. With LoRA that is exactly ``A <- A (I - U U^T)``.
+    At a task's start the safety inputs are gathered from the model as it is then. From then on the update is projected
+    after every optimizer step, ``D <- D (I - U U^T)``: what the layer does to inputs along the directions ``U`` does
+    not change, and training goes around them. With LoRA that is exactly ``A <- A (I - U U^T)``. Which directions a
+    layer's update leaves is chosen by need (``share``):
+
+    - ``"output"``, the default: the fewest so that what the layer makes of the safety inputs ``X`` changes in the task
+      by at most a share of it, ``||X D^T||_F <= budget ||X W^T||_F``, and likewise of the inputs of earlier tasks. The
+      update starts free; whenever it is beyond its budget after a step, it leaves the next directions, those of largest
+      energy first, for the rest of the task (:class:`hpa_lightning.callbacks.output_budget.OutputBudget`). The budget
+      holds after every step, for every optimizer, of the inputs as they are at the task's start.
+    - ``"nearest"``: the same budget; the update goes to the nearest one within it, which damps directions instead of
+      leaving them (:func:`hpa_lightning.functional.nearest_in_budget`).
+    - ``"refusals"``: as ``"output"``, with the share set so that the loss of the aligned model's own refusals on the
+      calibration set rises in a task by at most ``budget`` nats a token
+      (:class:`hpa_lightning.callbacks.refusal_budget.RefusalBudget`).
+    - ``"energy"``: those that hold a given share of the trace of ``safety_weight H_s + memory_weight sum_{i<t} H_i``,
+      the same for all layers and models, fixed at the task's start.
+
+    What each layer got is said in the log, in the result file (``protection``) and in the report.
 
     With ``form="sketch"`` the Hessians are sketches of ``rank`` rows (Frequent Directions): no ``c x c`` matrix is
     formed. What an update
@@ -39,16 +62,19 @@ class NullSpaceProjection(StepCallback):
     bfloat16 is counted in ``Delta``; ``InputSketch.worst_case`` says how much it is). Where the spectrum decays slowly
     and the rank is small, ``Delta`` is large, and a warning names the layers.
 
-    Hooks: task start, the optimizer's step post-hook, task end (the task's Hessian, before adapters are merged).
-    State: the bases, the weights before the task (full-parameter tuning only), the earlier tasks' Hessians or sketches,
-    the safety calibration set; of LLaMA-7B sketches and bases at most 0.6 GB at rank 192.
+    Hooks: task start, the optimizer's step post-hook, the end of a batch (``"refusals"``), task end (the task's
+    Hessian, before adapters are merged).
+    State: the bases, or the spectra and what has been left of them; the weights before the task (full-parameter tuning
+    only), the earlier tasks' Hessians or sketches, the safety calibration set; of LLaMA-7B sketches and bases at most
+    0.6 GB at rank 192.
     Strategies: one device, DDP, FSDP2.
     Source: gradient projection memory (Saha et al., ICLR 2021) on HPA's calibration sets; projecting the weights'
     update instead of the gradient is this project's, since Adam's step leaves the subspace.
 
     Args:
-        energy: share of the trace that is kept from changing, in [0, 1].
-        safety_weight: weight of the safety inputs; 0 leaves them out.
+        energy: share of the trace that is kept from changing, in [0, 1]; it sets ``share="energy"``.
+        safety_weight: weight of the safety inputs; 0 leaves them out. With a budget a weight tightens its own kind's:
+            4 halves it.
         memory_weight: weight of each earlier task's inputs; 0 remembers none.
         safety_data: harmful inputs with the aligned model's refusals: batches that the model can be trained on (a
             loader, a list, an iterator), a path, a ``RecordSet`` or records; from the datamodule when ``None`` (see
@@ -64,14 +90,16 @@ class NullSpaceProjection(StepCallback):
         earlier_tasks: with ``form="sketch"``, a file of tasks that were learnt before this fit, which
             ``save_memory`` or ``hpa-lightning fuse --save-memory`` has written; they are protected as those of the fit.
         save_memory: with ``form="sketch"``, a file to be written after every task, for a later fit or fusion.
+        share: how the directions of each layer are chosen; ``"output"`` where neither this nor ``energy`` is given.
+        budget: of ``share``, other than ``"energy"``; when ``None`` 0.05: of the output, or nats a token.
 
     Raises:
-        ValueError: a share outside [0, 1], a weight that is negative or not finite, or a file without
-            ``form="sketch"``.
+        ValueError: an energy outside [0, 1], a negative budget, settings that exclude one another, a weight that is
+            negative or not finite, or a file without ``form="sketch"``.
 
     Example:
         >>> from hpa_lightning.callbacks import NullSpaceProjection, SequentialTuning
-        >>> callbacks = [SequentialTuning(), NullSpaceProjection(energy=0.7)]    # of a Trainer, over a stream of tasks
+        >>> callbacks = [SequentialTuning(), NullSpaceProjection(budget=0.05)]   # of a Trainer, over a stream of tasks
     """
 
     start_order: ClassVar[int] = StartPhase.SUBSPACE
@@ -79,7 +107,7 @@ class NullSpaceProjection(StepCallback):
 
     def __init__(
         self,
-        energy: float = 0.7,
+        energy: float | None = None,
         safety_weight: float = 1.0,
         memory_weight: float = 1.0,
         safety_data: Data | Iterable[Any] | None = None,
@@ -91,19 +119,34 @@ class NullSpaceProjection(StepCallback):
         rank: int = 192,
         earlier_tasks: str | Path | None = None,
         save_memory: str | Path | None = None,
+        share: Share | None = None,
+        budget: float | None = None,
     ) -> None:
         super().__init__()
+        self.share, self.energy, self.budget = _checked(share, energy, budget)
         self.layers = self.own(TunedLayers(self, blocks, target_modules))
         self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
         self.memory = self.own(
-            HessianMemory(self.calibrator, safety_weight, memory_weight, form, rank, earlier_tasks, save_memory)
+            HessianMemory(
+                self.calibrator,
+                safety_weight,
+                memory_weight,
+                form,
+                rank,
+                earlier_tasks,
+                save_memory,
+                damped=self.energy is not None,
+            )
         )
+        self.output: OutputBudget | None = None
+        self.refusals: RefusalBudget | None = None
+        if self.budget is not None:
+            self.output = self.own(OutputBudget(self.layers, self.memory, self.budget, self.share == "nearest"))
+            if self.share == "refusals":
+                self.refusals = self.own(RefusalBudget(self.output, self.calibrator, self.budget))
         self.blocks, self.target_modules = blocks, target_modules
         self.safety_data, self.task_data, self.calibration = safety_data, task_data, self.calibrator.settings
         self.safety_weight, self.memory_weight = safety_weight, memory_weight
-        if not 0.0 <= energy <= 1.0:
-            raise ValueError(f"energy is {energy}; expected a share of the trace in [0, 1].")
-        self.energy = energy
         self.form, self.rank = form, rank
         self.earlier_tasks, self.save_memory = earlier_tasks, save_memory
         self._bases: dict[str, Tensor] = {}
@@ -116,20 +159,38 @@ class NullSpaceProjection(StepCallback):
             self.layers.keep_weights()
             batches = self.calibrator.safety_batches(trainer, pl_module)
             safety, self._first = self.memory.gather(trainer, pl_module, batches, "safety")
-            short: list[str] = []
-            for name in safety:
-                kept = self.memory.kept(name, safety[name]).to(pl_module.device)
-                if isinstance(kept, Tensor):
-                    basis = F.dominant_subspace(kept, self.energy)
-                else:
-                    basis = kept.basis(self.energy, self.rank)
-                    if not kept.is_zero and kept.held(basis.shape[1]) < 0.5 * self.energy:
-                        short.append(name)
-                # What a rank computes by itself may differ in the last bit from what another one does.
-                self._bases[name] = trainer.strategy.broadcast(basis)
-                if self.form == "sketch":
-                    self._bases[name], self._turns[name] = F.half_precision_basis(self._bases[name])
-                    self._bases[name] = self._bases[name].to(pl_module.device)
+            if self.output is not None:
+                self.output.begin(trainer, safety, self._first)
+            else:
+                self._take_bases(trainer, pl_module, task, safety)
+            if self.refusals is not None:
+                self.refusals.begin(trainer, pl_module)
+        self.after_step(trainer, pl_module)
+        super().on_task_start(trainer, pl_module, task)
+
+    def _take_bases(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        task: CurrentTask,
+        safety: Mapping[str, Tensor] | Mapping[str, InputSketch],
+    ) -> None:
+        """Take the directions that hold the share ``energy``, which the whole task leaves."""
+        assert self.energy is not None
+        short: list[str] = []
+        for name, inputs in safety.items():
+            kept = self.memory.kept(name, inputs).to(pl_module.device)
+            if isinstance(kept, Tensor):
+                basis = F.dominant_subspace(kept, self.energy)
+            else:
+                basis = kept.basis(self.energy, self.rank)
+                if not kept.is_zero and kept.held(basis.shape[1]) < 0.5 * self.energy:
+                    short.append(name)
+            # What a rank computes by itself may differ in the last bit from what another one does.
+            self._bases[name] = trainer.strategy.broadcast(basis)
+            if self.form == "sketch":
+                self._bases[name], self._turns[name] = F.half_precision_basis(self._bases[name])
+                self._bases[name] = self._bases[name].to(pl_module.device)
         if short:
             rank_zero_warn(
                 f"NullSpaceProjection: with rank={self.rank} the directions kept certainly hold less than half of "
@@ -138,11 +199,13 @@ class NullSpaceProjection(StepCallback):
             )
         held, all_of_them = (sum(basis.shape[side] for basis in self._bases.values()) for side in (1, 0))
         rank_zero_info(f"Task {task.index} ({task.name}): {held} of {all_of_them} input directions are kept.")
-        self.after_step(trainer, pl_module)
-        super().on_task_start(trainer, pl_module, task)
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.layers.resume(pl_module)
+        if self.output is not None:
+            self.output.resume(trainer, self._first)
+            super().on_task_resume(trainer, pl_module, task)
+            return
         missing = [linear.name for linear in self.layers if self._first.get(linear.name) not in self._bases]
         if missing:
             raise ValueError(
@@ -153,19 +216,69 @@ class NullSpaceProjection(StepCallback):
 
     @torch.no_grad()
     def after_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.output is not None:
+            self.output.keep_(trainer)
+            return
         for linear in self.layers:
             basis = self._bases[self._first[linear.name]]
             F.null_space_projection_(local_tensor(linear.trained), linear.origin(), basis)
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.refusals is not None and len(self.layers):
+            self.refusals.check_(trainer, pl_module)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         super().on_task_end(trainer, pl_module, task)
+        if self.refusals is not None:
+            self.refusals.check_(trainer, pl_module, last=True)
+        self._report(trainer, task)
         if self.memory_weight > 0:
             with self.timed(trainer, task.index, "calibrate"):
                 batches = self.calibrator.task_batches(trainer, task)
                 tasks, first = self.memory.gather(trainer, pl_module, batches, "task")
             self.memory.remember(trainer, pl_module, task, tasks, first)
         self._bases, self._turns, self._first = {}, {}, {}
+        if self.output is not None:
+            self.output.clear()
         self.layers.clear()
+
+    def _report(self, trainer: L.Trainer, task: CurrentTask) -> None:
+        """Say what share each layer's update has left."""
+        shares = self.output.shares() if self.output is not None else {}
+        events = []
+        for linear in self.layers:
+            if self.output is None:
+                kept: dict[str, Any] = {"directions": float(self._bases[self._first[linear.name]].shape[1])}
+            else:
+                kept = dict(shares[linear.name])
+            events.append(
+                ProtectionEvent(
+                    step=task.index,
+                    task=task.name,
+                    layer=linear.layer,
+                    module=linear.name,
+                    columns=linear.in_features,
+                    share=self.share,
+                    budget=self.budget if self.output is None else self.output.change,
+                    **kept,
+                )
+            )
+        for event in events:
+            self.record(trainer, event)
+        left, columns = (sum(getattr(event, key) for event in events) for key in ("directions", "columns"))
+        text = f"Task {task.index} ({task.name}): {left:.0f} of {columns} input directions were left"
+        if self.output is not None:
+            most = max(share["change"] for share in shares.values())
+            text += f"; outputs on protected inputs changed by at most {100 * most:.2g} %"
+        rank_zero_info(f"{text}.")
+        if trainer.logger is not None:
+            figures = {"protection/directions": left / columns}
+            if self.output is not None:
+                figures["protection/largest_change"] = most
+            trainer.logger.log_metrics(figures, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -185,3 +298,29 @@ class NullSpaceProjection(StepCallback):
     def _half(self, name: str) -> Tensor:
         """The bfloat16 matrix that a basis was made of."""
         return (self._bases[name].cpu() @ self._turns[name]).to(torch.bfloat16)
+
+
+def _checked(
+    share: Share | None, energy: float | None, budget: float | None
+) -> tuple[Share, float | None, float | None]:
+    """The rule, and the number that belongs to it: the energy or the budget.
+
+    Raises:
+        ValueError: settings that exclude one another, or a number that is none of theirs.
+    """
+    if share is not None and share not in get_args(Share):
+        raise ValueError(f"share is {share!r}; expected one of {list(get_args(Share))}.")
+    share = share or ("energy" if energy is not None else "output")
+    if share == "energy":
+        if budget is not None or energy is None:
+            given = f"budget={budget}" if budget is not None else "no energy"
+            raise ValueError(f"share='energy' with {given}; expected energy=, a share of the trace, and no budget.")
+        if not 0.0 <= energy <= 1.0:
+            raise ValueError(f"energy is {energy}; expected a share of the trace in [0, 1].")
+        return share, energy, None
+    if energy is not None:
+        raise ValueError(f"share={share!r} with energy={energy}; expected one of the two: energy= or a budget.")
+    budget = DEFAULT_BUDGETS[share] if budget is None else budget
+    if not 0.0 <= budget < float("inf"):
+        raise ValueError(f"budget is {budget}; expected a finite number of at least 0.")
+    return share, None, budget

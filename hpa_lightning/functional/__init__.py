@@ -30,6 +30,16 @@ from hpa_lightning.functional.merging import (
     merge_spherically,
 )
 from hpa_lightning.functional.model_patch import model_tailor
+from hpa_lightning.functional.output_budget import (
+    InputSpectrum,
+    damp_directions_,
+    energies_along,
+    input_spectrum,
+    leave_directions,
+    left_factors,
+    nearest_in_budget,
+    output_energy,
+)
 from hpa_lightning.functional.preference_loss import answer_log_probabilities, preference_loss
 from hpa_lightning.functional.projection import UpdateProjection, project_update_
 from hpa_lightning.functional.regression import regression_fusion, regression_map
@@ -62,6 +72,7 @@ from hpa_lightning.functional.vector_merging import (
 __all__ = [
     "HessianAccumulator",
     "InputSketch",
+    "InputSpectrum",
     "LoraTensors",
     "LoraUpdate",
     "MajoritySign",
@@ -77,15 +88,20 @@ __all__ = [
     "column_energy",
     "column_focus",
     "columns_by_rule",
+    "damp_directions_",
     "dense_update",
     "dominant_subspace",
+    "energies_along",
     "focus_partition",
     "freeze_columns_",
     "fuse",
     "half_precision_basis",
     "harmonious_fusion",
+    "input_spectrum",
     "inverse_hessian_diagonal",
+    "leave_directions",
     "leave_subspace_",
+    "left_factors",
     "lora_column_energy",
     "lora_fuse_",
     "lora_row_focus",
@@ -94,8 +110,10 @@ __all__ = [
     "merge_spherically",
     "merge_task_vectors",
     "model_tailor",
+    "nearest_in_budget",
     "null_space_projection_",
     "orthogonal_update",
+    "output_energy",
     "partition_columns",
     "preference_loss",
     "project_lora_",

@@ -23,6 +23,7 @@ __all__ = [
     "Event",
     "FusionEvent",
     "GateEvent",
+    "ProtectionEvent",
     "ResumeEvent",
     "RetentionEvent",
     "RunEvent",
@@ -216,6 +217,34 @@ class FusionEvent(Event):
     layer: int | None = null_field()
     module: str | None = null_field()
     kept_share: float | None = null_field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtectionEvent(Event):
+    """What one layer's update has left of its input directions (null-space projection).
+
+    Args:
+        step, task, layer, module: which layer of which task; layers count from 1.
+        columns: input columns of the layer, and so its directions.
+        directions: how many the update has left; those that it is damped along count in part.
+        share: the rule by which they were chosen: ``output``, ``nearest``, ``refusals`` or ``energy``.
+        energy: the share of the protected inputs' energy that these hold; ``None``: not measured.
+        change: the bound of what the layer's output on protected inputs changed by, a share of it; ``None``: no bound.
+        budget: what was allowed of it at the task's end; ``None``: no budget.
+    """
+
+    event: ClassVar[str] = "protection"
+
+    step: int | None = null_field()
+    task: str | None = null_field()
+    layer: int | None = null_field()
+    module: str | None = null_field()
+    columns: int
+    directions: float
+    share: str
+    energy: float | None = None
+    change: float | None = None
+    budget: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from hpa_lightning.files import path_inside, write_text
 from hpa_lightning.parsing import json_object, parse_json, read_text
 from hpa_lightning.results.completeness import unfinished_run
-from hpa_lightning.results.events import FusionEvent, RetentionEvent, event_of
+from hpa_lightning.results.events import FusionEvent, ProtectionEvent, RetentionEvent, event_of
 from hpa_lightning.results.result_file import RESULT_FILE, read_results
 from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.run_folder import is_locked
@@ -31,7 +31,7 @@ CONFIG = "config.in.yaml"
 _LOCK = "lock"
 _STARTED_KEYS: dict[str, type | UnionType] = {"digest": str, "seconds": int | float}
 _MARK_KEYS: dict[str, type | UnionType] = {"key": str, **_STARTED_KEYS}
-_LONG_EVENTS = frozenset({RetentionEvent.event, FusionEvent.event})
+_LONG_EVENTS = frozenset({RetentionEvent.event, FusionEvent.event, ProtectionEvent.event})
 """One for each layer and task; left out of an archive."""
 
 

@@ -1,0 +1,218 @@
+"""The part of a callback that keeps what an update does to protected inputs within a share of the layers' outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from hpa_lightning import functional as F
+from hpa_lightning.callbacks.hessian_memory import HessianMemory
+from hpa_lightning.callbacks.parts import Part
+from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.functional import InputSketch, InputSpectrum
+from hpa_lightning.modules.fsdp import gather_all, local_tensor, sum_over_rows
+from hpa_lightning.modules.tuned_linear import LoraLinear, TunedLinear
+
+
+class OutputBudget(Part):
+    """Bounds each layer's ``||X D^T||_F <= change ||X W^T||_F``, for safety inputs X and for those of earlier tasks.
+
+    ``D`` is the task's update, ``W`` the weight before it. The inputs that share a layer's input are weighed into one
+    matrix ``K = w_s H_s / s + w_m H_m / m`` with ``s`` and ``m`` what the layers that are fed by it make of them
+    (``sum_l ||X W_l^T||_F^2``), so that one set of directions serves all of them, and both bounds follow from
+    ``tr(D K D^T) <= change^2 min(s_l / s, m_l / m)``; a weight above 1 makes its bound tighter, by its square root.
+    Sketches bound ``H`` from above where the update acts, and from below where the layer does: the bound is as sure
+    (but for the rounding of the memory to bfloat16).
+
+    Layers that make nothing of the inputs (``W = 0``) have no scale to measure a change by: their updates have to leave
+    all directions, and a warning names them.
+
+    State: ``"spectra"``, the protected directions and energies of each distinct input (of sketches the rows);
+    ``"budgets"``, each layer's for a ``change`` of 1; ``"left"``, what each layer still keeps of a first step along
+    each direction; ``"change"``.
+
+    Args:
+        layers: under tuning.
+        memory: of the earlier tasks, and the weights of both kinds of inputs.
+        change: the bound, a share; infinite: none.
+        nearest: an update beyond its budget goes to the nearest one within it
+            (:func:`hpa_lightning.functional.nearest_in_budget`); otherwise it leaves, for good, the fewest directions
+            that bring it there.
+    """
+
+    def __init__(self, layers: TunedLayers, memory: HessianMemory, change: float, nearest: bool) -> None:
+        super().__init__(layers.owner)
+        self.layers = layers
+        self.memory = memory
+        self.change = change
+        self.nearest = nearest
+        self._kept: dict[str, Tensor | InputSketch] = {}  # what checkpoints hold of the spectra
+        self._spectra: dict[str, InputSpectrum] = {}
+        self._first: Mapping[str, str] = {}
+        self._budgets: dict[str, float] = {}
+        self._energies: Tensor = torch.empty(0)  # (layers, k + 1): of the spectra, padded with 0 before the last
+        self._unit: Tensor = torch.empty(0)  # (layers,): the budgets
+        self.left: Tensor = torch.empty(0)  # (layers, k + 1)
+        self._action: Tensor = torch.empty(0)  # (layers,): after the last step
+
+    def begin(
+        self, trainer: L.Trainer, safety: Mapping[str, Tensor] | Mapping[str, InputSketch], first: Mapping[str, str]
+    ) -> None:
+        """Take the protected directions of a task, and each layer's budget.
+
+        Args:
+            trainer: of the fit.
+            safety, first: as :meth:`HessianMemory.gather` returns them.
+        """
+        self._first = dict(first)
+        silent: list[str] = []
+        for name, inputs in safety.items():
+            fed = [linear for linear in self.layers if first[linear.name] == name]
+            protected = {"safety": inputs} if self.memory.safety_weight > 0 else {}
+            if (earlier := self.memory.inputs.of(name)) is not None and self.memory.memory_weight > 0:
+                protected["memory"] = earlier
+            made = {what: [F.output_energy(one.before(), x) for one in fed] for what, x in protected.items()}
+            totals = {what: sum(energies) for what, energies in made.items()}
+            per = {what: 1.0 / total if total > 0 else 1.0 for what, total in totals.items()}
+            kept = self.memory.kept(name, inputs, per.get("safety", 0.0), per.get("memory", 0.0))
+            if isinstance(kept, InputSketch):
+                kept = kept.scaled(1.0, self.memory.rank)
+                kept.round_()
+            self._kept[name] = kept
+            for index, linear in enumerate(fed):
+                shares = [made[what][index] * per[what] for what in protected]
+                self._budgets[linear.name] = min(shares, default=0.0)  # of nothing, nothing is asked
+                silent += [linear.name] if min(shares, default=1.0) <= 0 else []
+        if silent:
+            rank_zero_warn(
+                f"{self.caller}: {len(silent)} layers make nothing of the protected inputs before the task "
+                f"({', '.join(silent[:3])}{', ...' if silent[3:] else ''}), so that no share of their output can bound "
+                "a change: they learn nothing along these inputs."
+            )
+        self._take(trainer)
+        self.left = torch.ones_like(self._energies)
+
+    def resume(self, trainer: L.Trainer, first: Mapping[str, str]) -> None:
+        """Take the directions again that a checkpoint holds.
+
+        Raises:
+            ValueError: it holds none for some layer.
+        """
+        self._first = dict(first)
+        missing = [linear.name for linear in self.layers if linear.name not in self._budgets]
+        if missing:
+            raise ValueError(
+                f"the checkpoint holds no budget for {missing[:3]}; it was written while other layers were tuned."
+            )
+        self._take(trainer)
+
+    @torch.no_grad()
+    def keep_(self, trainer: L.Trainer) -> None:
+        """Bring every layer's update into its budget."""
+        linears = list(self.layers)
+        energies, budgets = self._energies, self._unit * self.change**2
+        along = self._along(linears, energies.shape[1])
+        if self.nearest:
+            factors = F.nearest_in_budget(energies, along, budgets)
+        else:
+            before = (self.left[:, :-1] == 0.0).to(torch.int64).cumprod(1).sum(1)
+            factors = F.left_factors(energies, along, budgets, F.leave_directions(energies, along, budgets, before))
+        if trainer.world_size > 1:  # what ranks compute may differ in the last bit
+            torch.distributed.broadcast(factors, src=0)
+        self.left = self.left * factors
+        self._action = (energies * along * factors**2).sum(1)
+        for linear, kept in zip(linears, factors, strict=True):
+            spectrum = self._spectra[self._first[linear.name]]
+            kept = torch.cat([kept[: len(spectrum.energies) - 1], kept[-1:]])
+            F.damp_directions_(local_tensor(linear.trained), linear.origin(), spectrum.directions, kept)
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Of every layer, what a task's end reports.
+
+        Returns:
+            layer -> ``directions``, how many of the layer's input directions its updates leave (along which they are
+            damped counts in part); ``energy``, the share of the protected inputs' energy in these; ``change``, the
+            bound of ``||X D^T|| / ||X W^T||`` now.
+        """
+        result = {}
+        for index, linear in enumerate(self.layers):
+            name = self._first[linear.name]
+            kept, energies = self._kept[name], self._spectra[name].energies[:-1]
+            gone = 1.0 - self.left[index, : len(energies)]
+            total = kept.trace if isinstance(kept, InputSketch) else float(kept.diagonal().sum())
+            budget = self._budgets[linear.name]
+            result[linear.name] = {
+                "directions": float(gone.sum()),
+                "energy": min(float((energies * gone).sum()) / total, 1.0) if total > 0 else 0.0,
+                "change": (float(self._action[index]) / budget) ** 0.5 if budget > 0 else 0.0,
+            }
+        return result
+
+    def clear(self) -> None:
+        """Let go of a task's directions."""
+        self._kept, self._spectra, self._first, self._budgets = {}, {}, {}, {}
+        self.left = self._action = torch.empty(0)
+
+    def _take(self, trainer: L.Trainer) -> None:
+        devices = {self._first[linear.name]: linear.weight.device for linear in self.layers}
+        for name, kept in self._kept.items():
+            # What a rank computes by itself may differ in the last bit from what another one does.
+            found = F.input_spectrum(kept if isinstance(kept, InputSketch) else kept.to(devices[name]))
+            found = InputSpectrum(*trainer.strategy.broadcast((found.directions, found.energies)))
+            self._spectra[name] = found.to(devices[name])
+        self._budgets = trainer.strategy.broadcast(self._budgets)
+        energies = [self._spectra[self._first[linear.name]].energies for linear in self.layers]
+        width = max(map(len, energies))
+        self._energies = torch.stack([_padded(one, width) for one in energies])
+        unit = [self._budgets[linear.name] for linear in self.layers]
+        self._unit = torch.tensor(unit, dtype=torch.float64, device=self._energies.device)
+        self.left = self.left.to(self._energies.device)
+
+    def _along(self, linears: list[TunedLinear], width: int) -> Tensor:
+        """The updates' energies along the directions, ``(layers, width)``, of all processes' rows."""
+        reduce = sum_over_rows([linear.weight for linear in linears]) or (lambda sums: sums)
+        adapters = [linear for linear in linears if isinstance(linear, LoraLinear)]
+        factors = {linear.name: linear.factors for linear in adapters}
+        whole = dict(zip(factors, gather_all([f.lora_a for f in factors.values()]), strict=True))
+        grams: dict[str, Tensor] = {}
+        if adapters:
+            local = [f.scaling * local_tensor(f.lora_b).double() for f in factors.values()]
+            flat = reduce(torch.cat([(b.T @ b).flatten() for b in local]))
+            parts = flat.split([b.shape[1] ** 2 for b in local])
+            grams = {name: part.view(b.shape[1], -1) for name, part, b in zip(factors, parts, local, strict=True)}
+        rows = []
+        for linear in linears:
+            directions = self._spectra[self._first[linear.name]].directions
+            if linear.name in grams:
+                found = F.energies_along(whole[linear.name], directions, grams[linear.name])
+            else:
+                origin = linear.origin()
+                update = local_tensor(linear.trained).float()
+                update = update if origin is None else update - origin.float()
+                found = F.energies_along(update, directions)
+            rows.append(_padded(found, width))
+        if len(adapters) == len(linears):
+            return torch.stack(rows)  # LoRA's factors were gathered
+        summed = reduce(torch.stack(rows))
+        kept = [rows[i] if linear.name in grams else summed[i] for i, linear in enumerate(linears)]
+        return torch.stack(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = {n: one.state_dict() if isinstance(one, InputSketch) else one.cpu() for n, one in self._kept.items()}
+        return {"spectra": kept, "budgets": dict(self._budgets), "left": self.left.cpu(), "change": self.change}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        saved = state_dict["spectra"]
+        self._kept = {n: one if isinstance(one, Tensor) else InputSketch.from_state(one) for n, one in saved.items()}
+        self._budgets, self.left = dict(state_dict["budgets"]), state_dict["left"]
+        self.change = state_dict["change"]
+
+
+def _padded(energies: Tensor, width: int) -> Tensor:
+    """``(k + 1,)`` filled up with zeros before the last to ``(width,)``."""
+    return torch.cat([energies[:-1], energies.new_zeros(width - len(energies)), energies[-1:]])

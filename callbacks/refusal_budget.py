@@ -1,0 +1,128 @@
+"""The part of a callback that bounds how much less likely the refusals of the calibration set become."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from hpa_lightning.calibration import DummyBatch
+from hpa_lightning.callbacks.batches import batch_length, run_training_step
+from hpa_lightning.callbacks.calibrator import Calibrator
+from hpa_lightning.callbacks.output_budget import OutputBudget
+from hpa_lightning.callbacks.parts import Part
+from hpa_lightning.callbacks.running import evaluation_mode, forward_context, muted_logging
+from hpa_lightning.modules.fsdp import local_tensor
+
+_HALVINGS = 7
+"""Of the interval in which the bound is sought: between a 64th and all of what the layers change now."""
+_RELAXED = 1.25
+"""How much the bound is widened where the refusals have lost less than half of what they may."""
+
+
+class RefusalBudget(Part):
+    """Sets the bound of :class:`OutputBudget` so that the refusals' loss rises by no more than a budget in a task.
+
+    The loss is the module's own on the safety calibration set (nats for each token of the refusals, as the aligned
+    model gave them): a budget of 0.05 lets the probability of a refusal's token fall by 5 % in the geometric mean. It
+    is measured every ``every`` optimizer steps and at the task's end. Where it has risen by more, the widest bound on
+    the layers' outputs that keeps to the budget is found by bisection on the update as it is, one forward pass over
+    the calibration set each; that bound is kept from then on, and widened again where less than half of the budget is
+    used.
+
+    State: ``"refusal_loss"``, at the task's start.
+
+    Args:
+        output: whose bound is set.
+        calibrator: of the calibration set.
+        rise: the budget, in nats for each token.
+        every: optimizer steps between two measurements.
+    """
+
+    def __init__(self, output: OutputBudget, calibrator: Calibrator, rise: float, every: int = 20) -> None:
+        super().__init__(output.owner)
+        self.output = output
+        self.calibrator = calibrator
+        self.rise = rise
+        self.every = every
+        self._start = math.nan
+        self._measured_at = -1
+
+    def begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure the refusals before the task; nothing is bounded yet."""
+        self.output.change = math.inf
+        self._start = self.loss(trainer, pl_module)
+
+    def check_(self, trainer: L.Trainer, pl_module: L.LightningModule, last: bool = False) -> None:
+        """Measure, where it is time, and set the bound; ``last``: at the task's end."""
+        step = trainer.global_step
+        if step == self._measured_at or not (last or step % self.every == 0):
+            return
+        self._measured_at = step
+        allowed = self._start + self.rise
+        loss = self.loss(trainer, pl_module)
+        if loss <= allowed:
+            if loss < self._start + 0.5 * self.rise and not last:
+                self.output.change *= _RELAXED
+            return
+        trained = [local_tensor(linear.trained) for linear in self.output.layers]
+        update = [tensor.detach().clone() for tensor in trained]
+        left = self.output.left
+        low, high = math.nan, max(share["change"] for share in self.output.shares().values())
+        bounds = [high / 64.0, high]
+        for _ in range(_HALVINGS):
+            tried = math.sqrt(bounds[0] * bounds[1])
+            met = self._met(trainer, pl_module, tried, trained, update, left, allowed)
+            bounds[0 if met else 1] = tried
+            low = tried if met else low
+        self._restore(trained, update, left)
+        self.output.change = 0.0 if math.isnan(low) else low  # without any change nothing is lost
+        self.output.keep_(trainer)
+
+    @torch.no_grad()
+    def loss(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:
+        """The module's mean loss over the safety calibration set of all processes."""
+        sums = torch.zeros(2, dtype=torch.float64, device=pl_module.device)
+        batches = self.calibrator.safety_batches(trainer, pl_module)
+        with evaluation_mode(pl_module), muted_logging(pl_module), forward_context(trainer):
+            for batch in batches:
+                counted = not isinstance(batch, DummyBatch)
+                batch = batch if counted else batch.batch
+                out = run_training_step(pl_module, batch)
+                loss = out["loss"] if isinstance(out, Mapping) else out
+                if counted:
+                    sums += torch.stack([loss.detach().double(), torch.ones_like(sums[0])]) * batch_length(batch)
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(sums)
+        return float(sums[0] / sums[1])
+
+    def _met(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        change: float,
+        trained: Sequence[Tensor],
+        update: Sequence[Tensor],
+        left: Tensor,
+        allowed: float,
+    ) -> bool:
+        self._restore(trained, update, left)
+        self.output.change = change
+        self.output.keep_(trainer)
+        return self.loss(trainer, pl_module) <= allowed
+
+    @torch.no_grad()
+    def _restore(self, trained: Sequence[Tensor], update: Sequence[Tensor], left: Tensor) -> None:
+        for tensor, saved in zip(trained, update, strict=True):
+            tensor.copy_(saved)
+        self.output.left = left
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"refusal_loss": self._start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._start = state_dict.get("refusal_loss", math.nan)
