@@ -58,7 +58,6 @@ class OutputBudget(Part):
         self._energies: Tensor = torch.empty(0)  # (layers, k + 1): of the spectra, padded with 0 before the last
         self._unit: Tensor = torch.empty(0)  # (layers,): the budgets
         self.left: Tensor = torch.empty(0)  # (layers, k + 1)
-        self._action: Tensor = torch.empty(0)  # (layers,): after the last step
 
     def begin(
         self, trainer: L.Trainer, safety: Mapping[str, Tensor] | Mapping[str, InputSketch], first: Mapping[str, str]
@@ -125,12 +124,12 @@ class OutputBudget(Part):
         if trainer.world_size > 1:  # what ranks compute may differ in the last bit
             torch.distributed.broadcast(factors, src=0)
         self.left = self.left * factors
-        self._action = (energies * along * factors**2).sum(1)
         for linear, kept in zip(linears, factors, strict=True):
             spectrum = self._spectra[self._first[linear.name]]
             kept = torch.cat([kept[: len(spectrum.energies) - 1], kept[-1:]])
             F.damp_directions_(local_tensor(linear.trained), linear.origin(), spectrum.directions, kept)
 
+    @torch.no_grad()
     def shares(self) -> dict[str, dict[str, float]]:
         """Of every layer, what a task's end reports.
 
@@ -140,6 +139,7 @@ class OutputBudget(Part):
             bound of ``||X D^T|| / ||X W^T||`` now.
         """
         result = {}
+        actions = (self._energies * self._along(list(self.layers), self._energies.shape[1])).sum(1).tolist()
         for index, linear in enumerate(self.layers):
             name = self._first[linear.name]
             kept, energies = self._kept[name], self._spectra[name].energies[:-1]
@@ -149,14 +149,14 @@ class OutputBudget(Part):
             result[linear.name] = {
                 "directions": float(gone.sum()),
                 "energy": min(float((energies * gone).sum()) / total, 1.0) if total > 0 else 0.0,
-                "change": (float(self._action[index]) / budget) ** 0.5 if budget > 0 else 0.0,
+                "change": (actions[index] / budget) ** 0.5 if budget > 0 else 0.0,
             }
         return result
 
     def clear(self) -> None:
         """Let go of a task's directions."""
         self._kept, self._spectra, self._first, self._budgets = {}, {}, {}, {}
-        self.left = self._action = torch.empty(0)
+        self.left = torch.empty(0)
 
     def _take(self, trainer: L.Trainer) -> None:
         devices = {self._first[linear.name]: linear.weight.device for linear in self.layers}

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from hpa_lightning.calibration import DummyBatch
@@ -51,6 +52,7 @@ class RefusalBudget(Part):
         self.every = every
         self._start = math.nan
         self._measured_at = -1
+        self._warned = False
 
     def begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the refusals before the task; nothing is bounded yet."""
@@ -80,8 +82,15 @@ class RefusalBudget(Part):
             bounds[0 if met else 1] = tried
             low = tried if met else low
         self._restore(trained, update, left)
-        self.output.change = 0.0 if math.isnan(low) else low  # without any change nothing is lost
+        self.output.change = 0.0 if math.isnan(low) else low
         self.output.keep_(trainer)
+        if math.isnan(low) and (rest := self.loss(trainer, pl_module) - self._start) > self.rise and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"{self.caller}: the loss of the refusals rose by {rest:.3g} of {self.rise:g} allowed, and would "
+                "although no treated layer's output on them changed: something else that is trained, or positions that "
+                "count in the loss and not in the calibration, moves it. Freeze what is not treated."
+            )
 
     @torch.no_grad()
     def loss(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:

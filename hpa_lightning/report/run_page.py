@@ -12,6 +12,7 @@ from hpa_lightning.report.category_tables import category_tables
 from hpa_lightning.report.drift_prediction import drift_table, has_drift
 from hpa_lightning.report.judges import judges_of
 from hpa_lightning.report.meanings import MEANINGS
+from hpa_lightning.report.protection_table import protection_table
 from hpa_lightning.report.run_tables import (
     answers_table,
     gate_table,
@@ -108,6 +109,11 @@ def _section(run: RunResults, label: str, images: Sequence[Image]) -> Section:
         tables.append(("Empty and cut answers", answers, f"{caption}option"))
     if run.events(GateEvent):
         tables.append(("Safety gate", gate_table(run), "Tasks that broke the budget of attack success, in percent"))
+    if (protected := protection_table(run)).rows:
+        caption = (
+            "Percent of each layer's input directions that the task's update has left (a damped one counts in part)"
+        )
+        tables.append(("Directions left", protected, caption))
     return Section(label, tuple(_origin(run)), tuple(tables), tuple(images))
 
 

@@ -4,39 +4,55 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
-from support.foreign_module import foreign_module, token_loader
+from support.foreign_module import ForeignModule, LanguageModel, token_loader
 from support.method_fits import OPTIMIZERS, calibration_data, fit
+from torch import nn
 
 from hpa_lightning.callbacks import NullSpaceProjection
+from hpa_lightning.modules.lora import LoraSettings, add_lora
 
 
-@torch.no_grad()
-def loss_of(module: L.LightningModule) -> float:
+def loss_of(module: ForeignModule) -> float:
     """Of the safety batches, in eval mode."""
     module.eval()
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
-    losses = [float(module.training_step(batch, 0)) for batch in token_loader(7, 8)]
-    del module.log
+    with torch.no_grad():
+        losses = [float(safety_loss(module.model, batch)) for batch in token_loader(7, 8)]
     module.train()
     return sum(losses) / len(losses)
 
 
+def safety_loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    logits, tokens = model(batch["input_ids"]), batch["input_ids"]
+    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def aligned(lora: bool) -> ForeignModule:
+    """A model that has learnt its refusals, with its decoder blocks' linear layers alone under tuning."""
+    torch.manual_seed(0)
+    model: nn.Module = LanguageModel()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    for _ in range(60):
+        for batch in token_loader(7, 8):
+            optimizer.zero_grad()
+            safety_loss(model, batch).backward()
+            optimizer.step()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".layers." in f".{name}" and name.endswith("weight"))
+    if lora:
+        add_lora(model, LoraSettings(rank=3, alpha=6.0))
+    return ForeignModule(model, OPTIMIZERS["adamw_decay"])
+
+
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-@pytest.mark.parametrize("budget", [0.0, 0.01])
+@pytest.mark.parametrize("budget", [0.0, 0.05])
 def test_the_loss_of_the_refusals_rises_by_no_more_than_the_budget(lora: bool, budget: float, tmp_path: Path) -> None:
-    free, bound = (foreign_module(OPTIMIZERS["adamw_decay"], lora) for _ in range(2))
-    for module in (free, bound):  # what no budget covers stays as it is
-        module.model.embedding.requires_grad_(False)
-        module.model.head.requires_grad_(False)
-        for name, parameter in module.named_parameters():
-            if name.endswith("bias"):
-                parameter.requires_grad_(False)
+    free, bound = aligned(lora), aligned(lora)
     start = loss_of(bound)
     fit(free, [], tmp_path / "free")
-    projection = NullSpaceProjection(share="refusals", budget=budget, **calibration_data())
-    fit(bound, [projection], tmp_path / "bound")
-    assert loss_of(free) > start + 0.02, "plain tuning keeps to the budget by itself"
-    assert loss_of(bound) <= start + budget + 1e-5
+    fit(bound, [NullSpaceProjection(share="refusals", budget=budget, **calibration_data())], tmp_path / "bound")
+    assert loss_of(free) > start + 0.2, "plain tuning keeps to the budget by itself"
+    assert loss_of(bound) <= start + budget + 1e-3  # padding counts in this loss, and is not calibrated with
+    before, after = dict(aligned(lora).named_parameters()), dict(bound.named_parameters())
+    assert any(not torch.equal(before[name], weight) for name, weight in after.items()), "nothing was learnt"
