@@ -98,7 +98,9 @@ def output_energy(weight: Tensor, inputs: Tensor | InputSketch) -> float:
     wide = weight.double()
     if isinstance(inputs, InputSketch):
         rows = inputs.rows.to(weight.device, torch.float64)
+        check_float("weight", weight, ("r", inputs.columns))
         return float((wide @ rows.T).square().sum())
+    check_float("inputs", inputs, (weight.shape[1], weight.shape[1]))
     return float(((wide @ inputs.to(weight.device, torch.float64)) * wide).sum())
 
 
@@ -124,7 +126,7 @@ def energies_along(rows: Tensor, directions: Tensor, gram: Tensor | None = None)
         >>> energies_along(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0], [0.0]]))
         tensor([ 9., 16.], dtype=torch.float64)
     """
-    if len(rows) == 0:  # a process whose share of a sharded tensor is empty
+    if isinstance(rows, Tensor) and rows.dim() == 2 and len(rows) == 0:  # a process whose share of it is empty
         return torch.zeros(directions.shape[1] + 1, dtype=torch.float64, device=directions.device)
     _check_directions(rows, directions)
     exact = directions.dtype if float32_products_are_exact(rows.device) else torch.float64
@@ -259,10 +261,12 @@ def damp_directions_(trained: Tensor, origin: Tensor | None, directions: Tensor,
         >>> weight
         tensor([[1.5000, 3.0000]])
     """
-    if len(trained) == 0:
+    if isinstance(trained, Tensor) and trained.dim() == 2 and len(trained) == 0:
         return  # a process whose share of a sharded tensor is empty
     _check_directions(trained, directions)
     check_float("factors", factors, (directions.shape[1] + 1,), like=trained)
+    if origin is not None:
+        check_float("origin", origin, tuple(trained.shape), like=trained)
     exact = directions.dtype if float32_products_are_exact(trained.device) else torch.float64
     with torch.autocast(trained.device.type, enabled=False):
         basis, kept = directions.to(exact), factors.to(exact)

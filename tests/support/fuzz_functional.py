@@ -293,6 +293,27 @@ CASES: dict[str, Case] = {
         changes=("trained",),
         looks=False,
     ),
+    "damp_directions_": Case(
+        hpa.damp_directions_,
+        lambda d: {
+            "trained": d.tensor(d.r, d.c),
+            "origin": d.tensor(d.r, d.c),
+            "directions": torch.eye(d.c)[:, : d.q],
+            "factors": torch.rand(min(d.q, d.c) + 1, generator=d.generator),
+        },
+        lambda a: [],
+        changes=("trained",),
+        looks=False,
+    ),
+    "energies_along": Case(
+        hpa.energies_along,
+        lambda d: {"rows": d.tensor(d.r, d.c), "directions": torch.eye(d.c)[:, : d.q]},
+        lambda a: [((a["directions"].shape[1] + 1,), F64)],
+        looks=False,
+    ),
+    "output_energy": Case(
+        hpa.output_energy, lambda d: {"weight": d.tensor(d.r, d.c), "inputs": d.hessian()}, lambda a: [], looks=False
+    ),
     "regression_fusion": Case(
         lambda weight_prev, weight_new: hpa.regression_fusion(weight_prev, weight_new, lambda rows: rows),
         _pair,

@@ -40,7 +40,7 @@ METHODS: dict[str, Callable[[dict[str, Any]], list[L.Callback]]] = {
     "null_space": lambda data: [NullSpaceProjection(energy=0.8, memory_weight=0.5, **data)],
     "null_space_sketch": lambda data: [NullSpaceProjection(energy=0.8, form="sketch", **data)],
     "null_space_output": lambda data: [NullSpaceProjection(budget=0.03, memory_weight=0.5, **data)],
-    "null_space_nearest": lambda data: [NullSpaceProjection(share="nearest", budget=0.03, form="sketch", **data)],
+    "null_space_nearest": lambda data: [NullSpaceProjection(share="nearest", budget=0.1, form="sketch", **data)],
     "null_space_refusals": lambda data: [NullSpaceProjection(share="refusals", budget=0.01, **data)],
     "regression": lambda data: [RegressionFusion(safety_weight=2.0, memory_weight=0.5, **data)],
     "linear_merging": lambda data: [LinearMerging(share=0.3)],

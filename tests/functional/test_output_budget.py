@@ -1,0 +1,143 @@
+"""Budgets of what an update does to inputs, against dense float64 algebra."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+
+from hpa_lightning.functional import (
+    InputSketch,
+    damp_directions_,
+    energies_along,
+    input_spectrum,
+    leave_directions,
+    left_factors,
+    nearest_in_budget,
+    output_energy,
+)
+
+
+def case(seed: int, c: int = 7, r: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs whose spectrum decays, and an update."""
+    draw = np.random.default_rng(seed)
+    return draw.normal(size=(12, c)) * np.geomspace(3, 0.05, c) @ draw.normal(size=(c, c)), draw.normal(size=(r, c))
+
+
+def action(inputs: np.ndarray, update: np.ndarray) -> float:
+    return float(np.linalg.norm(inputs @ update.T) ** 2)
+
+
+def row(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10_000), st.floats(1e-6, 2.0))
+def test_the_nearest_update_within_the_budget(seed: int, share: float) -> None:
+    inputs, update = case(seed)
+    budget = share * action(inputs, update)
+    spectrum = input_spectrum(torch.tensor(inputs.T @ inputs))
+    along = energies_along(torch.tensor(update), spectrum.directions)
+    factors = nearest_in_budget(spectrum.energies[None], along[None], row(budget))[0]
+    found = torch.tensor(update)
+    damp_directions_(found, None, spectrum.directions, factors)
+
+    hessian = inputs.T @ inputs
+
+    def of(mu: float) -> np.ndarray:
+        return np.linalg.solve(np.eye(len(hessian)) + mu * hessian, update.T).T
+
+    mu = 0.0 if share >= 1 else brentq(lambda x: action(inputs, of(x)) / budget - 1, 0.0, 1e12, xtol=1e-14, rtol=1e-13)
+    np.testing.assert_allclose(found.numpy(), of(mu), rtol=0, atol=2e-5 * np.abs(update).max())
+    assert action(inputs, found.numpy()) <= budget * (1 + 1e-5) + 1e-12
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10_000), st.floats(1e-4, 2.0))
+def test_the_fewest_directions_that_bring_it_into_the_budget(seed: int, share: float) -> None:
+    inputs, update = case(seed)
+    budget = share * action(inputs, update)
+    spectrum = input_spectrum(torch.tensor(inputs.T @ inputs))
+    along = energies_along(torch.tensor(update), spectrum.directions)
+    layer = (spectrum.energies[None], along[None], row(budget))
+    count = leave_directions(*layer, torch.tensor([0]))
+    vectors = np.linalg.eigh(inputs.T @ inputs)[1][:, ::-1]
+    rest = [action(inputs, update - update @ vectors[:, :k] @ vectors[:, :k].T) for k in range(len(vectors) + 1)]
+    expected = next(k for k, one in enumerate(rest) if one <= budget * (1 + 1e-9) + 1e-12)
+    if abs(rest[expected] - budget) > 1e-5 * budget and (expected == 0 or rest[expected - 1] > budget * (1 + 1e-5)):
+        assert int(count) == expected
+    assert int(leave_directions(*layer, torch.tensor([5]))) == max(int(count), 5), "directions come back"
+    found = torch.tensor(update)
+    damp_directions_(found, None, spectrum.directions, left_factors(*layer, count)[0])
+    assert action(inputs, found.numpy()) <= budget * (1 + 1e-5) + 1e-9
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10_000), st.integers(1, 7), st.floats(1e-3, 1.0))
+def test_a_sketch_bounds_what_an_update_does_to_all_inputs(seed: int, rank: int, share: float) -> None:
+    inputs, update = case(seed)
+    sketch = InputSketch(7, rank)
+    for part in np.array_split(inputs, 4):
+        sketch.update(torch.tensor(part, dtype=torch.float32))
+    spectrum = input_spectrum(sketch)
+    along = energies_along(torch.tensor(update), spectrum.directions)
+    bound = float((spectrum.energies * along).sum())
+    assert action(inputs, update) <= bound * (1 + 1e-5)
+    weight = np.random.default_rng(seed + 1).normal(size=(3, 7))
+    assert output_energy(torch.tensor(weight), sketch) <= action(inputs, weight) * (1 + 1e-5)
+    budget = share * bound
+    for factors in (
+        nearest_in_budget(spectrum.energies[None], along[None], row(budget)),
+        left_factors(
+            *(layer := (spectrum.energies[None], along[None], row(budget))), leave_directions(*layer, torch.tensor([0]))
+        ),
+    ):
+        found = torch.tensor(update)
+        damp_directions_(found, None, spectrum.directions, factors[0])
+        assert action(inputs, found.numpy()) <= budget * (1 + 1e-4)
+
+
+def test_lora_and_rows_of_an_update_count_as_the_whole_one() -> None:
+    inputs, _ = case(1)
+    spectrum = input_spectrum(torch.tensor(inputs.T @ inputs))
+    draw = torch.Generator().manual_seed(0)
+    b, a = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in ((5, 2), (2, 7)))
+    whole = energies_along(0.5 * b @ a, spectrum.directions[:, :3])
+    torch.testing.assert_close(energies_along(a, spectrum.directions[:, :3], 0.25 * b.T @ b), whole, rtol=1e-5, atol=0)
+    parts = [energies_along(0.5 * rows @ a, spectrum.directions[:, :3]) for rows in b.split(2)]
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-5, atol=0)
+    assert energies_along(a[:0], spectrum.directions).tolist() == [0.0] * 8
+    assert energies_along(a, spectrum.directions[:, :0]).tolist() == [pytest.approx(float(a.square().sum()))]
+
+
+def test_an_update_within_its_budget_stays_bit_for_bit() -> None:
+    inputs, update = case(2)
+    spectrum = input_spectrum(torch.tensor(inputs.T @ inputs))
+    rows = torch.tensor(update, dtype=torch.float32)
+    along = energies_along(rows, spectrum.directions)
+    factors = nearest_in_budget(spectrum.energies[None], along[None], row(1e9))[0]
+    after = rows.clone()
+    damp_directions_(after, None, spectrum.directions, factors)
+    assert torch.equal(after, rows)
+
+
+def test_no_budget_leaves_nothing_where_inputs_are() -> None:
+    energies, along = row(3.0, 2.0, 0.0)[None], row(1.0, 1.0, 5.0)[None]
+    assert nearest_in_budget(energies, along, row(0.0)).tolist() == [[0.0, 0.0, 1.0]]
+    counts = leave_directions(energies, along, row(0.0), torch.tensor([0]))
+    assert left_factors(energies, along, row(0.0), counts).tolist() == [[0.0, 0.0, 1.0]]
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(ValueError, match="square matrix"):
+        input_spectrum(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="directions"):
+        energies_along(torch.ones(2, 3), torch.ones(4, 1))
+    with pytest.raises(ValueError, match="factors"):
+        damp_directions_(torch.ones(2, 3), None, torch.eye(3), torch.ones(3))
+    with pytest.raises(ValueError, match="budgets"):
+        nearest_in_budget(torch.ones(1, 2), torch.ones(1, 2), torch.ones(2))
