@@ -149,7 +149,9 @@ def main() -> None:
         if not path.is_file():
             callbacks: list[L.Callback] = [OutputChange(path)]
             if method == "null-space":
-                callbacks.insert(0, NullSpaceProjection(calibration=CalibrationSettings(safety_samples=128)))
+                callbacks.insert(
+                    0, NullSpaceProjection(energy=0.7, calibration=CalibrationSettings(safety_samples=128))
+                )
             fit_nano(arguments.seed, callbacks, folder, task_order=[arguments.task])
         found[method] = json.loads(path.read_text())
     print(table(found))

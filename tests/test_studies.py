@@ -98,3 +98,28 @@ def test_change_of_outputs_is_zero_where_no_direction_is_left_and_not_otherwise(
     assert change.table(found).count("\n") == 1 + 2 * 4
     change.draw(found, tmp_path / "change.png")
     assert (tmp_path / "change.png").stat().st_size > 10_000
+
+
+def test_the_last_task_tells_kinds_of_answers_and_parts_of_the_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last_task, fitting = load("last_task"), importlib.import_module("fitting")
+    small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4, "task_order": ["driving", "reading"]}
+    monkeypatch.setattr(fitting, "NanoDataModule", partial(NanoDataModule, **small))
+    model = NanoModule(steps=2)
+    monkeypatch.setattr(fitting, "NanoModule", lambda: model)
+    monkeypatch.setattr(last_task, "ENERGIES", (0.5,))
+    path = tmp_path / "last_task.jsonl"
+    fitting.fit_nano(0, [last_task.LastTask(path, 0, safety_samples=8)], tmp_path)
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [entry["what"] for entry in found if entry["table"] == "answers"] == [
+        "after driving",
+        "after reading",
+        "reading's update without energy 0.5, all positions",
+        "reading's update without energy 0.5, answers",
+    ]
+    inside = {entry["what"]: entry["energy"] for entry in found if entry["table"] == "inside"}
+    assert len(inside) == 12 and all(0 < energy <= 1 for energy in inside.values())
+    # The calibration's own directions hold at least what was asked for, and test inputs are much like them.
+    assert min(v for k, v in inside.items() if k.startswith("energy 0.5, all") and k.endswith("all positions")) > 0.2
+    assert "after reading" in last_task.table(path)
