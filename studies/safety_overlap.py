@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,7 +41,9 @@ from hpa_lightning.data.nano.harm import SAFETY_KINDS
 from hpa_lightning.data.nano.nano_records import TEST_SEED, task_records, to_records
 from hpa_lightning.data.record import Record
 
-BASES = ("all", *SAFETY_KINDS, "questions", "known harm", "look-alikes", "skills")
+SIZES = (8, 16, 32, 64, 256, 512)
+BASES = ("all", *SAFETY_KINDS, "questions", "known harm", "look-alikes", "skills", *(f"all, {size}" for size in SIZES))
+"""What bases are made of: 128 inputs, or as many as the name says."""
 TASKS = ("driving", "captions", "reading")
 HELD_OUT = {"instructions": ("instruction", None), "other harm": (None, "held out")}
 FIGURES = ("energy", "left", "overlap", "chance")
@@ -48,7 +51,10 @@ FIGURES = ("energy", "left", "overlap", "chance")
 
 def inputs_of(seed: int, count: int) -> dict[str, list[Record]]:
     """Set -> its inputs with answers: what bases are made of, and what they are held against."""
-    found = {f"basis: {name}": calibration_records(name, count, seed) for name in BASES}
+    found = {}
+    for name in BASES:
+        what, _, size = name.partition(", ")
+        found[f"basis: {name}"] = calibration_records(what, int(size or count), seed)
     for kind in SAFETY_KINDS:
         found[kind] = to_records(harmful_examples(kind, "test", count, TEST_SEED), kind, answered=True)
     for name, (wording, harms) in HELD_OUT.items():
@@ -63,16 +69,15 @@ def inputs_of(seed: int, count: int) -> dict[str, list[Record]]:
     return found | {name: task_records(name, "calibration", count, seed) for name in TASKS}
 
 
-def shares(hessian: Tensor, other: Tensor, update: Tensor, energy: float) -> dict[str, float]:
+def shares(basis: Tensor, own: Tensor, other: Tensor, update: Tensor) -> dict[str, float]:
     """The figures of one layer; see the top of the file.
 
     Args:
-        hessian: of the set that gives the basis, ``(c, c)``.
-        other: of the set X.
+        basis: U, ``(c, k)``.
+        own: V, the directions of the set X itself, ``(c, l)``.
+        other: Hessian of X, ``(c, c)``.
         update: D, ``(r, c)``.
-        energy: share of the trace that the basis holds.
     """
-    basis, own = F.dominant_subspace(hessian, energy), F.dominant_subspace(other, energy)
     rest = update - (update @ basis) @ basis.T
 
     def action(delta: Tensor) -> Tensor:
@@ -83,8 +88,8 @@ def shares(hessian: Tensor, other: Tensor, update: Tensor, energy: float) -> dic
         "energy": float(((basis.T @ other) * basis.T).sum() / other.trace()),
         "left": float(action(rest) / action(update)),
         "overlap": float((basis.T @ own).square().sum() / min(sizes)),
-        "chance": max(sizes) / len(hessian),
-        "directions": sizes[0] / len(hessian),
+        "chance": max(sizes) / len(other),
+        "directions": sizes[0] / len(other),
     }
 
 
@@ -107,6 +112,7 @@ class SafetyOverlap(TaskCallback):
         self.calibrator = self.own(Calibrator(self.layers, needs_safety_data=False, needs_task_data=False))
         self.path, self.seed, self.energy, self.count = path, seed, energy, count
         self._hessians: dict[str, dict[str, Tensor]] = {}
+        self._directions: dict[str, dict[str, Tensor]] = {}
         self._first: dict[str, str] = {}
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
@@ -116,19 +122,20 @@ class SafetyOverlap(TaskCallback):
         for name, records in inputs_of(self.seed, self.count).items():
             chunks: Iterable[list[Record]] = (records[start : start + 32] for start in range(0, len(records), 32))
             batches = [collator.train(chunk) for chunk in chunks]
-            self._hessians[name], self._first = self.calibrator.hessians(trainer, pl_module, batches, name)
+            hessians, self._first = self.calibrator.hessians(trainer, pl_module, batches, name)
+            self._hessians[name] = hessians
+            self._directions[name] = {at: F.dominant_subspace(one, self.energy) for at, one in hessians.items()}
 
     @torch.no_grad()
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.path.open("a") as file:
             for linear in self.layers:
                 name, update = self._first[linear.name], linear.dense_after() - linear.before()
-                for basis in BASES:
-                    for other in [key for key in self._hessians if not key.startswith("basis: ")]:
-                        hessians = (self._hessians[f"basis: {basis}"][name], self._hessians[other][name])
-                        place = {"seed": self.seed, "layer": linear.name, "basis": basis, "set": other}
-                        figures = shares(*hessians, update, self.energy)
-                        file.write(json.dumps({**place, "of": self.energy, **figures}) + "\n")
+                for basis, other in product(BASES, [key for key in self._hessians if not key.startswith("basis: ")]):
+                    directions = (self._directions[key][name] for key in (f"basis: {basis}", other))
+                    figures = shares(*directions, self._hessians[other][name], update)
+                    place = {"seed": self.seed, "layer": linear.name, "basis": basis, "set": other}
+                    file.write(json.dumps({**place, "of": self.energy, **figures}) + "\n")
 
 
 def table(path: Path, energy: float) -> str:

@@ -80,8 +80,9 @@ def test_shares_of_one_set_in_the_directions_of_another(study: ModuleType) -> No
     overlap = importlib.import_module("safety_overlap")
     draw = np.random.default_rng(0)
     update = draw.normal(size=(3, 4))
-    ours, theirs = np.diag([8.0, 1.0, 0.5, 0.5]), np.diag([1.0, 7.0, 1.0, 1.0])
-    found = overlap.shares(*(torch.tensor(value) for value in (ours, theirs, update)), 0.7)
+    theirs = np.diag([1.0, 7.0, 1.0, 1.0])
+    basis, own = torch.eye(4, dtype=torch.float64)[:, :1], torch.eye(4, dtype=torch.float64)[:, 1:2]
+    found = overlap.shares(basis, own, torch.tensor(theirs), torch.tensor(update))
     squares, energies = (update**2).sum(axis=0), np.diag(theirs)
     expected = {
         "energy": 1 / 10,
@@ -91,7 +92,22 @@ def test_shares_of_one_set_in_the_directions_of_another(study: ModuleType) -> No
         "directions": 1 / 4,
     }
     assert found == pytest.approx(expected)
-    assert overlap.shares(*(torch.tensor(value) for value in (ours, ours, update)), 0.7)["overlap"] == pytest.approx(1)
+    assert overlap.shares(own, own, torch.tensor(theirs), torch.tensor(update))["overlap"] == pytest.approx(1)
+
+
+def test_every_basis_is_held_against_every_set(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlap = importlib.import_module("safety_overlap")
+    monkeypatch.setattr(overlap, "BASES", ("all", "text", "all, 4"))
+    monkeypatch.setattr(overlap, "fit_nano", partial(overlap.fit_nano, steps=2, train_size=32, test_size=4))
+    monkeypatch.setattr(overlap, "SafetyOverlap", partial(overlap.SafetyOverlap, count=6))
+    monkeypatch.setattr(sys, "argv", ["safety_overlap.py", "--output", str(tmp_path)])
+    overlap.main()
+    entries = [json.loads(line) for line in (tmp_path / "overlap.jsonl").read_text().splitlines()]
+    assert len(entries) == 28 * 3 * 10
+    assert all(0 <= entry[figure] <= 1 + 1e-6 for entry in entries for figure in ("energy", "overlap", "left"))
+    assert overlap.table(tmp_path / "overlap.jsonl", 0.7).count("\n| all, 4 |") == 4
 
 
 def test_cells_are_measured_once(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
