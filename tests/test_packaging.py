@@ -67,6 +67,9 @@ def test_wheel_holds_every_module_and_the_weights(wheel: Path) -> None:
             assert f"{package}/{path.relative_to(folder).as_posix()}" in names
     for path in (ROOT / "hpa_lightning/data/nano/weights").iterdir():
         assert f"hpa_lightning/data/nano/weights/{path.name}" in names
+    for path in (ROOT / "hpa_lightning/smol").rglob("*.*"):
+        if "__pycache__" not in path.parts:
+            assert path.relative_to(ROOT).as_posix() in names
     for path in (ROOT / "hpa_lightning/data/benchmarks").glob("*.yaml"):
         assert f"hpa_lightning/data/benchmarks/{path.name}" in names
     for path in (ROOT / "hpa_lightning/report/templates").iterdir():

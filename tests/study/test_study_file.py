@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,21 @@ def test_a_study_that_is_no_yaml_is_told(tmp_path: Path) -> None:
 def test_unknown_group(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no group 'third'"):
         read_study(write(tmp_path)).cells(["third"])
+
+
+@pytest.mark.parametrize("name", ["nano", "adaptation", "smol"])
+def test_the_studies_of_the_repository_are_whole(name: str) -> None:
+    study = read_study(Path(__file__).parents[2] / "studies" / f"{name}.yaml")
+    assert study.groups
+
+
+def test_the_study_on_smol_gives_every_method_the_same_small_budget() -> None:
+    """Four settings of each on the development seed; plain tuning has none."""
+    study = read_study(Path(__file__).parents[2] / "studies" / "smol.yaml")
+    groups = {group.name: group for group in study.groups}
+    tuned = {cell.method for cell in groups["tuning"].cells} - {"sequential"}
+    counts = Counter(point.partition("[")[0] for point in tuned)
+    assert set(counts.values()) == {4} and len(counts) >= 10
+    seeds = {name: {cell.seed for cell in group.cells} for name, group in groups.items()}
+    assert all(seeds[name] == {100} for name in ("alone", "regime", "tuning"))
+    assert all(seeds[name] == {101, 102, 103} for name in ("comparison", "decisions", "injection"))
