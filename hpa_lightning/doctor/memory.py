@@ -135,6 +135,13 @@ def _of_callback(callback: Any, module: Any, tokens: int) -> Iterator[Need]:
             _REMEMBERED * columns * (columns if exact else min(rank, columns)) for columns in _inputs(linears).values()
         )
         yield Need("bases of the inputs that are kept away from, at most", most, when="training", by=name)
+        if callback.output is not None:
+            columns_of = _inputs(linears).values()
+            if exact:
+                kept = sum(_REMEMBERED * columns**2 for columns in columns_of)
+            else:
+                kept = sum((_HALF * min(rank, c) + _DIAGONAL) * c + _NUMBERS for c in columns_of)
+            yield Need("spectra of the protected inputs", kept, "host", by=name)
     before = _bytes([linear.weight for linear in linears])
     if ReferenceWeights in parts:
         yield Need("weights before the first task", before, "host", by=name)

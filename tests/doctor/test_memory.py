@@ -42,6 +42,7 @@ class Measures(L.Callback):
         HELD["optimizer"] = size(value for value in state if isinstance(value, torch.Tensor) and value.ndim)
         kept = {"anchors": "weights before the task", "aligned": "weights before the first task"}
         kept["memory"] = "Hessians of the earlier tasks"
+        kept["spectra"] = "spectra of the protected inputs"
         for callback in trainer.callbacks:
             for part in callback.parts if isinstance(callback, TaskCallback) else ():
                 for name, tensors in part.state_dict().items():
@@ -52,6 +53,11 @@ class Measures(L.Callback):
 CALLBACKS = {
     "HarmoniousFusion": ["weights before the task"],
     "RegressionFusion": ["Hessians of the earlier tasks", "weights before the task"],
+    "NullSpaceProjection": [
+        "Hessians of the earlier tasks",
+        "spectra of the protected inputs",
+        "weights before the task",
+    ],
     "baselines.LinearMerging": ["weights before the first task", "weights before the task"],
 }
 
