@@ -39,7 +39,7 @@ class SmolDataModule(CVITDataModule):
             answers, in [0, 1): the more, the slower safety is lost.
         harmful_ratio: harmful samples that comply mixed into each task's training data, as a fraction.
         train_size: training samples of each task, drawn by ``seed``; all when ``None``.
-        test_size: questions of each task's tests, the first of a fixed order; all (230 to 420) when ``None``.
+        test_size: questions of each task's tests, the same ones for every seed; all (230 to 420) when ``None``.
         harm_size: requests of each safety and over-refusal set, likewise; all (720 and 250) when ``None``.
         forms: of the requests: some of ``text``, ``picture``, ``typeset``.
         train_batch_size: samples of one step.
