@@ -67,7 +67,7 @@ class HessianMemory(Part):
         calibrator: Calibrator,
         safety_weight: float = 1.0,
         memory_weight: float = 1.0,
-        form: Form = "exact",
+        form: Form = "sketch",
         rank: int = 192,
         earlier_tasks: str | Path | None = None,
         save_memory: str | Path | None = None,

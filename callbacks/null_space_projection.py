@@ -84,7 +84,7 @@ class NullSpaceProjection(StepCallback):
         calibration: sizes and damping, or a dict of them; the paper's when ``None``.
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
-        form: ``"exact"`` for whole Hessians and eigendecompositions (22 GB for LLaMA-7B), or ``"sketch"``.
+        form: ``"sketch"``, or ``"exact"`` for whole Hessians and eigendecompositions (22 GB for LLaMA-7B).
         rank: rows of a sketch, and the most directions that are kept of one input; 192 rows of all inputs of LLaMA-7B
             and as many directions are 0.9 GB in memory.
         earlier_tasks: with ``form="sketch"``, a file of tasks that were learnt before this fit, which
@@ -115,7 +115,7 @@ class NullSpaceProjection(StepCallback):
         calibration: CalibrationSettings | None = None,
         blocks: str | None = None,
         target_modules: list[str] | None = None,
-        form: Form = "exact",
+        form: Form = "sketch",
         rank: int = 192,
         earlier_tasks: str | Path | None = None,
         save_memory: str | Path | None = None,

@@ -54,7 +54,7 @@ class RegressionFusion(TaskEndFusion):
         calibration: sizes and damping, or a dict of them; the paper's when ``None``.
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
-        form: ``"exact"`` for whole Hessians (22 GB for LLaMA-7B), or ``"sketch"``.
+        form: ``"sketch"``, or ``"exact"`` for whole Hessians (22 GB for LLaMA-7B).
         rank: rows of a sketch; 384 rows of all inputs of LLaMA-7B are 0.6 GB, in memory and in checkpoints.
         earlier_tasks: with ``form="sketch"``, a file of tasks that were learnt before this fit, which
             ``save_memory`` or ``hpa-lightning fuse --save-memory`` has written; they are protected as those of the fit.
@@ -77,7 +77,7 @@ class RegressionFusion(TaskEndFusion):
         calibration: CalibrationSettings | None = None,
         blocks: str | None = None,
         target_modules: list[str] | None = None,
-        form: Form = "exact",
+        form: Form = "sketch",
         rank: int = 384,
         earlier_tasks: str | Path | None = None,
         save_memory: str | Path | None = None,
