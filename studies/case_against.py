@@ -170,6 +170,7 @@ def projection(energy: float, calibrated_on: str, samples: int, seed: int) -> Nu
         safety_weight=0.0 if nothing else 1.0,
         safety_data=calibration_records("all" if nothing else calibrated_on, samples, seed),
         calibration=CalibrationSettings(safety_samples=samples),
+        form="exact",
     )
 
 

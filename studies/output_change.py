@@ -36,7 +36,7 @@ from hpa_lightning.modules.tuned_linear import TunedLinear
 from hpa_lightning.report.style import COLOURS, new_figure, save_figure
 
 EDGES = np.logspace(-4, 1, 101)
-METHODS = {"sequential": "Sequential tuning", "null-space": "Null-space projection"}
+METHODS = {"sequential": "Sequential tuning", "null-space": "HUSH: null-space projection"}
 
 
 class OutputChange(TaskCallback):
@@ -149,9 +149,7 @@ def main() -> None:
         if not path.is_file():
             callbacks: list[L.Callback] = [OutputChange(path)]
             if method == "null-space":
-                callbacks.insert(
-                    0, NullSpaceProjection(energy=0.7, calibration=CalibrationSettings(safety_samples=128))
-                )
+                callbacks.insert(0, NullSpaceProjection(calibration=CalibrationSettings(safety_samples=128)))
             fit_nano(arguments.seed, callbacks, folder, task_order=[arguments.task])
         found[method] = json.loads(path.read_text())
     print(table(found))
