@@ -43,7 +43,9 @@ def assert_accumulated_batches_are_one_larger_batch(method: str, lora: bool, tmp
     halves = updates(method, lora, tmp_path / "halves", 2, gradient_clip_val=0.3, accumulate_grad_batches=2)
     assert sum(float(update.abs().sum()) for update in whole.values()) > 0
     for name, update in whole.items():
-        torch.testing.assert_close(halves[name], update, rtol=2e-3, atol=2e-5)
+        # What regression fusion remembers in sketches is rounded to bfloat16, wherever the rows happen to point.
+        atol = 1e-4 if method == "regression_sketch" else 2e-5
+        torch.testing.assert_close(halves[name], update, rtol=2e-3, atol=atol)
 
 
 def assert_half_precision_does_nearly_the_same(method: str, lora: bool, tmp_path: Path) -> None:
