@@ -7,6 +7,16 @@ losses of `preference_loss.py`; none touches global state, and what draws random
 functions end in `_`.
 """
 
+from hpa_lightning.functional.bounded_update import (
+    InputSpectrum,
+    damp_directions_,
+    energies_along,
+    input_spectrum,
+    leave_directions,
+    left_factors,
+    nearest_in_budget,
+    output_energy,
+)
 from hpa_lightning.functional.brain_surgeon import surgeon_factor
 from hpa_lightning.functional.delta_selection import safe_delta
 from hpa_lightning.functional.drift import state_cosines
@@ -30,16 +40,6 @@ from hpa_lightning.functional.merging import (
     merge_spherically,
 )
 from hpa_lightning.functional.model_patch import model_tailor
-from hpa_lightning.functional.output_budget import (
-    InputSpectrum,
-    damp_directions_,
-    energies_along,
-    input_spectrum,
-    leave_directions,
-    left_factors,
-    nearest_in_budget,
-    output_energy,
-)
 from hpa_lightning.functional.preference_loss import answer_log_probabilities, preference_loss
 from hpa_lightning.functional.projection import UpdateProjection, project_update_
 from hpa_lightning.functional.regression import regression_fusion, regression_map
