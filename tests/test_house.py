@@ -17,6 +17,7 @@ ACROSS = {
     "callbacks/test_plugin.py": "a method from elsewhere under the same guarantees",
     "callbacks/test_signatures.py": "constructors and docstrings of all public callbacks",
     "metrics/test_distributed.py": "every metric over several processes",
+    "test_case_against.py": "studies/case_against.py and what belongs to it",
     "test_cost.py": "the scripts of benchmarks/ at small sizes",
     "test_examples.py": "every file of examples/",
     "test_fuzz.py": "broken inputs for every reader",
