@@ -86,7 +86,7 @@ def test_change_of_outputs_is_zero_where_no_direction_is_left_and_not_otherwise(
     found = {}
     for method, energy in (("sequential", 0.0), ("null-space", 1.0)):
         path = tmp_path / f"{method}.json"
-        projection = NullSpaceProjection(energy=energy, calibration=CalibrationSettings(safety_samples=8))
+        projection = NullSpaceProjection(energy=energy, calibration=CalibrationSettings(safety_samples=8), form="exact")
         fitting.fit_nano(0, [projection, change.OutputChange(path)], tmp_path, task_order=["digits"], **small)
         found[method] = json.loads(path.read_text())
     assert list(found["sequential"]) == ["digits", "harmful-text", "harmful-image", "harmful-typeset"]

@@ -26,6 +26,7 @@ HEAVY = ("torch", "lightning", "transformers", "peft", "matplotlib", "sklearn", 
 #: The least that a command needs beside its options.
 NEEDED = {
     "answers": ["run"],
+    "benchmark": ["smol", "--output", "a"],
     "data": [],
     "doctor": [],
     "drift": ["a", "b", "--output", "c"],

@@ -72,7 +72,7 @@ def test_the_estimate_is_what_a_run_holds(name: str, lora: Any, tmp_path: Path) 
     callback: dict[str, Any] = {"class_path": f"hpa_lightning.callbacks.{name}"}
     if "Merging" not in name:
         callback["init_args"] = with_calibration(config, tmp_path)
-    if name == "RegressionFusion":
+    if name in ("RegressionFusion", "NullSpaceProjection"):
         callback["init_args"]["form"] = "exact"
     config["trainer"]["callbacks"] = [{"class_path": "hpa_lightning.callbacks.SequentialTuning"}, callback]
     path.write_text(yaml.safe_dump(config))

@@ -20,7 +20,7 @@ def test_the_demo_runs_what_the_archived_study_ran() -> None:
         "sequential": "sequential",
         "in-training": "hpa-in[p=72.0]",
         "post-training": "hpa-post[p_min=7.0, p_max=18.0]",
-        "null-space": "null-space[energy=0.7]",
+        "null-space": "null-space-sketch[rank=192]",
     }
     for cell in demo_study.demo_study([101], list(names)).cells():
         other = archived[names[cell.method]]
