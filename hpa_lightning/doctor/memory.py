@@ -123,12 +123,8 @@ def _of_callback(callback: Any, module: Any, tokens: int) -> Iterator[Need]:
         size = samples * tokens * hidden * next(module.parameters()).element_size()
         yield Need(f"hidden states of {samples} samples of {tokens} tokens", size, when="calibration", by=name)
     if (memory := parts.get(HessianMemory)) and memory.memory_weight > 0:
-        exact, columns_of = memory.form == "exact", _inputs(linears).values()
-        if exact:
-            kept = sum(_REMEMBERED * columns**2 for columns in columns_of)
-        else:
-            kept = sum((_HALF * min(memory.rank, c) + _DIAGONAL) * c + _NUMBERS for c in columns_of)
-        yield Need(f"{'Hessians' if exact else 'sketches'} of the earlier tasks", kept, "host", by=name)
+        kind = "Hessians" if memory.form == "exact" else "sketches"
+        yield Need(f"{kind} of the earlier tasks", _held(memory, linears), "host", by=name)
     if isinstance(callback, NullSpaceProjection):
         exact, rank = callback.form == "exact", callback.rank
         most = sum(
@@ -136,17 +132,20 @@ def _of_callback(callback: Any, module: Any, tokens: int) -> Iterator[Need]:
         )
         yield Need("bases of the inputs that are kept away from, at most", most, when="training", by=name)
         if callback.output is not None:
-            columns_of = _inputs(linears).values()
-            if exact:
-                kept = sum(_REMEMBERED * columns**2 for columns in columns_of)
-            else:
-                kept = sum((_HALF * min(rank, c) + _DIAGONAL) * c + _NUMBERS for c in columns_of)
-            yield Need("spectra of the protected inputs", kept, "host", by=name)
+            yield Need("spectra of the protected inputs", _held(callback.memory, linears), "host", by=name)
     before = _bytes([linear.weight for linear in linears])
     if ReferenceWeights in parts:
         yield Need("weights before the first task", before, "host", by=name)
     if isinstance(callback, TaskEndFusion | FocusPartition | NullSpaceProjection) and module.lora is None:
         yield Need("weights before the task", before, when="training", by=name)
+
+
+def _held(memory: HessianMemory, linears: Sequence[TunedLinear]) -> int:
+    """Bytes of one Hessian, or sketch, of every distinct input of the layers."""
+    columns = _inputs(linears).values()
+    if memory.form == "exact":
+        return sum(_REMEMBERED * c**2 for c in columns)
+    return sum((_HALF * min(memory.rank, c) + _DIAGONAL) * c + _NUMBERS for c in columns)
 
 
 def _hidden(linears: Sequence[TunedLinear]) -> int:
