@@ -184,7 +184,10 @@ class NullSpaceProjection(StepCallback):
                 basis = F.dominant_subspace(kept, self.energy)
             else:
                 basis = kept.basis(self.energy, self.rank)
-                if not kept.is_zero and kept.held(basis.shape[1]) < 0.5 * self.energy:
+                # Nearly all may be held where little is certain; with all rows taken nothing more can be.
+                cut = basis.shape[1] == self.rank < kept.columns
+                wanted = self.energy * (1 - 1e-6) if cut else 0.5 * self.energy
+                if not kept.is_zero and kept.held(basis.shape[1]) < wanted:
                     short.append(name)
             # What a rank computes by itself may differ in the last bit from what another one does.
             self._bases[name] = trainer.strategy.broadcast(basis)
@@ -193,7 +196,7 @@ class NullSpaceProjection(StepCallback):
                 self._bases[name] = self._bases[name].to(pl_module.device)
         if short:
             rank_zero_warn(
-                f"NullSpaceProjection: with rank={self.rank} the directions kept certainly hold less than half of "
+                f"NullSpaceProjection: with rank={self.rank} the directions kept hold, or may hold, too little for "
                 f"energy={self.energy} of the inputs of {len(short)} of {len(self._bases)} layers "
                 f"({', '.join(short[:3])}{', ...' if short[3:] else ''}). Set a larger rank."
             )

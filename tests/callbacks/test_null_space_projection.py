@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,15 @@ def test_with_nothing_to_keep_training_is_plain(options: dict[str, float], lora:
 def test_settings_are_checked(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected a"):
         NullSpaceProjection(**options)
+
+
+def test_a_rank_that_cuts_the_energy_short_is_told(tmp_path: Path) -> None:
+    """Eight rows hold most of these inputs and not all that is asked for; no layer has that few columns."""
+    module, told = foreign_module(OPTIMIZERS["adamw_decay"], True), []
+    for energy in (1.0, 0.3):
+        projection = NullSpaceProjection(energy=energy, rank=8, **calibration_data())
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            fit(module, [projection], tmp_path / str(energy))
+        told.append([str(one.message) for one in found if "Set a larger rank" in str(one.message)])
+    assert len(told[0]) == 1 and "energy=1.0" in told[0][0] and not told[1]
