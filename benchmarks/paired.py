@@ -53,6 +53,7 @@ def steps(folder: Path) -> Run:
     options = argparse.Namespace(
         device="cpu", dtype="float32", hidden=512, inner=1376, rank=32, samples=1, tokens=32, pairs=4, blocks=1
     )
+    options.directions, options.form, options.share, options.budget = 64, "sketch", "output", None
 
     def run() -> dict[str, float]:
         figures, peaks = {}, []

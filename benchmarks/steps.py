@@ -2,7 +2,8 @@
 
     python benchmarks/steps.py --tuning lora --samples 4
     python benchmarks/steps.py --tuning full --samples 4
-    python benchmarks/steps.py --tuning lora full --methods null_space --directions 192 --samples 1 --pairs 3
+    python benchmarks/steps.py --tuning lora full --methods null_space --samples 4 --pairs 4
+    python benchmarks/steps.py --tuning lora full --methods null_space --samples 4 --pairs 4 --budget 0
     python benchmarks/steps.py --tuning lora full --methods in_training null_space regression     # a GPU
 
 A step is everything between two batches in Lightning: forward, backward, AdamW, callbacks. Within one fit the method's
@@ -11,6 +12,9 @@ faster, and the order within the pairs changes. On a CPU the time within the hoo
 noise but misses what the hooks do to the rest of the step. `floor` is the time of the method's operations and bytes at
 the machine's best rates. All are shares of the plain step. On CUDA the hooks' waits for the device are counted.
 
+Null-space projection runs with its default settings. Random inputs and a small rate leave its budget alone, so that no
+layer has a direction to leave: the least that it costs. With `--budget 0` all layers leave all directions: the most.
+
 Regression fusion has no hook in a step; its calibration and fusion at the task's end are given in seconds.
 """
 
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import statistics
 import sys
 import tempfile
@@ -98,6 +103,8 @@ class Turns(L.Callback):
         self.counts = False
         self.waits = 0
         """Of the second step, where nothing is done for the first time any more."""
+        self.left = 0.0
+        """Input directions of all layers that null-space projection has left at the end."""
         self.steps: list[tuple[bool, float, float]] = []
         """On or off, seconds of the step, seconds within the hooks."""
 
@@ -178,12 +185,14 @@ def callbacks_of(method: str, options: argparse.Namespace, turns: Turns) -> list
     if method == "regression":
         return [RegressionFusion(safety_data=data, task_data=data, calibration=two)]
     null_space = SwitchedNullSpace(
-        0.9,
+        energy=0.9 if options.share == "energy" else None,
         memory_weight=0.0,
         safety_data=data,
         calibration=two,
-        form="exact" if options.directions is None else "sketch",
-        rank=options.directions or 1,
+        form=options.form,
+        rank=options.directions,
+        share=options.share,
+        budget=options.budget,
     )
     null_space.turns = turns
     return [null_space]
@@ -209,8 +218,10 @@ def run(method: str, tuning: str, options: argparse.Namespace, folder: str) -> t
         options.samples * (2 * options.pairs + 2), options.tokens, options.hidden, getattr(torch, options.dtype)
     )
     trainer.fit(Blocks(options, tuning), DataLoader(data, batch_size=options.samples))
-    events = [event for event in callbacks[0].state_dict()["events"] if event["event"] == "time"]
-    return turns, {event["phase"]: event["seconds"] for event in events if event["phase"] != "train"}
+    events = callbacks[0].state_dict()["events"]
+    turns.left = sum(event["directions"] for event in events if event["event"] == "protection")
+    times = {event["phase"]: event["seconds"] for event in events if event["event"] == "time"}
+    return turns, {phase: seconds for phase, seconds in times.items() if phase != "train"}
 
 
 def floor(method: str, tuning: str, options: argparse.Namespace, rates: dict[str, float]) -> float:
@@ -219,12 +230,18 @@ def floor(method: str, tuning: str, options: argparse.Namespace, rates: dict[str
     width = 2 if options.dtype == "bfloat16" else 4
     copy, product = rates["copy"], rates[options.dtype]
     if method == "null_space":
-        # D U and its product with U^T, of A or of the update; U is held once for each of four inputs.
-        inputs = options.blocks * (3 * options.hidden + options.inner)
-        held = min(2 * options.tokens, options.hidden, options.directions or options.hidden)
-        rows = 7 * options.rank if tuning == "lora" else 0
-        operations = 4 * held * (rows * inputs / 4 if tuning == "lora" else weights)
-        moved = 4 * held * inputs + (0 if tuning == "lora" else 3 * weights * width)
+        # D U alone where no direction has to be left, and its product with U^T; of LoRA A U, A A^T and B^T B.
+        columns, rows = 6 * options.hidden + options.inner, 5 * options.hidden + 2 * options.inner
+        held = min(2 * options.tokens, options.hidden, options.directions if options.form == "sketch" else math.inf)
+        leaves = options.share == "energy" or options.budget == 0
+        q, products = options.rank, 2 if leaves else 1
+        if tuning == "lora":
+            grams = 0 if options.share == "energy" else 2 * q**2 * (columns + rows)
+            operations = options.blocks * (2 * products * q * held * columns + grams)
+        else:
+            operations = 2 * products * held * weights
+        inputs = options.blocks * (3 * options.hidden + options.inner)  # U is held once for each of four
+        moved = 4 * held * inputs + (0 if tuning == "lora" else (2 + leaves) * weights * width)
         return max(operations / rates["float32"], moved / copy)
     if tuning == "lora":  # W_prev A^T
         return max(2 * weights * options.rank / product, weights * width / copy)
@@ -241,7 +258,12 @@ def main() -> None:
     parser.add_argument("--tuning", nargs="+", choices=["lora", "full"], default=["lora"])
     parser.add_argument("--blocks", type=int, help="1; on CUDA 4, since the launches are shared by all layers")
     parser.add_argument("--rank", type=int, default=128)
-    parser.add_argument("--directions", type=int, help="null_space: rank of its sketches; whole Hessians if left out")
+    parser.add_argument("--directions", type=int, default=192, help="null_space: rank of its sketches")
+    parser.add_argument("--form", choices=["sketch", "exact"], default="sketch", help="null_space: of its memory")
+    parser.add_argument(
+        "--share", choices=["output", "nearest", "energy"], default="output", help="null_space: the rule"
+    )
+    parser.add_argument("--budget", type=float, help="null_space: the callback's default if left out")
     parser.add_argument("--hidden", type=int, default=4096)
     parser.add_argument("--inner", type=int, default=11008)
     parser.add_argument("--samples", type=int, default=8, help="samples of a step")
@@ -259,8 +281,8 @@ def main() -> None:
     print(f"\n{device_name(device)}, {options.dtype}, commit {commit()}\n{command()}")
     print(f"Best rates: {options.dtype} {rates[options.dtype] / 1e9:.0f}, copy {rates['copy'] / 1e9:.0f} G/s.\n")
     heads = ["method", "tuning", "blocks", "tokens a step", "plain step", "the method adds", "of pairs"]
-    print(f"| {' | '.join([*heads, 'within its hooks', 'floor'])} |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    heads += ["within its hooks", "floor", "directions left"]
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|", flush=True)
     for method in options.methods:
         for tuning in options.tuning:
             with tempfile.TemporaryDirectory() as folder:
@@ -282,13 +304,14 @@ def line(
     cells = [method, tuning, str(options.blocks), str(options.samples * options.tokens), f"{1000 * base:.1f} ms"]
     if method == "regression":
         outside = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in phases.items())
-        return f"| {' | '.join(cells)} | nothing in a step; once a task: {outside} | | | |"
+        return f"| {' | '.join(cells)} | nothing in a step; once a task: {outside} | | | | |"
     added = estimate([100 * (one - other) / base for one, other in zip(with_hooks, plain, strict=True)])
     inside = f"{100 * statistics.median(inside for on, _, inside in turns.steps if on) / base:.1f} %"
     if options.device == "cuda":
         inside = f"{turns.waits} waits for the device"
     cells += [f"{added.mean:.1f} ± {added.half_width:.1f} %", str(options.pairs), inside]
-    cells.append(f"{100 * floor(method, tuning, options, rates) / base:.1f} %")
+    cells.append(f"{100 * floor(method, tuning, options, rates) / base:.2f} %")
+    cells.append(f"{turns.left:.0f}" if method == "null_space" else "")
     return f"| {' | '.join(cells)} |"
 
 
