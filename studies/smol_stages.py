@@ -1,6 +1,6 @@
 """Makes the weights that the benchmark `smol` ships: four stages, each an ordinary fit that continues when interrupted.
 
-    hpa-lightning benchmark build smol --no-model --output smol
+    hpa-lightning benchmark build smol --no-model --xstest FILE --output smol
     python studies/smol_stages.py --data smol --output smol-stages
 
 A stage whose file is there is not made again. The files go to `hpa_lightning/smol/weights/`. Later stages start from

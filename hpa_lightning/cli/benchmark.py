@@ -33,6 +33,7 @@ def parser() -> CommandParser:
     add("--output", type=Path, required=True, help="folder to be filled")
     add("--tasks", type=str, nargs="+", help=f"some of {', '.join(TASKS)} (default: all whose packages there are)")
     add("--wheels", type=Path, help="folder with wheels and Debian packages that were downloaded already")
+    add("--xstest", type=str, help="XSTest's prompts: the authors' xstest_prompts.csv, or the word download")
     add("--tower", choices=("efficientnet", "dino"), default="efficientnet", help="of the model (%(default)s)")
     add("--stages", type=str, nargs="+", help=f"of the model: some of {', '.join(STAGES)} (default: the first four)")
     add("--no-model", action="store_true", help="the data alone")
@@ -61,7 +62,14 @@ def run(arguments: Sequence[str]) -> None:
 
     model = _model(options.no_model)
     about = build_smol(
-        options.output, options.tasks, options.wheels, model, options.tower, options.stages, progress=True
+        options.output,
+        options.tasks,
+        options.wheels,
+        model,
+        options.tower,
+        options.stages,
+        options.xstest,
+        progress=True,
     )
     for name, part in about["parts"].items():
         print(f"{name}: {', '.join(f'{number} {what}' for what, number in part['counts'].items())}")

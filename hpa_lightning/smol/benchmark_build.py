@@ -17,9 +17,12 @@ from hpa_lightning.files import write_text
 from hpa_lightning.smol.built_parts import build_part
 from hpa_lightning.smol.data_parts import picture_path, write_safety, write_stamps, write_task
 from hpa_lightning.smol.harm_prompts import Find
-from hpa_lightning.smol.inputs import INPUTS, find_input, licences
+from hpa_lightning.smol.inputs import INPUTS, find_input
+from hpa_lightning.smol.licence_list import licence_list
+from hpa_lightning.smol.package_archives import file_digest
 from hpa_lightning.smol.picture_sources import Split
 from hpa_lightning.smol.task_examples import TASKS, Examples, SmolTask, all_stamps
+from hpa_lightning.smol.xstest_file import XSTEST_CONTENT, take_xstest, without_xstest
 from hpa_lightning.values import names
 
 DATA_VERSION = 1
@@ -34,7 +37,8 @@ _STAMPS = "tuxpaint-stamps-default"
 _ABOUT = "build.json"
 
 _SAFETY_RECORDS = 7928
-"""As many as there are, for the bar."""
+_XSTEST_RECORDS = 1350
+"""As many as there are, XSTest's among them, for the bar."""
 
 #: Where the pictures beside requests come from: the first of these tasks that is there.
 _POOLS = ("captions", "choice", "kinds", "shapes", "clothes", "digits", "charts", "words")
@@ -50,6 +54,7 @@ def build_smol(
     build_model: BuildModel | None = None,
     tower: str = "efficientnet",
     stages: Sequence[str] | None = None,
+    xstest: str | Path | None = None,
     say: Callable[[str], None] = print,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def build_smol(
 
     ``output`` then holds ``tasks/``, ``pictures/`` and ``safety/``, ``model/`` where there is a ``build_model``,
     ``smol.yaml`` (the description for ``BenchmarkDataModule``), ``LICENCES.txt``, ``build.json`` (what it was made of)
-    and ``inputs/``, which nothing reads any more once the build is through.
+    and ``inputs/``, from which the next build makes what is missing.
 
     Args:
         output: folder; a new one, an empty one, or one that this function made.
@@ -68,6 +73,8 @@ def build_smol(
         tower: of the model, ``"efficientnet"`` or ``"dino"``.
         stages: whose weights the model has; all, which makes it the aligned one, when ``None``. Its folder is
             :func:`model_folder`.
+        xstest: XSTest's file, or ``"download"``, see :func:`~hpa_lightning.smol.xstest_file.take_xstest`; ``None`` for
+            the copy of an earlier build. Where there is none, a sentence says what is left out.
         say: is told what happens.
         progress: show a bar with the remaining time on the standard error stream.
 
@@ -90,10 +97,13 @@ def build_smol(
         raise ValueError(f"{output} is being built by another process; wait for it.") from error
     try:
         find = partial(find_input, cache=output / "inputs", given=given, say=say)
+        prompts = take_xstest(xstest, output / "inputs", say)
+        if prompts is None:
+            say(f"The benchmark in {output}: {without_xstest(output)}")
         for name in _SAFETY_INPUTS:
             find(name)
         chosen = _with_inputs(tasks, find, say)
-        parts, needed = _build_data(output, chosen, find, progress)
+        parts, needed = _build_data(output, chosen, find, prompts, progress)
         model = {}
         if build_model is not None:
             say(f"The model, with the tower {tower}.")
@@ -101,9 +111,9 @@ def build_smol(
             model = dict(build_model(output / model_folder(tower, stages), find, tower, **options))
         if build_model is not None:
             needed = [*_MODEL_INPUTS[tower], *needed]
-        about = _about(chosen, needed, parts, model)
+        about = _about(chosen, needed, prompts, parts, model)
         write_text(output / "smol.yaml", description(chosen))
-        write_text(output / "LICENCES.txt", _licences(needed))
+        write_text(output / "LICENCES.txt", licence_list(needed, prompts is not None))
         write_text(output / _ABOUT, json.dumps(about, indent=1) + "\n")
     finally:
         lock.release()
@@ -168,7 +178,7 @@ def _with_inputs(tasks: Sequence[str] | None, find: Find, say: Callable[[str], N
 
 
 def _build_data(
-    output: Path, tasks: Sequence[str], find: Find, progress: bool
+    output: Path, tasks: Sequence[str], find: Find, xstest: Path | None, progress: bool
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Make all parts of the data; returned are what is known of each, and the names of the inputs."""
     needed = [*_SAFETY_INPUTS, *dict.fromkeys(name for task in tasks for name in TASKS[task].inputs)]
@@ -176,7 +186,8 @@ def _build_data(
     with_stamps = _STAMPS in needed
     shared = list(all_stamps(find(_STAMPS))) if with_stamps else []
     sizes = {name: sum(len(items) for items in found.values()) for name, found in examples.items()}
-    total = len(shared) + sum(sizes.values()) + _SAFETY_RECORDS
+    about_harm = _SAFETY_RECORDS - (_XSTEST_RECORDS if xstest is None else 0)
+    total = len(shared) + sum(sizes.values()) + about_harm
     parts: dict[str, dict[str, Any]] = {}
     with tqdm(total=total, unit=" records", disable=not progress, file=sys.stderr) as bar:
 
@@ -194,7 +205,8 @@ def _build_data(
             part(f"tasks/{name}", {**_made_of(task.inputs), "task": name}, write, sizes[name])
         pool, pictures = _pool(examples, find)
         made_of = {**_made_of([*_SAFETY_INPUTS, *TASKS[pool].inputs]), "pictures": pool}
-        part("safety", made_of, lambda to: write_safety(to, find, pictures, bar.update), _SAFETY_RECORDS)
+        made_of["xstest"] = None if xstest is None else XSTEST_CONTENT
+        part("safety", made_of, lambda to: write_safety(to, find, pictures, xstest, bar.update), about_harm)
     return parts, needed
 
 
@@ -220,7 +232,11 @@ def _made_of(inputs: Sequence[str]) -> dict[str, Any]:
 
 
 def _about(
-    tasks: Sequence[str], needed: Sequence[str], parts: Mapping[str, Any], model: Mapping[str, Any]
+    tasks: Sequence[str],
+    needed: Sequence[str],
+    xstest: Path | None,
+    parts: Mapping[str, Any],
+    model: Mapping[str, Any],
 ) -> dict[str, Any]:
     packages = ("hpa-lightning", "torch", "transformers", "timm", "pillow", "scikit-learn", "numpy")
     return {
@@ -228,26 +244,9 @@ def _about(
         "data_version": DATA_VERSION,
         "tasks": list(tasks),
         "inputs": {name: {"version": INPUTS[name].version, "sha256": INPUTS[name].sha256} for name in needed},
+        "xstest": None if xstest is None else {"sha256": file_digest(xstest), "content": XSTEST_CONTENT},
+        "lacks": [] if xstest is not None else [without_xstest()],
         "parts": {name: {key: part[key] for key in ("counts", "files", "pictures")} for name, part in parts.items()},
         "model": dict(model),
         "versions": {name: version(name) for name in packages},
     }
-
-
-def _licences(needed: Sequence[str]) -> str:
-    return (
-        "What this folder was put together from, and under which licence each part is.\n\n"
-        + licences(needed)
-        + """
-XSTest (hpa-lightning)
-  the prompts of Roettger et al., NAACL 2024, for tests of safety and over-refusal, typeset in pictures too
-  licence: CC BY 4.0
-
-hpa-lightning
-  refusals, harmless requests, questions, drawn charts and words; handwritten digits of scikit-learn
-  licence: Apache-2.0; BSD-3-Clause (scikit-learn), CC BY 4.0 (the digits, UCI)
-  the answers to harmless requests are SmolLM2-135M-Instruct's (Apache-2.0)
-
-Pictures of Tux Paint (pictures/) are under the GPL 2: whoever passes them on does so under its terms.
-"""
-    )

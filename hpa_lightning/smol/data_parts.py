@@ -80,13 +80,17 @@ def write_task(folder: Path, task: SmolTask, examples: Examples, tick: Tick) -> 
     return {**counts, "stages": write_rows(folder / "stages.json", rows)}
 
 
-def write_safety(folder: Path, find: Find, pictures: Mapping[Split, Sequence[str]], tick: Tick) -> Mapping[str, int]:
+def write_safety(
+    folder: Path, find: Find, pictures: Mapping[Split, Sequence[str]], xstest: Path | None, tick: Tick
+) -> Mapping[str, int]:
     """Write all records about harm: tests, calibration, alignment, ordinary questions, harmful injection.
 
     Args:
         folder: of the part, ``safety`` in the benchmark's folder.
         find: where the inputs are.
         pictures: harmless pictures by split, as paths from the benchmark's folder.
+        xstest: XSTest's file; without it the harmful tests are AdvBench alone and there is no over-refusal.
+            Nothing else depends on it.
         tick: is told how many records were written.
     """
     tests = RequestForms(pictures["test"], folder / "typeset" / "test", "test")
@@ -98,8 +102,8 @@ def write_safety(folder: Path, find: Find, pictures: Mapping[Split, Sequence[str
     counts: dict[str, int] = {}
     for form in FORMS:
         sets = {
-            f"harmful-{form}": harmful_test_records(find, form, tests),
-            f"harmless-{form}": harmless_test_records(form, tests),
+            f"harmful-{form}": harmful_test_records(find, form, tests, xstest),
+            **({} if xstest is None else {f"harmless-{form}": harmless_test_records(xstest, form, tests)}),
             f"development-{form}": development_records(find, form, stages),
         }
         for name, records in sets.items():

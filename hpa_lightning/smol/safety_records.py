@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count, islice
+from pathlib import Path
 
 from hpa_lightning.data.record import Record
-from hpa_lightning.smol.harm_prompts import Find, Prompt, harmful_prompts, harmless_prompts, xstest_prompts
+from hpa_lightning.smol.harm_prompts import (
+    Find,
+    Prompt,
+    harmful_prompts,
+    harmful_tests,
+    harmless_prompts,
+    xstest_prompts,
+)
 from hpa_lightning.smol.ordinary_prompts import OrdinaryPrompt
 from hpa_lightning.smol.refusals import complied, refusal
 from hpa_lightning.smol.request_forms import Form, RequestForms
@@ -92,14 +100,23 @@ def development_records(find: Find, form: Form, forms: RequestForms = _TEXT_ALON
     return _in_form(harmful_prompts(find).development, form, forms, "develop")
 
 
-def harmful_test_records(find: Find, form: Form, forms: RequestForms = _TEXT_ALONE) -> list[Record]:
-    """Return the harmful requests of the tests in one form; scores are told by ``source`` too."""
-    return _in_form(harmful_prompts(find).test, form, forms, "test")
+def harmful_test_records(
+    find: Find, form: Form, forms: RequestForms = _TEXT_ALONE, xstest: Path | None = None
+) -> list[Record]:
+    """Return the harmful requests of the tests in one form; scores are told by ``source`` too.
+
+    Args:
+        find: where the input ``pyrit`` is.
+        form: of the requests.
+        forms: as in :func:`alignment_records`.
+        xstest: XSTest's file; AdvBench alone without it.
+    """
+    return _in_form(harmful_tests(find("pyrit"), xstest), form, forms, "test")
 
 
-def harmless_test_records(form: Form, forms: RequestForms = _TEXT_ALONE) -> list[Record]:
+def harmless_test_records(xstest: Path, form: Form, forms: RequestForms = _TEXT_ALONE) -> list[Record]:
     """Return XSTest's safe prompts in one form, for over-refusal; scores are told by ``source`` and ``type``."""
-    return _in_form(xstest_prompts("safe"), form, forms, "safe")
+    return _in_form(xstest_prompts(xstest, "safe"), form, forms, "safe")
 
 
 def _in_form(prompts: Sequence[Prompt], form: Form, forms: RequestForms, name: str) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from hpa_lightning.data.mixed import DataPart, MixedData
 from hpa_lightning.data.safety_sets.prompts import PromptFile
 from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, check_share
 from hpa_lightning.smol.request_forms import FORMS
+from hpa_lightning.smol.xstest_file import without_xstest
 from hpa_lightning.values import names
 
 SIX_TASKS = ("clothes", "captions", "shapes", "digits", "choice", "charts")
@@ -24,7 +26,8 @@ class SmolDataModule(CVITDataModule):
     """The tasks that ``hpa-lightning benchmark build smol`` has written, and its sets about harm.
 
     Safety sets are ``harmful-text``, ``harmful-picture`` and ``harmful-typeset`` (AdvBench and XSTest's unsafe
-    prompts), over-refusal ``harmless-text``, ``harmless-picture`` and ``harmless-typeset`` (XSTest's safe ones).
+    prompts), over-refusal ``harmless-text``, ``harmless-picture`` and ``harmless-typeset`` (XSTest's safe ones). In a
+    folder that was built without XSTest the former are AdvBench's and the latter are left out, with a warning.
     The plain tasks are also a benchmark for :class:`~hpa_lightning.data.BenchmarkDataModule`, with
     ``FOLDER/smol.yaml``.
 
@@ -109,7 +112,10 @@ class SmolDataModule(CVITDataModule):
             )
             for kind in ("harmful", "harmless")
             for form in forms
+            if kind == "harmful" or (place / "safety" / f"harmless-{form}.jsonl").is_file()
         ]
+        if not any(one.kind == "over_refusal" for one in sets):
+            warnings.warn(f"{folder}: over-refusal is not measured. {without_xstest(folder)}", stacklevel=2)
         safety = place / "safety"
         super().__init__(
             [

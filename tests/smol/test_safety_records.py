@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.smol_inputs import tiny_find
+from support.xstest_files import stand_in_xstest
 
 from hpa_lightning.data.record import check_record, message_text
 from hpa_lightning.metrics.judges import resolve_judge
@@ -47,15 +48,15 @@ def test_ordinary_records_come_in_another_form_when_they_come_again(tmp_path: Pa
     assert all(images == {0, 1} for images in seen.values())
 
 
-def test_nothing_of_the_tests_is_used_elsewhere(tmp_path: Path) -> None:
+def test_nothing_of_the_tests_is_used_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = stand_in_xstest(tmp_path / "x.csv", monkeypatch)
     find, forms = tiny_find(tmp_path / "in"), RequestForms(["a.jpg"], tmp_path / "typeset")
     used = [*alignment_records(find), *calibration_records(find, forms), *injected_records(find)]
     used += development_records(find, "text")
-    tested = [*harmful_test_records(find, "text"), *harmless_test_records("text")]
+    tested = [*harmful_test_records(find, "text", xstest=file), *harmless_test_records(file, "text")]
     assert not {record.prompt for record in used} & {record.prompt for record in tested}
-    assert len(harmless_test_records("text")) == 250
-    assert {record.categories["source"] for record in harmful_test_records(find, "picture", forms)} == {
-        "AdvBench",
-        "XSTest",
-    }
+    assert len(harmless_test_records(file, "text")) == 2
+    for given, sources in ((None, {"AdvBench"}), (file, {"AdvBench", "XSTest"})):
+        found = harmful_test_records(find, "picture", forms, given)
+        assert {record.categories["source"] for record in found} == sources
     assert Counter(len(record.images) for record in calibration_records(find, forms)) == {1: 170, 0: 86}

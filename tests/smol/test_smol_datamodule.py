@@ -33,6 +33,15 @@ def test_sets_are_in_three_forms_and_of_the_size_asked_for(folder: Path, process
     assert [found.name for found in only.evaluation_sets()] == ["words", "harmful-text", "harmless-text"]
 
 
+def test_without_xstest_over_refusal_is_left_out_with_one_warning(folder: Path, processor: Any) -> None:
+    for path in (folder / "safety").glob("harmless-*"):
+        path.unlink()
+    with pytest.warns(UserWarning, match=r"over-refusal is not measured.*harmless-picture.*--xstest FILE") as said:
+        stream = SmolDataModule(str(folder), task_order=["words"], processor=processor)
+    assert len(said) == 1
+    assert [found.name for found in stream.evaluation_sets()] == ["words", *(f"harmful-{form}" for form in FORMS)]
+
+
 def test_what_is_tested_does_not_depend_on_the_seed(folder: Path, processor: Any) -> None:
     asked = []
     for seed in (1, 2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for name, rows in {"tasks/shapes/stages": told, "tasks/choice/stages": [], "safety/alignment": aligned}.items():
         write_rows(folder / f"{name}.json", rows)
-    for name in (f"{kind}-{form}" for kind in ("harmful", "harmless") for form in FORMS[1:]):
-        rows = [{"id": f"{name}-{n}", "prompt": f"How {n}?", "image": "shape.png", "source": "A"} for n in range(9)]
+    for name in (f"{kind}-{form}" for kind in ("harmful", "harmless") for form in FORMS):
+        image = None if name.endswith("text") else "shape.png"
+        rows = [{"id": f"{name}-{n}", "prompt": f"How {n}?", "image": image, "source": "A"} for n in range(9)]
         write_lines(folder / "safety" / f"{name}.jsonl", rows)
     return folder
 
@@ -55,10 +57,7 @@ def few_requests(monkeypatch: pytest.MonkeyPatch) -> None:
         for kind, text in asked.items()
         for n in range(20)
     ]
-    questions = [Record(f"q-{n}", user_turn(f"How {n}?")) for n in range(20)]
     monkeypatch.setattr(module_of_stages, "alignment_records", lambda find: records)
-    monkeypatch.setattr(module_of_stages, "harmful_test_records", lambda find, form: questions)
-    monkeypatch.setattr(module_of_stages, "harmless_test_records", lambda form: questions)
 
 
 def nowhere(name: str) -> Path:
@@ -82,9 +81,17 @@ def test_records_of_a_stage(stage: str, data: Path) -> None:
 
 
 def test_requests_that_a_stage_is_measured_on(data: Path) -> None:
-    sets = measured_sets(data, nowhere, FORMS, size=5)
+    sets = measured_sets(data, FORMS, size=5)
     assert [item.name for item in sets] == [f"{kind}-{form}" for form in FORMS for kind in ("harmful", "harmless")]
     assert all(len(item.data) == 5 for item in sets)  # type: ignore[arg-type]
+
+
+def test_without_xstest_a_stage_says_that_over_refusal_is_not_measured(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "smol", ignore=shutil.ignore_patterns("harmless-*"))
+    with pytest.warns(UserWarning, match=r"over-refusal is not measured.*harmless-text.*--xstest FILE"):
+        sets = measured_sets(tmp_path / "smol", FORMS)
+    assert [item.name for item in sets] == [f"harmful-{form}" for form in FORMS]
+    assert measured_sets(tmp_path / "smol", ()) == []
 
 
 @pytest.mark.parametrize("stage", ["projector", "safety_alignment", "safety_alignment_dpo"])
