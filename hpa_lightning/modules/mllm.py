@@ -38,6 +38,7 @@ from hpa_lightning.modules.fsdp import is_sharded, shard_model_, unshard_root_
 from hpa_lightning.modules.likelihood import answer_log_likelihoods
 from hpa_lightning.modules.load_pretrained import build_model, load_processor, select_trainable
 from hpa_lightning.modules.lora import LoraSettings, add_lora
+from hpa_lightning.modules.mixed_answers import mixed_answers
 from hpa_lightning.modules.save_pretrained import export_model
 from hpa_lightning.modules.schedules import TaskSchedule, build_scheduler
 from hpa_lightning.modules.task_state import TASK_STATE, state_of_trainer, unfinished_weights
@@ -283,7 +284,10 @@ class MLLMModule(TokenWeightedModule):
             unshard_root_(self.model)  # `generate` encodes the images before it calls the model
         self._warn_about_defaults()
         names = [f"record {identity!r}" for identity in batch.get("ids", ())]
-        with eval_mode(self.model), torch.no_grad(), own_decoding(self.model), naming_failure(lambda: names):
+        with (
+            torch.no_grad(), eval_mode(self.model), own_decoding(self.model), mixed_answers(self),
+            naming_failure(lambda: names),
+        ):  # fmt: skip
             tokens = self.model.generate(**inputs, **arguments)
         new = tokens[:, inputs["input_ids"].shape[1] :]
         texts, cut = ended(new, tokenizer.batch_decode(new, skip_special_tokens=True), decoding)
@@ -325,7 +329,7 @@ class MLLMModule(TokenWeightedModule):
                 messages = (*prompt, *assistant_turn(choice))
                 candidates.append(Record(record.id, messages, record.images, source=record.source))
         found: list[float] = []
-        with eval_mode(self.model):
+        with eval_mode(self.model), mixed_answers(self):
             for start in range(0, len(candidates), batch_size):
                 chosen = candidates[start : start + batch_size]
                 batch = collator.train(chosen)
