@@ -18,9 +18,9 @@ def mixed_answers(pl_module: L.LightningModule) -> Iterator[None]:
     """Autocast as the running trainer's steps have it, without gradients; nothing for other precisions.
 
     Lightning enters autocast for its own steps alone. A callback that asks for answers in a fit would otherwise get
-    them in fp32: slower, and not those of ``Trainer.test``. Every weight is rounded once within the context, and not for
-    every token: Lightning turns PyTorch's memory of rounded weights off, and that knows only weights that say that they
-    require a gradient.
+    them in fp32: slower, and not those of ``Trainer.test``. Every weight is rounded once within the context, and not
+    for every token: Lightning turns PyTorch's memory of rounded weights off, and that knows only weights that say that
+    they require a gradient.
 
     Args:
         pl_module: with or without a trainer.
