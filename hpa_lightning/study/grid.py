@@ -73,6 +73,7 @@ class Group:
         curves: methods in the figure of every step; chosen by the report when ``None``.
         matrices: methods whose mean score matrix is shown.
         columns: further columns of the tables: heading -> evaluation sets whose mean score it shows.
+        optional_columns: headings of those that are left out where no run has their sets.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Group:
     curves: tuple[str, ...] | None = None
     matrices: tuple[str, ...] = ()
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    optional_columns: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from os import PathLike
@@ -62,10 +63,11 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
             series=_lines([cell for cell in group.cells if name in cell.values], name),
             logarithmic=bool(group.x.get("logarithmic", False)),
         )
+    columns, left_out = _measured_columns(group, cells)
     return StudyGroup(
         name=group.name,
         title=group.title,
-        text=group.text,
+        text="\n\n".join(part for part in (group.text, left_out) if part),
         cells=cells,
         reference=group.references,
         x=axis,
@@ -73,8 +75,20 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
         missing=_missing(seeds),
         curves=group.curves,
         matrices=group.matrices,
-        columns=group.columns,
+        columns=columns,
     )
+
+
+def _measured_columns(group: Group, cells: Sequence[StudyCell]) -> tuple[dict[str, Sequence[str]], str]:
+    """The columns without the optional ones that no run can fill, and the sentence that says so."""
+    known = {item["name"] for cell in cells for item in cell.run.sets}
+    empty = [name for name in group.columns if name in group.optional_columns and not known & {*group.columns[name]}]
+    if not cells or not empty:
+        return dict(group.columns), ""
+    sets = [name for heading in empty for name in group.columns[heading]]
+    said = f"Left out: {', '.join(empty)}, since no run has the evaluation sets {', '.join(sets)}."
+    warnings.warn(f"group {group.name!r}: {said}", stacklevel=2)
+    return {heading: sets for heading, sets in group.columns.items() if heading not in empty}, said
 
 
 def _command(store: Store, path: str | PathLike[str], group: str, folder: str | PathLike[str]) -> str:

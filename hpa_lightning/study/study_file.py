@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def _group(
     base: Mapping[str, Any],
     conditions: Mapping[str, Any],
     methods: Mapping[str, list[MethodPoint]],
-    columns: Mapping[str, Sequence[str]],
+    columns: tuple[dict[str, tuple[str, ...]], frozenset[str]],
     where: str,
 ) -> Group:
     check_keys(entry, _GROUP_KEYS, {"title", "methods", "seeds"}, where)
@@ -119,18 +119,28 @@ def _group(
         axis,
         curves,
         tuple(lists["matrices"]),
-        _columns(entry["columns"], where) if "columns" in entry else columns,
+        *(_columns(entry["columns"], where) if "columns" in entry else columns),
     )
 
 
-def _columns(given: Any, where: str) -> dict[str, tuple[str, ...]]:
-    """The further columns of tables, checked."""
+def _columns(given: Any, where: str) -> tuple[dict[str, tuple[str, ...]], frozenset[str]]:
+    """The further columns of tables, checked, and the headings of the optional ones."""
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"{where}, columns: {shown(given)}; expected headings with lists of evaluation sets.")
-    for heading, sets in (given or {}).items():
+    columns, optional = dict(given or {}), set()
+    for heading, entry in columns.items():
+        sets = entry
+        if isinstance(entry, Mapping):
+            check_keys(entry, {"sets", "optional"}, {"sets"}, f"{where}, columns: {heading}")
+            sets = columns[heading] = entry["sets"]
+            if not isinstance(entry.get("optional", False), bool):
+                raise ValueError(
+                    f"{where}, columns: {heading}: optional is {shown(entry['optional'])}; expected true or false."
+                )
+            optional.update([str(heading)] if entry.get("optional") else [])
         if not isinstance(sets, list) or not sets or not all(isinstance(name, str) for name in sets):
             raise ValueError(f"{where}, columns: {heading} is {shown(sets)}; expected a list of evaluation sets.")
-    return {str(heading): tuple(sets) for heading, sets in (given or {}).items()}
+    return {str(heading): tuple(sets) for heading, sets in columns.items()}, frozenset(optional)
 
 
 def _check_axis(axis: Any, chosen: list[MethodPoint], where: str) -> None:

@@ -100,6 +100,35 @@ def test_further_columns_and_each_set_by_itself(tmp_path: Path) -> None:
         main(["study", "report", str(path), "--store", str(tmp_path / "store"), "--output", str(tmp_path / "report")])
 
 
+def test_an_optional_column_that_no_run_can_fill_is_left_out_and_said_so(tmp_path: Path) -> None:
+    path = study_file(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    content["columns"] = {
+        "Text ASR": ["spoken"],
+        "Careful": {"sets": ["careful"], "optional": True},
+        "Spoken again": {"sets": ["spoken"], "optional": True},
+    }
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    names = [("a", "task"), ("b", "task"), ("spoken", "safety"), ("shown", "safety")]
+    finish(Store(tmp_path / "store"), path, [], [{"name": name, "kind": kind} for name, kind in names])
+    with pytest.warns(UserWarning, match=r"Left out: Careful, since no run has the evaluation sets careful\."):
+        main(["study", "report", str(path), "--store", str(tmp_path / "store"), "--output", str(tmp_path / "report")])
+    page = (tmp_path / "report" / "results.md").read_text()
+    header = next(line for line in page.splitlines() if line.startswith("| Method | Seeds"))
+    assert "Text ASR %" in header and "Spoken again %" in header and "Careful %" not in header
+    assert page.count("Left out: Careful") == 1
+
+    for wrong, message in (
+        ({"sets": "careful"}, r"columns: C is 'careful'; expected a list of evaluation sets"),
+        ({"optional": True}, r"columns: C: \['sets'\] missing"),
+        ({"sets": ["careful"], "optional": 1}, r"columns: C: optional is 1; expected true or false"),
+    ):
+        content["columns"] = {"C": wrong}
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        with pytest.raises(ValueError, match=message):
+            read_study(path)
+
+
 def test_the_command_names_the_archives(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).touch()
