@@ -21,7 +21,16 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from machine import best_seconds, ceilings, command, commit, default_dtype, device_name, synchronise
+from machine import (
+    best_seconds,
+    ceilings,
+    command,
+    commit,
+    count_processor_time,
+    default_dtype,
+    device_name,
+    synchronise,
+)
 from torch import Tensor
 
 from hpa_lightning.functional import (
@@ -185,7 +194,12 @@ def main() -> None:
     parser.add_argument("--shrink", type=int, choices=[1, 2, 4, 8, 16, 32], default=1, help="divide the block's widths")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--growth", action="store_true", help="print the table of growth alone")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="seconds of the processor, where others use it too"
+    )
     options = parser.parse_args()
+    if options.processor_time:
+        count_processor_time()
     options.dtype = options.dtype or default_dtype(options.device)
     device = torch.device(options.device)
     if options.growth:

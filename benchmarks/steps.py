@@ -33,7 +33,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from machine import ceilings, command, commit, default_dtype, device_name, synchronise
+from machine import ceilings, command, commit, count_processor_time, default_dtype, device_name, synchronise
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import LlamaConfig
@@ -269,7 +269,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8, help="samples of a step")
     parser.add_argument("--tokens", type=int, default=640, help="tokens of a sample, image tokens included")
     parser.add_argument("--pairs", type=int, default=12, help="pairs of a step without and a step with the method")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="seconds of the processor, where others use it too"
+    )
     options = parser.parse_args()
+    if options.processor_time:
+        count_processor_time()
     if options.pairs < 2:
         parser.error("--pairs: expected 2 or more, for the interval.")
     options.dtype = options.dtype or default_dtype(options.device)
