@@ -4,20 +4,21 @@
     python benchmarks/hpa_plus.py --tokens 81920                              # a GPU: 128 samples of 640 tokens
     python benchmarks/hpa_plus.py --growth                                    # one axis at a time, in an own table
 
-One run in one process: random inputs whose energies decay as `1 / i`, no forward passes. For each distinct input of a
-block (three of 4096 columns and one of 11008, divided by `--shrink`) `sketch` streams the tokens and takes the basis
-of null-space projection, `exact` sums the whole Hessian and takes its eigenvectors, `hpa` sums it and takes
-diag(H^-1). The floor is the operations at the machine's best rates. Memory and checkpoint bytes are counted for all 32
-blocks of a 7B model: earlier tasks and bases, at most. Growth is that of sketches: the seconds in which the inputs of
-some blocks are taken in and their bases made, those of the projection after a step (adapters, and whole weights), and
-the bytes, from a base of 2 blocks of width 1024, 4096 tokens, rank 64; the exponent is the slope of the logarithms.
+One run in one process: random inputs whose energies decay as `1 / i`, no forward passes; drawing them does not count.
+For each distinct input of a block (three of 4096 columns and one of 11008, divided by `--shrink`) `sketch` streams
+the tokens and takes the basis of null-space projection, `exact` sums the whole Hessian and takes its eigenvectors,
+`hpa` sums it and takes diag(H^-1). The floor is the operations at the machine's best rates. Memory and checkpoint
+bytes are counted for all 32 blocks of a 7B model: earlier tasks and bases, at most. Growth is that of sketches: the
+seconds in which the inputs of some blocks are taken in and their bases made, those of the projection after a step
+(adapters, and whole weights), and the bytes, from a base of 2 blocks of width 1024, 4096 tokens, rank 64; the
+exponent is the slope of the logarithms.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -55,40 +56,66 @@ AXES = {
 }
 
 
-def batches(columns: int, options: argparse.Namespace) -> list[Tensor]:
-    """Tokens of one input, `(640, columns)` each."""
-    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    generator = torch.Generator(device).manual_seed(columns)
-    scale = torch.arange(1, columns + 1, device=device) ** -0.5
-    sizes = [min(BATCH, options.tokens - start) for start in range(0, options.tokens, BATCH)]
-    return [(torch.randn(n, columns, generator=generator, device=device) * scale).to(dtype) for n in sizes]
+class Inputs:
+    """Tokens of one layer input, in batches of `(640, columns)` that are drawn anew in every pass.
+
+    Args:
+        columns: of the input.
+        options: ``device``, ``dtype`` and how many ``tokens``.
+        keep: draw once, and hold all batches.
+
+    Attributes:
+        seconds: what drawing has taken so far.
+    """
+
+    def __init__(self, columns: int, options: argparse.Namespace, keep: bool = False) -> None:
+        self.columns, self.device, self.dtype = columns, torch.device(options.device), getattr(torch, options.dtype)
+        self.tokens = options.tokens
+        self.seconds = 0.0
+        self.kept = list(self._drawn()) if keep else None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._drawn() if self.kept is None else iter(self.kept)
+
+    def _drawn(self) -> Iterator[Tensor]:
+        generator = torch.Generator(self.device).manual_seed(self.columns)
+        scale = torch.arange(1, self.columns + 1, device=self.device) ** -0.5
+        for first in range(0, self.tokens, BATCH):
+            synchronise(self.device)
+            start = time.perf_counter()
+            count = min(BATCH, self.tokens - first)
+            rows = torch.randn(count, self.columns, generator=generator, device=self.device)
+            rows = rows.mul_(scale).to(self.dtype)
+            synchronise(self.device)
+            self.seconds += time.perf_counter() - start
+            yield rows
 
 
-def sketch(inputs: list[Tensor], rank: int) -> Tensor:
+def sketch(inputs: Inputs, rank: int) -> Tensor:
     """The basis by a sketch."""
-    found = InputSketch(inputs[0].shape[1], min(rank, inputs[0].shape[1]))
+    found = InputSketch(inputs.columns, min(rank, inputs.columns))
     for part in inputs:
         found.update(part)
-    return half_precision_basis(found.basis(ENERGY, rank))[0].to(inputs[0].device)
+    return half_precision_basis(found.basis(ENERGY, rank))[0].to(inputs.device)
 
 
-def exact(inputs: list[Tensor], rank: int) -> Tensor:
+def exact(inputs: Inputs, rank: int) -> Tensor:
     """The basis by the whole Hessian."""
-    hessian = HessianAccumulator(inputs[0].shape[1])
+    hessian = HessianAccumulator(inputs.columns)
     for part in inputs:
         hessian.update(part)
     return dominant_subspace(hessian.hessian().float(), ENERGY)
 
 
-def hpa(inputs: list[Tensor], rank: int) -> Tensor:
+def hpa(inputs: Inputs, rank: int) -> Tensor:
     """HPA's own statistics."""
-    hessian = HessianAccumulator(inputs[0].shape[1])
+    hessian = HessianAccumulator(inputs.columns)
     for part in inputs:
         hessian.update(part)
     return hessian.inverse_diagonal(release=True)
 
 
-WAYS: dict[str, Callable[[list[Tensor], int], Tensor]] = {"sketch": sketch, "exact": exact, "hpa": hpa}
+WAYS: dict[str, Callable[[Inputs, int], Tensor]] = {"sketch": sketch, "exact": exact, "hpa": hpa}
 
 
 def floor(widths: list[int], tokens: int, rank: int, rates: dict[str, float]) -> dict[str, float]:
@@ -149,7 +176,7 @@ def growth_point(blocks: int, width: int, tokens: int, rank: int, options: argpa
     """Seconds of calibration, of a step's projection (adapters, whole weights), and bytes in memory."""
     widths = [width, width, width, 11 * width // 4]
     few = argparse.Namespace(device=options.device, dtype=options.dtype, tokens=tokens)
-    inputs = [batches(columns, few) for columns in widths]
+    inputs = [Inputs(columns, few, keep=True) for columns in widths]
     device = torch.device(options.device)
 
     def calibrate() -> list[Tensor]:
@@ -216,12 +243,12 @@ def main() -> None:
         for rank in options.ranks if way == "sketch" else options.ranks[:1]:
             seconds, bases = 0.0, []
             for columns in widths:
-                inputs = batches(columns, options)
+                inputs = Inputs(columns, options)
                 synchronise(device)
                 start = time.perf_counter()
                 bases.append(WAYS[way](inputs, rank))
                 synchronise(device)
-                seconds += time.perf_counter() - start
+                seconds += time.perf_counter() - start - inputs.seconds
             least = floor(widths, options.tokens, rank, rates)[way]
             step = " | "
             if way != "hpa":

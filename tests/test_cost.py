@@ -183,7 +183,9 @@ def test_sketches_against_whole_hessians(script, monkeypatch: pytest.MonkeyPatch
     memory, saved = hpa_plus.held_bytes(192)["sketch"]
     assert memory < 1e9 and saved < 0.6e9, "the goals for LLaVA-7B"
     assert hpa_plus.held_bytes(192)["exact"][0] > 20 * memory
-    inputs = hpa_plus.batches(128, argparse.Namespace(device="cpu", dtype="float32", tokens=300))
+    inputs = hpa_plus.Inputs(128, argparse.Namespace(device="cpu", dtype="float32", tokens=700))
+    assert [len(rows) for rows in inputs] == [640, 60] and inputs.seconds > 0
+    assert all(torch.equal(one, again) for one, again in zip(inputs, inputs, strict=True)), "another pass draws others"
     kept = [hpa_plus.WAYS[way](inputs, 128) for way in ("sketch", "exact")]
     assert abs(kept[0].shape[1] - kept[1].shape[1]) <= 1
 
