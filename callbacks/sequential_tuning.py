@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
 
 from hpa_lightning.callbacks.current_task import CurrentTask
@@ -13,6 +14,7 @@ from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.modules.lora import merge_lora_, restart_lora_
 from hpa_lightning.modules.moe_lora import has_mixtures
+from hpa_lightning.modules.osf import has_osf, merge_osf_, osf_tensors, restart_osf_
 
 
 class SequentialTuning(TaskCallback):
@@ -21,8 +23,9 @@ class SequentialTuning(TaskCallback):
     At a task's end the adapters are merged into the base weights in fp32 and a fresh adapter begins; at the next
     task's start the optimizer and the scheduler are rebuilt by ``configure_optimizers``. Without LoRA only the
     latter happens, and with mixtures of LoRA experts too: they cannot be merged, so the same experts and routers are
-    tuned on, task after task (MoELoRA). On its own this callback is plain sequential tuning (SeqFT), the baseline of
-    every comparison.
+    tuned on, task after task (MoELoRA). With OSF what was trained is merged as peft merges it, and the weights are
+    decomposed anew at the next task's start. On its own this callback is plain sequential tuning (SeqFT), the baseline
+    of every comparison.
 
     Hooks: task start and resume (before all other task callbacks), task end (after fusion, before evaluation).
     State: none of its own. Strategies: one device, DDP, FSDP2.
@@ -46,7 +49,9 @@ class SequentialTuning(TaskCallback):
         self.merge_last = merge_last
 
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        if not has_mixtures(pl_module):
+        if has_osf(pl_module):
+            self._restart_osf(trainer, pl_module, task)
+        elif not has_mixtures(pl_module):
             merge_lora_(pl_module)  # an adapter that the user brought along is kept, not lost
             restart_lora_(pl_module, torch.Generator().manual_seed(self.seed * 1_000_003 + task.index))
         if task.index > 0:
@@ -69,6 +74,18 @@ class SequentialTuning(TaskCallback):
         if (is_last and not self.merge_last) or has_mixtures(pl_module):
             return
         self.starts_writing("merging the adapters")
-        merged = merge_lora_(pl_module)
+        osf = has_osf(pl_module)
+        merged = merge_osf_(pl_module) if osf else merge_lora_(pl_module)
         if merged:
-            rank_zero_info(f"Task {task.index} ({task.name}): merged {merged} LoRA layers into the base weights.")
+            kind = "OSF" if osf else "LoRA"
+            rank_zero_info(f"Task {task.index} ({task.name}): merged {merged} {kind} layers into the base weights.")
+
+    @staticmethod
+    def _restart_osf(trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        merge_osf_(pl_module)
+        if not (restarted := restart_osf_(pl_module)):
+            return
+        rank_zero_info(f"Task {task.index} ({task.name}): decomposed the weights of {restarted} OSF layers anew.")
+        if trainer.world_size > 1:  # singular vectors have no sign of their own
+            for tensor in osf_tensors(pl_module):
+                dist.broadcast(tensor, src=0)

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from hpa_lightning.architectures import auto_class_of
 from hpa_lightning.declarations import instantiate, load_yaml
-from hpa_lightning.modules import LoraSettings, MLLMModule
+from hpa_lightning.modules import LoraSettings, MLLMModule, OSFSettings
 from hpa_lightning.parsing import read_text
 
 _EMPTY = "hpa_lightning.modules.MLLMModule"
@@ -84,11 +84,15 @@ def _module(declared: Any, where: str) -> MLLMModule:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--optimizer", type=OptimizerCallable | None)
     parser.add_argument("--lora", type=LoraSettings | None)
-    made = instantiate(parser, {key: settings[key] for key in ("optimizer", "lora") if key in settings}, where)
-    return _empty_module(settings, made.lora, made.optimizer)
+    parser.add_argument("--osf", type=OSFSettings | None)
+    given = {key: settings[key] for key in ("optimizer", "lora", "osf") if key in settings}
+    made = instantiate(parser, given, where)
+    return _empty_module(settings, made.lora, made.optimizer, made.osf)
 
 
-def _empty_module(settings: Mapping[str, Any], lora: LoraSettings | None, optimizer: Any) -> MLLMModule:
+def _empty_module(
+    settings: Mapping[str, Any], lora: LoraSettings | None, optimizer: Any, osf: OSFSettings | None = None
+) -> MLLMModule:
     model, config = settings.get("model"), settings.get("config")
     if (model is None) == (config is None):
         raise ValueError("expected either model (a name or a folder) or config (for random weights) in `model`.")
@@ -100,7 +104,7 @@ def _empty_module(settings: Mapping[str, Any], lora: LoraSettings | None, optimi
         keep = {key: settings[key] for key in ("freeze_vision", "train_modules") if key in settings}
         if optimizer is not None:
             keep["optimizer"] = optimizer
-        return MLLMModule(model=built, processor=object(), lora=lora, **keep)
+        return MLLMModule(model=built, processor=object(), lora=lora, osf=osf, **keep)
 
 
 def _dtype(name: str, config: Any) -> torch.dtype:

@@ -7,6 +7,7 @@ from hpa_lightning.modules.lora import LoraSettings, add_lora, merge_lora_, rest
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.nano_adaptation import NanoAdaptationModule, NanoAdaptationPreferenceModule
 from hpa_lightning.modules.nano_module import NanoModule, NanoPreferenceModule
+from hpa_lightning.modules.osf import OSFSettings, add_osf, merge_osf_, restart_osf_
 from hpa_lightning.modules.preference import PreferenceModule, PreferenceSettings
 from hpa_lightning.modules.schedules import TaskSchedule, task_length
 from hpa_lightning.modules.timm_mllm import TimmMLLM, TimmMLLMConfig, build_timm_mllm
@@ -22,6 +23,7 @@ __all__ = [
     "NanoAdaptationPreferenceModule",
     "NanoModule",
     "NanoPreferenceModule",
+    "OSFSettings",
     "PreferenceModule",
     "PreferenceSettings",
     "TaskSchedule",
@@ -31,10 +33,13 @@ __all__ = [
     "TokenWeightedModule",
     "TrainableParts",
     "add_lora",
+    "add_osf",
     "build_timm_mllm",
     "find_decoder_blocks",
     "mean_gradients_",
     "merge_lora_",
+    "merge_osf_",
     "restart_lora_",
+    "restart_osf_",
     "task_length",
 ]

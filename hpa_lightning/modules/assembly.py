@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
+from hpa_lightning.modules.osf import OSF_KEPT, OSF_TRAINED
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
 from hpa_lightning.modules.timm_mllm import TimmMLLM, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
@@ -72,6 +73,8 @@ def load_weights_(model: nn.Module, source: str | Path) -> None:
     if any(".lora_" in name for name in state):
         # Merged at a task's end, an adapter adds nothing; one that still does would be lost.
         state = _without_empty_adapters(state, path)
+    if any(OSF_TRAINED in name for name in state):
+        state = _without_merged_osf(state, path)
     wanted = model.state_dict()
     missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     other = [name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape]
@@ -102,11 +105,26 @@ def _checkpoint_of(source: Path) -> Path:
     return source
 
 
+def _without_merged_osf(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The weights without OSF's parts, which add nothing once they are merged: what is trained is as decomposed."""
+    for name, tensor in state.items():
+        layer, found, part = name.partition(OSF_TRAINED)
+        adapter, _, factor = part.partition(".")
+        if found and not torch.equal(tensor, state[f"{layer}.{OSF_KEPT}{factor}_init.{adapter}"]):
+            raise _not_merged(path)
+    kept = (name for name in state if OSF_TRAINED not in name and f".{OSF_KEPT}" not in name)
+    return {name.replace(".base_layer.", "."): state[name] for name in kept}
+
+
+def _not_merged(path: Path) -> ValueError:
+    return ValueError(
+        f"start_from {path} holds adapters that are not merged; export it (`hpa-lightning export`) and give the folder "
+        "as model."
+    )
+
+
 def _without_empty_adapters(state: dict[str, Any], path: Path) -> dict[str, Any]:
     filled = [name for name, tensor in state.items() if ".lora_B." in name and bool(tensor.any())]
     if filled or any(name.endswith((".lora_a", ".lora_b")) for name in state):
-        raise ValueError(
-            f"start_from {path} holds adapters that are not merged; export it (`hpa-lightning export`) and give the "
-            "folder as model."
-        )
+        raise _not_merged(path)
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}

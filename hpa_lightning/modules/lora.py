@@ -1,6 +1,6 @@
 """Low-rank adapters (LoRA) through peft: adding, reading, merging and restarting them.
 
-With `merging.py` the only module of the package that knows about peft. Hu et al., "LoRA: Low-Rank Adaptation of Large
+Hu et al., "LoRA: Low-Rank Adaptation of Large
 Language Models" (ICLR 2022): ``W = W_prev + scaling * B @ A`` with ``A (rank, in_features)`` and
 ``B (out_features, rank)``.
 """
@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.osf.layer import OSFLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from hpa_lightning import functional as F
-from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.fsdp import assign_, full_tensor, local_tensor
+from hpa_lightning.modules.linear_names import linear_names
 from hpa_lightning.modules.moe_lora import MixtureOfLora, check_experts, has_mixtures
 
 
@@ -85,22 +86,7 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> nn.Module:
     """
     if has_mixtures(model) or (settings.experts > 1 and any(isinstance(m, BaseTunerLayer) for m in model.modules())):
         raise ValueError("the model has adapters already; mixtures of LoRA experts go on a model without any.")
-    prefix, blocks = find_decoder_blocks(model, settings.blocks)
-    linears = [
-        f"{prefix}.{index}.{name}"
-        for index, block in enumerate(blocks)
-        for name, module in block.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
-    wanted = settings.target_modules
-    targets = [name for name in linears if wanted is None or name.rsplit(".", 1)[-1] in wanted]
-    missing = set(wanted or ()) - {name.rsplit(".", 1)[-1] for name in targets}
-    if not targets or missing:
-        raise ValueError(
-            f"target_modules={wanted} matches {len(targets)} linear layers of {prefix!r}"
-            + (f", none of them named {sorted(missing)}" if missing else "")
-            + f"; expected names out of {sorted({name.rsplit('.', 1)[-1] for name in linears})}."
-        )
+    targets = linear_names(model, settings.target_modules, settings.blocks)
     if settings.experts > 1:
         model.requires_grad_(False)
         for name in targets:
@@ -138,6 +124,11 @@ def lora_factors(module: nn.Module, name: str = "") -> LoraFactors | None:
     if not isinstance(module, BaseTunerLayer):
         return None
     label = f"{name or type(module).__name__}"
+    if isinstance(module, OSFLayer):
+        raise ValueError(
+            f"{label}: an OSF layer of peft, which trains the weight's own singular directions; expected LoRA or plain "
+            "weights. Methods on the weights do not work beside OSF: leave `osf` out, and set `lora` for them."
+        )
     if not isinstance(module, LoraLayer):
         raise ValueError(f"{label}: the adapter is a {type(module).__name__}; expected a LoRA layer.")
     active = list(module.active_adapters)

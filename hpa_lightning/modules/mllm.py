@@ -39,6 +39,7 @@ from hpa_lightning.modules.likelihood import answer_log_likelihoods
 from hpa_lightning.modules.load_pretrained import build_model, load_processor, select_trainable
 from hpa_lightning.modules.lora import LoraSettings, add_lora
 from hpa_lightning.modules.mixed_answers import mixed_answers
+from hpa_lightning.modules.osf import OSFSettings, add_osf
 from hpa_lightning.modules.save_pretrained import export_model
 from hpa_lightning.modules.schedules import TaskSchedule, build_scheduler
 from hpa_lightning.modules.task_state import TASK_STATE, state_of_trainer, unfinished_weights
@@ -86,10 +87,11 @@ class MLLMModule(TokenWeightedModule):
         generation: arguments of ``model.generate``, those of transformers' ``GenerationConfig``, ``stop_strings`` too;
             greedy decoding by default. The model's own ``generation_config.json`` does not count, but for token ids.
             Its ``max_new_tokens`` holds for all sets that name none.
+        osf: instead of ``lora``, tune the lesser singular directions of the language model's layers (peft's OSF).
 
     Raises:
         ValueError: not exactly one of ``model``, ``config`` and ``parts``, an architecture that is refused, no
-            processor, unknown ``train_modules``, or weights in ``start_from`` that do not fit.
+            processor, unknown ``train_modules``, ``osf`` beside ``lora``, or weights in ``start_from`` that do not fit.
     """
 
     def __init__(
@@ -110,12 +112,16 @@ class MLLMModule(TokenWeightedModule):
         parts: ModelParts | None = None,
         trainable: TrainableParts | None = None,
         start_from: str | Path | None = None,
+        osf: OSFSettings | None = None,
     ) -> None:
         super().__init__()
         if lr_scheduler_interval not in ("step", "epoch"):
             raise ValueError(f"lr_scheduler_interval is {lr_scheduler_interval!r}; expected 'step' or 'epoch'.")
         if isinstance(lora, Mapping):  # as it is in a checkpoint's hyperparameters
             lora = LoraSettings(**lora)
+        osf = OSFSettings(**osf) if isinstance(osf, Mapping) else osf
+        if lora is not None and osf is not None:
+            raise ValueError("osf is given together with lora; expected one of them (`lora: null` takes it away).")
         if isinstance(lr_scheduler, Mapping):
             lr_scheduler = TaskSchedule.from_dict(lr_scheduler)
         parts = ModelParts(**parts) if isinstance(parts, Mapping) else parts
@@ -148,7 +154,11 @@ class MLLMModule(TokenWeightedModule):
             enable({"use_reentrant": False})
         if lora is not None:
             add_lora(self.model, lora)
-        self._fixed = select_trainable(self.model, lora is not None, freeze_vision, train_modules, trainable)
+        if osf is not None:
+            add_osf(self.model, osf)
+        self.osf = osf
+        adapted = lora is not None or osf is not None
+        self._fixed = select_trainable(self.model, adapted, freeze_vision, train_modules, trainable)
         self._reports_parts = trainable is not None
         self._in_training = False
         self._stop_token_ids: list[int] | None = None
@@ -200,6 +210,8 @@ class MLLMModule(TokenWeightedModule):
         """Under ``ModelParallelStrategy``, spread the parameters over the processes (FSDP2), block by block."""
         if self.device_mesh is None or is_sharded(self.model):
             return
+        if self.osf is not None:
+            raise ValueError("OSF decomposes whole weights, and ModelParallelStrategy spreads them; use DDP.")
         _, blocks = find_decoder_blocks(self.model, self.lora.blocks if self.lora is not None else None)
         shard_model_(self.model, blocks, self.device_mesh["data_parallel"])
 
@@ -231,7 +243,7 @@ class MLLMModule(TokenWeightedModule):
         """Return a fresh optimizer over the trainable parameters, and a fresh scheduler."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not parameters:
-            raise ValueError("no parameter is trainable; set lora, train_modules or freeze_vision=False.")
+            raise ValueError("no parameter is trainable; set lora, osf, train_modules or freeze_vision=False.")
         optimizer = self.build_optimizer(parameters)
         if self.make_lr_scheduler is None:
             return optimizer

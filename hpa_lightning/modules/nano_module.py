@@ -17,6 +17,7 @@ from hpa_lightning.data.nano import (
 )
 from hpa_lightning.modules.lora import LoraSettings
 from hpa_lightning.modules.mllm import MLLMModule
+from hpa_lightning.modules.osf import OSFSettings
 from hpa_lightning.modules.preference import PreferenceModule, PreferenceSettings
 
 _WARM_UP_STEPS = 10
@@ -31,12 +32,20 @@ class NanoModule(MLLMModule):
         learning_rate: the peak.
         steps: optimizer steps over which the rate falls; those of the task when ``None``.
         lora: the adapters; rank and scale of the benchmark when ``None``.
+        osf: instead of adapters, see :class:`MLLMModule`.
     """
 
     def __init__(
-        self, learning_rate: float = NANO_LEARNING_RATE, steps: int | None = None, lora: LoraSettings | None = None
+        self,
+        learning_rate: float = NANO_LEARNING_RATE,
+        steps: int | None = None,
+        lora: LoraSettings | None = None,
+        osf: OSFSettings | None = None,
     ) -> None:
-        super().__init__(**_settings(learning_rate, steps, lora))
+        settings = _settings(learning_rate, steps, lora)
+        if osf is not None:
+            settings |= {"osf": osf, "lora": lora}
+        super().__init__(**settings)
 
 
 class NanoPreferenceModule(PreferenceModule):

@@ -12,6 +12,7 @@ from hpa_lightning import functional as F
 from hpa_lightning.files import whole_folder, write_text
 from hpa_lightning.modules.fsdp import full_tensor, is_sharded
 from hpa_lightning.modules.lora import lora_layers
+from hpa_lightning.modules.osf import OSF_KEPT, OSF_TRAINED, has_osf, osf_layers, osf_weight
 
 
 def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -21,6 +22,8 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
     where it is sharded. All its processes have to call this then.
     """
     merged: dict[str, Tensor] = {}
+    if has_osf(model):
+        return _merged_osf(model)
     layers = dict(lora_layers(model))
     sharded = is_sharded(model)
     for name, tensor in model.state_dict().items():
@@ -35,6 +38,18 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
         elif any(name.startswith(f"{layer}.lora_") for layer in _owners(name, layers)):
             continue
         merged[name] = tensor.cpu() if sharded else tensor
+    return merged
+
+
+def _merged_osf(model: nn.Module) -> dict[str, Tensor]:
+    layers = dict(osf_layers(model))
+    merged: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        owner, _, leaf = name.partition(".base_layer.")
+        if leaf and owner in layers:
+            merged[f"{owner}.{leaf}"] = osf_weight(layers[owner]) if leaf == "weight" else tensor
+        elif OSF_TRAINED not in name and f".{OSF_KEPT}" not in name:
+            merged[name] = tensor
     return merged
 
 

@@ -137,7 +137,7 @@ def _is_below(name: str, owners: Iterable[str]) -> bool:
 
 
 def _is_adapter(name: str) -> bool:
-    return ".lora_" in name or name.endswith(".router")
+    return ".lora_" in name or ".osf_svd_params." in name or name.endswith(".router")
 
 
 def describe_trainable(model: nn.Module) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from support.tiny_mllms import tiny_llava
 
 from hpa_lightning.doctor import FitPlan
-from hpa_lightning.modules import LoraSettings
+from hpa_lightning.modules import LoraSettings, MLLMModule, OSFSettings
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,23 @@ def test_a_planned_model_has_every_parameter_and_no_memory(folder: Path) -> None
     trained = {name for name, parameter in plan.module.named_parameters() if parameter.requires_grad}
     assert trained and all("lora" in name for name in trained)
     assert plan.callbacks == [] and plan.strategy == "auto" and plan.max_length is None
+
+
+def test_osf_is_planned_with_its_parts(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", minversion="0.21")
+    config = {
+        "model": {
+            "class_path": "hpa_lightning.modules.MLLMModule",
+            "init_args": {"model": str(folder), "osf": {"effective_rank": 0.75}},
+        }
+    }
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
+    planned = FitPlan.from_config(tmp_path / "fit.yaml").module
+    built = MLLMModule(str(folder), processor=object(), osf=OSFSettings(effective_rank=0.75))
+    for kind in ("named_parameters", "named_buffers"):
+        expected = {name: (tensor.shape, tensor.requires_grad) for name, tensor in getattr(built, kind)()}
+        assert {n: (t.shape, t.requires_grad) for n, t in getattr(planned, kind)()} == expected
+    assert all(parameter.is_meta for parameter in planned.parameters())
 
 
 def test_a_type_that_torch_does_not_have_is_refused(folder: Path) -> None:
