@@ -57,7 +57,22 @@ class OutputBudget(Part):
         self._budgets: dict[str, float] = {}
         self._energies: Tensor = torch.empty(0)  # (layers, k + 1): of the spectra, padded with 0 before the last
         self._unit: Tensor = torch.empty(0)  # (layers,): the budgets
-        self.left: Tensor = torch.empty(0)  # (layers, k + 1)
+        self._left: Tensor = torch.empty(0)  # (layers, k + 1)
+        self._gone: list[int] = []  # first directions that each layer's update has left for good
+
+    @property
+    def left(self) -> Tensor:
+        """What each layer still keeps of a first step along each direction, and last outside of them.
+
+        ``(layers, k + 1)`` float64.
+        """
+        return self._left
+
+    @left.setter
+    def left(self, left: Tensor) -> None:
+        self._left = left
+        plan = _plan(left, [0] * len(left)) if len(left) else []
+        self._gone = [0 if self.nearest else zeros for _, _, zeros in plan]
 
     def begin(
         self, trainer: L.Trainer, safety: Mapping[str, Tensor] | Mapping[str, InputSketch], first: Mapping[str, str]
@@ -112,22 +127,33 @@ class OutputBudget(Part):
 
     @torch.no_grad()
     def keep_(self, trainer: L.Trainer) -> None:
-        """Bring every layer's update into its budget."""
-        linears = list(self.layers)
-        energies, budgets = self._energies, self._unit * self.change**2
+        """Bring every layer's update into its budget.
+
+        What has been left for good is left first, so that what remains is all there is to measure. Layers whose
+        updates are within their budgets then stay as they are: to know them, the host waits for the device once.
+        """
+        linears, energies, budgets = list(self.layers), self._energies, self._unit * self.change**2
+        for linear, count in zip(linears, self._gone, strict=True):
+            if count:
+                basis = self._spectrum(linear).directions[:, :count]
+                F.null_space_projection_(local_tensor(linear.trained), linear.origin(), basis)
         along = self._along(linears, energies.shape[1])
         if self.nearest:
             factors = F.nearest_in_budget(energies, along, budgets)
         else:
-            before = (self.left[:, :-1] == 0.0).to(torch.int64).cumprod(1).sum(1)
+            before = torch.tensor(self._gone, device=along.device)
             factors = F.left_factors(energies, along, budgets, F.leave_directions(energies, along, budgets, before))
         if trainer.world_size > 1:  # what ranks compute may differ in the last bit
             torch.distributed.broadcast(factors, src=0)
-        self.left = self.left * factors
-        for linear, kept in zip(linears, factors, strict=True):
-            spectrum = self._spectra[self._first[linear.name]]
-            kept = torch.cat([kept[: len(spectrum.energies) - 1], kept[-1:]])
-            F.damp_directions_(local_tensor(linear.trained), linear.origin(), spectrum.directions, kept)
+        self._left = self._left * factors
+        plan = _plan(factors, self._gone)
+        for linear, kept, first, (damped, last, _) in zip(linears, factors, self._gone, plan, strict=True):
+            if damped:
+                directions = self._spectrum(linear).directions[:, first:last]
+                kept = torch.cat([kept[first : first + directions.shape[1]], kept[-1:]])
+                F.damp_directions_(local_tensor(linear.trained), linear.origin(), directions, kept)
+        if not self.nearest:
+            self._gone = [zeros for _, _, zeros in plan]
 
     @torch.no_grad()
     def shares(self) -> dict[str, dict[str, float]]:
@@ -173,29 +199,33 @@ class OutputBudget(Part):
         self._unit = torch.tensor(unit, dtype=torch.float64, device=self._energies.device)
         self.left = self.left.to(self._energies.device)
 
+    def _spectrum(self, linear: TunedLinear) -> InputSpectrum:
+        return self._spectra[self._first[linear.name]]
+
     def _along(self, linears: list[TunedLinear], width: int) -> Tensor:
-        """The updates' energies along the directions, ``(layers, width)``, of all processes' rows."""
+        """The updates' energies along the directions, ``(layers, width)``, of all processes' rows.
+
+        Along directions that have been left for good there is none.
+        """
         reduce = sum_over_rows([linear.weight for linear in linears]) or (lambda sums: sums)
         adapters = [linear for linear in linears if isinstance(linear, LoraLinear)]
         factors = {linear.name: linear.factors for linear in adapters}
         whole = dict(zip(factors, gather_all([f.lora_a for f in factors.values()]), strict=True))
         grams: dict[str, Tensor] = {}
         if adapters:
-            local = [f.scaling * local_tensor(f.lora_b).double() for f in factors.values()]
-            flat = reduce(torch.cat([(b.T @ b).flatten() for b in local]))
-            parts = flat.split([b.shape[1] ** 2 for b in local])
-            grams = {name: part.view(b.shape[1], -1) for name, part, b in zip(factors, parts, local, strict=True)}
+            local = [F.adapter_gram(local_tensor(f.lora_b), f.scaling) for f in factors.values()]
+            flat = reduce(torch.cat([gram.flatten() for gram in local]))
+            parts = flat.split([gram.numel() for gram in local])
+            grams = {name: part.view(gram.shape) for name, part, gram in zip(factors, parts, local, strict=True)}
         rows = []
-        for linear in linears:
-            directions = self._spectra[self._first[linear.name]].directions
+        for linear, gone in zip(linears, self._gone, strict=True):
+            directions = self._spectrum(linear).directions
+            gone = min(gone, directions.shape[1])
             if linear.name in grams:
-                found = F.energies_along(whole[linear.name], directions, grams[linear.name])
+                found = F.energies_along(whole[linear.name], directions[:, gone:], grams[linear.name])
             else:
-                origin = linear.origin()
-                update = local_tensor(linear.trained).float()
-                update = update if origin is None else update - origin.float()
-                found = F.energies_along(update, directions)
-            rows.append(_padded(found, width))
+                found = F.energies_along(local_tensor(linear.trained), directions[:, gone:], origin=linear.origin())
+            rows.append(_padded(torch.cat([found.new_zeros(gone), found]), width))
         if len(adapters) == len(linears):
             return torch.stack(rows)  # LoRA's factors were gathered
         summed = reduce(torch.stack(rows))
@@ -216,3 +246,16 @@ class OutputBudget(Part):
 def _padded(energies: Tensor, width: int) -> Tensor:
     """``(k + 1,)`` filled up with zeros before the last to ``(width,)``."""
     return torch.cat([energies[:-1], energies.new_zeros(width - len(energies)), energies[-1:]])
+
+
+def _plan(factors: Tensor, gone: list[int]) -> list[list[int]]:
+    """Of each layer: whether anything beyond the directions that are gone is damped, up to which direction otherwise
+    than what lies outside of all, and how many first factors are 0. The host waits for the device once.
+    """
+    inside, place = factors[:, :-1], torch.arange(1, factors.shape[1], device=factors.device)
+    differs = (inside != factors[:, -1:]) & (place > torch.tensor(gone, device=factors.device)[:, None])
+    last = torch.cat([torch.zeros_like(factors[:, :1]), differs * place], 1).amax(1)
+    damped = (factors[:, -1] != 1.0) | (last > 0)
+    zeros = (inside == 0.0).to(torch.int64).cumprod(1).sum(1)
+    result: list[list[int]] = torch.stack([damped, last, zeros], 1).to(torch.int64).tolist()
+    return result

@@ -9,6 +9,7 @@ functions end in `_`.
 
 from hpa_lightning.functional.bounded_update import (
     InputSpectrum,
+    adapter_gram,
     damp_directions_,
     energies_along,
     input_spectrum,
@@ -82,6 +83,7 @@ __all__ = [
     "RetentionSettings",
     "Units",
     "UpdateProjection",
+    "adapter_gram",
     "answer_log_probabilities",
     "balance_coefficient",
     "check_merging",

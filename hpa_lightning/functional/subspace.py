@@ -5,11 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional.numerics.checks import blocks, check_finite, check_float, check_number, describe
+from hpa_lightning.functional.numerics.checks import cache_blocks, check_finite, check_float, check_number, describe
 from hpa_lightning.functional.numerics.matrix_products import float32_products_are_exact
-
-# Entries of a whole weight that are projected at once: few enough for the caches, enough for products at full speed.
-_CPU_ENTRIES = 1 << 21
 
 
 @torch.no_grad()
@@ -153,8 +150,7 @@ def null_space_projection_(trained: Tensor, origin: Tensor | None, basis: Tensor
     wide = _working_dtype(basis, trained)
     basis = basis.to(wide)
     with torch.autocast(trained.device.type, enabled=False):
-        entries = trained.numel() if trained.is_cuda else _CPU_ENTRIES
-        for lines in blocks(trained.shape[0], trained.shape[1], entries):
+        for lines in cache_blocks(trained):
             rows, before = trained[lines], origin[lines]
             update = rows.to(wide) - before.to(wide)
             along = update @ basis

@@ -120,12 +120,37 @@ def layers_of(module: L.LightningModule) -> dict[str, Any]:
     return dict(lora_layers(module))
 
 
-def test_a_large_budget_leaves_training_alone(tmp_path: Path) -> None:
-    plain, bound = (foreign_module(OPTIMIZERS["adamw_decay"], True) for _ in range(2))
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_a_large_budget_leaves_training_alone(lora: bool, tmp_path: Path) -> None:
+    plain, bound = (foreign_module(OPTIMIZERS["adamw_decay"], lora) for _ in range(2))
     fit(plain, [], tmp_path / "plain")
     fit(bound, [NullSpaceProjection(budget=1e6, **calibration_data())], tmp_path / "bound")
     for name, weight in dense(plain).items():
         assert torch.equal(dense(bound)[name], weight)
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_layers_within_their_budget_stay_as_the_optimizer_leaves_them(lora: bool, tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+    projection = NullSpaceProjection(budget=0.05, **calibration_data())
+    budget, changed, lefts = projection.output, [], []
+    assert budget is not None
+    keep = budget.keep_
+
+    def watched(trainer: L.Trainer) -> None:
+        before = [linear.trained.detach().clone() for linear in budget.layers]
+        keep(trainer)
+        changed.append([not torch.equal(b, linear.trained) for b, linear in zip(before, budget.layers, strict=True)])
+        lefts.append([bool((left == 1.0).all()) for left in budget.left])
+
+    budget.keep_ = watched  # type: ignore[method-assign]
+    fit(module, [projection], tmp_path)
+    assert len(changed) == len(lefts) > 2
+    assert {True, False} == {left for step in lefts for left in step}
+    for earlier, step, untouched in zip([lefts[0], *lefts[:-1]], changed, lefts, strict=True):
+        for left_before, moved, left in zip(earlier, step, untouched, strict=True):
+            assert not (left and moved), "an update within its budget was changed"
+            assert left_before or moved, "what was left before came back with the step"
 
 
 def test_no_budget_lets_nothing_act_on_safety_inputs(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 from hpa_lightning.functional import (
     InputSketch,
+    adapter_gram,
     damp_directions_,
     energies_along,
     input_spectrum,
@@ -19,6 +20,7 @@ from hpa_lightning.functional import (
     nearest_in_budget,
     output_energy,
 )
+from hpa_lightning.functional.numerics import checks
 
 
 def case(seed: int, c: int = 7, r: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -112,6 +114,34 @@ def test_lora_and_rows_of_an_update_count_as_the_whole_one() -> None:
     torch.testing.assert_close(sum(parts), whole, rtol=1e-5, atol=0)
     assert energies_along(a[:0], spectrum.directions).tolist() == [0.0] * 8
     assert energies_along(a, spectrum.directions[:, :0]).tolist() == [pytest.approx(float(a.square().sum()))]
+
+
+def test_a_weight_counts_from_its_origin_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, update = case(3, r=11)
+    spectrum = input_spectrum(torch.tensor(inputs.T @ inputs))
+    origin = torch.randn(11, 7, generator=torch.Generator().manual_seed(0)).double()
+    weight, directions = origin + torch.tensor(update), spectrum.directions[:, :4]
+    monkeypatch.setattr(checks, "CACHE_ENTRIES", 3 * 7)  # parts of three rows
+    found = energies_along(weight, directions, origin=origin)
+    wide = directions.double().numpy()
+    along, whole = np.square(update @ wide).sum(0), np.square(update).sum()
+    np.testing.assert_allclose(found.numpy(), [*along, whole - along.sum()], rtol=1e-5)
+    factors = row(0.0, 0.5, 1.0, 0.25, 0.5)
+    damp_directions_(weight, origin, directions, factors)
+    kept = 0.5 * np.eye(7) + wide @ np.diag(factors[:-1].numpy() - 0.5) @ wide.T
+    np.testing.assert_allclose((weight - origin).numpy(), update @ kept, rtol=0, atol=1e-5)
+
+
+def test_the_gram_of_an_adapter() -> None:
+    b = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    expected = 4.0 * b.double().T @ b.double()
+    torch.testing.assert_close(adapter_gram(b, 2.0), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(adapter_gram(b[:2], 2.0) + adapter_gram(b[2:], 2.0), expected, rtol=1e-6, atol=1e-6)
+    assert adapter_gram(b[:0], 2.0).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    with pytest.raises(ValueError, match="lora_b"):
+        adapter_gram(b[0], 2.0)
+    with pytest.raises(ValueError, match="gram and origin"):
+        energies_along(b, torch.eye(2), torch.eye(5), origin=b)
 
 
 def test_an_update_within_its_budget_stays_bit_for_bit() -> None:

@@ -305,9 +305,19 @@ CASES: dict[str, Case] = {
         changes=("trained",),
         looks=False,
     ),
+    "adapter_gram": Case(
+        hpa.adapter_gram,
+        lambda d: {"lora_b": d.tensor(d.r, d.q), "scaling": 2.0},
+        lambda a: [(2 * (a["lora_b"].shape[1],), F64)],
+        looks=False,
+    ),
     "energies_along": Case(
         hpa.energies_along,
-        lambda d: {"rows": d.tensor(d.r, d.c), "directions": torch.eye(d.c)[:, : d.q]},
+        lambda d: {
+            "rows": d.tensor(d.r, d.c),
+            "directions": torch.eye(d.c)[:, : d.q],
+            "origin": d.tensor(d.r, d.c),
+        },
         lambda a: [((a["directions"].shape[1] + 1,), F64)],
         looks=False,
     ),

@@ -16,6 +16,8 @@ from hpa_lightning.values import shown
 
 # 2^23 entries are 64 MiB in float64: large enough to keep a GPU busy, small beside one layer's weight.
 BLOCK_ENTRIES = 1 << 23
+# Few enough for a CPU's caches, enough for products at full speed.
+CACHE_ENTRIES = 1 << 21
 
 
 def describe(tensor: object) -> str:
@@ -114,3 +116,8 @@ def blocks(length: int, width: int, entries: int | None = None) -> Iterator[slic
     step = max(1, (entries or BLOCK_ENTRIES) // max(1, width))
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
+
+
+def cache_blocks(matrix: Tensor) -> Iterator[slice]:
+    """Slices of a matrix's rows for several passes over each: what a CPU's caches hold; on a GPU all rows at once."""
+    return blocks(matrix.shape[0], matrix.shape[1], CACHE_ENTRIES if matrix.device.type == "cpu" else matrix.numel())
