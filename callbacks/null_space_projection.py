@@ -68,8 +68,9 @@ class NullSpaceProjection(StepCallback):
     only), the earlier tasks' Hessians or sketches, the safety calibration set; of LLaMA-7B sketches and bases at most
     0.6 GB at rank 192.
     Strategies: one device, DDP, FSDP2.
-    Source: gradient projection memory (Saha et al., ICLR 2021) on HPA's calibration sets; projecting the weights'
-    update instead of the gradient is this project's, since Adam's step leaves the subspace.
+    Source: gradient projection memory (Saha et al., ICLR 2021) on HPA's calibration sets. The weights' update is
+    projected instead of the gradient, since Adam's step leaves the subspace, as in Adam-NSCL (Wang et al., CVPR 2021);
+    here it is the task's whole update, so that weight decay and rounding do not add up.
 
     Args:
         energy: share of the trace that is kept from changing, in [0, 1]; it sets ``share="energy"``.

@@ -127,8 +127,8 @@ def null_space_projection_(trained: Tensor, origin: Tensor | None, basis: Tensor
     Raises:
         ValueError: wrong shapes.
 
-    Source: gradient projection memory (Saha et al., ICLR 2021), equation 7. Decision: the weights' update is projected
-    after the step, not the gradient before it, since Adam's step leaves the subspace.
+    Source: gradient projection memory (Saha et al., ICLR 2021), equation 7, of the weights' update in place of the
+    gradient, since Adam's step leaves the subspace (as Adam-NSCL, Wang et al., CVPR 2021, does with each step).
 
     Example:
         >>> import torch
