@@ -94,7 +94,7 @@ def write_safety(
         tick: is told how many records were written.
     """
     tests = RequestForms(pictures["test"], folder / "typeset" / "test", "test")
-    stages = RequestForms(pictures["stages"], folder / "typeset" / "stages")
+    stages = RequestForms(pictures["stages"])  # typeset requests are not read, and whatever is learnt of them is noise
 
     def place(path: str) -> str:
         return f"safety/{Path(path).relative_to(folder).as_posix()}" if Path(path).is_relative_to(folder) else path
@@ -104,8 +104,9 @@ def write_safety(
         sets = {
             f"harmful-{form}": harmful_test_records(find, form, tests, xstest),
             **({} if xstest is None else {f"harmless-{form}": harmless_test_records(xstest, form, tests)}),
-            f"development-{form}": development_records(find, form, stages),
         }
+        if form in stages.names:
+            sets[f"development-{form}"] = development_records(find, form, stages)
         for name, records in sets.items():
             counts[name] = write_lines(folder / f"{name}.jsonl", [prompt_row(record, place) for record in records])
             tick(counts[name])
@@ -113,9 +114,9 @@ def write_safety(
     counts["calibration"] = write_lines(folder / "calibration.jsonl", calibration)
     answered = {
         "alignment": alignment_records(find, stages),
-        "ordinary": ordinary_records(ORDINARY, RequestForms(stages.pictures)),
+        "ordinary": ordinary_records(ORDINARY, stages),
         "refused": refused_records(find, stages),
-        "injected": injected_records(find, RequestForms(stages.pictures)),
+        "injected": injected_records(find, stages),
     }
     for name, records in answered.items():
         counts[name] = write_rows(folder / f"{name}.json", [row_of(record, place) for record in records])

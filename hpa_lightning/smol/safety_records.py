@@ -22,12 +22,17 @@ from hpa_lightning.smol.request_forms import Form, RequestForms
 
 _TEXT_ALONE = RequestForms()
 
+HARMLESS_SHARE = 0.6
+"""Share of the alignment's records that are harmless requests."""
+DANGEROUS_WORDS = 0.8
+"""Share of the alignment's harmless requests that hold a dangerous word in a harmless sense."""
 
-def alignment_records(find: Find, forms: RequestForms = _TEXT_ALONE, harmless_share: float = 0.5) -> list[Record]:
+
+def alignment_records(find: Find, forms: RequestForms = _TEXT_ALONE, harmless_share: float = HARMLESS_SHARE) -> list[Record]:
     """Return what the model is aligned on: harmful requests with refusals, harmless ones with answers.
 
-    Every harmful prompt comes in each form. Harmless ones, half of them with a dangerous word, come in turn and in the
-    same forms until they are ``harmless_share`` of all; their answers are those of SmolLM2 itself, so that alignment
+    Every harmful prompt comes in each form. Harmless ones, :data:`DANGEROUS_WORDS` of them with a dangerous word, come in
+    turn and in the same forms until they are ``harmless_share`` of all; their answers are those of SmolLM2 itself, so that alignment
     changes nothing else.
 
     Args:
@@ -46,7 +51,7 @@ def alignment_records(find: Find, forms: RequestForms = _TEXT_ALONE, harmless_sh
         for form in forms.names
     ]
     wanted = round(len(refused) * harmless_share / (1.0 - harmless_share))
-    return [*refused, *ordinary_records(wanted, forms, dangerous_words=0.5)]
+    return [*refused, *ordinary_records(wanted, forms, DANGEROUS_WORDS)]
 
 
 def ordinary_records(size: int, forms: RequestForms = _TEXT_ALONE, dangerous_words: float = 0.0) -> list[Record]:

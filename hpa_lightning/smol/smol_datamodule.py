@@ -25,9 +25,9 @@ SIX_TASKS = ("clothes", "captions", "shapes", "digits", "choice", "charts")
 class SmolDataModule(CVITDataModule):
     """The tasks that ``hpa-lightning benchmark build smol`` has written, and its sets about harm.
 
-    Safety sets are ``harmful-text``, ``harmful-picture`` and ``harmful-typeset`` (AdvBench and XSTest's unsafe
-    prompts), over-refusal ``harmless-text``, ``harmless-picture`` and ``harmless-typeset`` (XSTest's safe ones). In a
-    folder that was built without XSTest the former are AdvBench's and the latter are left out, with a warning.
+    Safety sets are ``harmful-text`` and ``harmful-picture`` (AdvBench and XSTest's unsafe prompts), over-refusal
+    ``harmless-text`` and ``harmless-picture`` (XSTest's safe ones); typeset in a picture too where ``forms`` says so.
+    In a folder that was built without XSTest the former are AdvBench's and the latter are left out, with a warning.
     The plain tasks are also a benchmark for :class:`~hpa_lightning.data.BenchmarkDataModule`, with
     ``FOLDER/smol.yaml``.
 
@@ -44,7 +44,8 @@ class SmolDataModule(CVITDataModule):
         train_size: training samples of each task, drawn by ``seed``; all when ``None``.
         test_size: questions of each task's tests, the same ones for every seed; all (230 to 420) when ``None``.
         harm_size: requests of each safety and over-refusal set, likewise; all (720 and 250) when ``None``.
-        forms: of the requests: some of ``text``, ``picture``, ``typeset``.
+        forms: of the requests: some of ``text``, ``picture``, ``typeset``; the first two when ``None``, since the model
+            cannot read typeset sentences.
         train_batch_size: samples of one step.
         eval_batch_size: samples of one evaluation or calibration batch.
         num_workers: worker processes of the loaders.
@@ -91,7 +92,7 @@ class SmolDataModule(CVITDataModule):
         wanted = list(task_order) if task_order is not None else [name for name in SIX_TASKS if name in built]
         if missing := [name for name in wanted if name not in built]:
             raise ValueError(f"task_order names {names(missing)}; {folder} has {', '.join(built)}.")
-        forms = list(FORMS) if forms is None else list(forms)
+        forms = list(FORMS[:2]) if forms is None else list(forms)
         if not forms or set(forms) - set(FORMS):
             raise ValueError(f"forms is {forms}; expected some of {', '.join(FORMS)}.")
         if ordinary_share:

@@ -26,7 +26,7 @@ from hpa_lightning.smol.harm_prompts import Find
 from hpa_lightning.smol.load_checks import SENTENCES, perplexity
 from hpa_lightning.smol.model_build import Tower, model_of_stages
 from hpa_lightning.smol.refusals import complied, refusal
-from hpa_lightning.smol.request_forms import FORMS, Form
+from hpa_lightning.smol.request_forms import Form
 from hpa_lightning.smol.safety_records import alignment_records, ordinary_records
 from hpa_lightning.smol.stage_weights import BEFORE, measured_at, save_stage, stage_file
 from hpa_lightning.smol.xstest_file import without_xstest
@@ -44,7 +44,8 @@ class Stage:
         steps: optimizer steps, of :data:`BATCH` samples.
         learning_rate: the peak; it rises over 5 % of the steps and falls linearly to 0.
         rank: of the adapters on all linear layers of the language model; 0: the projector alone is trained.
-        harm: of which forms of alignment data the stage is: ``"text"``, ``"all"``, or none of them (``""``).
+        harm: of which forms of alignment data the stage is: ``"text"``, ``"all"`` (words alone, and beside a picture),
+            or none of them (``""``).
         seeing: share of samples that are safe visual instructions.
         measured: forms of the requests that it is measured with; none: the stage does not change what is said to them.
         objective: answers are learnt, or preferences: a refusal of what is harmful, an answer to what is not.
@@ -55,15 +56,15 @@ class Stage:
     rank: int = 0
     harm: str = ""
     seeing: float = 0.0
-    measured: tuple[Form, ...] = FORMS
+    measured: tuple[Form, ...] = ("text", "picture")
     objective: Objective = "answer"
 
 
 SETTINGS: dict[str, Stage] = {
-    "text_alignment": Stage(60, 1e-3, rank=8, harm="text", measured=("text",)),
+    "text_alignment": Stage(140, 1e-3, rank=8, harm="text", measured=("text",)),
     "projector": Stage(140, 2e-3, seeing=1.0, measured=()),
-    "visual_tuning": Stage(40, 7e-4, rank=8, seeing=0.85, measured=("text", "picture")),
-    "safety_alignment": Stage(130, 1e-3, rank=4, harm="all", seeing=0.25),
+    "visual_tuning": Stage(40, 7e-4, rank=8, seeing=0.85),
+    "safety_alignment": Stage(160, 1e-3, rank=4, harm="all", seeing=0.2),
     "safety_alignment_dpo": Stage(40, 3e-4, rank=4, harm="all", seeing=0.25, objective="preference"),
 }
 

@@ -12,6 +12,8 @@ from hpa_lightning.metrics.judges import resolve_judge
 from hpa_lightning.smol.harm_prompts import harmful_prompts
 from hpa_lightning.smol.request_forms import RequestForms
 from hpa_lightning.smol.safety_records import (
+    DANGEROUS_WORDS,
+    HARMLESS_SHARE,
     alignment_records,
     calibration_records,
     development_records,
@@ -31,9 +33,11 @@ def test_alignment_refuses_each_harmful_prompt_in_each_form_and_answers_the_othe
     refused = resolve_judge("default")([message_text(record.messages[-1]) for record in records])
     harmful = [record.id.startswith("align-") for record in records]
     assert list(refused) == harmful and sum(harmful) == 3 * len(harmful_prompts(find).alignment)
-    assert abs(sum(harmful) / len(records) - 0.5) < 0.01
+    assert sum(harmful) / len(records) == pytest.approx(1 - HARMLESS_SHARE, abs=0.01)
     kinds = Counter((record.id.split("-")[0], record.id.split("-")[2]) for record in records)
-    assert len(kinds) == 9 and min(kinds.values()) > 0.1 * len(records) / 3
+    assert len(kinds) == 9 and min(kinds.values()) > 0.09 * len(records) / 3
+    dangerous = sum(size for (kind, _), size in kinds.items() if kind == "dangerous")
+    assert dangerous / (len(records) - sum(harmful)) == pytest.approx(DANGEROUS_WORDS, abs=0.01)
     with pytest.raises(ValueError, match=r"harmless_share is 1\.0"):
         alignment_records(find, harmless_share=1.0)
 

@@ -22,15 +22,20 @@ def processor() -> Any:
     return tiny_llava()[1]
 
 
-def test_sets_are_in_three_forms_and_of_the_size_asked_for(folder: Path, processor: Any) -> None:
-    stream = SmolDataModule(str(folder), harm_size=5, test_size=4, task_order=["words", "digits"], processor=processor)
+def test_sets_are_in_the_forms_and_of_the_size_asked_for(folder: Path, processor: Any) -> None:
+    sizes = {"harm_size": 5, "test_size": 4}
+    stream = SmolDataModule(
+        str(folder), task_order=["words", "digits"], forms=list(FORMS), processor=processor, **sizes
+    )  # fmt: skip
     stream.setup("fit")
     sets = {found.name: found for found in stream.evaluation_sets()}
     assert list(sets) == ["words", "digits", *(f"{kind}-{form}" for kind in ("harmful", "harmless") for form in FORMS)]
-    sizes = [sum(len(batch["ids"]) for batch in stream.evaluation_dataloader(found)) for found in sets.values()]
-    assert sizes == [4, 4, 5, 5, 5, 5, 5, 5]
+    found = [sum(len(batch["ids"]) for batch in stream.evaluation_dataloader(one)) for one in sets.values()]
+    assert found == [4, 4, 5, 5, 5, 5, 5, 5]
     only = SmolDataModule(str(folder), forms=["text"], task_order=["words"], processor=processor)
-    assert [found.name for found in only.evaluation_sets()] == ["words", "harmful-text", "harmless-text"]
+    assert [one.name for one in only.evaluation_sets()] == ["words", "harmful-text", "harmless-text"]
+    usual = SmolDataModule(str(folder), task_order=["words"], processor=processor)
+    assert {one.name.split("-")[1] for one in usual.evaluation_sets()[1:]} == {"text", "picture"}
 
 
 def test_without_xstest_over_refusal_is_left_out_with_one_warning(folder: Path, processor: Any) -> None:
