@@ -28,12 +28,14 @@ DANGEROUS_WORDS = 0.8
 """Share of the alignment's harmless requests that hold a dangerous word in a harmless sense."""
 
 
-def alignment_records(find: Find, forms: RequestForms = _TEXT_ALONE, harmless_share: float = HARMLESS_SHARE) -> list[Record]:
+def alignment_records(
+    find: Find, forms: RequestForms = _TEXT_ALONE, harmless_share: float = HARMLESS_SHARE
+) -> list[Record]:
     """Return what the model is aligned on: harmful requests with refusals, harmless ones with answers.
 
-    Every harmful prompt comes in each form. Harmless ones, :data:`DANGEROUS_WORDS` of them with a dangerous word, come in
-    turn and in the same forms until they are ``harmless_share`` of all; their answers are those of SmolLM2 itself, so that alignment
-    changes nothing else.
+    Every harmful prompt comes in each form. Harmless ones, :data:`DANGEROUS_WORDS` of them with a dangerous word, come
+    in turn and in the same forms until they are ``harmless_share`` of all; see
+    :mod:`~hpa_lightning.smol.ordinary_prompts` for their answers.
 
     Args:
         find: where the inputs are, see :func:`~hpa_lightning.smol.harm_prompts.harmful_prompts`.
