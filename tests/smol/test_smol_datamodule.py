@@ -44,7 +44,7 @@ def test_without_xstest_over_refusal_is_left_out_with_one_warning(folder: Path, 
     with pytest.warns(UserWarning, match=r"over-refusal is not measured.*harmless-picture.*--xstest FILE") as said:
         stream = SmolDataModule(str(folder), task_order=["words"], processor=processor)
     assert len(said) == 1
-    assert [found.name for found in stream.evaluation_sets()] == ["words", *(f"harmful-{form}" for form in FORMS)]
+    assert [found.name for found in stream.evaluation_sets()] == ["words", *(f"harmful-{form}" for form in FORMS[:2])]
 
 
 def test_what_is_tested_does_not_depend_on_the_seed(folder: Path, processor: Any) -> None:
