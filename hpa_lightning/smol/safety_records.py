@@ -22,7 +22,7 @@ from hpa_lightning.smol.request_forms import Form, RequestForms
 
 _TEXT_ALONE = RequestForms()
 
-HARMLESS_SHARE = 0.6
+HARMLESS_SHARE = 0.65
 """Share of the alignment's records that are harmless requests."""
 DANGEROUS_WORDS = 0.8
 """Share of the alignment's harmless requests that hold a dangerous word in a harmless sense."""

@@ -64,7 +64,7 @@ SETTINGS: dict[str, Stage] = {
     "text_alignment": Stage(60, 1e-3, rank=8, harm="text", measured=("text",)),
     "projector": Stage(140, 2e-3, seeing=1.0, measured=()),
     "visual_tuning": Stage(40, 7e-4, rank=8, seeing=0.85),
-    "safety_alignment": Stage(120, 1e-3, rank=4, harm="all", seeing=0.2),
+    "safety_alignment": Stage(200, 1.5e-3, rank=4, harm="all", seeing=0.2),
     "safety_alignment_dpo": Stage(40, 3e-4, rank=4, harm="all", seeing=0.25, objective="preference"),
 }
 
