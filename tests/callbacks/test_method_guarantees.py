@@ -9,6 +9,7 @@ import torch
 from support.foreign_module import token_loader
 from support.method_fits import calibration_data
 from support.method_guarantees import (
+    STEPS,
     assert_accumulated_batches_are_one_larger_batch,
     assert_half_precision_does_nearly_the_same,
     assert_resume_equals_an_uninterrupted_run,
@@ -21,9 +22,12 @@ from hpa_lightning.results.result_file import read_results
 
 
 @pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)
-@pytest.mark.parametrize("step", [7, 10, 15], ids=["mid_epoch", "epoch_end", "trained_but_not_ended"])
-def test_resume_equals_an_uninterrupted_run(method: str, lora: bool, step: int, tmp_path: Path) -> None:
-    assert_resume_equals_an_uninterrupted_run(method, lora, step, tmp_path)
+@pytest.mark.parametrize("step", STEPS, ids=STEPS.values())
+def test_resume_equals_an_uninterrupted_run(
+    method: str, lora: bool, step: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shared = tmp_path_factory.getbasetemp() / "guarantees"
+    assert_resume_equals_an_uninterrupted_run(method, lora, step, shared, tmp_path)
 
 
 @pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)

@@ -13,6 +13,7 @@ from support.foreign_module import token_loader
 from support.layer_inputs import inputs_of, inverse_diagonal
 from support.method_fits import calibration_data, dense
 from support.method_guarantees import (
+    STEPS,
     assert_accumulated_batches_are_one_larger_batch,
     assert_half_precision_does_nearly_the_same,
     assert_resume_equals_an_uninterrupted_run,
@@ -36,9 +37,12 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-@pytest.mark.parametrize("step", [7, 10, 15], ids=["mid_epoch", "epoch_end", "trained_but_not_ended"])
-def test_it_resumes_bit_for_bit(plugin: Any, lora: bool, step: int, tmp_path: Path) -> None:
-    assert_resume_equals_an_uninterrupted_run("plugin", lora, step, tmp_path)
+@pytest.mark.parametrize("step", STEPS, ids=STEPS.values())
+def test_it_resumes_bit_for_bit(
+    plugin: Any, lora: bool, step: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shared = tmp_path_factory.getbasetemp() / "guarantees"
+    assert_resume_equals_an_uninterrupted_run("plugin", lora, step, shared, tmp_path)
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])

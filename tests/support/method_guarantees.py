@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,42 @@ from support.foreign_module import ACCELERATOR
 from support.method_fits import calibration_data
 from support.method_registry import METHODS
 from support.resumed_fits import ResumableLoader, Stop, build, trainer, updates
+from torch import Tensor
+
+STEPS = {7: "mid_epoch", 10: "epoch_end", 15: "trained_but_not_ended"}
+"""Where a fit of three epochs of five steps is cut and goes on."""
+
+CLIPPED: dict[str, Any] = {"gradient_clip_val": 0.3}
 
 
-def assert_resume_equals_an_uninterrupted_run(method: str, lora: bool, step: int, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"gradient_clip_val": 0.3}
+@cache
+def whole_and_checkpoints(method: str, lora: bool, folder: Path) -> tuple[dict[str, Tensor], Path]:
+    """The weights after a fit that saves nothing, and the folder of the checkpoints of one that does; both run once."""
     whole = build(lora)
-    trainer(tmp_path / "whole", METHODS[method](calibration_data()), enable_checkpointing=False, **options).fit(
+    trainer(folder / "whole", METHODS[method](calibration_data()), enable_checkpointing=False, **CLIPPED).fit(
         whole, ResumableLoader()
     )
-
-    save = ModelCheckpoint(tmp_path, filename="cut-{step}", every_n_train_steps=step)
-    cut = trainer(tmp_path / "cut", [Stop(step), *METHODS[method](calibration_data()), save], **options)
+    # As a power cut leaves them: each is complete before the next step begins.
+    saves = [
+        ModelCheckpoint(folder / "steps", filename="{step}", every_n_train_steps=step, save_top_k=-1) for step in STEPS
+    ]
+    saved = trainer(folder / "saved", [*METHODS[method](calibration_data()), Stop(max(STEPS)), *saves], **CLIPPED)
     with pytest.raises(RuntimeError, match="power cut"):
-        cut.fit(build(lora), ResumableLoader())
-    (path,) = tmp_path.glob("cut-*.ckpt")
+        saved.fit(build(lora), ResumableLoader())
+    return whole.state_dict(), folder / "steps"
 
+
+def assert_resume_equals_an_uninterrupted_run(method: str, lora: bool, step: int, folder: Path, tmp_path: Path) -> None:
+    """``folder`` holds what is fitted once for all steps."""
+    whole, checkpoints = whole_and_checkpoints(method, lora, folder / f"{method}-{lora}")
     second = build(lora)
     with torch.no_grad():
         for parameter in second.parameters():
             parameter.add_(1.0)  # everything must come from the checkpoint
-    resumed = trainer(tmp_path / "second", METHODS[method](calibration_data()), enable_checkpointing=False, **options)
-    resumed.fit(second, ResumableLoader(), ckpt_path=path)
+    resumed = trainer(tmp_path, METHODS[method](calibration_data()), enable_checkpointing=False, **CLIPPED)
+    resumed.fit(second, ResumableLoader(), ckpt_path=checkpoints / f"step={step}.ckpt")
     assert resumed.global_step == 15
-    for (name, expected), actual in zip(whole.state_dict().items(), second.state_dict().values(), strict=True):
+    for (name, expected), actual in zip(whole.items(), second.state_dict().values(), strict=True):
         assert torch.equal(expected, actual), name
 
 
