@@ -18,6 +18,7 @@ ACROSS = {
     "callbacks/test_signatures.py": "constructors and docstrings of all public callbacks",
     "metrics/test_distributed.py": "every metric over several processes",
     "test_case_against.py": "studies/case_against.py and what belongs to it",
+    "test_conftest.py": "what every test goes through",
     "test_cost.py": "the scripts of benchmarks/ at small sizes",
     "test_examples.py": "every file of examples/",
     "test_fuzz.py": "broken inputs for every reader",

@@ -23,21 +23,18 @@ from hpa_lightning.results.result_file import read_results
 
 @pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)
 @pytest.mark.parametrize("step", STEPS, ids=STEPS.values())
-def test_resume_equals_an_uninterrupted_run(
-    method: str, lora: bool, step: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    shared = tmp_path_factory.getbasetemp() / "guarantees"
-    assert_resume_equals_an_uninterrupted_run(method, lora, step, shared, tmp_path)
+def test_resume_equals_an_uninterrupted_run(method: str, lora: bool, step: int, fits: Path, tmp_path: Path) -> None:
+    assert_resume_equals_an_uninterrupted_run(method, lora, step, fits, tmp_path)
 
 
 @pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)
-def test_accumulated_batches_are_one_larger_batch(method: str, lora: bool, tmp_path: Path) -> None:
-    assert_accumulated_batches_are_one_larger_batch(method, lora, tmp_path)
+def test_accumulated_batches_are_one_larger_batch(method: str, lora: bool, fits: Path, tmp_path: Path) -> None:
+    assert_accumulated_batches_are_one_larger_batch(method, lora, fits, tmp_path)
 
 
 @pytest.mark.parametrize(("method", "lora"), TUNINGS, ids=TUNING_IDS)
-def test_half_precision_does_nearly_the_same(method: str, lora: bool, tmp_path: Path) -> None:
-    assert_half_precision_does_nearly_the_same(method, lora, tmp_path)
+def test_half_precision_does_nearly_the_same(method: str, lora: bool, fits: Path, tmp_path: Path) -> None:
+    assert_half_precision_does_nearly_the_same(method, lora, fits, tmp_path)
 
 
 def test_each_of_several_fits_is_a_task(tmp_path: Path) -> None:

@@ -38,21 +38,18 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize("step", STEPS, ids=STEPS.values())
-def test_it_resumes_bit_for_bit(
-    plugin: Any, lora: bool, step: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    shared = tmp_path_factory.getbasetemp() / "guarantees"
-    assert_resume_equals_an_uninterrupted_run("plugin", lora, step, shared, tmp_path)
+def test_it_resumes_bit_for_bit(plugin: Any, lora: bool, step: int, fits: Path, tmp_path: Path) -> None:
+    assert_resume_equals_an_uninterrupted_run("plugin", lora, step, fits, tmp_path)
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-def test_it_accumulates(plugin: Any, lora: bool, tmp_path: Path) -> None:
-    assert_accumulated_batches_are_one_larger_batch("plugin", lora, tmp_path)
+def test_it_accumulates(plugin: Any, lora: bool, fits: Path, tmp_path: Path) -> None:
+    assert_accumulated_batches_are_one_larger_batch("plugin", lora, fits, tmp_path)
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-def test_it_works_in_half_precision(plugin: Any, lora: bool, tmp_path: Path) -> None:
-    assert_half_precision_does_nearly_the_same("plugin", lora, tmp_path)
+def test_it_works_in_half_precision(plugin: Any, lora: bool, fits: Path, tmp_path: Path) -> None:
+    assert_half_precision_does_nearly_the_same("plugin", lora, fits, tmp_path)
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from support import evaluation_script, processes_script
 from support.foreign_module import ACCELERATOR, foreign_module
 from support.method_registry import TUNING_IDS
 from support.processes_script import NOT_SHARDED, RESUMED
@@ -27,7 +28,7 @@ from hpa_lightning.results.run_results import RunResults
 def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """How every method ends in one process."""
     folder = tmp_path_factory.mktemp("one")
-    run_script("processes_script.py", str(folder), "one")
+    processes_script.main(folder, "one", TUNING_IDS)
     return torch.load(folder / "rank0.pt")
 
 
@@ -77,7 +78,7 @@ def test_a_sharded_model_on_one_device_does_what_a_whole_one_does(tmp_path: Path
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run in one process."""
     folder = tmp_path_factory.mktemp("evaluated")
-    run_script("evaluation_script.py", str(folder), "one")
+    evaluation_script.main(folder, "one")
     return folder
 
 

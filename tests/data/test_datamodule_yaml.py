@@ -105,20 +105,26 @@ def test_a_path_stays_a_path_in_every_argument_and_nothing_is_read(
 METHODS = ("HarmoniousFusion", "FocusPartition", "NullSpaceProjection", "RegressionFusion", "baselines.SafeDelta")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_callbacks_safety_data_is_a_path_or_a_published_set(
-    method: str, file: Path, tmp_path: Path, opened: list[str]
-) -> None:
-    published = {"class_path": "hpa_lightning.data.XSTest", "init_args": {"file": "x.csv"}}
-    for given, expected in ((str(file), str(file)), (published, XSTest("x.csv"))):
-        callback = {"class_path": f"hpa_lightning.callbacks.{method}", "init_args": {"safety_data": given}}
-        (tmp_path / "fit.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
-        tasks = json.dumps([{"name": "a", "train": "t.json", "test": "e.json"}])
-        arguments = ["--config", str(tmp_path / "fit.yaml"), "--data", "CVITDataModule", "--data.tasks", tasks]
-        cli = parsed(arguments)
-        (found,) = (one for one in cli.trainer.callbacks if type(one).__name__ == method.rpartition(".")[2])
-        assert found.safety_data == expected  # type: ignore[attr-defined]
+def safety_data_of_the_callbacks(given: Any, folder: Path) -> dict[str, Any]:
+    """What each method's callback has when all are given the same in one YAML file."""
+    callbacks = [
+        {"class_path": f"hpa_lightning.callbacks.{method}", "init_args": {"safety_data": given}} for method in METHODS
+    ]
+    (folder / "fit.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    tasks = json.dumps([{"name": "a", "train": "t.json", "test": "e.json"}])
+    arguments = ["--config", str(folder / "fit.yaml"), "--data", "CVITDataModule", "--data.tasks", tasks]
+    found = {type(one).__name__: one for one in parsed(arguments).trainer.callbacks}
+    return {method: found[method.rpartition(".")[2]].safety_data for method in METHODS}
+
+
+def test_the_callbacks_safety_data_is_a_path(file: Path, tmp_path: Path, opened: list[str]) -> None:
+    assert safety_data_of_the_callbacks(str(file), tmp_path) == dict.fromkeys(METHODS, str(file))
     assert str(file) not in opened
+
+
+def test_the_callbacks_safety_data_is_a_published_set(tmp_path: Path) -> None:
+    published = {"class_path": "hpa_lightning.data.XSTest", "init_args": {"file": "x.csv"}}
+    assert safety_data_of_the_callbacks(published, tmp_path) == dict.fromkeys(METHODS, XSTest("x.csv"))
 
 
 def test_a_path_on_the_command_line_and_in_a_description(file: Path, tmp_path: Path, opened: list[str]) -> None:

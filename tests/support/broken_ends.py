@@ -38,7 +38,8 @@ def stop_at_once() -> EarlyStopping:
 
 
 @cache
-def whole(name: str, lora: bool, folder: Path) -> dict[str, torch.Tensor]:
+def whole(name: str, lora: bool, folder: Path, epochs: int = 3) -> dict[str, torch.Tensor]:
     tuned = build(lora)
-    trainer(folder, METHODS[name](calibration_data()), enable_checkpointing=False).fit(tuned, ResumableLoader())
+    uncut = trainer(folder, METHODS[name](calibration_data()), enable_checkpointing=False, max_epochs=epochs)
+    uncut.fit(tuned, ResumableLoader())
     return tuned.state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,18 @@ from hpa_lightning.modules import LoraSettings, MLLMModule
 MODELS = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "idefics3": tiny_idefics3, "timm": tiny_timm}
 
 
+@cache
+def processor(architecture: str) -> Any:
+    """Nothing changes it: the tests of a file share it."""
+    return MODELS[architecture]()[1]
+
+
 def module(lora: bool = True, architecture: str = "llava", **options: Any) -> MLLMModule:
-    model, processor = MODELS[architecture](layers=2)
+    model, own_processor = MODELS[architecture](layers=2)
     torch.manual_seed(0)
     return MLLMModule.from_objects(
         model,
-        processor,
+        own_processor,
         lora=LoraSettings(rank=2, alpha=4.0) if lora else None,
         train_modules=None if lora else ["model.language_model"],
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.01),
@@ -48,7 +55,7 @@ def stream(architecture: str = "llava", evaluated: bool = False) -> CVITDataModu
     return CVITDataModule(
         tasks,
         safety if evaluated else None,
-        processor=MODELS[architecture]()[1],
+        processor=processor(architecture),
         train_batch_size=4,
         eval_batch_size=4,
         allow_overlap=True,
@@ -57,7 +64,7 @@ def stream(architecture: str = "llava", evaluated: bool = False) -> CVITDataModu
 
 def method(name: str, architecture: str = "llava") -> list[L.Callback]:
     """The callbacks of a method beside SequentialTuning; none for "sequential"."""
-    collator = MLLMCollator(MODELS[architecture]()[1])
+    collator = MLLMCollator(processor(architecture))
     data = {
         "safety_data": [collator.train(training_records(4, seed=70))],
         "calibration": CalibrationSettings(safety_samples=4, task_samples=4, batch_size=4),

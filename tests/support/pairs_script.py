@@ -29,8 +29,7 @@ class Margins(L.Callback):
             self.seen.append(float(trainer.callback_metrics["rewards/margins"]))
 
 
-if __name__ == "__main__":
-    folder, devices = Path(sys.argv[1]), int(sys.argv[2])
+def main(folder: Path, devices: int) -> None:
     torch.set_num_threads(1)
     model, processor = tiny_llava()
     torch.manual_seed(0)
@@ -48,3 +47,7 @@ if __name__ == "__main__":
     trainer.fit(tuned, data)
     if trainer.is_global_zero:
         torch.save({"weights": tuned.state_dict(), "margins": margins.seen}, folder / f"{devices}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -64,7 +64,7 @@ class ResumableLoader:
 
 
 def updates(method: str, lora: bool, folder: Path, batch_size: int = 4, **options: Any) -> dict[str, torch.Tensor]:
-    """What a fit of two tasks does to every tuned weight; LoRA is merged and restarted in between."""
+    """What fits of two tasks, an epoch each, do to every tuned weight; LoRA is merged and restarted in between."""
     module = build(lora)
     before = dense(module)
     callbacks = METHODS[method](calibration_data())
@@ -72,7 +72,7 @@ def updates(method: str, lora: bool, folder: Path, batch_size: int = 4, **option
         if lora:
             merge_lora_(module)
             restart_lora_(module, torch.Generator().manual_seed(number))
-        trainer(folder / str(number), callbacks, max_epochs=2, enable_checkpointing=False, **options).fit(
+        trainer(folder / str(number), callbacks, max_epochs=1, enable_checkpointing=False, **options).fit(
             module, token_loader(number, 20, batch_size)
         )
     return {name: weight - before[name] for name, weight in dense(module).items()}
