@@ -6,6 +6,7 @@ import importlib
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,28 +115,64 @@ def test_growth(script) -> None:
     assert math.isnan(growth.exponent([{"value": 1, "bytes": 0.0}, {"value": 2, "bytes": 1.0}], "bytes"))
 
 
-@pytest.mark.timeout(3000)  # a minute and a half where nothing else runs
-def test_the_gpu_command_runs_small(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [str(FOLDER / "gpu.sh"), "--small", "--output", str(tmp_path)],
-        env={**os.environ, "PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
+@pytest.fixture(scope="module")
+def gpu_steps(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """The arguments that `gpu.sh --small` calls Python with in each of its steps."""
+    folder = tmp_path_factory.mktemp("gpu")
+    noting = folder / "python"
+    noting.write_text(
+        '#!/bin/sh\ncase "$*" in *benchmarks*|*pytest*) for word in "$@"; do printf "%s\\t" "$word"; done '
+        f">>{folder}/calls; echo >>{folder}/calls;; esac\n"
     )
-    report = (tmp_path / "report.md").read_text()
-    assert done.returncode == 0, done.stdout[-3000:] + (tmp_path / "log.txt").read_text()[-3000:]
+    noting.chmod(0o755)
+    command = [str(FOLDER / "gpu.sh"), "--small", "--output", str(folder)]
+    subprocess.run(command, env={**os.environ, "PYTHON": str(noting)}, capture_output=True, check=True)
+    report = (folder / "report.md").read_text()
     ends = re.findall(r"^\| (\w+) \| \d+ \| (.*) \|$", report.partition("## summary")[2], re.MULTILINE)
     assert [end for _, end in ends] == 8 * ["well"]
     assert [step for step, _ in ends] == re.findall(r"^## (\w+)$", report, re.MULTILINE)[:-1]
-    for line in (
-        "| ratio | ",
-        "| moved on in float64 | ",
-        "| null_space | full | ",
-        "| sketch | 8 | ",
-        "| forward passes | ",
-        "| AP | ",
-    ):
-        assert line in report
+    return [line.rstrip("\t").split("\t") for line in (folder / "calls").read_text().splitlines()]
+
+
+GPU_TABLES = {
+    "block": "| ratio | ",
+    "sums": "| moved on in float64 | ",
+    "steps": "| null_space | full | ",
+    "hpa_plus": "| sketch | 8 | ",
+    "fuse": "| forward passes | ",
+    "nano": "| AP | ",
+}
+
+
+@pytest.mark.parametrize("name", GPU_TABLES)
+def test_a_step_of_the_gpu_command_runs_small(
+    gpu_steps: list[list[str]],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process: eight that import torch and Lightning take longer than all that they do."""
+    ((path, *arguments),) = (step for step in gpu_steps if step[0] == f"benchmarks/{name}.py")
+    if "--folder" in arguments:  # gpu.sh's own, which it has removed
+        arguments[arguments.index("--folder") + 1] = str(tmp_path)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", [path, *arguments])
+    runpy.run_path(str(FOLDER.parent / path), run_name="__main__")
+    assert GPU_TABLES[name] in capsys.readouterr().out
+
+
+def test_the_gpu_command_runs_tests_that_are_there(gpu_steps: list[list[str]]) -> None:
+    """They are tests of this suite; on a CPU only what they are picked by can go wrong."""
+    tests, fsdp = (step for step in gpu_steps if "pytest" in step)
+    assert len(gpu_steps) == len(GPU_TABLES) + 2
+    assert fsdp[-3:] == ["tests/callbacks/test_processes.py", "-k", "one_device"]
+    assert "_on_one_device_" in (FOLDER.parent / fsdp[-3]).read_text()
+    command = [sys.executable, *tests, "--collect-only"]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    for test in ("test_orthogonal_projection.py::", "[post_training-full]", "[in_training-lora]"):
+        assert test in done.stdout
 
 
 def test_a_step_that_fails_fails_the_gpu_command(tmp_path: Path) -> None:

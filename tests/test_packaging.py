@@ -78,25 +78,20 @@ def test_wheel_holds_every_module_and_the_weights(wheel: Path) -> None:
     assert not any(name.startswith("callbacks/") for name in names)
 
 
-def test_wheel_imports(wheel: Path, tmp_path: Path) -> None:
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = "import hpa_lightning.callbacks as c; print(c.__file__); print(c.FocusPartition.__module__)"
-    where, module = run(code, tmp_path, PYTHONPATH=str(tmp_path / "site")).splitlines()
-    assert Path(where).is_relative_to(tmp_path / "site") and module == "hpa_lightning.callbacks.focus_partition"
-
-
-def test_wheel_makes_pages(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_imports_and_makes_pages(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = """
-import hpa_lightning
+import hpa_lightning.callbacks as c
 from hpa_lightning.report import render_page
 from hpa_lightning.results.run_results import RunResults
+print(c.__file__)
+print(c.FocusPartition.__module__)
 page = render_page([RunResults([{"event": "run", "method": "M", "tasks": ["a"], "sets": []}])], {})
-print(hpa_lightning.__file__)
 print(page.count("<table"), "prefers-color-scheme" in page)
 """
-    where, found = run(code, tmp_path, PYTHONPATH=str(tmp_path / "site")).splitlines()
-    assert Path(where).is_relative_to(tmp_path / "site") and found == "3 True"
+    where, module, found = run(code, tmp_path, PYTHONPATH=str(tmp_path / "site")).splitlines()
+    assert Path(where).is_relative_to(tmp_path / "site") and module == "hpa_lightning.callbacks.focus_partition"
+    assert found == "3 True"
 
 
 SKIPPED = (

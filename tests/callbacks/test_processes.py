@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,14 +59,14 @@ def test_two_processes_do_what_one_does(one: dict[str, Any], two: tuple[str, lis
                 assert all(torch.equal(rank["masks"][name], mask) for name, mask in expected["masks"].items()), case
 
 
-@pytest.mark.skipif("HPA_TEST_ACCELERATOR" not in os.environ, reason="part of benchmarks/gpu.sh")
 def test_a_sharded_model_on_one_device_does_what_a_whole_one_does(tmp_path: Path) -> None:
     cases = [case for case in TUNING_IDS if case not in NOT_SHARDED] if ACCELERATOR != "cpu" else RESUMED[:1]
-    results = {}
-    for name in ("one", "fsdp-one"):
-        (tmp_path / name).mkdir()
-        run_script("processes_script.py", str(tmp_path / name), name, *cases)
-        results[name] = torch.load(tmp_path / name / "rank0.pt", map_location="cpu")
+    folders = {name: tmp_path / name for name in ("one", "fsdp-one")}
+    for folder in folders.values():
+        folder.mkdir()
+    processes_script.main(folders["one"], "one", cases)
+    run_script("processes_script.py", str(folders["fsdp-one"]), "fsdp-one", *cases)
+    results = {name: torch.load(folder / "rank0.pt", map_location="cpu") for name, folder in folders.items()}
     for case, sharded in results["fsdp-one"].items():
         for name, weight in results["one"][case.removesuffix(", resumed")]["weights"].items():
             torch.testing.assert_close(sharded["weights"][name], weight, rtol=0, atol=1e-6, msg=f"{case}: {name}")
