@@ -30,7 +30,14 @@ from hpa_lightning.study.store import Store
 from hpa_lightning.study.study_file import read_study
 
 ROOT = Path(__file__).parent.parent
-SMALL = {"task_order": ["driving"], "steps": 2, "train_size": 16, "test_size": 4, "calibration_size": 8}
+SMALL = {
+    "task_order": ["driving"],
+    "steps": 2,
+    "train_size": 16,
+    "test_size": 4,
+    "calibration_size": 8,
+    "harmful_calibration_size": 24,
+}
 FIGURES = ("AP", "BWT", "MASR", "over_refusal")
 
 
@@ -40,6 +47,9 @@ def fit(cell: Cell, folder: Path, device: str, small: bool, limit: float | None 
     config["trainer"]["accelerator"] = device
     if small:
         config["data"]["init_args"] |= SMALL
+        for callback in config["trainer"]["callbacks"]:
+            if calibration := callback.get("init_args", {}).get("calibration"):
+                calibration |= dict.fromkeys(calibration.keys() & {"safety_samples", "task_samples"}, 8)
     folder.mkdir(parents=True)
     path = folder / "config.in.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))

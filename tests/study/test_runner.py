@@ -146,6 +146,7 @@ def test_an_interrupted_study_goes_on(number: signal.Signals, tmp_path: Path) ->
 def test_one_real_cell_with_a_resume(tmp_path: Path) -> None:
     """`hpa-lightning fit` as the runner starts it; the second time from the checkpoint that the first left behind."""
     arguments: dict[str, Any] = {"seed": "${seed}", "steps": 1, "train_size": 16, "test_size": 2}
+    arguments |= {"calibration_size": 1, "harmful_calibration_size": 3}
     study = {
         "base": {
             "seed_everything": "${seed}",
@@ -179,7 +180,7 @@ def test_one_real_cell_with_a_resume(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study))
     (cell,), store = read_study(path).cells(), Store(tmp_path / "store")
-    assert run_cells([cell], store, jobs=1, say=lambda line: None) == []
+    assert run_cells([cell], store, say=lambda line: None) == []
     finished = store.finished(cell)
     assert finished is not None and finished.run.steps == [-1, 0, 1] and finished.run.seed == 3
     assert finished.run.method == "Plain"
@@ -190,7 +191,7 @@ def test_one_real_cell_with_a_resume(tmp_path: Path) -> None:
     half = checkpoint.with_name("later.ckpt")  # as a full disk or a lost machine leaves it
     half.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
     lines: list[str] = []
-    assert run_cells([cell], store, jobs=1, say=lines.append) == []
+    assert run_cells([cell], store, say=lines.append) == []
     assert any("later.ckpt is left out: it is cut off" in line for line in lines)
     again = store.finished(cell)
     assert again is not None and again.run.summary()["AP"] == finished.run.summary()["AP"]
