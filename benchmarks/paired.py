@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,7 +58,7 @@ def steps(folder: Path) -> Run:
 
     def run() -> dict[str, float]:
         figures, peaks = {}, []
-        for method, tuning in (("in_training", "lora"), ("in_training", "full"), ("null_space", "lora")):
+        for method, tuning in product(("in_training", "null_space"), ("lora", "full")):
             memory_now(torch.device("cpu"))  # the peak counts from here
             turns, _ = benchmark.run(method, tuning, options, str(folder))
             inside = [seconds for on, _, seconds in turns.steps if on]
