@@ -44,6 +44,12 @@ def task_by_index(trainer: L.Trainer, index: int) -> CurrentTask:
     return next(_from_span(span) for span in spans if span.index == index)
 
 
+def task_count(trainer: L.Trainer) -> int:
+    """How many tasks the trainer's stream has; 1 without a stream."""
+    stream = task_stream(trainer)
+    return 1 if stream is None else len(stream.tasks)
+
+
 def is_last_batch(trainer: L.Trainer) -> bool:
     """Whether the batch that was just trained is the last of its task, as far as can be known now."""
     stream = task_stream(trainer)

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from hpa_lightning import functional as F
+from hpa_lightning.callbacks.current_task import task_count
 from hpa_lightning.callbacks.hessian_memory import HessianMemory
 from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
@@ -26,30 +27,35 @@ class OutputBudget(Part):
     matrix ``K = w_s H_s / s + w_m H_m / m`` with ``s`` and ``m`` what the layers that are fed by it make of them
     (``sum_l ||X W_l^T||_F^2``), so that one set of directions serves all of them, and both bounds follow from
     ``tr(D K D^T) <= change^2 min(s_l / s, m_l / m)``; a weight above 1 makes its bound tighter, by its square root.
-    Sketches bound ``H`` from above where the update acts, and from below where the layer does: the bound is as sure
-    (but for the rounding of the memory to bfloat16).
+    Of sketches the energies of :func:`hpa_lightning.functional.input_spectrum` count: together they are the inputs', each
+    by itself is an estimate, so that the bound holds as far as what a sketch has lost lies as evenly as it is counted.
+
+    The budget is one for a whole stream of T tasks, each of which may use ``change = budget / sqrt(T)``: over the stream
+    the squares of a layer's changes add up to at most ``budget^2``. That is what the accumulated change comes to where
+    the tasks' changes are uncorrelated; it is never more than ``sqrt(T) budget``. A fit without a stream is one task.
 
     Layers that make nothing of the inputs (``W = 0``) have no scale to measure a change by: their updates have to leave
     all directions, and a warning names them.
 
     State: ``"spectra"``, the protected directions and energies of each distinct input (of sketches the rows);
     ``"budgets"``, each layer's for a ``change`` of 1; ``"left"``, what each layer still keeps of a first step along
-    each direction; ``"change"``.
+    each direction; ``"change"``, what the task may use.
 
     Args:
         layers: under tuning.
         memory: of the earlier tasks, and the weights of both kinds of inputs.
-        change: the bound, a share; infinite: none.
+        budget: of the stream, a share.
         nearest: an update beyond its budget goes to the nearest one within it
             (:func:`hpa_lightning.functional.nearest_in_budget`); otherwise it leaves, for good, the fewest directions
             that bring it there.
     """
 
-    def __init__(self, layers: TunedLayers, memory: HessianMemory, change: float, nearest: bool) -> None:
+    def __init__(self, layers: TunedLayers, memory: HessianMemory, budget: float, nearest: bool) -> None:
         super().__init__(layers.owner)
         self.layers = layers
         self.memory = memory
-        self.change = change
+        self.budget = budget
+        self.change = budget  # of the task; infinite: no bound
         self.nearest = nearest
         self._kept: dict[str, Tensor | InputSketch] = {}  # what checkpoints hold of the spectra
         self._spectra: dict[str, InputSpectrum] = {}
@@ -83,6 +89,7 @@ class OutputBudget(Part):
             trainer: of the fit.
             safety, first: as :meth:`HessianMemory.gather` returns them.
         """
+        self.change = self.budget / task_count(trainer) ** 0.5
         self._first = dict(first)
         silent: list[str] = []
         for name, inputs in safety.items():
