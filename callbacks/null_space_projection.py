@@ -27,8 +27,10 @@ from hpa_lightning.modules.fsdp import cpu_state, local_tensor
 from hpa_lightning.results.events import ProtectionEvent
 
 Share = Literal["output", "nearest", "refusals", "energy"]
-DEFAULT_BUDGETS: dict[str, float] = {"output": 0.085, "nearest": 0.05, "refusals": 0.05}
-"""Budgets of a stream that are taken where none is given; ``output``'s was chosen on development seeds of `nano`."""
+DEFAULT_STREAM_BUDGET = 0.085
+"""Of ``share="output"`` where no budget is given; chosen on development seeds of `nano`."""
+DEFAULT_BUDGETS: dict[str, float] = {"nearest": 0.05, "refusals": 0.05}
+"""Of each task, where none is given."""
 
 
 class NullSpaceProjection(StepCallback):
@@ -39,18 +41,20 @@ class NullSpaceProjection(StepCallback):
     not change, and training goes around them. With LoRA that is exactly ``A <- A (I - U U^T)``. Which directions a
     layer's update leaves is chosen by need (``share``):
 
-    - ``"output"``, the default: the fewest so that what the layer makes of the safety inputs ``X`` changes over the
-      stream of T tasks by about a share of it, the budget: in each task ``||X D^T||_F <= budget / sqrt(T) ||X W^T||_F``,
-      and likewise of the inputs of earlier tasks. The update starts free; whenever it is beyond its budget after a step,
-      it leaves the next directions, those of largest energy first, for the rest of the task
-      (:class:`hpa_lightning.callbacks.output_budget.OutputBudget`). The budget holds after every step, for every
-      optimizer, of the inputs as they are at the task's start. Over the stream the squares of a layer's changes add up
-      to at most that of the budget, which is the accumulated change where the tasks' changes are uncorrelated, as they
-      were found to be; a fit without a stream is one task.
+    - ``"output"``, the default: the fewest so that what the layer makes of the safety inputs ``X`` changes in the task
+      by at most a share of it, ``||X D^T||_F <= budget ||X W^T||_F``, and likewise of the inputs of earlier tasks. The
+      update starts free; whenever it is beyond its budget after a step, it leaves the next directions, those of largest
+      energy first, for the rest of the task (:class:`hpa_lightning.callbacks.output_budget.OutputBudget`). The budget
+      holds after every step, for every optimizer, of the inputs as they are at the task's start; with ``form="sketch"``
+      what the sketch has lost of them counts by an estimate (:func:`hpa_lightning.functional.input_spectrum`).
+      ``stream_budget`` sets it for all T tasks of a stream together: each may use ``stream_budget / sqrt(T)``, so that
+      the squares of the tasks' changes add up to at most that of the budget. Where the tasks' changes are uncorrelated,
+      as they were found to be, that bounds what has changed since the stream's start; for sure it is ``sqrt(T)`` times
+      as much. A fit without a stream is one task.
     - ``"nearest"``: the same budget; the update goes to the nearest one within it, which damps directions instead of
       leaving them (:func:`hpa_lightning.functional.nearest_in_budget`).
     - ``"refusals"``: as ``"output"``, with the share set so that the loss of the aligned model's own refusals on the
-      calibration set rises over the stream by at most ``budget`` nats a token, the same part of it in each task
+      calibration set rises in a task by at most ``budget`` nats a token
       (:class:`hpa_lightning.callbacks.refusal_budget.RefusalBudget`).
     - ``"energy"``: those that hold a given share of the trace of ``safety_weight H_s + memory_weight sum_{i<t} H_i``,
       the same for all layers and models, fixed at the task's start.
@@ -95,8 +99,10 @@ class NullSpaceProjection(StepCallback):
             ``save_memory`` or ``hpa-lightning fuse --save-memory`` has written; they are protected as those of the fit.
         save_memory: with ``form="sketch"``, a file to be written after every task, for a later fit or fusion.
         share: how the directions of each layer are chosen; ``"output"`` where neither this nor ``energy`` is given.
-        budget: of ``share``, other than ``"energy"``, for all tasks of the stream together; when ``None`` 0.085 of the
-            output (``"nearest"``: 0.05), or 0.05 nats a token.
+        budget: of each task, for a ``share`` other than ``"energy"``: of the output, or nats a token; 0.05 for
+            ``"nearest"`` and ``"refusals"`` when ``None``.
+        stream_budget: of all tasks of the stream together, in place of ``budget``, for ``"output"`` and ``"nearest"``;
+            0.085 for ``"output"`` when neither is given.
 
     Raises:
         ValueError: an energy outside [0, 1], a negative budget, settings that exclude one another, a weight that is
@@ -104,7 +110,8 @@ class NullSpaceProjection(StepCallback):
 
     Example:
         >>> from hpa_lightning.callbacks import NullSpaceProjection, SequentialTuning
-        >>> callbacks = [SequentialTuning(), NullSpaceProjection(budget=0.085)]   # of a Trainer, over a stream of tasks
+        >>> projection = NullSpaceProjection(stream_budget=0.085)
+        >>> callbacks = [SequentialTuning(), projection]   # of a Trainer, over a stream of tasks
     """
 
     start_order: ClassVar[int] = StartPhase.SUBSPACE
@@ -126,9 +133,10 @@ class NullSpaceProjection(StepCallback):
         save_memory: str | Path | None = None,
         share: Share | None = None,
         budget: float | None = None,
+        stream_budget: float | None = None,
     ) -> None:
         super().__init__()
-        self.share, self.energy, self.budget = _checked(share, energy, budget)
+        self.share, self.energy, self.budget, self.stream_budget = _checked(share, energy, budget, stream_budget)
         self.layers = self.own(TunedLayers(self, blocks, target_modules))
         self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
         self.memory = self.own(
@@ -145,10 +153,12 @@ class NullSpaceProjection(StepCallback):
         )
         self.output: OutputBudget | None = None
         self.refusals: RefusalBudget | None = None
-        if self.budget is not None:
-            self.output = self.own(OutputBudget(self.layers, self.memory, self.budget, self.share == "nearest"))
+        allowed = self.budget if self.stream_budget is None else self.stream_budget
+        if allowed is not None:
+            whole = self.stream_budget is not None
+            self.output = self.own(OutputBudget(self.layers, self.memory, allowed, self.share == "nearest", whole))
             if self.share == "refusals":
-                self.refusals = self.own(RefusalBudget(self.output, self.calibrator, self.budget))
+                self.refusals = self.own(RefusalBudget(self.output, self.calibrator, allowed))
         self.blocks, self.target_modules = blocks, target_modules
         self.safety_data, self.task_data, self.calibration = safety_data, task_data, self.calibrator.settings
         self.safety_weight, self.memory_weight = safety_weight, memory_weight
@@ -169,7 +179,7 @@ class NullSpaceProjection(StepCallback):
             else:
                 self._take_bases(trainer, pl_module, task, safety)
             if self.refusals is not None:
-                self.refusals.begin(trainer, pl_module, task)
+                self.refusals.begin(trainer, pl_module)
         self.after_step(trainer, pl_module)
         super().on_task_start(trainer, pl_module, task)
 
@@ -309,9 +319,9 @@ class NullSpaceProjection(StepCallback):
 
 
 def _checked(
-    share: Share | None, energy: float | None, budget: float | None
-) -> tuple[Share, float | None, float | None]:
-    """The rule, and the number that belongs to it: the energy or the budget.
+    share: Share | None, energy: float | None, budget: float | None, stream_budget: float | None
+) -> tuple[Share, float | None, float | None, float | None]:
+    """The rule, and the number that belongs to it: the energy or one of the budgets.
 
     Raises:
         ValueError: settings that exclude one another, or a number that is none of theirs.
@@ -319,16 +329,26 @@ def _checked(
     if share is not None and share not in get_args(Share):
         raise ValueError(f"share is {share!r}; expected one of {list(get_args(Share))}.")
     share = share or ("energy" if energy is not None else "output")
+    given = [
+        f"{name}={value}" for name, value in (("budget", budget), ("stream_budget", stream_budget)) if value is not None
+    ]
     if share == "energy":
-        if budget is not None or energy is None:
-            given = f"budget={budget}" if budget is not None else "no energy"
-            raise ValueError(f"share='energy' with {given}; expected energy=, a share of the trace, and no budget.")
+        if given or energy is None:
+            told = " and ".join(given) or "no energy"
+            raise ValueError(f"share='energy' with {told}; expected energy=, a share of the trace, and no budget.")
         if not 0.0 <= energy <= 1.0:
             raise ValueError(f"energy is {energy}; expected a share of the trace in [0, 1].")
-        return share, energy, None
+        return share, energy, None, None
     if energy is not None:
         raise ValueError(f"share={share!r} with energy={energy}; expected one of the two: energy= or a budget.")
-    budget = DEFAULT_BUDGETS[share] if budget is None else budget
-    if not 0.0 <= budget < float("inf"):
-        raise ValueError(f"budget is {budget}; expected a finite number of at least 0.")
-    return share, None, budget
+    if len(given) == 2:
+        raise ValueError(f"{' and '.join(given)}; expected one of the two: of each task, or of the stream.")
+    if share == "refusals" and stream_budget is not None:
+        raise ValueError(f"share='refusals' with stream_budget={stream_budget}; expected budget=, nats of each task.")
+    if not given:
+        budget = DEFAULT_BUDGETS.get(share)
+        stream_budget = DEFAULT_STREAM_BUDGET if budget is None else None
+    for name, value in (("budget", budget), ("stream_budget", stream_budget)):
+        if value is not None and not 0.0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value}; expected a finite number of at least 0.")
+    return share, None, budget, stream_budget

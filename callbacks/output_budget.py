@@ -27,12 +27,13 @@ class OutputBudget(Part):
     matrix ``K = w_s H_s / s + w_m H_m / m`` with ``s`` and ``m`` what the layers that are fed by it make of them
     (``sum_l ||X W_l^T||_F^2``), so that one set of directions serves all of them, and both bounds follow from
     ``tr(D K D^T) <= change^2 min(s_l / s, m_l / m)``; a weight above 1 makes its bound tighter, by its square root.
-    Of sketches the energies of :func:`hpa_lightning.functional.input_spectrum` count: together they are the inputs', each
-    by itself is an estimate, so that the bound holds as far as what a sketch has lost lies as evenly as it is counted.
+    Of sketches the energies of :func:`hpa_lightning.functional.input_spectrum` count: together they are the inputs',
+    each by itself is an estimate, so that the bound holds as far as what a sketch has lost lies as evenly as it is
+    counted (within 5 % in the tests, on a LLaMA of 32 and 48 columns with sketches of 24 rows).
 
-    The budget is one for a whole stream of T tasks, each of which may use ``change = budget / sqrt(T)``: over the stream
-    the squares of a layer's changes add up to at most ``budget^2``. That is what the accumulated change comes to where
-    the tasks' changes are uncorrelated; it is never more than ``sqrt(T) budget``. A fit without a stream is one task.
+    A budget of the whole stream lets each of its T tasks use ``change = budget / sqrt(T)``: over the stream the squares
+    of a layer's changes add up to at most ``budget^2``. That is what the accumulated change comes to where the tasks'
+    changes are uncorrelated; it is never more than ``sqrt(T) budget``. A fit without a stream is one task.
 
     Layers that make nothing of the inputs (``W = 0``) have no scale to measure a change by: their updates have to leave
     all directions, and a warning names them.
@@ -44,19 +45,23 @@ class OutputBudget(Part):
     Args:
         layers: under tuning.
         memory: of the earlier tasks, and the weights of both kinds of inputs.
-        budget: of the stream, a share.
+        budget: a share, of each task, or of the stream.
         nearest: an update beyond its budget goes to the nearest one within it
             (:func:`hpa_lightning.functional.nearest_in_budget`); otherwise it leaves, for good, the fewest directions
             that bring it there.
+        of_stream: the budget is one for all tasks of the stream.
     """
 
-    def __init__(self, layers: TunedLayers, memory: HessianMemory, budget: float, nearest: bool) -> None:
+    def __init__(
+        self, layers: TunedLayers, memory: HessianMemory, budget: float, nearest: bool, of_stream: bool = False
+    ) -> None:
         super().__init__(layers.owner)
         self.layers = layers
         self.memory = memory
         self.budget = budget
         self.change = budget  # of the task; infinite: no bound
         self.nearest = nearest
+        self.of_stream = of_stream
         self._kept: dict[str, Tensor | InputSketch] = {}  # what checkpoints hold of the spectra
         self._spectra: dict[str, InputSpectrum] = {}
         self._first: Mapping[str, str] = {}
@@ -89,7 +94,7 @@ class OutputBudget(Part):
             trainer: of the fit.
             safety, first: as :meth:`HessianMemory.gather` returns them.
         """
-        self.change = self.budget / task_count(trainer) ** 0.5
+        self.change = self.budget / task_count(trainer) ** 0.5 if self.of_stream else self.budget
         self._first = dict(first)
         silent: list[str] = []
         for name, inputs in safety.items():

@@ -14,7 +14,6 @@ from torch import Tensor
 from hpa_lightning.calibration import DummyBatch
 from hpa_lightning.callbacks.batches import batch_length, run_training_step
 from hpa_lightning.callbacks.calibrator import Calibrator
-from hpa_lightning.callbacks.current_task import CurrentTask, task_count
 from hpa_lightning.callbacks.output_budget import OutputBudget
 from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, muted_logging
@@ -27,46 +26,38 @@ _RELAXED = 1.25
 
 
 class RefusalBudget(Part):
-    """Sets the bound of :class:`OutputBudget` so that the refusals' loss rises by no more than a budget over a stream.
+    """Sets the bound of :class:`OutputBudget` so that the refusals' loss rises by no more than a budget in a task.
 
     The loss is the module's own on the safety calibration set (nats for each token of the refusals, as the aligned
     model gave them): a budget of 0.05 lets the probability of a refusal's token fall by 5 % in the geometric mean. It
     is measured every ``every`` optimizer steps and at the task's end. Where it has risen by more, the widest bound on
     the layers' outputs that keeps to the budget is found by bisection on the update as it is, one forward pass over
-    the calibration set each; that bound is kept from then on, and widened again where less than half of the task's part
-    is used. The loss is counted from the aligned model, before the stream's first task; after task t of T it may have
-    risen by ``t / T`` of the budget. A fit without a stream is one task.
+    the calibration set each; that bound is kept from then on, and widened again where less than half of the budget is
+    used.
 
-    State: ``"refusal_loss"``, of the aligned model; ``"refusal_rise"``, what is allowed by the task's end, and
-    ``"refusal_part"`` of it for the task.
+    State: ``"refusal_loss"``, at the task's start.
 
     Args:
         output: whose bound is set.
         calibrator: of the calibration set.
-        budget: the rise over the stream, in nats for each token.
+        rise: the budget, in nats for each token.
         every: optimizer steps between two measurements.
     """
 
-    def __init__(self, output: OutputBudget, calibrator: Calibrator, budget: float, every: int = 20) -> None:
+    def __init__(self, output: OutputBudget, calibrator: Calibrator, rise: float, every: int = 20) -> None:
         super().__init__(output.owner)
         self.output = output
         self.calibrator = calibrator
-        self.budget = budget
-        self.part = budget  # of one task
-        self.rise = budget  # by the task's end
+        self.rise = rise
         self.every = every
         self._start = math.nan
         self._measured_at = -1
         self._warned = False
 
-    def begin(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
-        """Measure the refusals before the stream's first task, or a fit without a stream; nothing is bounded yet."""
+    def begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure the refusals before the task; nothing is bounded yet."""
         self.output.change = math.inf
-        alone = task.last_epoch is None
-        self.part = self.budget / task_count(trainer)
-        self.rise = self.budget if alone else self.part * (task.index + 1)
-        if alone or task.index == 0 or math.isnan(self._start):
-            self._start = self.loss(trainer, pl_module)
+        self._start = self.loss(trainer, pl_module)
 
     def check_(self, trainer: L.Trainer, pl_module: L.LightningModule, last: bool = False) -> None:
         """Measure, where it is time, and set the bound; ``last``: at the task's end."""
@@ -77,7 +68,7 @@ class RefusalBudget(Part):
         allowed = self._start + self.rise
         loss = self.loss(trainer, pl_module)
         if loss <= allowed:
-            if loss < allowed - 0.5 * self.part and not last:
+            if loss < self._start + 0.5 * self.rise and not last:
                 self.output.change *= _RELAXED
             return
         trained = [local_tensor(linear.trained) for linear in self.output.layers]
@@ -140,9 +131,7 @@ class RefusalBudget(Part):
         self.output.left = left
 
     def state_dict(self) -> dict[str, Any]:
-        return {"refusal_loss": self._start, "refusal_rise": self.rise, "refusal_part": self.part}
+        return {"refusal_loss": self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._start = state_dict.get("refusal_loss", math.nan)
-        self.rise = state_dict.get("refusal_rise", self.budget)
-        self.part = state_dict.get("refusal_part", self.budget)

@@ -61,11 +61,11 @@ def input_spectrum(inputs: Tensor | InputSketch, certain: bool = False) -> Input
     """Return the spectrum of inputs, from `X^T X` or from a sketch of it.
 
     What a sketch has lost of the inputs' energy is known in all, `||X||_F^2 - ||B||_F^2`, and of no direction more than
-    `Delta`. It is counted where it was lost: every shrinking takes the same from all of the sketch's directions, so that
-    these have lost `Delta` each, or the same part of it where that is less; what remains is counted as spread evenly over
-    the directions outside. So all energies together are the inputs', and a single one is an estimate. The upper bound,
-    `Delta` for every direction (`certain`), counts `c Delta`: on layers of 768 columns and sketches of 192 rows nearly
-    the inputs' whole energy once more.
+    `Delta`. It is counted where it was lost: every shrinking takes the same from all of the sketch's directions, so
+    that these have lost `Delta` each, or an equal part of what was lost where that is less; what remains is counted as
+    spread evenly over the directions outside. So all energies together are the inputs', and a single one is an
+    estimate. The upper bound, `Delta` more for every direction (`certain`), counts `c Delta`: with 192 rows for 768
+    columns that was 67 to 91 % of the inputs' whole energy on `nano`, where 18 to 23 % were lost.
 
     Args:
         inputs: `X^T X` `(c, c)`, symmetric positive semidefinite, or the sketch.

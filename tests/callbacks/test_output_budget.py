@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from support.foreign_module import foreign_module, token_loader
+from lightning.pytorch.callbacks import ModelCheckpoint
+from support.foreign_module import foreign_module, quiet_trainer, token_loader
 from support.layer_inputs import inputs_of
 from support.method_fits import OPTIMIZERS, TRAINERS, calibration_data, dense, fit
 from support.protected_outputs import output_changes
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hpa_lightning.callbacks import NullSpaceProjection
+from hpa_lightning.callbacks import NullSpaceProjection, SequentialTuning
 from hpa_lightning.modules.lora import LoraSettings, add_lora
 from hpa_lightning.results.result_file import read_results
 
@@ -77,14 +79,14 @@ def test_the_promised_budget_holds_on_a_real_architecture(lora: bool, share: Any
     projection = NullSpaceProjection(share=share, budget=0.05, form=form, rank=24, **calibration_data())
     fit(bound, [projection, watcher], tmp_path / "bound")
     assert max(plain.worst.values()) > 0.15, "plain tuning keeps to the budget by itself"
-    assert max(watcher.worst.values()) < 0.05 * (1 + 1e-4)
-    # The exact form is as tight as it is promised to be; a sketch may promise less than it keeps.
-    assert max(watcher.worst.values()) > (0.03 if form == "exact" else 0.001)
+    # The exact form keeps to it; of a sketch (24 of 32 and 48 columns) what was lost counts by its estimate.
+    allowed = 0.05 * (1 + (1e-4 if form == "exact" else 0.05))
+    assert 0.03 < max(watcher.worst.values()) < allowed
     events = [event for event in read_results(tmp_path / "bound" / "results.jsonl") if event["event"] == "protection"]
     assert {event["module"] for event in events} == set(watcher.before)
     for event in events:
         assert 0 <= event["directions"] <= event["columns"] and 0 <= event["energy"] <= 1
-        assert watcher.worst[event["module"]] <= 0.05 * (1 + 1e-4) and event["change"] <= 0.05 * (1 + 1e-4)
+        assert watcher.worst[event["module"]] <= allowed and event["change"] <= 0.05 * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
@@ -118,6 +120,86 @@ def layers_of(module: L.LightningModule) -> dict[str, Any]:
     from hpa_lightning.modules.lora import lora_layers
 
     return dict(lora_layers(module))
+
+
+class TokenStream(L.LightningDataModule):
+    """Tasks of one epoch each, on other tokens."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.tasks = [SimpleNamespace(name=f"task {index}") for index in range(count)]
+        self.total_epochs = count
+
+    def task_at_epoch(self, epoch: int) -> SimpleNamespace:
+        return SimpleNamespace(index=epoch, task=self.tasks[epoch], first_epoch=epoch, last_epoch=epoch)
+
+    def train_dataloader(self) -> Any:
+        assert self.trainer is not None
+        return token_loader(10 + self.trainer.current_epoch, 40)
+
+    def calibration_dataloader(self, task_index: int, size: int) -> Any:
+        return token_loader(10 + task_index, size)
+
+
+class StreamWatcher(L.Callback):
+    """Each task's own change of the outputs on the safety inputs as they are at its start, and that since the first."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Worst] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, index: int) -> None:
+        if index == 0:
+            self.tasks.append(observed(pl_module))
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        self.tasks[-1].on_train_batch_end(trainer, pl_module, *args)
+
+    def since_the_first(self, pl_module: L.LightningModule) -> dict[str, float]:
+        return output_changes(self.tasks[0].before, dense(pl_module), self.tasks[0].inputs)
+
+
+def fit_tokens(
+    module: L.LightningModule, count: int, callbacks: list[L.Callback], folder: Path, **options: Any
+) -> None:
+    L.seed_everything(5, verbose=False)
+    options = {"max_epochs": count, "reload_dataloaders_every_n_epochs": 1, **options}
+    checkpoint = options.pop("ckpt_path", None)
+    trainer = quiet_trainer(folder, [SequentialTuning(), *callbacks], **options)
+    trainer.fit(module, datamodule=TokenStream(count), ckpt_path=checkpoint)
+
+
+@pytest.mark.parametrize("form", ["exact", "sketch"])
+def test_the_budget_is_one_for_the_whole_stream_on_a_real_architecture(form: Any, tmp_path: Path) -> None:
+    free, bound = LlamaModule(lora=True), LlamaModule(lora=True)
+    plain, watcher = StreamWatcher(), StreamWatcher()
+    fit_tokens(free, 4, [plain], tmp_path / "free")
+    projection = NullSpaceProjection(stream_budget=0.08, form=form, rank=24, memory_weight=0.0, **calibration_data())
+    fit_tokens(bound, 4, [projection, watcher], tmp_path / "bound")
+    tolerance = 1 + (1e-3 if form == "exact" else 0.05)
+    assert max(plain.since_the_first(free).values()) > 0.15, "plain tuning keeps to the budget by itself"
+    own = [task.worst for task in watcher.tasks]
+    assert len(own) == 4 and max(max(one.values()) for one in own) <= 0.04 * tolerance
+    roots = {name: sum(one[name] ** 2 for one in own) ** 0.5 for name in own[0]}
+    assert 0.06 < max(roots.values()) <= 0.08 * tolerance
+    # What that bounds: the sum for sure, and what the tasks' changes came to, whose directions differ.
+    since = watcher.since_the_first(bound)
+    assert all(since[name] <= 0.16 * tolerance for name in since)
+    assert max(since.values()) <= 0.08 * 1.25
+
+
+def test_a_resumed_stream_keeps_what_each_task_may_use(tmp_path: Path) -> None:
+    def projection() -> NullSpaceProjection:
+        return NullSpaceProjection(stream_budget=0.08, **calibration_data())
+
+    module, again = LlamaModule(lora=True), projection()
+    saver = ModelCheckpoint(tmp_path / "cut", every_n_train_steps=25, save_top_k=-1)
+    fit_tokens(module, 4, [projection(), saver], tmp_path / "cut", enable_checkpointing=True)
+    (middle,) = (tmp_path / "cut").glob("*step=25.ckpt")  # of the third task's 21 to 30
+    fit_tokens(LlamaModule(lora=True), 4, [again], tmp_path / "resumed", ckpt_path=middle)
+    events = [event for event in read_results(tmp_path / "resumed" / "results.jsonl") if event["event"] == "protection"]
+    assert {event["step"] for event in events} >= {2, 3}
+    for event in events:
+        assert event["budget"] == pytest.approx(0.04) and event["change"] <= 0.04 * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
@@ -156,7 +238,7 @@ def test_layers_within_their_budget_stay_as_the_optimizer_leaves_them(lora: bool
 def test_no_budget_lets_nothing_act_on_safety_inputs(tmp_path: Path) -> None:
     module = foreign_module(OPTIMIZERS["adamw_decay"], True)
     watcher = observed(module)
-    fit(module, [NullSpaceProjection(budget=0.0, **calibration_data()), watcher], tmp_path)
+    fit(module, [NullSpaceProjection(budget=0.0, form="exact", **calibration_data()), watcher], tmp_path)
     assert max(watcher.worst.values()) < 1e-5
 
 
@@ -178,6 +260,10 @@ def test_layers_that_make_nothing_of_the_inputs_are_named(tmp_path: Path) -> Non
         ({"share": "most"}, r"share is 'most'; expected one of \['output'"),
         ({"budget": -0.1}, "finite number of at least 0"),
         ({"budget": float("inf")}, "finite number of at least 0"),
+        ({"stream_budget": -0.1}, "stream_budget is -0.1; expected a finite number of at least 0"),
+        ({"budget": 0.1, "stream_budget": 0.2}, "budget=0.1 and stream_budget=0.2; expected one of the two"),
+        ({"energy": 0.7, "stream_budget": 0.2}, "share='energy' with stream_budget=0.2"),
+        ({"share": "refusals", "stream_budget": 0.2}, "share='refusals' with stream_budget=0.2"),
     ],
 )
 def test_settings_that_exclude_one_another(options: dict[str, Any], message: str) -> None:
@@ -186,6 +272,7 @@ def test_settings_that_exclude_one_another(options: dict[str, Any], message: str
 
 
 def test_what_is_set_says_which_rule_it_is() -> None:
-    assert NullSpaceProjection().share == "output" and NullSpaceProjection().budget == 0.05
+    assert NullSpaceProjection().share == "output" and NullSpaceProjection().stream_budget == 0.085
+    assert NullSpaceProjection().budget is None and NullSpaceProjection(budget=0.05).stream_budget is None
     assert NullSpaceProjection(energy=0.7).share == "energy" and NullSpaceProjection(energy=0.7).budget is None
     assert NullSpaceProjection(share="refusals").budget == 0.05

@@ -27,14 +27,16 @@ def test_one_row_for_each_task_and_block(write_run: Callable[..., Path], tmp_pat
         event(0, 1, "up_proj", directions=10.0, energy=0.7, change=0.05),
         event(0, 2, "q_proj", directions=0.0, energy=0.0, change=0.01),
         event(1, 1, "q_proj", directions=25.0),
+        event(2, 1, "q_proj", directions=5.0, change=0.03),
     ]
     with (path / "results.jsonl").open("a") as file:
         file.writelines(json.dumps(one) + "\n" for one in events)
     table = protection_table(RunResults.from_file(path))
-    assert table.columns == ["Task", "Block", "q_proj", "up_proj", "Energy held", "Largest change"]
-    assert table.rows[0] == ["AD", 1, 10.0, 20.0, pytest.approx(60.0), pytest.approx(5.0)]
-    assert table.rows[1][2:] == [0.0, MISSING, 0.0, pytest.approx(1.0)]
-    assert table.rows[2][2:] == [50.0, MISSING, MISSING, MISSING]
+    assert table.columns == ["Task", "Block", "q_proj", "up_proj", "Energy held", "Largest change", "Since the start"]
+    assert table.rows[0] == ["AD", 1, 10.0, 20.0, pytest.approx(60.0), *[pytest.approx(5.0)] * 2]
+    assert table.rows[1][2:] == [0.0, MISSING, 0.0, *[pytest.approx(1.0)] * 2]
+    assert table.rows[2][2:] == [50.0, MISSING, MISSING, MISSING, MISSING]
+    assert table.rows[3][-2:] == [pytest.approx(3.0), pytest.approx(5.0)]  # of 4, nothing measured, and 3
     page = write_report([path], tmp_path / "report")["html"].read_text()
     assert "Directions left" in page and "Largest change" in page
 
