@@ -56,7 +56,8 @@ def _copy_sources(target: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("hpa_lightning", "callbacks"):
         shutil.copytree(ROOT / name, target / name, ignore=ignored, symlinks=True)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    (target / "studies").mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "studies/smol.yaml"):
         shutil.copy(ROOT / name, target / name)
 
 
@@ -74,6 +75,7 @@ def test_wheel_holds_every_module_and_the_weights(wheel: Path) -> None:
         assert f"hpa_lightning/data/benchmarks/{path.name}" in names
     for path in (ROOT / "hpa_lightning/report/templates").iterdir():
         assert f"hpa_lightning/report/templates/{path.name}" in names
+    assert any(name.endswith(".data/data/share/hpa_lightning/smol.yaml") for name in names)
     assert "hpa_lightning/py.typed" in names
     assert not any(name.startswith("callbacks/") for name in names)
 

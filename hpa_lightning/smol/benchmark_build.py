@@ -17,7 +17,7 @@ from hpa_lightning.files import write_text
 from hpa_lightning.smol.built_parts import build_part
 from hpa_lightning.smol.data_parts import picture_path, write_safety, write_stamps, write_task
 from hpa_lightning.smol.harm_prompts import Find
-from hpa_lightning.smol.inputs import INPUTS, find_input
+from hpa_lightning.smol.inputs import INPUTS, Input, find_input
 from hpa_lightning.smol.licence_list import licence_list
 from hpa_lightning.smol.package_archives import file_digest
 from hpa_lightning.smol.picture_sources import Split
@@ -118,6 +118,12 @@ def build_smol(
     finally:
         lock.release()
     return about
+
+
+def needed_inputs(tasks: Sequence[str], tower: str = "efficientnet") -> list[Input]:
+    """Return the packages that a build of these tasks with the model is made of."""
+    wanted = [*_MODEL_INPUTS[tower], *_SAFETY_INPUTS, *(name for task in tasks for name in TASKS[task].inputs)]
+    return [INPUTS[name] for name in dict.fromkeys(wanted)]
 
 
 def model_folder(tower: str = "efficientnet", stages: Sequence[str] | None = None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hpa_lightning.declarations import load_yaml
 from hpa_lightning.parsing import read_text
 from hpa_lightning.report import method_table, write_report
-from hpa_lightning.study.grid import Study
+from hpa_lightning.study.grid import Cell, Study
 from hpa_lightning.study.runner import run_cells
 from hpa_lightning.study.store import Store
 from hpa_lightning.study.study_file import expand_study
@@ -50,12 +50,20 @@ def run_demo(output: Path, seeds: Sequence[int], methods: Sequence[str], jobs: i
         SystemExit: a run failed.
     """
     print(_INTRODUCTION, flush=True)
-    cells = demo_study(seeds, methods).cells()
+    return report_cells(demo_study(seeds, methods).cells(), output, jobs, "hpa-lightning demo")
+
+
+def report_cells(cells: Sequence[Cell], output: Path, jobs: int | None, command: str) -> str:
+    """Run what is not finished, write the report to ``output/report`` and print one table, which is returned.
+
+    Raises:
+        ValueError: ``output`` holds other runs under these names.
+        Interrupted: on Ctrl-C or SIGTERM.
+        SystemExit: a run failed.
+    """
     store = Store(output)
     if failed := run_cells(cells, store, jobs):
-        raise SystemExit(
-            f"hpa-lightning demo: {len(failed)} of {len(cells)} runs failed; the same command tries again."
-        )
+        raise SystemExit(f"{command}: {len(failed)} of {len(cells)} runs failed; the same command tries again.")
     runs = [finished.run for cell in cells if (finished := store.finished(cell)) is not None]
     files = write_report([store.folder(cell) for cell in cells], output / "report")
     table = method_table(runs).text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -132,7 +133,7 @@ def run_cells(
                         say(f"{job.cell.key}: FAILED, {error}")
                 if running and time.monotonic() - last_status > _STATUS_SECONDS:
                     last_status = time.monotonic()
-                    say("  " + "; ".join(f"{job.cell.key} {_steps(job.cell, store)}" for job in running))
+                    say("  " + "; ".join(f"{job.cell.key} {_steps(job, store)}" for job in running))
         except KeyboardInterrupt:
             for job in running:
                 _stop(job, store)
@@ -253,14 +254,22 @@ def _figures(cell: Cell, store: Store) -> str:
     return ", ".join(f"{name} {100 * summary[name]:.1f}" for name in ("AP", "BWT", "MASR"))
 
 
-def _steps(cell: Cell, store: Store) -> str:
-    """How far a running cell is, from its result file."""
-    path = store.folder(cell) / RESULT_FILE
+def _steps(job: _Process, store: Store) -> str:
+    """How far a running cell is, from its result file, and how long the rest will take."""
+    path = store.folder(job.cell) / RESULT_FILE
     if not path.exists():
         return "starts"
+    text = path.read_text(errors="replace")
     # A run that was interrupted and went on evaluates a step twice.
-    steps = re.findall(r'"step": (-?\d+), "phase": "evaluate"', path.read_text(errors="replace"))
-    return f"{max(map(int, steps), default=-1) + 1} tasks done"
+    steps = re.findall(r'"step": (-?\d+), "phase": "evaluate"', text)
+    done = max(map(int, steps), default=-1) + 1
+    said = f"{done} tasks done"
+    found = re.search(r'"tasks": (\[[^\]]*\])', text)
+    if done and found:
+        spent = store.add_time(job.cell, 0.0) + time.monotonic() - job.started
+        left = (len(json.loads(found[1])) - done) * spent / done
+        said += f", about {left / 60:.0f} min left" if left > 0 else ", ends"
+    return said
 
 
 def _gpus() -> list[str]:

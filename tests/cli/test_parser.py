@@ -81,7 +81,7 @@ def test_print_config_writes_what_config_reads(
         (["reprot"], "no command 'reprot'; did you mean 'report'?"),
         (["report", "x", "--ouput", "y"], "no option --ouput; did you mean --output?"),
         (["report"], "required: runs"),
-        (["demo", "--methods", "sequental"], "--methods is 'sequental'; expected one of sequential, in-training"),
+        (["demo", "--methods", "sequental"], "--methods is 'sequental'; did you mean 'sequential'?; expected one of"),
         (["study", "runn", "x"], "did you mean 'run'?"),
         (["answers", ".", "--limit", "ten"], "limit: Expected a int. Got value: ten"),
         (["judge", ".", "--judges"], "argument --judges: expected at least one argument"),
