@@ -132,7 +132,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--methods", nargs="+", default=["output=0.05"], help="rule=number, as output=0.05, energy=0.7")
+    parser.add_argument(
+        "--methods", nargs="+", default=["output=0.05"], help="as stream=0.085, output=0.05, energy=0.7"
+    )
     parser.add_argument("--tasks", nargs="+", default=list(TASK_NAMES), choices=TASK_NAMES)
     parser.add_argument("--table", action="store_true", help="print what OUTPUT holds, measure nothing")
     arguments = parser.parse_args()
@@ -140,12 +142,13 @@ def main() -> None:
     path = arguments.output / "accumulated.jsonl"
     for seed in [] if arguments.table else arguments.seeds:
         for method in arguments.methods:
-            share, number = method.split("=")
-            projection = NullSpaceProjection(
-                calibration=CalibrationSettings(safety_samples=128),
-                share=share,
-                **{"energy" if share == "energy" else "budget": float(number)},
-            )
+            rule, number = method.split("=")
+            options: dict[str, Any] = {"stream_budget" if rule == "stream" else "budget": float(number)}
+            if rule == "energy":
+                options = {"energy": float(number)}
+            elif rule != "stream":
+                options["share"] = rule
+            projection = NullSpaceProjection(calibration=CalibrationSettings(safety_samples=128), **options)
             watcher = AccumulatedChange(path, {"method": method, "seed": seed})
             folder = arguments.output / f"seed_{seed}" / method.replace("=", "_")
             fit_nano(seed, [projection, watcher], folder, task_order=arguments.tasks)

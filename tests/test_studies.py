@@ -100,6 +100,26 @@ def test_change_of_outputs_is_zero_where_no_direction_is_left_and_not_otherwise(
     assert (tmp_path / "change.png").stat().st_size > 10_000
 
 
+def test_changes_of_the_tasks_add_up_to_no_more_than_their_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accumulated, fitting = load("accumulated_change"), importlib.import_module("fitting")
+    small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4, "task_order": ["driving", "digits"]}
+    monkeypatch.setattr(fitting, "NanoDataModule", partial(NanoDataModule, **small))
+    model = NanoModule(steps=2)
+    monkeypatch.setattr(fitting, "NanoModule", lambda: model)
+    path = tmp_path / "accumulated.jsonl"
+    watcher = accumulated.AccumulatedChange(path, {"method": "stream=1e-3", "seed": 0})
+    settings = CalibrationSettings(safety_samples=8)
+    fitting.fit_nano(0, [NullSpaceProjection(stream_budget=1e-3, calibration=settings), watcher], tmp_path)
+    found = [entry for line in path.read_text().splitlines() if "inputs" in (entry := json.loads(line))]
+    assert [entry["inputs"] for entry in found] == ["safety", "safety", "driving"]
+    first, last = found[:2]
+    assert first["changes"] == pytest.approx(first["sums"]) == pytest.approx(first["roots"])
+    assert len(last["changes"]) == 28 and max(last["changes"]) > 0
+    # Other safety inputs calibrate than those that are measured.
+    assert all(0 < change <= total * (1 + 1e-4) for change, total in zip(last["changes"], last["sums"], strict=True))
+    assert "| digits |" in accumulated.table(path)
+
+
 def test_the_last_task_tells_kinds_of_answers_and_parts_of_the_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
