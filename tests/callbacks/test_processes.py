@@ -32,16 +32,17 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", params=["ddp", "fsdp"])
-def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
-    """How every method ends on each of two processes."""
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Strategy, and the folder of what two processes did: ``methods``, ``evaluation``, ``boundaries``."""
     folder = tmp_path_factory.mktemp(request.param)
-    run_script("processes_script.py", str(folder), request.param)
-    return request.param, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    run_script("together_script.py", str(folder), request.param)
+    return request.param, folder
 
 
 @pytest.mark.processes
-def test_two_processes_do_what_one_does(one: dict[str, Any], two: tuple[str, list[dict[str, Any]]]) -> None:
-    strategy, ranks = two
+def test_two_processes_do_what_one_does(one: dict[str, Any], two: tuple[str, Path]) -> None:
+    strategy, folder = two
+    ranks = [torch.load(folder / "methods" / f"rank{rank}.pt") for rank in range(2)]
     cases = [case for case in TUNING_IDS if strategy == "ddp" or case not in NOT_SHARDED]
     resumed = [f"{case}, resumed" for case in RESUMED] if strategy == "fsdp" else []
     assert [*cases, *resumed] == list(ranks[0])
@@ -82,42 +83,39 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_processes_share_the_evaluation(evaluated: Path, strategy: str, tmp_path: Path) -> None:
-    run_script("evaluation_script.py", str(tmp_path), strategy)
-    one, two = RunResults.from_file(evaluated), RunResults.from_file(tmp_path)
-    counts = [event["n"] for event in two.events("score")]
+def test_processes_share_the_evaluation(evaluated: Path, two: tuple[str, Path]) -> None:
+    strategy, folder = two[0], two[1] / "evaluation"
+    one, shared = RunResults.from_file(evaluated), RunResults.from_file(folder)
+    counts = [event["n"] for event in shared.events("score")]
     assert counts == [event["n"] for event in one.events("score")] and set(counts) == {3}
     # Three evaluations of four sets of three samples, in batches of one.
-    answered = [int(path.read_text()) for path in (evaluated / "answered0", *sorted(tmp_path.glob("answered?")))]
+    answered = [int(path.read_text()) for path in (evaluated / "answered0", *sorted(folder.glob("answered?")))]
     assert answered == [36, 24, 12 if strategy == "ddp" else 24]  # sharded, both run as often, and half of one counts
     # The aligned model is the same in both; training is not, since two processes take other batches.
-    assert one.initial() == two.initial() and one.safety(-1) == two.safety(-1)
+    assert one.initial() == shared.initial() and one.safety(-1) == shared.safety(-1)
     answers = sorted((evaluated / "predictions").glob("step_00_*.jsonl"))
     assert len(answers) == 4
     for path in answers:
-        assert path.read_text() == (tmp_path / "predictions" / path.name).read_text()
-    for path in (evaluated / "batches0.pt", *sorted(tmp_path.glob("batches?.pt"))):
+        assert path.read_text() == (folder / "predictions" / path.name).read_text()
+    for path in (evaluated / "batches0.pt", *sorted(folder.glob("batches?.pt"))):
         batches = torch.load(path)
         assert batches[:2] == batches[2:4], f"{path}: the probe takes other batches than the task's first steps"
     if strategy == "ddp":
-        last = {event["set"]: event["score"] for event in two.events("score") if event["step"] == 1}
-        (scores, *_) = torch.load(tmp_path / "scores.pt")  # `trainer.test`, which repeats samples by itself
+        last = {event["set"]: event["score"] for event in shared.events("score") if event["step"] == 1}
+        (scores, *_) = torch.load(folder / "scores.pt")  # `trainer.test`, which repeats samples by itself
         means = {name: score for name, score in scores.items() if name.startswith("evaluation/")}
         assert set(means) >= {"evaluation/average_performance", "evaluation/mean_attack_success_rate"}
         assert {n.split("/")[0]: score for n, score in scores.items() if n not in means} == pytest.approx(last)
-    exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "exported").state_dict()
-    trained = torch.load(tmp_path / "trained.pt")
+    exported = AutoModelForImageTextToText.from_pretrained(folder / "exported").state_dict()
+    trained = torch.load(folder / "trained.pt")
     assert exported.keys() == trained.keys()
     assert all(torch.equal(exported[name], weight) for name, weight in trained.items())
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_late_end_and_a_diverged_process(strategy: str, tmp_path: Path) -> None:
+def test_a_late_end_and_a_diverged_process(two: tuple[str, Path]) -> None:
     """A task that ends in `on_fit_end` does so on both; a loss that is not finite on one of them stops both."""
-    run_script("boundaries_script.py", str(tmp_path), strategy)
-    told = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
+    told = [(two[1] / "boundaries" / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert all("step 1 (epoch 0, batch 1): the loss is not finite" in message for message in told)
 
 
