@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,36 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         if type(error).__name__ != "SIGTERMException":  # of Lightning, which tests of tensors alone do not import
             raise
         pytest.exit(f"SIGTERM (a time limit?) during {item.nodeid}", returncode=143)
+
+
+LONG = (
+    "tests/callbacks/test_processes.py",
+    "tests/test_kills.py",
+    "tests/test_growth.py",
+    "tests/test_studies.py",
+    "tests/test_cost.py",
+    "tests/test_packaging.py",
+    "tests/data/nano/test_shipped_model.py",
+    "tests/study/test_runner.py",
+)
+"""Few tests that take long: `--dist loadfile` begins with the files of many tests, and one process would end alone."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile` the files of `LONG` come first."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class LongFirst(LoadFileScheduling):  # type: ignore[misc]
+        def _assign_work_unit(self, node: Any) -> None:
+            for file in reversed(LONG):
+                if file in self.workqueue:
+                    self.workqueue.move_to_end(file, last=False)
+            super()._assign_work_unit(node)
+
+    return LongFirst(config, log)
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)

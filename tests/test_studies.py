@@ -17,6 +17,7 @@ from hpa_lightning.data.nano import NanoDataModule
 from hpa_lightning.modules import NanoModule
 
 STUDIES = Path(__file__).parent.parent / "studies"
+SMALL = {"steps": 2, "train_size": 32, "calibration_size": 8, "harmful_calibration_size": 24, "test_size": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def test_variants_are_measured_once_and_training_goes_on_from_the_whole_update(
     one_step, fitting = load("one_step"), importlib.import_module("fitting")
     path = tmp_path / "variants.jsonl"
     monkeypatch.setattr(one_step, "SAFETY_SAMPLES", (8, 16))
-    small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4, "task_order": ["driving", "digits"]}
+    small = {**SMALL, "task_order": ["driving", "digits"]}
     monkeypatch.setattr(fitting, "NanoDataModule", partial(NanoDataModule, **small))
     weights = []
     for tasks in (["digits"], []):
@@ -70,7 +71,7 @@ def test_shares_of_an_update_along_the_safety_directions(tmp_path: Path, monkeyp
     assert found == pytest.approx(expected)
 
     path = tmp_path / "subspaces.jsonl"
-    small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4, "task_order": ["driving", "digits"]}
+    small = {**SMALL, "task_order": ["driving", "digits"]}
     monkeypatch.setattr(fitting, "NanoDataModule", partial(NanoDataModule, **small))
     fitting.fit_nano(0, [subspaces.UpdateSubspaces(path, 0, safety_samples=8)], tmp_path)
     assert len(path.read_text().splitlines()) == 2 * 28 * 4
@@ -124,7 +125,7 @@ def test_the_last_task_tells_kinds_of_answers_and_parts_of_the_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last_task, fitting = load("last_task"), importlib.import_module("fitting")
-    small = {"steps": 2, "train_size": 32, "calibration_size": 8, "test_size": 4, "task_order": ["driving", "reading"]}
+    small = {**SMALL, "task_order": ["driving", "reading"]}
     monkeypatch.setattr(fitting, "NanoDataModule", partial(NanoDataModule, **small))
     model = NanoModule(steps=2)
     monkeypatch.setattr(fitting, "NanoModule", lambda: model)
