@@ -55,7 +55,7 @@ def plot_front(front: Any) -> Figure:
     ax.plot(*_xy(best), "-", color=COLOURS[0], linewidth=1.2, label="front")
     for point in front.points:
         colour = COLOURS[0] if point.comparisons else COLOURS[1]
-        x, y = 100 * point.safety.value, 100 * point.helpfulness.value
+        x, y = _place(point)
         ax.errorbar(
             x,
             y,
@@ -68,16 +68,37 @@ def plot_front(front: Any) -> Figure:
             markerfacecolor=colour if point.on_front else "white",
             zorder=3,
         )
-        chosen = " (picked)" if point.name == front.picked else ""
-        name = point.name if point.comparisons else f"{point.name}-tuned"
-        place = (5, 5) if point.comparisons else (5, -12)  # a ratio near an end would lie on its name
-        ax.annotate(f"{name}{chosen}", (x, y), xytext=place, textcoords="offset points", fontsize=8)
+    for where, name, offset in _labels(front):
+        ax.annotate(name, where, xytext=offset, textcoords="offset points", fontsize=8)
     if front.budget is not None:
         ax.axvline(100 * (1 - front.budget), color=COLOURS[2], linestyle="--", linewidth=1.0, label="budget")
     ax.set_xlabel("safety, %   safer →")
     ax.set_ylabel("helpfulness, %")
     legend_beside(ax)
     return figure
+
+
+def _labels(front: Any) -> list[tuple[tuple[float, float], str, tuple[int, int]]]:
+    """Place, text and offset in points of every label; ratios that lie on one another share one: "0.7–0.9"."""
+    ends = [point for point in front.points if not point.comparisons]
+    # The lines go down to the right: names stand above the first end, and below the last, where ratios may be near.
+    offsets = ((5, 6), (5, -12))
+    labels = [(_place(point), f"{point.name}-tuned", offset) for point, offset in zip(ends, offsets, strict=True)]
+    groups: list[list[Any]] = []
+    for point in (point for point in front.points if point.comparisons):
+        near = groups and all(abs(a - b) < 2.0 for a, b in zip(_place(point), _place(groups[-1][0]), strict=True))
+        if near and front.picked not in (point.name, groups[-1][0].name):
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    for first, *others in groups:
+        name = f"{first.name}–{others[-1].name}" if others else first.name
+        labels.append((_place(first), name + (" (picked)" if first.name == front.picked else ""), (5, 5)))
+    return labels
+
+
+def _place(point: Any) -> tuple[float, float]:
+    return 100 * point.safety.value, 100 * point.helpfulness.value
 
 
 def write_front_page(front: Any, method: str, folder: Path) -> None:
