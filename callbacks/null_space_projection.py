@@ -94,7 +94,7 @@ class NullSpaceProjection(StepCallback):
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
         form: ``"sketch"``, or ``"exact"`` for whole Hessians and eigendecompositions (22 GB for LLaMA-7B).
         rank: rows of a sketch, and the most directions that are kept of one input; 192 rows of all inputs of LLaMA-7B
-            and as many directions are 0.9 GB in memory.
+            and as many directions are 0.9 GB in memory, with a budget 1.2 GB.
         earlier_tasks: with ``form="sketch"``, a file of tasks that were learnt before this fit, which
             ``save_memory`` or ``hpa-lightning fuse --save-memory`` has written; they are protected as those of the fit.
         save_memory: with ``form="sketch"``, a file to be written after every task, for a later fit or fusion.
