@@ -56,9 +56,9 @@ def test_the_last_task_is_fused_and_scored(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study))
     cells, store, said = read_study(path).cells(), Store(tmp_path / "store"), []  # type: ignore[var-annotated]
-    assert run_cells(cells, store, jobs=1, say=said.append) == cells, said
+    assert run_cells(cells, store, say=said.append) == cells, said
     assert "exit status 137" in "\n".join(said)
-    assert run_cells(cells, store, jobs=1, say=said.append) == [], said
+    assert run_cells(cells, store, say=said.append) == [], said
     finished = store.finished(cells[0])
     assert finished is not None and finished.run.steps == [-1, 0, 1] and "tasks)" not in finished.run.method
     assert {event["step"] for event in finished.run.events("retention")} == {0, 1}
