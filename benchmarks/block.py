@@ -203,21 +203,23 @@ def main() -> None:
     for number in range(options.repeats):
         for name in IMPLEMENTATIONS:
             runs[name].append(measure(options, name) if together else measure_apart(name))
-            seconds, size = runs[name][-1]["seconds"], runs[name][-1]["bytes"] / 1e9
-            print(f"run {number + 1}, {name}: {shown(seconds)}, {size:.2f} GB", file=sys.stderr, flush=True)
+            print(f"run {number + 1}, {name}: {shown(runs[name][-1]['seconds'])}", file=sys.stderr, flush=True)
     best = {name: min(run["seconds"] for run in repeated) for name, repeated in runs.items()}
     memory = {name: min(run["bytes"] for run in repeated) for name, repeated in runs.items()}
+    measured = not together or device.type == "cuda"
+    extra = {name: f"{size / 1e9:.2f} GB" if measured else "not measured" for name, size in memory.items()}
+    less = f"{memory['ours'] / memory['plain']:.2f} of it" if measured else ""
     parts = floor(options, rates)
     least = sum(parts.values())
     apart = compare(runs)
     print(f"\n{device_name(device)}, {options.dtype}, commit {commit()}\n{command()}\n")
     print("| | time, the forward passes included | without them | extra memory |\n|---|---|---|---|")
     for name in ("plain", "ours"):
-        print(f"| {name} | {shown(best[name])} | {shown(best[name] - best['forward'])} | {memory[name] / 1e9:.2f} GB |")
+        print(f"| {name} | {shown(best[name])} | {shown(best[name] - best['forward'])} | {extra[name]} |")
     both, without = best["plain"] / best["ours"], (best["plain"] - best["forward"]) / (best["ours"] - best["forward"])
     print(
-        f"| ratio | {both:.1f} times faster | {without:.1f} times | {memory['ours'] / memory['plain']:.2f} of it |\n"
-        f"| the forward passes alone | {shown(best['forward'])} | | {memory['forward'] / 1e9:.2f} GB |"
+        f"| ratio | {both:.1f} times faster | {without:.1f} times | {less} |\n"
+        f"| the forward passes alone | {shown(best['forward'])} | | {extra['forward']} |"
     )
     print(
         f"\nFloor of the part without the forward passes: {shown(least)} ("

@@ -3,6 +3,7 @@
 import argparse
 import configparser
 import importlib
+import logging
 import math
 import os
 import re
@@ -158,7 +159,13 @@ def test_a_step_of_the_gpu_command_runs_small(
         arguments[arguments.index("--folder") + 1] = str(tmp_path)
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(sys, "argv", [path, *arguments])
-    runpy.run_path(str(FOLDER.parent / path), run_name="__main__")
+    logger, threads = logging.getLogger("lightning.pytorch"), torch.get_num_threads()
+    level = logger.level
+    try:
+        runpy.run_path(str(FOLDER.parent / path), run_name="__main__")
+    finally:  # a command may be quiet for good; other tests read the log
+        logger.setLevel(level)
+        torch.set_num_threads(threads)
     assert GPU_TABLES[name] in capsys.readouterr().out
 
 

@@ -33,7 +33,7 @@ from support.command_errors import told
         ),
         (
             {"model": {"class_path": "NanoModule", "init_args": {"zzz": 8}}},
-            "has no setting 'zzz'; it has learning_rate, lora, steps",
+            "has no setting 'zzz'; it has learning_rate, lora, osf, steps",
         ),
         (
             {"trainer": {"callbacks": [{"class_path": "hpa_lightning.callbacks.HarmonicFusion"}]}},

@@ -88,7 +88,7 @@ def test_the_inputs_of_the_basis_see_no_update(seed: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_a_whole_weight_in_several_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpa_lightning.functional.subspace._CPU_ENTRIES", 5 * 64)
+    monkeypatch.setattr("hpa_lightning.functional.numerics.checks.CACHE_ENTRIES", 5 * 64)
     basis = dominant_subspace(torch.tensor(hessian(4, c=64, rank=20)), 0.9)
     draw = np.random.default_rng(0)
     before, update = draw.normal(size=(33, 64)), 0.1 * draw.normal(size=(33, 64))
@@ -116,7 +116,7 @@ def test_a_lower_precision_of_products_does_not_touch_a_whole_weight(low_precisi
 
 def test_a_whole_weight_is_projected_without_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, columns = 64, 256
-    monkeypatch.setattr("hpa_lightning.functional.subspace._CPU_ENTRIES", 4 * columns)
+    monkeypatch.setattr("hpa_lightning.functional.numerics.checks.CACHE_ENTRIES", 4 * columns)
     weight, origin = torch.randn(rows, columns), torch.randn(rows, columns)
     basis = torch.linalg.qr(torch.randn(columns, 3))[0]
     with torch.profiler.profile(profile_memory=True) as found:

@@ -246,11 +246,11 @@ def test_a_step_that_was_evaluated_twice_counts_once(tmp_path: Path) -> None:
 
     from hpa_lightning.study.runner import _steps
 
-    where = SimpleNamespace(folder=lambda cell: tmp_path)
-    assert _steps(None, where) == "starts"
+    job, where = SimpleNamespace(cell=None), SimpleNamespace(folder=lambda cell: tmp_path)
+    assert _steps(job, where) == "starts"
     lines = [f'{{"event": "time", "step": {step}, "phase": "evaluate", "seconds": 1.0}}' for step in (-1, 0, -1, 0, 1)]
     (tmp_path / "results.jsonl").write_text("\n".join(lines))
-    assert _steps(None, where) == "2 tasks done"
+    assert _steps(job, where) == "2 tasks done"
 
 
 def test_a_cell_that_starts_with_another_waits_for_it(stand_in: None, tmp_path: Path) -> None:
