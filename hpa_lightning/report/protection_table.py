@@ -14,18 +14,25 @@ def protection_table(run: RunResults) -> Table:
 
     One row for each task and decoder block: a column for each kind of layer, then the share of the protected inputs'
     energy that these directions hold, over the block, and the largest change of a layer's output on protected inputs:
-    in the task, and since the stream's start, the root of the sum of squares of the tasks' changes. Where they were
+    in the task, and of the tasks so far, the root of the sum of squares of their changes. Where they were
     measured.
     """
     events = run.events(ProtectionEvent)
     kinds = list(dict.fromkeys(_kind(event) for event in events))
+    blocks: dict[tuple[int | None, int | None], list[ProtectionEvent]] = {}
+    for event in events:
+        blocks.setdefault((event.step, event.layer), []).append(event)
+    squares: dict[str | None, float] = {}  # of a layer's changes in the tasks so far
+    so_far: dict[tuple[int | None, str | None], float] = {}
+    for event in sorted(events, key=lambda event: event.step or 0):
+        squares[event.module] = squares.get(event.module, 0.0) + (event.change or 0.0) ** 2
+        so_far[event.step, event.module] = squares[event.module] ** 0.5
     rows: list[list[Cell]] = []
-    for step, layer in dict.fromkeys((event.step, event.layer) for event in events):
-        block = [event for event in events if (event.step, event.layer) == (step, layer)]
+    for (_, layer), block in blocks.items():
         shares: list[Cell] = [_percent_left([event for event in block if _kind(event) == kind]) for kind in kinds]
         energies = [event.energy for event in block if event.energy is not None]
         changes = [event.change for event in block if event.change is not None]
-        since = [_since_the_start(event, events) for event in block if event.change is not None]
+        roots = [so_far[event.step, event.module] for event in block if event.change is not None]
         rows.append(
             [
                 block[0].task or MISSING,
@@ -33,15 +40,10 @@ def protection_table(run: RunResults) -> Table:
                 *shares,
                 100 * sum(energies) / len(energies) if energies else MISSING,
                 100 * max(changes) if changes else MISSING,
-                100 * max(since) if since else MISSING,
+                100 * max(roots) if roots else MISSING,
             ]
         )
-    return Table(["Task", "Block", *kinds, "Energy held", "Largest change", "Since the start"], rows)
-
-
-def _since_the_start(last: ProtectionEvent, events: Sequence[ProtectionEvent]) -> float:
-    same = [event for event in events if event.module == last.module and (event.step or 0) <= (last.step or 0)]
-    return float(sum((event.change or 0.0) ** 2 for event in same) ** 0.5)
+    return Table(["Task", "Block", *kinds, "Energy held", "Largest change", "Root of squares so far"], rows)
 
 
 def _kind(event: ProtectionEvent) -> str:

@@ -32,7 +32,15 @@ def test_one_row_for_each_task_and_block(write_run: Callable[..., Path], tmp_pat
     with (path / "results.jsonl").open("a") as file:
         file.writelines(json.dumps(one) + "\n" for one in events)
     table = protection_table(RunResults.from_file(path))
-    assert table.columns == ["Task", "Block", "q_proj", "up_proj", "Energy held", "Largest change", "Since the start"]
+    assert table.columns == [
+        "Task",
+        "Block",
+        "q_proj",
+        "up_proj",
+        "Energy held",
+        "Largest change",
+        "Root of squares so far",
+    ]
     assert table.rows[0] == ["AD", 1, 10.0, 20.0, pytest.approx(60.0), *[pytest.approx(5.0)] * 2]
     assert table.rows[1][2:] == [0.0, MISSING, 0.0, *[pytest.approx(1.0)] * 2]
     assert table.rows[2][2:] == [50.0, MISSING, MISSING, MISSING, MISSING]

@@ -19,8 +19,8 @@ STEPS = {7: "mid_epoch", 10: "epoch_end", 15: "trained_but_not_ended"}
 """Where a fit of three epochs of five steps is cut and goes on."""
 
 CLIPPED: dict[str, Any] = {"gradient_clip_val": 0.3}
-SKETCHED = ("null_space_sketch", "null_space_nearest", "null_space_refusals", "regression_sketch")
-"""Methods whose memory are sketches: their rows are rounded to bfloat16, wherever they happen to point."""
+SKETCHED = ("null_space_sketch", "null_space_nearest", "regression_sketch")
+"""Methods whose fits show that the rows of sketches are rounded to bfloat16, wherever they happen to point."""
 
 
 @cache
