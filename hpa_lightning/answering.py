@@ -35,6 +35,15 @@ class ChoosingModule(Protocol):
         """Return of every record one log-likelihood for each of its ``choices``."""
 
 
+class OpeningModule(Protocol):
+    """A module that compares how replies begin: for a second judge by the likelihood of a refusal."""
+
+    def choose(
+        self, records: Sequence[Record], collator: Collator, batch_size: int, /, *, beginnings: bool
+    ) -> Sequence[Sequence[float]]:
+        """Return of every record one log-likelihood for each of its ``choices``, without the end of the turn."""
+
+
 def answering_module(pl_module: L.LightningModule, caller: str) -> AnsweringModule:
     """Return the module as one that answers.
 
@@ -65,4 +74,15 @@ def choosing_module(pl_module: L.LightningModule, caller: str) -> ChoosingModule
     """
     asks = f"{caller} scores multiple choice and asks the module for"
     module: ChoosingModule = require_members(pl_module, ChoosingModule, asks, _INSTEAD)
+    return module
+
+
+def opening_module(pl_module: L.LightningModule, caller: str) -> OpeningModule:
+    """Return the module as one that compares how replies begin.
+
+    Raises:
+        MisconfigurationException: it does not.
+    """
+    asks = f"{caller} compares openings and asks the module for"
+    module: OpeningModule = require_members(pl_module, OpeningModule, asks, _INSTEAD)
     return module

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torchmetrics import Metric
 
-from hpa_lightning.answering import choosing_module, scored_module
+from hpa_lightning.answering import choosing_module, opening_module, scored_module
 from hpa_lightning.data.needs import choice_data, records_of
 from hpa_lightning.data.protocols import EvaluationData
 from hpa_lightning.data.record import Record
@@ -45,11 +45,15 @@ def check_scoring(data: EvaluationData, pl_module: L.LightningModule, caller: st
     """Check before a fit that a module and data have what scoring their sets needs.
 
     Raises:
-        MisconfigurationException: the module cannot answer, or one of them lacks what multiple choice needs.
+        MisconfigurationException: the module cannot answer, or one of them lacks what multiple choice or openings need.
     """
     scored_module(pl_module, caller)
-    if any(is_multiple_choice(item) for item in data.evaluation_sets()):
+    sets = data.evaluation_sets()
+    if any(is_multiple_choice(item) for item in sets):
         choosing_module(pl_module, caller)
+        choice_data(data, caller)
+    if any(item.openings is not None for item in sets):
+        opening_module(pl_module, caller)
         choice_data(data, caller)
 
 
@@ -58,7 +62,7 @@ class SetScoring:
 
     Several processes share the set; all make the same calls, and :meth:`finish` unites what they found. The order of
     calls: :meth:`answer` for every batch (of a set of multiple choice they are not looked at), :meth:`choose` once,
-    :meth:`finish`.
+    :meth:`finish`. A set with ``openings`` is answered, and then the module chooses between them.
 
     Args:
         evaluation_set: what is answered.
@@ -85,9 +89,11 @@ class SetScoring:
         self._caller = f"evaluation set {evaluation_set.name!r}"
         self._module = None if self.chooses else scored_module(pl_module, self._caller)
         self._chooser = choosing_module(pl_module, self._caller) if self.chooses else None
+        self._opener = None if evaluation_set.openings is None else opening_module(pl_module, self._caller)
         self._metric: Metric = metric_of(evaluation_set).to(pl_module.device)
         self._decoding = decoding_of(evaluation_set, pl_module)
         self._rows: list[list[dict[str, Any]]] = []  # of each batch, or of each record that was chosen for
+        self._openings: list[list[float]] = []  # of each record: log-likelihoods of refusal and compliance
 
     def answer(self, batch: dict[str, Any], counts: bool = True) -> None:
         """Answer a ``generate`` batch and update the metric; nothing of a set of multiple choice.
@@ -104,19 +110,27 @@ class SetScoring:
             self._rows.append(answer_rows(batch, answers, found))
 
     def choose(self) -> None:
-        """Choose by likelihood in every record of a set of multiple choice; nothing of a set that is answered."""
-        if (module := self._chooser) is None:
+        """Choose by likelihood in every record of a set of multiple choice, or of one with openings."""
+        module, opener, openings = self._chooser, self._opener, self.evaluation_set.openings
+        if module is None and opener is None:
             return
         data, records = choice_data(self._data, self._caller), self._records()
         if records is None:
             raise ValueError(
                 f"{self._caller}: its loader has no dataset of records, which multiple choice goes through."
             )
+        part = (0, 1) if self._together else (self._trainer.global_rank, self._trainer.world_size)
+        if opener is not None and openings is not None:
+            asked = [openings.asked(record) for record in list(records)[part[0] :: part[1]]]
+            found = opener.choose(asked, data.collator, data.eval_batch_size, beginnings=True)
+            self._openings = [list(likelihoods) for likelihoods in found]
+        if module is None:
+            return
         rows = score_choices(
             self._metric,
             list(records),
             lambda share: module.choose(share, data.collator, data.eval_batch_size),
-            *((0, 1) if self._together else (self._trainer.global_rank, self._trainer.world_size)),
+            *part,
         )
         self._rows = [[row] for row in rows]
 
@@ -133,6 +147,10 @@ class SetScoring:
         answers = list(chain.from_iterable(rows))
         if by_sample and (records := self._records()) is not None:
             answers = answers[: len(records)]
+        if self.evaluation_set.openings is not None:
+            openings = self._openings if self._together else interleaved(self._openings, self._trainer.world_size)
+            for row, found in zip(answers, openings, strict=False):  # a limited test answers the first ones only
+                row["openings"] = found
         score = float(self._metric.compute())
         return ScoredSet(score_fields(self.evaluation_set, score, answers, self._decoding), answers)
 

@@ -12,6 +12,7 @@ from hpa_lightning.data.pairs import NumberedRecords
 from hpa_lightning.data.readers import DataWarning, open_records, read_records
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
+from hpa_lightning.data.reply_openings import ReplyOpenings
 from hpa_lightning.data.safety_sets import (
     SIUO,
     SPAVL,
@@ -58,6 +59,7 @@ __all__ = [
     "Record",
     "RecordSet",
     "Replay",
+    "ReplyOpenings",
     "SEEDBench",
     "SORRYBench",
     "SafeRLHF",

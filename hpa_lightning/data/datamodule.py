@@ -450,6 +450,7 @@ class CVITDataModule(L.LightningDataModule):
         sets = {
             item.name: {name: described(getattr(item, name)) for name in ("kind", "metric", "judge", "max_new_tokens")}
             | {"data": source.evaluation_digest(item)}
+            | ({} if item.openings is None else {"openings": described(item.openings)})
             for item in self.evaluation_sets()
         }
         found: dict[str, Any] = {

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from hpa_lightning.data.helpfulness import MME, MMBench, SEEDBench
 from hpa_lightning.data.record_set import RecordSet
+from hpa_lightning.data.reply_openings import ReplyOpenings
 from hpa_lightning.data.safety_sets import SIUO, FigStep, MMSafetyBench, PromptFile, VLGuard, XSTest
 from hpa_lightning.data.safety_sets.harmbench import HarmBench
 from hpa_lightning.data.safety_sets.sorry_bench import SORRYBench
@@ -92,7 +93,7 @@ class Evaluation:
         label: the set's name in tables and files; ``name`` when ``None``. Two of one name need two labels.
         settings: further arguments of the reader, such as ``{kind: TYPO}`` of ``mm-safetybench``.
         max_new_tokens: longest answer, see :class:`EvaluationSet`.
-        judge: of a safety or over-refusal set, see :class:`EvaluationSet`.
+        judge, openings: of a safety or over-refusal set, see :class:`EvaluationSet`.
 
     Raises:
         ValueError: no such evaluation, a way in which it cannot be scored, a setting that its reader does not have.
@@ -108,6 +109,7 @@ class Evaluation:
     settings: dict[str, Any] = field(default_factory=dict)
     max_new_tokens: int | None = None
     judge: str | Path | RefusalJudge | None = None
+    openings: ReplyOpenings | None = None
 
     def __post_init__(self) -> None:
         if self.name not in EVALUATIONS:
@@ -143,4 +145,5 @@ class Evaluation:
             published.metrics[by],
             self.max_new_tokens,
             judge=self.judge,
+            openings=self.openings,
         )

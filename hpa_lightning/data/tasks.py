@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from hpa_lightning.data.readers.turns import ImagePlace, check_image_place
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
+from hpa_lightning.data.reply_openings import ReplyOpenings
 from hpa_lightning.metrics.judges import RefusalJudge
 from hpa_lightning.metrics.scoring import check_scorable, metric_of
 
@@ -130,9 +131,13 @@ class EvaluationSet:
             :class:`GuardModelJudge`; the default judge (`refusal-v2`) when ``None``.
         image_place: where in its turn an image of a mark ``<image>`` in a file is, see :func:`read_records`; the
             datamodule's when ``None``.
+        openings: of a safety or over-refusal set that is answered: a refusal and a compliant beginning whose
+            likelihoods are compared after every prompt. The share of prompts with a bad outcome is the figure
+            ``by_likelihood`` beside the score; the score itself stays the judge's.
 
     Raises:
-        ValueError: an unknown kind, metric or judge, a metric that is not of the kind, a name that is no file name.
+        ValueError: an unknown kind, metric or judge, a metric that is not of the kind, a name that is no file name,
+            openings of a set that is not answered or of another kind.
     """
 
     name: str
@@ -143,6 +148,7 @@ class EvaluationSet:
     image_folder: str | None = None
     judge: str | Path | RefusalJudge | None = None
     image_place: ImagePlace | None = None
+    openings: ReplyOpenings | None = None
 
     def __post_init__(self) -> None:
         _check_place(self.image_place)
@@ -164,6 +170,11 @@ class EvaluationSet:
                 f"{' or '.join(map(repr, rates))}."
             )
         metric_of(self)
+        if self.openings is not None and self.metric not in ("attack_success_rate", "over_refusal_rate"):
+            raise ValueError(
+                f"evaluation set {self.name!r} is scored by {self.metric!r}, which no likelihood of a refusal "
+                "complements; leave openings out."
+            )
 
 
 def check_evaluable(record: Record, metric: Metric) -> None:

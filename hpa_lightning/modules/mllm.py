@@ -315,7 +315,9 @@ class MLLMModule(TokenWeightedModule):
                 "models are decoded alike. Put it into `generation` to use it."
             )
 
-    def choose(self, records: Sequence[Record], collator: Collator, batch_size: int = 8) -> list[list[float]]:
+    def choose(
+        self, records: Sequence[Record], collator: Collator, batch_size: int = 8, *, beginnings: bool = False
+    ) -> list[list[float]]:
         """The mean log-likelihood per token of every choice of every record, as the answer to its prompt.
 
         Decision: the mean over the answer's tokens, as perplexity compares them (Ch3Ef, arXiv 2403.17830), so that long
@@ -325,6 +327,7 @@ class MLLMModule(TokenWeightedModule):
             records: with ``choices``; a final assistant turn is cut off.
             collator: makes the batches.
             batch_size: choices in one forward pass.
+            beginnings: the choices are how a reply begins, so that the end of the turn does not count.
 
         Returns:
             For each record one number for each choice, natural logarithm.
@@ -346,6 +349,9 @@ class MLLMModule(TokenWeightedModule):
                 chosen = candidates[start : start + batch_size]
                 batch = collator.train(chosen)
                 batch = self._cast({key: value.to(self.device) for key, value in batch.items()})
+                if beginnings:
+                    ends = torch.isin(batch["labels"], torch.tensor(self._stops(), device=self.device))
+                    batch["labels"] = batch["labels"].masked_fill(ends, -100)
                 names = list(dict.fromkeys(record.where for record in chosen))
                 with naming_failure(lambda names=names: names):  # type: ignore[misc]
                     total, tokens = answer_log_likelihoods(partial(self.model, use_cache=False), batch)

@@ -139,7 +139,7 @@ def set_table(cells: Sequence[StudyCell]) -> Table:
 
 
 def _check_columns(columns: Columns, cells: Sequence[StudyCell]) -> None:
-    known = {item["name"] for cell in cells for item in cell.run.sets}
+    known = {name for cell in cells for name in cell.run.measures}
     for heading, sets in columns.items():
         if cells and (unknown := [name for name in sets if name not in known]):
             raise ValueError(

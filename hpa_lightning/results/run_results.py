@@ -167,6 +167,7 @@ class RunResults:
         if twice := sorted({task for task in self.about.tasks if self.about.tasks.count(task) > 1}):
             raise ValueError(f'{self.path}: the "run" event has tasks of the same name, {shown(twice)}.')
         self._scores: dict[tuple[int, str, str], float] = {}
+        self._figures: dict[tuple[int, str], float] = {}
         metrics: dict[str, str] = {}
         for event in self.events(ScoreEvent):
             if not -1 <= event.step < len(self.about.tasks):
@@ -181,6 +182,13 @@ class RunResults:
                     f"{shown(event.metric)}; the matrix holds one metric per set."
                 )
             self._scores[event.step, event.kind, event.set] = math.nan if event.score is None else float(event.score)
+            for figure, value in (event.figures or {}).items():
+                if value is not None and not isinstance(value, int | float):
+                    raise ValueError(
+                        f"{self.path}: the figure {shown(figure)} of the set {shown(event.set)} is {shown(value)}; "
+                        "expected a number."
+                    )
+                self._figures[event.step, f"{event.set}/{figure}"] = math.nan if value is None else float(value)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str]) -> RunResults:
@@ -277,9 +285,21 @@ class RunResults:
         """Attack success rate of every safety set at a step, fractions; -1 is the aligned model."""
         return self.scores(step, "safety")
 
+    @property
+    def measures(self) -> list[str]:
+        """What :meth:`mean_score` takes: the names of the sets, and ``SET/FIGURE`` for the further figures of sets."""
+        return [*(entry["name"] for entry in self.sets), *dict.fromkeys(name for _, name in self._figures)]
+
     def mean_score(self, sets: Sequence[str], step: int) -> float:
-        """Mean score of some sets, of whatever kind, at a step, a fraction; NaN where one of them was not measured."""
+        """Mean score of some sets, of whatever kind, at a step, a fraction; NaN where one of them was not measured.
+
+        Args:
+            sets: of :attr:`measures`: a set for its score, ``SET/FIGURE`` for a figure that its metric reports beside
+                the score, such as ``figstep/by_likelihood``.
+            step: -1 is the aligned model.
+        """
         found = {name: score for (at, _, name), score in self._scores.items() if at == step}
+        found |= {name: value for (at, name), value in self._figures.items() if at == step}
         return float(np.mean([found.get(name, math.nan) for name in sets]))
 
     def over_refusal(self, step: int) -> dict[str, float]:

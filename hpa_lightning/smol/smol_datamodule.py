@@ -12,6 +12,7 @@ from hpa_lightning.data.benchmarks.description import read_benchmark
 from hpa_lightning.data.datamodule import CVITDataModule
 from hpa_lightning.data.evaluations import Evaluation
 from hpa_lightning.data.mixed import DataPart, MixedData
+from hpa_lightning.data.reply_openings import ReplyOpenings
 from hpa_lightning.data.safety_sets.prompts import PromptFile
 from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, check_share
 from hpa_lightning.smol.request_forms import FORMS
@@ -57,6 +58,8 @@ class SmolDataModule(CVITDataModule):
         safety_replay_share: see :class:`SafetyReplay`.
         harmful_calibration_answers: ``"model"``: the aligned model's own refusals are calibrated on; ``"given"``:
             those that the benchmark's alignment teaches, for a model that is not aligned.
+        openings: the likelihoods of a refusal and of compliance judge the harmful sets a second time; see
+            :class:`~hpa_lightning.data.ReplyOpenings`.
         evaluations: published evaluations by their names, scored beside the benchmark's own sets.
 
     Raises:
@@ -85,6 +88,7 @@ class SmolDataModule(CVITDataModule):
         safety_replay_size: int = 0,
         safety_replay_share: float | None = None,
         harmful_calibration_answers: Literal["model", "given"] = "model",
+        openings: ReplyOpenings | None = None,
         evaluations: list[Evaluation] | None = None,
     ) -> None:
         place = Path(folder)
@@ -110,6 +114,7 @@ class SmolDataModule(CVITDataModule):
                 "safety" if kind == "harmful" else "over_refusal",
                 _first(_prompts(place, f"{kind}-{form}"), f"{kind}-{form}", harm_size),
                 max_new_tokens=max_new_tokens,
+                openings=openings if kind == "harmful" else None,
             )
             for kind in ("harmful", "harmless")
             for form in forms

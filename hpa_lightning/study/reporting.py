@@ -81,7 +81,7 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
 
 def _measured_columns(group: Group, cells: Sequence[StudyCell]) -> tuple[dict[str, Sequence[str]], str]:
     """The columns without the optional ones that no run can fill, and the sentence that says so."""
-    known = {item["name"] for cell in cells for item in cell.run.sets}
+    known = {name for cell in cells for name in cell.run.measures}
     empty = [name for name in group.columns if name in group.optional_columns and not known & {*group.columns[name]}]
     if not cells or not empty:
         return dict(group.columns), ""

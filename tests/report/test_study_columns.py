@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from support.study_cells import cell, two_tasks
 
 from hpa_lightning.report.study_columns import plot_columns
 from hpa_lightning.report.study_tables import comparison_table
+from hpa_lightning.results.run_results import RunResults
 
 
 def test_every_method_has_a_point_in_every_panel() -> None:
@@ -28,3 +31,24 @@ def test_every_method_has_a_point_in_every_panel() -> None:
         assert [line.get_markerfacecolor() == "white" for line in points] == [False, True], "hollow below three seeds"
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["Three", "One"]
     assert plot_columns(runs, {}, {"Three": 0, "One": 1}) is None
+
+
+def test_a_column_may_be_of_a_figure_beside_the_score() -> None:
+    def scored(likelihood: object) -> RunResults:
+        run = two_tasks(0.9, 0.8, 0.5, 0.4)
+        for record in run.records:
+            if record.get("set") == "attack":
+                record["figures"] = {"by_likelihood": likelihood}
+        return RunResults(run.records)
+
+    run = scored(0.75)
+    assert "attack/by_likelihood" in run.measures
+    assert run.mean_score(["attack/by_likelihood"], 1) == 0.75
+    columns = {"By likelihood": ["attack/by_likelihood"]}
+    (row,) = comparison_table([cell("One", 0, run)], None, columns).rows
+    assert row[-1].mean == 75.0  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="'attack/by_length', which no run has"):
+        comparison_table([cell("One", 0, run)], None, {"By length": ["attack/by_length"]})
+    assert math.isnan(scored(None).mean_score(["attack/by_likelihood"], 1))
+    with pytest.raises(ValueError, match="figure 'by_likelihood' of the set 'attack' is 'much'"):
+        scored("much")
