@@ -131,19 +131,19 @@ def floor(widths: list[int], tokens: int, rank: int, rates: dict[str, float]) ->
 
 
 def held_bytes(rank: int, widths: tuple[int, ...] = WIDTHS, blocks: int = BLOCKS) -> dict[str, tuple[int, int]]:
-    """Way -> bytes in memory and in a checkpoint for all blocks: earlier tasks, and bases of as many directions.
+    """Way -> bytes in memory and in a checkpoint for all blocks: earlier tasks, and as many directions as the rank.
 
-    With a budget (the default) what the directions were taken from stays beside them, for checkpoints within a task.
+    Of sketches the triangular matrix that rounds the directions for a checkpoint stays beside them, whatever the rule
+    that chooses them. With a budget the exact form keeps all directions.
     """
     squares = sum(c * c for c in widths)
     kept = sum((2 * min(rank, c) + 8) * c for c in widths)
     directions = sum(min(rank, c) * c for c in widths)
-    both = 4 * squares + 4 * directions
+    turns = sum(min(rank, c) ** 2 for c in widths)
     return {
-        "sketch, a budget": (blocks * (2 * kept + 4 * directions), blocks * 2 * kept),
-        "sketch, energy": (blocks * (kept + 4 * directions), blocks * (kept + 2 * directions)),
-        "exact, energy": (blocks * both, blocks * both),
-        "exact, a budget": (blocks * 12 * squares, blocks * 8 * squares),
+        "sketch": (blocks * (kept + 4 * directions + 4 * turns), blocks * (kept + 2 * directions)),
+        "exact, energy": (blocks * 4 * (squares + directions), blocks * 4 * (squares + directions)),
+        "exact, a budget": (blocks * 8 * squares, blocks * 8 * squares),
     }
 
 
@@ -191,7 +191,7 @@ def growth_point(blocks: int, width: int, tokens: int, rank: int, options: argpa
         return bases
 
     bases = calibrate()
-    kept, _ = held_bytes(rank, tuple(widths), blocks)["sketch, a budget"]
+    kept, _ = held_bytes(rank, tuple(widths), blocks)["sketch"]
     return [
         best_seconds(calibrate, device, repeats=2),
         blocks * projection_seconds(bases, options.lora_rank),

@@ -94,7 +94,7 @@ class NullSpaceProjection(StepCallback):
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
         form: ``"sketch"``, or ``"exact"`` for whole Hessians and eigendecompositions (22 GB for LLaMA-7B).
         rank: rows of a sketch, and the most directions that are kept of one input; 192 rows of all inputs of LLaMA-7B
-            and as many directions are 0.9 GB in memory, with a budget 1.2 GB.
+            and as many directions are 0.9 GB in memory.
         earlier_tasks: with ``form="sketch"``, a file of tasks that were learnt before this fit, which
             ``save_memory`` or ``hpa-lightning fuse --save-memory`` has written; they are protected as those of the fit.
         save_memory: with ``form="sketch"``, a file to be written after every task, for a later fit or fusion.
@@ -301,7 +301,8 @@ class NullSpaceProjection(StepCallback):
     def state_dict(self) -> dict[str, Any]:
         return {
             **super().state_dict(),
-            "bases": cpu_state(self._bases) | {name: self._half(name) for name in self._turns},
+            "bases": cpu_state(self._bases)
+            | {name: F.half_precision_copy(self._bases[name], turn) for name, turn in self._turns.items()},
             "first": dict(self._first),
         }
 
@@ -312,10 +313,6 @@ class NullSpaceProjection(StepCallback):
             if basis.dtype == torch.bfloat16:  # the exact form saves float32
                 self._bases[name], self._turns[name] = F.half_precision_basis(basis)
         self._first = dict(state_dict["first"])
-
-    def _half(self, name: str) -> Tensor:
-        """The bfloat16 matrix that a basis was made of."""
-        return (self._bases[name].cpu() @ self._turns[name]).to(torch.bfloat16)
 
 
 def _checked(

@@ -14,6 +14,7 @@ from hpa_lightning import functional as F
 from hpa_lightning.callbacks.current_task import task_count
 from hpa_lightning.callbacks.hessian_memory import HessianMemory
 from hpa_lightning.callbacks.parts import Part
+from hpa_lightning.callbacks.protected_spectra import ProtectedSpectra
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.functional import InputSketch, InputSpectrum
 from hpa_lightning.modules.fsdp import gather_all, local_tensor, sum_over_rows
@@ -38,9 +39,10 @@ class OutputBudget(Part):
     Layers that make nothing of the inputs (``W = 0``) have no scale to measure a change by: their updates have to leave
     all directions, and a warning names them.
 
-    State: ``"spectra"``, the protected directions and energies of each distinct input (of sketches the rows);
-    ``"budgets"``, each layer's for a ``change`` of 1; ``"left"``, what each layer still keeps of a first step along
-    each direction; ``"change"``, what the task may use.
+    State: ``"spectra"``, the protected directions and energies of each distinct input
+    (:class:`hpa_lightning.callbacks.protected_spectra.ProtectedSpectra`); ``"budgets"``, each layer's for a ``change``
+    of 1; ``"left"``, what each layer still keeps of a first step along each direction; ``"change"``, what the task may
+    use.
 
     Args:
         layers: under tuning.
@@ -62,8 +64,7 @@ class OutputBudget(Part):
         self.change = budget  # of the task; infinite: no bound
         self.nearest = nearest
         self.of_stream = of_stream
-        self._kept: dict[str, Tensor | InputSketch] = {}  # what checkpoints hold of the spectra
-        self._spectra: dict[str, InputSpectrum] = {}
+        self._spectra = ProtectedSpectra()
         self._first: Mapping[str, str] = {}
         self._budgets: dict[str, float] = {}
         self._energies: Tensor = torch.empty(0)  # (layers, k + 1): of the spectra, padded with 0 before the last
@@ -106,10 +107,10 @@ class OutputBudget(Part):
             totals = {what: sum(energies) for what, energies in made.items()}
             per = {what: 1.0 / total if total > 0 else 1.0 for what, total in totals.items()}
             kept = self.memory.kept(name, inputs, per.get("safety", 0.0), per.get("memory", 0.0))
+            kept = kept.to(fed[0].weight.device)
             if isinstance(kept, InputSketch):
                 kept = kept.scaled(1.0, self.memory.rank)
-                kept.round_()
-            self._kept[name] = kept
+            self._spectra.take(name, kept)
             for index, linear in enumerate(fed):
                 shares = [made[what][index] * per[what] for what in protected]
                 self._budgets[linear.name] = min(shares, default=0.0)  # of nothing, nothing is asked
@@ -180,9 +181,9 @@ class OutputBudget(Part):
         actions = (self._energies * self._along(list(self.layers), self._energies.shape[1])).sum(1).tolist()
         for index, linear in enumerate(self.layers):
             name = self._first[linear.name]
-            kept, energies = self._kept[name], self._spectra[name].energies[:-1]
+            energies = self._spectra[name].energies[:-1]
             gone = 1.0 - self.left[index, : len(energies)]
-            total = kept.trace if isinstance(kept, InputSketch) else float(kept.diagonal().sum())
+            total = self._spectra[name].trace
             budget = self._budgets[linear.name]
             result[linear.name] = {
                 "directions": float(gone.sum()),
@@ -193,16 +194,12 @@ class OutputBudget(Part):
 
     def clear(self) -> None:
         """Let go of a task's directions."""
-        self._kept, self._spectra, self._first, self._budgets = {}, {}, {}, {}
+        self._spectra, self._first, self._budgets = ProtectedSpectra(), {}, {}
         self.left = torch.empty(0)
 
     def _take(self, trainer: L.Trainer) -> None:
         devices = {self._first[linear.name]: linear.weight.device for linear in self.layers}
-        for name, kept in self._kept.items():
-            # What a rank computes by itself may differ in the last bit from what another one does.
-            found = F.input_spectrum(kept if isinstance(kept, InputSketch) else kept.to(devices[name]))
-            found = InputSpectrum(*trainer.strategy.broadcast((found.directions, found.energies)))
-            self._spectra[name] = found.to(devices[name])
+        self._spectra.share(trainer, devices)
         self._budgets = trainer.strategy.broadcast(self._budgets)
         energies = [self._spectra[self._first[linear.name]].energies for linear in self.layers]
         width = max(map(len, energies))
@@ -245,12 +242,15 @@ class OutputBudget(Part):
         return torch.stack(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {n: one.state_dict() if isinstance(one, InputSketch) else one.cpu() for n, one in self._kept.items()}
-        return {"spectra": kept, "budgets": dict(self._budgets), "left": self.left.cpu(), "change": self.change}
+        return {
+            "spectra": self._spectra.state_dict(),
+            "budgets": dict(self._budgets),
+            "left": self.left.cpu(),
+            "change": self.change,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        saved = state_dict["spectra"]
-        self._kept = {n: one if isinstance(one, Tensor) else InputSketch.from_state(one) for n, one in saved.items()}
+        self._spectra = ProtectedSpectra.from_state(state_dict["spectra"])
         self._budgets, self.left = dict(state_dict["budgets"]), state_dict["left"]
         self.change = state_dict["change"]
 

@@ -229,10 +229,9 @@ def test_sketches_against_whole_hessians(script, monkeypatch: pytest.MonkeyPatch
         ("hpa", ""),
     ]
     held = hpa_plus.held_bytes(192)
-    memory, saved = held["sketch, energy"]
+    memory, saved = held["sketch"]
     assert memory < 1e9 and saved < 0.6e9, "the goals for LLaVA-7B"
     assert held["exact, energy"][0] > 20 * memory
-    assert held["sketch, a budget"][0] < 1.2e9 and held["sketch, a budget"][1] < 0.6e9
     inputs = hpa_plus.Inputs(128, argparse.Namespace(device="cpu", dtype="float32", tokens=700))
     assert [len(rows) for rows in inputs] == [640, 60] and inputs.seconds > 0
     assert all(torch.equal(one, again) for one, again in zip(inputs, inputs, strict=True)), "another pass draws others"

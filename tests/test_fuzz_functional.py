@@ -23,7 +23,11 @@ def test_every_public_function_is_tried() -> None:
     # Numbers alone, or tried within others.
     other |= {"retention_percent", "RetentionSettings", "LoraUpdate", "focus_partition", "update_focus"}
     other |= {"columns_by_rule", "check_merging"}
-    other |= {"half_precision_basis", "sketched_regression_map"}  # of bases and sketches, not of any tensors
+    other |= {
+        "half_precision_basis",
+        "half_precision_copy",
+        "sketched_regression_map",
+    }  # of bases and sketches, not of any tensors
     # Of spectra, which tests/functional/test_bounded_update.py draws.
     other |= {"InputSpectrum", "input_spectrum", "leave_directions", "left_factors", "nearest_in_budget"}
     other |= {"answer_log_probabilities", "preference_loss"}  # losses, which build a graph; compared with TRL's

@@ -127,12 +127,10 @@ def _of_callback(callback: Any, module: Any, tokens: int) -> Iterator[Need]:
         yield Need(f"{kind} of the earlier tasks", _held(memory, linears), "host", by=name)
     if isinstance(callback, NullSpaceProjection):
         exact, rank = callback.form == "exact", callback.rank
-        most = sum(
-            _REMEMBERED * columns * (columns if exact else min(rank, columns)) for columns in _inputs(linears).values()
-        )
-        yield Need("bases of the inputs that are kept away from, at most", most, when="training", by=name)
-        if callback.output is not None:
-            yield Need("spectra of the protected inputs", _held(callback.memory, linears), "host", by=name)
+        held = [(columns, columns if exact else min(rank, columns)) for columns in _inputs(linears).values()]
+        # A sketch's directions and the triangular matrix that makes a checkpoint's bfloat16 copy of them.
+        most = sum(_REMEMBERED * (columns * k + (0 if exact else k * k)) for columns, k in held)
+        yield Need("directions of the inputs that are kept away from, at most", most, when="training", by=name)
     before = _bytes([linear.weight for linear in linears])
     if ReferenceWeights in parts:
         yield Need("weights before the first task", before, "host", by=name)

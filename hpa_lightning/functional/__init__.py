@@ -58,6 +58,7 @@ from hpa_lightning.functional.sketched_regression import sketched_regression_map
 from hpa_lightning.functional.subspace import (
     dominant_subspace,
     half_precision_basis,
+    half_precision_copy,
     leave_subspace_,
     null_space_projection_,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "freeze_columns_",
     "fuse",
     "half_precision_basis",
+    "half_precision_copy",
     "harmonious_fusion",
     "input_spectrum",
     "inverse_hessian_diagonal",

@@ -51,6 +51,12 @@ class InputSpectrum:
     directions: Tensor
     energies: Tensor
 
+    @property
+    def trace(self) -> float:
+        """All of the inputs' energy."""
+        columns, held = self.directions.shape
+        return float(self.energies[:-1].sum() + self.energies[-1] * (columns - held))
+
     def to(self, device: torch.device | str) -> InputSpectrum:
         """The same there."""
         return InputSpectrum(self.directions.to(device), self.energies.to(device))

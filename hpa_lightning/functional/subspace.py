@@ -8,6 +8,9 @@ from torch import Tensor
 from hpa_lightning.functional.numerics.checks import cache_blocks, check_finite, check_float, check_number, describe
 from hpa_lightning.functional.numerics.matrix_products import float32_products_are_exact
 
+_SMALLEST_ENTRY = 2.0**-18
+"""Of a bfloat16 basis. Half a unit of its last bit is 7e-9, and U's float32 entries make one off by about 1e-11."""
+
 
 @torch.no_grad()
 def dominant_subspace(hessian: Tensor, energy: float) -> Tensor:
@@ -46,30 +49,50 @@ def dominant_subspace(hessian: Tensor, energy: float) -> Tensor:
 
 @torch.no_grad()
 def half_precision_basis(basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Round a basis to bfloat16 and make it orthonormal again.
+    """Round a basis to bfloat16 and make it orthonormal again, the first column first.
 
     What is projected on is then exactly what a bfloat16 copy spans, so that a checkpoint may hold that copy:
-    ``(U @ turn).to(torch.bfloat16)`` is it, bit for bit, and this function makes the same ``U`` of it.
+    :func:`half_precision_copy` makes it of what is returned here, bit for bit, and this function makes the same ``U``
+    of it. A column turns by about 1.6e-3 (bfloat16 has eight bits), so that 3e-6 of what lies along it lies outside.
 
     Args:
         basis: ``(c, k)``, columns orthonormal up to rounding.
 
     Returns:
-        ``U`` ``(c, k)`` with orthonormal columns and ``turn`` ``(k, k)``, float32 on the CPU.
+        ``U`` ``(c, k)`` with orthonormal columns and ``turn`` ``(k, k)``, upper triangular; float32 on the CPU.
 
     Example:
-        >>> import torch
         >>> basis, turn = half_precision_basis(torch.tensor([[0.6], [0.8]]))
-        >>> again, _ = half_precision_basis((basis @ turn).to(torch.bfloat16))
+        >>> again, _ = half_precision_basis(half_precision_copy(basis, turn))
         >>> torch.equal(basis, again)
         True
     """
     if isinstance(basis, Tensor) and basis.dim() == 2 and basis.shape[1] == 0:
         return basis.cpu().float(), torch.empty(0, 0)
     check_float("basis", basis, ("c", "k"))
-    half = basis.cpu().to(torch.bfloat16).double()
+    half = _half(basis.cpu()).double()
     factor = torch.linalg.cholesky(half.T @ half)
     return torch.linalg.solve_triangular(factor, half.T, upper=False).T.float().contiguous(), factor.T.float()
+
+
+@torch.no_grad()
+def half_precision_copy(basis: Tensor, turn: Tensor) -> Tensor:
+    """Return the bfloat16 matrix ``(c, k)``, on the CPU, that :func:`half_precision_basis` made a basis of.
+
+    Args:
+        basis, turn: as it returned them.
+
+    Example:
+        >>> half_precision_copy(*half_precision_basis(torch.tensor([[0.6], [0.8]]))).T
+        tensor([[0.6016, 0.8008]], dtype=torch.bfloat16)
+    """
+    return _half(basis.cpu().double() @ turn.double())
+
+
+def _half(basis: Tensor) -> Tensor:
+    """Rounded to bfloat16; entries that are too small to come out of a product with U again are 0."""
+    rounded = basis.to(torch.bfloat16)
+    return torch.where(rounded.abs() < _SMALLEST_ENTRY, 0.0, rounded)
 
 
 def _check_basis(basis: Tensor, rows: Tensor) -> None:

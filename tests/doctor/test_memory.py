@@ -42,12 +42,16 @@ class Measures(L.Callback):
         HELD["optimizer"] = size(value for value in state if isinstance(value, torch.Tensor) and value.ndim)
         kept = {"anchors": "weights before the task", "aligned": "weights before the first task"}
         kept["memory"] = "Hessians of the earlier tasks"
-        kept["spectra"] = "spectra of the protected inputs"
+        kept["spectra"] = "directions of the inputs that are kept away from, at most"
         for callback in trainer.callbacks:
             for part in callback.parts if isinstance(callback, TaskCallback) else ():
                 for name, tensors in part.state_dict().items():
                     if name in kept and tensors:
-                        HELD[kept[name]] = size(_leaves(tensors))
+                        # Energies, one number for each direction, are left out of the estimate.
+                        leaves = (
+                            _leaves(tensors) if name != "spectra" else (one["directions"] for one in tensors.values())
+                        )
+                        HELD[kept[name]] = size(leaves)
 
 
 CALLBACKS = {
@@ -55,7 +59,7 @@ CALLBACKS = {
     "RegressionFusion": ["Hessians of the earlier tasks", "weights before the task"],
     "NullSpaceProjection": [
         "Hessians of the earlier tasks",
-        "spectra of the protected inputs",
+        "directions of the inputs that are kept away from, at most",
         "weights before the task",
     ],
     "baselines.LinearMerging": ["weights before the first task", "weights before the task"],

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.low_precision import LowPrecision
 
-from hpa_lightning.functional import dominant_subspace, leave_subspace_, null_space_projection_
+from hpa_lightning.functional import (
+    dominant_subspace,
+    half_precision_basis,
+    half_precision_copy,
+    leave_subspace_,
+    null_space_projection_,
+)
 
 
 def hessian(seed: int, c: int = 6, rank: int = 6) -> np.ndarray:
@@ -123,3 +129,20 @@ def test_a_whole_weight_is_projected_without_a_second_one(monkeypatch: pytest.Mo
         null_space_projection_(weight, origin, basis)
     largest = max(event.cpu_memory_usage for event in found.events())
     assert largest < rows * columns * 4 / 4
+
+
+@pytest.mark.parametrize("small", [0.0, 1e-6, 1e-9, 1e-11])
+@pytest.mark.parametrize(("columns", "count"), [(600, 100), (4096, 16), (40, 40)])
+def test_a_half_precision_copy_comes_back_bit_for_bit(columns: int, count: int, small: float) -> None:
+    """Also where many entries are so small that float32 products with the basis cannot tell them."""
+    rng = torch.Generator().manual_seed(columns)
+    basis = torch.linalg.qr(torch.randn(columns, count, generator=rng)).Q
+    basis[torch.rand(columns, count, generator=rng) < 0.2] *= small
+    found, turn = half_precision_basis(torch.linalg.qr(basis).Q if count == columns else basis)
+    torch.testing.assert_close(found.T @ found, torch.eye(count), rtol=0, atol=1e-6)
+    copy = half_precision_copy(found, turn)
+    assert copy.dtype == torch.bfloat16
+    again, same = half_precision_basis(copy)
+    assert torch.equal(again, found) and torch.equal(same, turn)
+    assert torch.equal(half_precision_copy(again, same), copy)
+    assert half_precision_copy(*half_precision_basis(torch.empty(5, 0))).shape == (5, 0)
