@@ -16,9 +16,10 @@ from hpa_lightning.callbacks.hessian_memory import HessianMemory
 from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.protected_spectra import ProtectedSpectra
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
+from hpa_lightning.callbacks.update_energies import UpdateEnergies, padded
 from hpa_lightning.functional import InputSketch, InputSpectrum
-from hpa_lightning.modules.fsdp import gather_all, local_tensor, sum_over_rows
-from hpa_lightning.modules.tuned_linear import LoraLinear, TunedLinear
+from hpa_lightning.modules.fsdp import local_tensor
+from hpa_lightning.modules.tuned_linear import TunedLinear
 
 
 class OutputBudget(Part):
@@ -71,6 +72,7 @@ class OutputBudget(Part):
         self._unit: Tensor = torch.empty(0)  # (layers,): the budgets
         self._left: Tensor = torch.empty(0)  # (layers, k + 1)
         self._gone: list[int] = []  # first directions that each layer's update has left for good
+        self._updates = UpdateEnergies(self._spectrum)
 
     @property
     def left(self) -> Tensor:
@@ -150,7 +152,8 @@ class OutputBudget(Part):
             if count:
                 basis = self._spectrum(linear).directions[:, :count]
                 F.null_space_projection_(local_tensor(linear.trained), linear.origin(), basis)
-        along = self._along(linears, energies.shape[1])
+        bounded = trainer.world_size == 1 and energies.device.type == "cpu"
+        along = self._updates.told(linears, energies, budgets, self._gone, bounded)
         if self.nearest:
             factors = F.nearest_in_budget(energies, along, budgets)
         else:
@@ -178,7 +181,8 @@ class OutputBudget(Part):
             bound of ``||X D^T|| / ||X W^T||`` now.
         """
         result = {}
-        actions = (self._energies * self._along(list(self.layers), self._energies.shape[1])).sum(1).tolist()
+        along = self._updates.along(list(self.layers), self._energies.shape[1], self._gone)
+        actions = (self._energies * along).sum(1).tolist()
         for index, linear in enumerate(self.layers):
             name = self._first[linear.name]
             energies = self._spectra[name].energies[:-1]
@@ -195,6 +199,7 @@ class OutputBudget(Part):
     def clear(self) -> None:
         """Let go of a task's directions."""
         self._spectra, self._first, self._budgets = ProtectedSpectra(), {}, {}
+        self._updates = UpdateEnergies(self._spectrum)
         self.left = torch.empty(0)
 
     def _take(self, trainer: L.Trainer) -> None:
@@ -203,43 +208,13 @@ class OutputBudget(Part):
         self._budgets = trainer.strategy.broadcast(self._budgets)
         energies = [self._spectra[self._first[linear.name]].energies for linear in self.layers]
         width = max(map(len, energies))
-        self._energies = torch.stack([_padded(one, width) for one in energies])
+        self._energies = torch.stack([padded(one, width) for one in energies])
         unit = [self._budgets[linear.name] for linear in self.layers]
         self._unit = torch.tensor(unit, dtype=torch.float64, device=self._energies.device)
         self.left = self.left.to(self._energies.device)
 
     def _spectrum(self, linear: TunedLinear) -> InputSpectrum:
         return self._spectra[self._first[linear.name]]
-
-    def _along(self, linears: list[TunedLinear], width: int) -> Tensor:
-        """The updates' energies along the directions, ``(layers, width)``, of all processes' rows.
-
-        Along directions that have been left for good there is none.
-        """
-        reduce = sum_over_rows([linear.weight for linear in linears]) or (lambda sums: sums)
-        adapters = [linear for linear in linears if isinstance(linear, LoraLinear)]
-        factors = {linear.name: linear.factors for linear in adapters}
-        whole = dict(zip(factors, gather_all([f.lora_a for f in factors.values()]), strict=True))
-        grams: dict[str, Tensor] = {}
-        if adapters:
-            local = [F.adapter_gram(local_tensor(f.lora_b), f.scaling) for f in factors.values()]
-            flat = reduce(torch.cat([gram.flatten() for gram in local]))
-            parts = flat.split([gram.numel() for gram in local])
-            grams = {name: part.view(gram.shape) for name, part, gram in zip(factors, parts, local, strict=True)}
-        rows = []
-        for linear, gone in zip(linears, self._gone, strict=True):
-            directions = self._spectrum(linear).directions
-            gone = min(gone, directions.shape[1])
-            if linear.name in grams:
-                found = F.energies_along(whole[linear.name], directions[:, gone:], grams[linear.name])
-            else:
-                found = F.energies_along(local_tensor(linear.trained), directions[:, gone:], origin=linear.origin())
-            rows.append(_padded(torch.cat([found.new_zeros(gone), found]), width))
-        if len(adapters) == len(linears):
-            return torch.stack(rows)  # LoRA's factors were gathered
-        summed = reduce(torch.stack(rows))
-        kept = [rows[i] if linear.name in grams else summed[i] for i, linear in enumerate(linears)]
-        return torch.stack(kept)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -253,11 +228,6 @@ class OutputBudget(Part):
         self._spectra = ProtectedSpectra.from_state(state_dict["spectra"])
         self._budgets, self.left = dict(state_dict["budgets"]), state_dict["left"]
         self.change = state_dict["change"]
-
-
-def _padded(energies: Tensor, width: int) -> Tensor:
-    """``(k + 1,)`` filled up with zeros before the last to ``(width,)``."""
-    return torch.cat([energies[:-1], energies.new_zeros(width - len(energies)), energies[-1:]])
 
 
 def _plan(factors: Tensor, gone: list[int]) -> list[list[int]]:

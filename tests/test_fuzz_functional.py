@@ -29,7 +29,14 @@ def test_every_public_function_is_tried() -> None:
         "sketched_regression_map",
     }  # of bases and sketches, not of any tensors
     # Of spectra, which tests/functional/test_bounded_update.py draws.
-    other |= {"InputSpectrum", "input_spectrum", "leave_directions", "left_factors", "nearest_in_budget"}
+    other |= {
+        "InputSpectrum",
+        "input_spectrum",
+        "leave_directions",
+        "directions_that_tell",
+        "left_factors",
+        "nearest_in_budget",
+    }
     other |= {"answer_log_probabilities", "preference_loss"}  # losses, which build a graph; compared with TRL's
     other |= {"MajoritySign", "MergingConvention", "MergingMethod", "Rescale"}
     assert set(hpa.__all__) - other <= set(fuzz_functional.CASES)

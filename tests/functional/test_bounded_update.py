@@ -13,6 +13,7 @@ from hpa_lightning.functional import (
     InputSketch,
     adapter_gram,
     damp_directions_,
+    directions_that_tell,
     energies_along,
     input_spectrum,
     leave_directions,
@@ -205,3 +206,27 @@ def test_wrong_shapes_are_named() -> None:
         damp_directions_(torch.ones(2, 3), None, torch.eye(3), torch.ones(3))
     with pytest.raises(ValueError, match="budgets"):
         nearest_in_budget(torch.ones(1, 2), torch.ones(1, 2), torch.ones(2))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.floats(0.5, 1e4))
+def test_so_many_directions_tell_that_an_update_is_within_its_budget(seed: int, room: float) -> None:
+    draw = np.random.default_rng(seed)
+    energies = np.append(np.sort(draw.exponential(size=9) ** 3)[::-1], draw.exponential() * draw.integers(0, 2))
+    along = draw.exponential(size=10) * draw.integers(0, 2, size=10)
+    action = float(energies @ along)
+    budget = room * action
+
+    def bound(count: int) -> float:
+        rest = energies[count:].max() if count < 10 else 0.0
+        return float(energies[:count] @ along[:count] + rest * along[count:].sum())
+
+    found = int(directions_that_tell(row(*energies)[None], row(*along)[None], row(budget))[0])
+    limit = np.sqrt(action * budget)
+    if action > budget:
+        assert found == 10
+    elif found < 10:
+        assert bound(found) <= limit * (1 + 1e-9) <= budget * (1 + 1e-8)
+        assert found == 0 or bound(found - 1) > limit * (1 - 1e-9)
+    else:
+        assert all(bound(count) > limit * (1 - 1e-9) for count in range(10))
