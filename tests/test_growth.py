@@ -8,33 +8,33 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.forked_programs import start_program
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "reliability"
 
 
-def table(script: str, *options: str) -> list[list[str]]:
+def table(folder: Path, script: str, *options: str) -> list[list[str]]:
     """The cells of what a script prints, the heading left out."""
-    run = subprocess.run(
-        [sys.executable, str(FOLDER / script), *options],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    rows = [line.strip("|").split("|") for line in run.stdout.splitlines() if line.startswith("|")]
+    printed, said = folder / "printed.txt", folder / "said.txt"
+    with printed.open("w") as output, said.open("w") as errors:
+        files = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors}
+        command = [sys.executable, str(FOLDER / script), *options]
+        status = start_program(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **files).wait()
+    assert status == 0, printed.read_text()[-3000:] + said.read_text()[-3000:]
+    rows = [line.strip("|").split("|") for line in printed.read_text().splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
-def test_records_take_little_memory() -> None:
-    memory = {(row[0], row[1]): int(row[-1]) for row in table("records.py", "--small", "--ways", "lines")}
+def test_records_take_little_memory(tmp_path: Path) -> None:
+    memory = {(row[0], row[1]): int(row[-1]) for row in table(tmp_path, "records.py", "--small", "--ways", "lines")}
     assert len(memory) == 2
     assert memory["20000", "JSON lines"] - memory["2000", "JSON lines"] < 20  # in memory it is above 40 MB
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_tasks_leave_nothing_behind() -> None:
-    rows = table("tasks.py", "--small")
+def test_tasks_leave_nothing_behind(tmp_path: Path) -> None:
+    rows = table(tmp_path, "tasks.py", "--small")
     for method in ("post_training", "null_space"):
         first, *_, last = [[int(cell) for cell in row[1:]] for row in rows if row[0] == method]
         assert (first[0], last[0]) == (1, 6)

@@ -55,8 +55,16 @@ class Outcome:
     says: str
 
 
-def run(accident: str, strategy: str, folder: Path, limit: float = LIMIT) -> Outcome:
-    """Start both processes and wait for their ends, ``limit`` seconds after the accident at most."""
+def run(accident: str, strategy: str, folder: Path, limit: float = LIMIT, start: Any = subprocess.Popen) -> Outcome:
+    """Start both processes and wait for their ends, ``limit`` seconds after the accident at most.
+
+    Args:
+        accident: key of :data:`ACCIDENTS`.
+        strategy: ``ddp`` or ``fsdp``.
+        folder: for what both say.
+        limit: in seconds.
+        start: what starts a process: ``subprocess.Popen`` or what behaves like it.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -67,9 +75,10 @@ def run(accident: str, strategy: str, folder: Path, limit: float = LIMIT) -> Out
         command = [sys.executable, __file__, "--rank", str(rank), "--folder", str(folder), accident]
         with (folder / f"rank{rank}.txt").open("w") as output:
             started.append(
-                subprocess.Popen(
+                start(
                     [*command, "--strategies", strategy],
                     env={**environment, "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
+                    stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                 )

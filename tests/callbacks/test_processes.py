@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from support import evaluation_script, processes_script
 from support.foreign_module import ACCELERATOR, foreign_module
+from support.forked_programs import start_program
 from support.method_registry import TUNING_IDS
 from support.processes_script import NOT_SHARDED, RESUMED
 from support.programs import run_script
@@ -142,7 +143,8 @@ def ranks() -> Any:
     ],
 )
 def test_the_other_process_stops_and_says_why(ranks: Any, accident: str, says: str, tmp_path: Path) -> None:
-    outcome = ranks.run(accident, "ddp", tmp_path, limit=800)  # how soon it stops is for the script to say
+    # How soon it stops is for the script to say.
+    outcome = ranks.run(accident, "ddp", tmp_path, limit=800, start=start_program)
     assert outcome.seconds is not None, "the other process did not stop"
     assert all(outcome.codes) and says in outcome.says
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.forked_programs import fork_programs_of
 
 from hpa_lightning.cli import main
 from hpa_lightning.report import method_table
-from hpa_lightning.study import demo_study
+from hpa_lightning.study import demo_study, runner
 from hpa_lightning.study.store import Store
 
 SMALL = {"steps": 2, "train_size": 16, "test_size": 4, "calibration_size": 8, "task_order": ["charts", "digits"]}
@@ -18,6 +19,7 @@ SMALL = {"steps": 2, "train_size": 16, "test_size": 4, "calibration_size": 8, "t
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """The demo's study with few samples."""
+    fork_programs_of(runner, monkeypatch)
     content = yaml.safe_load(demo_study.STUDY.read_text())
     content["base"]["data"]["init_args"] |= SMALL
     for method in content["methods"].values():

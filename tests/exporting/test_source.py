@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import torch
 import yaml
 from support.command_settings import with_calibration
 from support.exported_runs import EVALUATION, SEQUENTIAL, fitted, logits
+from support.forked_programs import start_program
 from transformers import AutoModelForImageTextToText
 
 from hpa_lightning.cli import main
@@ -30,19 +30,20 @@ def test_a_stream_that_was_killed(tmp_path: Path) -> None:
     content = yaml.safe_load(config.read_text())
     content["trainer"]["callbacks"][1]["init_args"] = with_calibration(content, tmp_path)
     config.write_text(yaml.safe_dump(content))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hpa_lightning.cli", "fit", "--config", str(config)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
     half = tmp_path / "run" / "checkpoints" / "step=4.ckpt"
-    while process.poll() is None and not half.is_file():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    said = process.communicate()[1]
-    assert half.is_file(), said[-2000:]
+    with (tmp_path / "said.txt").open("w") as said:
+        process = start_program(
+            [sys.executable, "-m", "hpa_lightning.cli", "fit", "--config", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        while process.poll() is None and not half.is_file():
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert half.is_file(), (tmp_path / "said.txt").read_text()[-2000:]
 
     with pytest.raises(SystemExit, match=r"task 1 \('b'\): what HarmoniousFusion does.*--unfinished") as refused:
         main(["export", str(half), str(tmp_path / "out")])

@@ -2,14 +2,12 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from support.programs import run_script
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
@@ -100,27 +98,6 @@ def test_two_processes_give_what_one_gives(name: str) -> None:
         assert interleaved([copy.deepcopy(metric) for metric in order]) == pytest.approx(float(whole.compute()))
 
 
-TWO_PROCESSES = """
-import json, sys
-import torch, torch.distributed as dist
-from hpa_lightning import metrics
-
-rank, address, calls = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-values = {}
-for name, updates in calls.items():
-    metric = metrics.build_metric(name)
-    for update in updates[rank]:
-        metric.update(*update)
-    first = float(metric.compute())
-    metric.update(*updates[0][0])  # the state of this process alone is back after compute
-    values[name] = [first, float(metric.compute())]
-print(json.dumps(values))
-dist.barrier()
-dist.destroy_process_group()  # threads of gloo that still run would abort the process
-"""
-
-
 @pytest.mark.processes
 @pytest.mark.filterwarnings("ignore:.*called before.*")
 def test_two_real_processes_give_what_one_gives(tmp_path: Path) -> None:
@@ -137,22 +114,7 @@ def test_two_real_processes_give_what_one_gives(tmp_path: Path) -> None:
             metric.update(*updates[0][0])
         expected[name] = [first, float(metric.compute())]
     assert set(metrics.METRICS) - set(expected) == {"attack_success_rate", "over_refusal_rate"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_PROCESSES, str(rank), f"file://{tmp_path / 'meet'}", json.dumps(calls)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in processes:
-            out, err = process.communicate(timeout=800)
-            assert process.returncode == 0, err[-2000:]
-            values = json.loads(out.splitlines()[-1])
-            assert values == {name: pytest.approx(pair, rel=1e-6) for name, pair in expected.items()}
-    finally:
-        for process in processes:
-            process.kill()
+    run_script("metrics_script.py", f"file://{tmp_path / 'meet'}", json.dumps(calls), str(tmp_path), processes=2)
+    for rank in range(2):
+        values = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        assert values == {name: pytest.approx(pair, rel=1e-6) for name, pair in expected.items()}

@@ -232,7 +232,7 @@ def test_checkpoints_load_with_their_settings(tmp_path: Path) -> None:
 @pytest.mark.processes
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     pairs_script.main(tmp_path, 1)
-    run_script("pairs_script.py", str(tmp_path), "2")
+    run_script("pairs_script.py", str(tmp_path), "2", processes=2)
     one, two = (torch.load(tmp_path / f"{devices}.pt") for devices in (1, 2))
     for name, value in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], value, rtol=1e-3, atol=1e-4)

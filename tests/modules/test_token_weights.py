@@ -206,7 +206,7 @@ def test_the_probe_takes_the_steps_that_training_takes(tmp_path: Path) -> None:
 @pytest.mark.processes
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_weigh_by_tokens_too(tmp_path: Path, strategy: str) -> None:
-    run_script("token_weights_script.py", str(tmp_path), strategy)
+    run_script("token_weights_script.py", str(tmp_path), strategy, processes=2)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     assert len(first) == 2  # three batches of each process: a window of two and one of one
     for left, right in zip(first, second, strict=True):

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from support.forked_programs import fork_programs_of
 from support.stand_in_fits import SCRIPT, cells_of, starts, study_file
 
 from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.cli import main
 from hpa_lightning.results.result_file import ResultWriter
-from hpa_lightning.study import Store, read_study, run_cells
+from hpa_lightning.study import Store, read_study, run_cells, runner
 from hpa_lightning.study.runner import _steps
 
 
@@ -172,7 +173,7 @@ def test_an_interrupted_study_goes_on(number: signal.Signals, tmp_path: Path) ->
     lock.release()
 
 
-def test_one_real_cell_with_a_resume(tmp_path: Path) -> None:
+def test_one_real_cell_with_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`hpa-lightning fit` as the runner starts it; the second time from the checkpoint that the first left behind."""
     arguments: dict[str, Any] = {"seed": "${seed}", "steps": 1, "train_size": 16, "test_size": 2}
     arguments |= {"calibration_size": 1, "harmful_calibration_size": 3}
@@ -214,6 +215,7 @@ def test_one_real_cell_with_a_resume(tmp_path: Path) -> None:
     assert finished is not None and finished.run.steps == [-1, 0, 1] and finished.run.seed == 3
     assert finished.run.method == "Plain"
 
+    fork_programs_of(runner, monkeypatch)
     (store.folder(cell) / "cell.json").unlink()
     checkpoint, _ = newest_checkpoint([store.folder(cell)])
     assert checkpoint is not None

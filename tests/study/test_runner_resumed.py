@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.forked_programs import fork_programs_of
 
 from hpa_lightning.study import Store, read_study, run_cells, runner
 
@@ -48,6 +49,7 @@ def test_the_last_task_is_fused_and_scored(tmp_path: Path, monkeypatch: pytest.M
         return [sys.executable, str(script), str(config), *([str(checkpoint)] if checkpoint else [])]
 
     monkeypatch.setattr(runner, "_command", command)
+    fork_programs_of(runner, monkeypatch)
     study: dict[str, Any] = {
         "base": {"folder": "${folder}", "title": "${title}", "seed": "${seed}"},
         "methods": {"hpa": {"title": "HPA"}},

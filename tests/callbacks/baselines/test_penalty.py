@@ -119,7 +119,7 @@ def test_penalty_is_logged_and_falls(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_two_processes_add_the_penalty_once(tmp_path: Path) -> None:
-    run_script("penalty_script.py", str(tmp_path))
+    run_script("penalty_script.py", str(tmp_path), processes=2)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     alone, plain = (train(tmp_path / str(weight), devices=1, weight=weight)[1] for weight in (1.0, 0.0))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
