@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,15 @@ from support.low_precision import WAYS, LowPrecision  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def _own_folder_and_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainers without a folder of their own write to the current one; small tensors are slower on many threads."""
+    """Trainers without a folder of their own write to the current one; small tensors are slower on many threads.
+
+    Lightning keeps its messages from pytest when it is imported before the collection, which a folder with a conftest.py
+    on the command line brings about.
+    """
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -85,14 +85,19 @@ def run(accident: str, strategy: str, folder: Path, limit: float = LIMIT, start:
             )
     happened = folder / "happened"
     began = time.time()
-    while any(process.poll() is None for process in started):
-        if happened.exists():
-            began = float(happened.read_text() or began)
-        if time.time() - began > (limit if happened.exists() else 5 * limit):
-            for process in started:
-                process.kill()
-            return Outcome(None, tuple(process.wait() for process in started), "")
-        time.sleep(0.05)
+    try:
+        while any(process.poll() is None for process in started):
+            if happened.exists():
+                began = float(happened.read_text() or began)
+            if time.time() - began > (limit if happened.exists() else 5 * limit):
+                for process in started:
+                    process.kill()
+                return Outcome(None, tuple(process.wait() for process in started), "")
+            time.sleep(0.05)
+    except BaseException:  # a test's time limit, Ctrl-C: they would go on alone
+        for process in started:
+            process.kill()
+        raise
     ended = time.time()
     if happened.exists():
         began = float(happened.read_text())
