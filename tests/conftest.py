@@ -17,8 +17,8 @@ from support.low_precision import WAYS, LowPrecision  # noqa: E402
 def _own_folder_and_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainers without a folder of their own write to the current one; small tensors are slower on many threads.
 
-    Lightning keeps its messages from pytest when it is imported before the collection, which a folder with a conftest.py
-    on the command line brings about.
+    Lightning keeps its messages from pytest when it is imported before the collection, which a folder with a
+    conftest.py on the command line brings about.
     """
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
