@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -103,6 +104,9 @@ class NullSpaceProjection(StepCallback):
             ``"nearest"`` and ``"refusals"`` when ``None``.
         stream_budget: of all tasks of the stream together, in place of ``budget``, for ``"output"`` and ``"nearest"``;
             0.085 for ``"output"`` when neither is given.
+        refusal_budget: with ``"output"`` and ``"nearest"``, in addition: nats a token that the loss of the aligned
+            model's own refusals may rise by in a task. What share of a layer's output costs how much safety differs
+            from model to model; this is the same for all.
 
     Raises:
         ValueError: an energy outside [0, 1], a negative budget, settings that exclude one another, a weight that is
@@ -134,9 +138,11 @@ class NullSpaceProjection(StepCallback):
         share: Share | None = None,
         budget: float | None = None,
         stream_budget: float | None = None,
+        refusal_budget: float | None = None,
     ) -> None:
         super().__init__()
         self.share, self.energy, self.budget, self.stream_budget = _checked(share, energy, budget, stream_budget)
+        self.refusal_budget = _checked_refusals(self.share, self.budget, refusal_budget)
         self.layers = self.own(TunedLayers(self, blocks, target_modules))
         self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
         self.memory = self.own(
@@ -153,12 +159,13 @@ class NullSpaceProjection(StepCallback):
         )
         self.output: OutputBudget | None = None
         self.refusals: RefusalBudget | None = None
-        allowed = self.budget if self.stream_budget is None else self.stream_budget
-        if allowed is not None:
+        if self.share != "energy":
             whole = self.stream_budget is not None
+            allowed = math.inf if self.share == "refusals" else self.stream_budget if whole else self.budget
+            assert allowed is not None
             self.output = self.own(OutputBudget(self.layers, self.memory, allowed, self.share == "nearest", whole))
-            if self.share == "refusals":
-                self.refusals = self.own(RefusalBudget(self.output, self.calibrator, allowed))
+            if self.refusal_budget is not None:
+                self.refusals = self.own(RefusalBudget(self.output, self.calibrator, self.refusal_budget))
         self.blocks, self.target_modules = blocks, target_modules
         self.safety_data, self.task_data, self.calibration = safety_data, task_data, self.calibrator.settings
         self.safety_weight, self.memory_weight = safety_weight, memory_weight
@@ -291,11 +298,15 @@ class NullSpaceProjection(StepCallback):
         if self.output is not None:
             most = max(share["change"] for share in shares.values())
             text += f"; outputs on protected inputs changed by at most {100 * most:.2g} %"
+        if self.refusals is not None:
+            text += f"; the loss of the refusals rose by {self.refusals.rose:.2g} nats a token"
         rank_zero_info(f"{text}.")
         if trainer.logger is not None:
             figures = {"protection/directions": left / columns}
             if self.output is not None:
                 figures["protection/largest_change"] = most
+            if self.refusals is not None:
+                figures["protection/refusal_loss"] = self.refusals.rose
             trainer.logger.log_metrics(figures, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -313,6 +324,25 @@ class NullSpaceProjection(StepCallback):
             if basis.dtype == torch.bfloat16:  # the exact form saves float32
                 self._bases[name], self._turns[name] = F.half_precision_basis(basis)
         self._first = dict(state_dict["first"])
+
+
+def _checked_refusals(share: Share, budget: float | None, refusal_budget: float | None) -> float | None:
+    """The nats that the refusals may lose in a task; ``None``: they are not measured.
+
+    Raises:
+        ValueError: a number that is none of theirs, or one beside a share that has its own or none.
+    """
+    if share == "refusals":
+        if refusal_budget is not None:
+            raise ValueError(f"share='refusals' with refusal_budget={refusal_budget}; expected budget= alone.")
+        return budget
+    if refusal_budget is None:
+        return None
+    if share == "energy":
+        raise ValueError(f"share='energy' with refusal_budget={refusal_budget}; expected a budget of the outputs.")
+    if not 0.0 <= refusal_budget < float("inf"):
+        raise ValueError(f"refusal_budget is {refusal_budget}; expected a finite number of at least 0.")
+    return refusal_budget
 
 
 def _checked(

@@ -48,7 +48,7 @@ class OutputBudget(Part):
     Args:
         layers: under tuning.
         memory: of the earlier tasks, and the weights of both kinds of inputs.
-        budget: a share, of each task, or of the stream.
+        budget: a share, of each task, or of the stream; infinite: no bound but one that is set later.
         nearest: an update beyond its budget goes to the nearest one within it
             (:func:`hpa_lightning.functional.nearest_in_budget`); otherwise it leaves, for good, the fewest directions
             that bring it there.
@@ -97,7 +97,7 @@ class OutputBudget(Part):
             trainer: of the fit.
             safety, first: as :meth:`HessianMemory.gather` returns them.
         """
-        self.change = self.budget / task_count(trainer) ** 0.5 if self.of_stream else self.budget
+        self.change = self.allowed(trainer)
         self._first = dict(first)
         silent: list[str] = []
         for name, inputs in safety.items():
@@ -125,6 +125,10 @@ class OutputBudget(Part):
             )
         self._take(trainer)
         self.left = torch.ones_like(self._energies)
+
+    def allowed(self, trainer: L.Trainer) -> float:
+        """What a task may use of the budget."""
+        return self.budget / task_count(trainer) ** 0.5 if self.of_stream else self.budget
 
     def resume(self, trainer: L.Trainer, first: Mapping[str, str]) -> None:
         """Take the directions again that a checkpoint holds.

@@ -23,19 +23,22 @@ _HALVINGS = 7
 """Of the interval in which the bound is sought: between a 64th and all of what the layers change now."""
 _RELAXED = 1.25
 """How much the bound is widened where the refusals have lost less than half of what they may."""
+_FEW = 32
+"""Samples of the calibration set that are measured within a task; all of them at its end."""
 
 
 class RefusalBudget(Part):
-    """Sets the bound of :class:`OutputBudget` so that the refusals' loss rises by no more than a budget in a task.
+    """Tightens the bound of :class:`OutputBudget` so that the refusals' loss rises by at most a budget in a task.
 
     The loss is the module's own on the safety calibration set (nats for each token of the refusals, as the aligned
     model gave them): a budget of 0.05 lets the probability of a refusal's token fall by 5 % in the geometric mean. It
-    is measured every ``every`` optimizer steps and at the task's end. Where it has risen by more, the widest bound on
-    the layers' outputs that keeps to the budget is found by bisection on the update as it is, one forward pass over
-    the calibration set each; that bound is kept from then on, and widened again where less than half of the budget is
+    is measured every ``every`` optimizer steps on the first 32 samples (the batches that hold them), and at the task's
+    end on all. Where it has risen by more, the widest bound on the layers' outputs that keeps to the budget is found by
+    bisection on the update as it is, one forward pass over the same samples each; that bound is kept from then on, and
+    widened again, up to the one that the layers' outputs have by themselves, where less than half of the budget is
     used.
 
-    State: ``"refusal_loss"``, at the task's start.
+    State: ``"refusal_loss"``, at the task's start: on the first samples, and on all.
 
     Args:
         output: whose bound is set.
@@ -50,14 +53,15 @@ class RefusalBudget(Part):
         self.calibrator = calibrator
         self.rise = rise
         self.every = every
-        self._start = math.nan
+        self.rose = math.nan
+        """What the refusals' loss had risen by when it was last measured, nats for each token."""
+        self._start = (math.nan, math.nan)  # on few samples, and on all
         self._measured_at = -1
         self._warned = False
 
     def begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure the refusals before the task; nothing is bounded yet."""
-        self.output.change = math.inf
-        self._start = self.loss(trainer, pl_module)
+        """Measure the refusals before the task."""
+        self._start = self.loss(trainer, pl_module), self.loss(trainer, pl_module, whole=True)
 
     def check_(self, trainer: L.Trainer, pl_module: L.LightningModule, last: bool = False) -> None:
         """Measure, where it is time, and set the bound; ``last``: at the task's end."""
@@ -65,11 +69,13 @@ class RefusalBudget(Part):
         if step == self._measured_at or not (last or step % self.every == 0):
             return
         self._measured_at = step
-        allowed = self._start + self.rise
-        loss = self.loss(trainer, pl_module)
+        start = self._start[last]
+        allowed = start + self.rise
+        loss = self.loss(trainer, pl_module, last)
+        self.rose = loss - start
         if loss <= allowed:
-            if loss < self._start + 0.5 * self.rise and not last:
-                self.output.change *= _RELAXED
+            if loss < start + 0.5 * self.rise and not last:
+                self.output.change = min(self.output.change * _RELAXED, self.output.allowed(trainer))
             return
         trained = [local_tensor(linear.trained) for linear in self.output.layers]
         update = [tensor.detach().clone() for tensor in trained]
@@ -78,25 +84,31 @@ class RefusalBudget(Part):
         bounds = [high / 64.0, high]
         for _ in range(_HALVINGS):
             tried = math.sqrt(bounds[0] * bounds[1])
-            met = self._met(trainer, pl_module, tried, trained, update, left, allowed)
+            self._restore(trained, update, left)
+            self.output.change = tried
+            self.output.keep_(trainer)
+            met = self.loss(trainer, pl_module, last) <= allowed
             bounds[0 if met else 1] = tried
             low = tried if met else low
         self._restore(trained, update, left)
         self.output.change = 0.0 if math.isnan(low) else low
         self.output.keep_(trainer)
-        if math.isnan(low) and (rest := self.loss(trainer, pl_module) - self._start) > self.rise and not self._warned:
+        self.rose = self.loss(trainer, pl_module, last) - start
+        if math.isnan(low) and self.rose > self.rise and not self._warned:
             self._warned = True
             rank_zero_warn(
-                f"{self.caller}: the loss of the refusals rose by {rest:.3g} of {self.rise:g} allowed, and would "
+                f"{self.caller}: the loss of the refusals rose by {self.rose:.3g} of {self.rise:g} allowed, and would "
                 "although no treated layer's output on them changed: something else that is trained, or positions that "
                 "count in the loss and not in the calibration, moves it. Freeze what is not treated."
             )
 
     @torch.no_grad()
-    def loss(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:
-        """The module's mean loss over the safety calibration set of all processes."""
+    def loss(self, trainer: L.Trainer, pl_module: L.LightningModule, whole: bool = False) -> float:
+        """The module's mean loss over the safety calibration set of all processes, or over its first samples."""
         sums = torch.zeros(2, dtype=torch.float64, device=pl_module.device)
         batches = self.calibrator.safety_batches(trainer, pl_module)
+        if not whole:
+            batches = batches[: math.ceil(_FEW / (self.calibrator.settings.batch_size * trainer.world_size))]
         with evaluation_mode(pl_module), muted_logging(pl_module), forward_context(trainer):
             for batch in batches:
                 counted = not isinstance(batch, DummyBatch)
@@ -109,21 +121,6 @@ class RefusalBudget(Part):
             torch.distributed.all_reduce(sums)
         return float(sums[0] / sums[1])
 
-    def _met(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        change: float,
-        trained: Sequence[Tensor],
-        update: Sequence[Tensor],
-        left: Tensor,
-        allowed: float,
-    ) -> bool:
-        self._restore(trained, update, left)
-        self.output.change = change
-        self.output.keep_(trainer)
-        return self.loss(trainer, pl_module) <= allowed
-
     @torch.no_grad()
     def _restore(self, trained: Sequence[Tensor], update: Sequence[Tensor], left: Tensor) -> None:
         for tensor, saved in zip(trained, update, strict=True):
@@ -134,4 +131,4 @@ class RefusalBudget(Part):
         return {"refusal_loss": self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._start = state_dict.get("refusal_loss", math.nan)
+        self._start = state_dict["refusal_loss"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,3 +60,30 @@ def test_the_loss_of_the_refusals_rises_by_no_more_than_the_budget(lora: bool, b
     assert loss_of(bound) <= start + budget + 1e-3  # padding counts in this loss, and is not calibrated with
     before, after = dict(aligned(lora).named_parameters()), dict(bound.named_parameters())
     assert any(not torch.equal(before[name], weight) for name, weight in after.items()), "nothing was learnt"
+
+
+def test_the_refusals_tighten_the_budget_of_the_outputs_and_never_widen_it(tmp_path: Path) -> None:
+    start = loss_of(aligned(lora=True))
+    ends: dict[float | None, ForeignModule] = {}
+    for refusal_budget in (None, 0.05, 10.0):
+        ends[refusal_budget] = aligned(lora=True)
+        projection = NullSpaceProjection(budget=0.3, refusal_budget=refusal_budget, **calibration_data())
+        fit(ends[refusal_budget], [projection], tmp_path / str(refusal_budget))
+    assert loss_of(ends[None]) > start + 0.1, "the outputs' budget keeps the refusals by itself"
+    assert loss_of(ends[0.05]) <= start + 0.05 + 1e-3
+    for name, weight in ends[None].named_parameters():
+        assert torch.equal(weight, dict(ends[10.0].named_parameters())[name]), name
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"share": "refusals", "refusal_budget": 0.1}, "expected budget= alone"),
+        ({"energy": 0.9, "refusal_budget": 0.1}, "expected a budget of the outputs"),
+        ({"refusal_budget": -0.1}, "refusal_budget is -0.1"),
+        ({"refusal_budget": float("inf")}, "refusal_budget is inf"),
+    ],
+)
+def test_a_budget_of_refusals_that_means_nothing_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NullSpaceProjection(**given)
