@@ -33,6 +33,9 @@ DEFAULT_STREAM_BUDGET = 0.085
 DEFAULT_BUDGETS: dict[str, float] = {"nearest": 0.05, "refusals": 0.05}
 """Of each task, where none is given."""
 
+_HARDLY_ANY = 1e-3
+"""Share of all input directions; a task on `nano` leaves a few hundredths."""
+
 
 class NullSpaceProjection(StepCallback):
     """Keeps every update out of the subspace of the safety inputs and of the earlier tasks' inputs.
@@ -301,6 +304,13 @@ class NullSpaceProjection(StepCallback):
         if self.refusals is not None:
             text += f"; the loss of the refusals rose by {self.refusals.rose:.2g} nats a token"
         rank_zero_info(f"{text}.")
+        if self.output is not None and self.refusals is None and left < _HARDLY_ANY * columns:
+            rank_zero_warn(
+                f"NullSpaceProjection: task {task.index} ({task.name}) left {left:.0f} of {columns} input directions: "
+                "it changes what the layers make of protected inputs by less than the budget allows "
+                f"({self.output.change:.2g}), so that next to nothing was protected. A model may lose its safety by "
+                "less: measure it, and set a smaller budget, or refusal_budget, which means the same for all models."
+            )
         if trainer.logger is not None:
             figures = {"protection/directions": left / columns}
             if self.output is not None:
