@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
@@ -133,7 +134,7 @@ def _ask(request: dict[str, Any], files: Sequence[int] = ()) -> Any:
         own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), *sys.path]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        command = [sys.executable, "-m", "support.forked_programs", str(other.fileno())]
+        command = [sys.executable, "-m", "support.forked_programs", str(other.fileno()), *IMPORTED]
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True}
         started = subprocess.Popen(command, env=environment, pass_fds=[other.fileno()], **options)
         other.close()
@@ -152,14 +153,21 @@ def _ask(request: dict[str, Any], files: Sequence[int] = ()) -> Any:
 
 def _serve(connection: socket.socket) -> dict[str, Any]:
     """Fork for every request; returns in the forked processes alone, with what each has to run."""
+    alive: dict[int, bool] = {}  # identity -> whether it leads a session
     while True:
         content, files, _, _ = socket.recv_fds(connection, _LARGEST, 3)
-        if not content:
-            os._exit(0)  # who asked has ended
+        if not content:  # who asked has ended, perhaps by a signal: nothing may go on alone
+            for pid, leads in alive.items():
+                for kill in (os.killpg, os.kill) if leads else (os.kill,):  # it may not lead one yet
+                    with suppress(ProcessLookupError):
+                        kill(pid, signal.SIGKILL)
+            os._exit(0)
         request: dict[str, Any] = json.loads(content)
         if "ended" in request:
             pid, status = os.waitpid(request["ended"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if pid else None
+            if pid:
+                del alive[pid]
         else:
             answer = os.fork()
             if answer == 0:
@@ -170,14 +178,13 @@ def _serve(connection: socket.socket) -> dict[str, Any]:
                 os.close(file)
             if answer == 0:
                 return request
+            alive[answer] = request["session"]
         connection.send(json.dumps(answer).encode())
 
 
 def _run(request: dict[str, Any]) -> None:
     """Be the program."""
     import faulthandler
-
-    import torch
 
     if request["session"]:
         os.setsid()
@@ -186,7 +193,8 @@ def _run(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
     if os.environ.get("PYTHONFAULTHANDLER"):
         faulthandler.enable()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     arguments = request["arguments"]
     places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [place for place in places if place and place not in sys.path]
@@ -200,7 +208,7 @@ def _run(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for module in IMPORTED:
+    for module in sys.argv[2:]:
         __import__(module)
     gc.collect()
     gc.freeze()  # a collection in a forked process would copy what they share
