@@ -66,7 +66,7 @@ class RefusalBudget(Part):
     def check_(self, trainer: L.Trainer, pl_module: L.LightningModule, last: bool = False) -> None:
         """Measure, where it is time, and set the bound; ``last``: at the task's end."""
         step = trainer.global_step
-        if step == self._measured_at or not (last or step % self.every == 0):
+        if not last and (step == self._measured_at or step % self.every != 0):
             return
         self._measured_at = step
         start = self._start[last]

@@ -117,7 +117,7 @@ class SetScoring:
         data, records = choice_data(self._data, self._caller), self._records()
         if records is None:
             raise ValueError(
-                f"{self._caller}: its loader has no dataset of records, which multiple choice goes through."
+                f"{self._caller}: its loader has no dataset of records, which multiple choice and openings go through."
             )
         part = (0, 1) if self._together else (self._trainer.global_rank, self._trainer.world_size)
         if opener is not None and openings is not None:

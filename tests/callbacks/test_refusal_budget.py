@@ -12,6 +12,7 @@ from support.method_fits import OPTIMIZERS, calibration_data, fit
 from torch import nn
 
 from hpa_lightning.callbacks import NullSpaceProjection
+from hpa_lightning.callbacks.refusal_budget import RefusalBudget
 from hpa_lightning.modules.lora import LoraSettings, add_lora
 
 
@@ -87,3 +88,21 @@ def test_the_refusals_tighten_the_budget_of_the_outputs_and_never_widen_it(tmp_p
 def test_a_budget_of_refusals_that_means_nothing_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NullSpaceProjection(**given)
+
+
+def test_all_samples_are_measured_at_a_tasks_end_whatever_was_measured_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[bool] = []
+    loss = RefusalBudget.loss
+
+    def noted(self: RefusalBudget, trainer: Any, pl_module: Any, whole: bool = False) -> float:
+        measured.append(whole)
+        return loss(self, trainer, pl_module, whole)
+
+    monkeypatch.setattr(RefusalBudget, "loss", noted)
+    projection = NullSpaceProjection(budget=0.3, refusal_budget=10.0, **calibration_data())
+    assert projection.refusals is not None
+    projection.refusals.every = 1  # the last step is measured within the task, too
+    fit(aligned(lora=True), [projection], tmp_path)
+    assert measured[:2] == [False, True] and measured[-1] and not any(measured[2:-1])
