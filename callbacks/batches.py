@@ -35,18 +35,45 @@ def valid_positions(batch: Any) -> Tensor | tuple[Tensor, ...] | None:
 
     A batch of several loaders holds several; all of them in their order then. ``None`` if there is none.
     """
-    masks: list[Tensor] = []
+    masks = tuple(mask.bool() for mask in _tokenwise(batch, "attention_mask"))
+    return None if not masks else masks[0] if len(masks) == 1 else masks
+
+
+def answer_positions(batch: Any) -> Tensor | tuple[Tensor, ...]:
+    """Boolean ``(batch, tokens)``, True where an answer's tokens are told from: one before each of the ``labels``.
+
+    A label of -100 is none, as in transformers. A batch of several loaders holds several; all of them in their order
+    then.
+
+    Raises:
+        ValueError: the batch holds no ``labels`` of that shape, or nothing but -100.
+    """
+    labels = _tokenwise(batch, "labels")
+    if not labels:
+        raise ValueError(
+            f"a batch of type {type(batch).__name__} holds no labels of shape (batch, tokens); expected them, -100 "
+            "outside of the answers, as positions='answers' asks for."
+        )
+    masks = tuple(torch.nn.functional.pad(one[:, 1:] != -100, (0, 1)) for one in labels)
+    if not any(bool(mask.any()) for mask in masks):
+        raise ValueError("all labels of a batch are -100; expected answers, since positions='answers' is set.")
+    return masks[0] if len(masks) == 1 else masks
+
+
+def _tokenwise(batch: Any, key: str) -> list[Tensor]:
+    """All tensors ``(batch, tokens)`` of that name, in the batch's order."""
+    found: list[Tensor] = []
 
     def collect(name: str, value: Any) -> None:
         if isinstance(value, Tensor):
-            if name == "attention_mask" and value.ndim == 2:
-                masks.append(value.bool())
+            if name == key and value.ndim == 2:
+                found.append(value)
             return
         for inner, part in children(value):
             collect(inner, part)
 
     collect("", batch)
-    return None if not masks else masks[0] if len(masks) == 1 else tuple(masks)
+    return found
 
 
 def batch_length(batch: Any) -> int:

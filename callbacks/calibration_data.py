@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import lightning as L
 import torch
@@ -14,7 +14,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from hpa_lightning.answering import answering_module
 from hpa_lightning.calibration import DummyBatch
-from hpa_lightning.callbacks.batches import batch_length, training_batches
+from hpa_lightning.calibration.input_recorder import Mask
+from hpa_lightning.callbacks.batches import answer_positions, batch_length, training_batches, valid_positions
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, to_device, to_device_as_trained
@@ -35,6 +36,8 @@ from hpa_lightning.data.tasks import Data
 from hpa_lightning.metrics.judges import StringRefusalJudge, judge_name
 from hpa_lightning.results.events import SafetyCalibrationEvent
 
+Positions = Literal["all", "answers"]
+
 
 @dataclass(frozen=True)
 class CalibrationSettings:
@@ -48,9 +51,11 @@ class CalibrationSettings:
         judge: refusal rules by which the aligned model's own answers are checked.
         normalized: divide the Hessian by the number of tokens (decision); without it a larger calibration set weighs
             more. Only the balance of HPA's safety and task focus depends on it.
+        positions: whose inputs count: ``"all"`` that are no padding (the paper, as far as it says), or
+            ``"answers"``, those that the tokens of the answers are told from (one before each label).
 
     Raises:
-        ValueError: no samples, or a damping that is not positive.
+        ValueError: no samples, a damping that is not positive, or other positions.
     """
 
     safety_samples: int = 8
@@ -59,6 +64,7 @@ class CalibrationSettings:
     damping: float = 0.01
     judge: str = "default"
     normalized: bool = True
+    positions: Positions = "all"
 
     def __post_init__(self) -> None:
         for name in ("safety_samples", "task_samples", "batch_size"):
@@ -66,6 +72,13 @@ class CalibrationSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
         if not self.damping > 0:
             raise ValueError(f"damping is {self.damping}; expected a positive share of the mean diagonal.")
+        if self.positions not in get_args(Positions):
+            raise ValueError(f"positions is {self.positions!r}; expected one of {list(get_args(Positions))}.")
+
+    @property
+    def counted(self) -> Callable[[Any], Mask]:
+        """Batch -> which of its positions count."""
+        return answer_positions if self.positions == "answers" else valid_positions
 
 
 class CalibrationData(Part):

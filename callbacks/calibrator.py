@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hpa_lightning.calibration import Accumulator, inverse_hessian_diagonals, visit_inputs
-from hpa_lightning.callbacks.batches import run_training_step, valid_positions
+from hpa_lightning.callbacks.batches import run_training_step
 from hpa_lightning.callbacks.calibration_data import CalibrationData, CalibrationSettings
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, muted_logging
@@ -197,7 +197,7 @@ class Calibrator(CalibrationData):
                 "forward": lambda batch: run_training_step(pl_module, batch),
                 "blocks": self.layers.block_modules,
                 "linears": {linear.name: linear.module for linear in self.layers},
-                "valid_positions": valid_positions,
+                "valid_positions": self.settings.counted,
                 "context": lambda: forward_context(trainer),
                 "on_block": lambda done, total: bar.update(),
                 "all_processes": trainer.world_size > 1,

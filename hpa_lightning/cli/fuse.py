@@ -34,6 +34,12 @@ def parser() -> CommandParser:
     add("--task-samples", type=int, default=128, help="default: %(default)s")
     add("--batch-size", type=int, default=8, help="samples in a forward pass (default: %(default)s)")
     add("--damping", type=float, default=0.01, help="damping of the Hessians (default: %(default)s)")
+    add(
+        "--positions",
+        choices=("all", "answers"),
+        default="all",
+        help="whose inputs count: all but padding, or those that answers are told from (default: %(default)s)",
+    )
     add("--safety-weight", type=Optional[float], help="regression: weight of the safety inputs (default: 1)")  # noqa: UP045
     add("--memory-weight", type=Optional[float], help="regression: weight of each earlier task (default: 1)")  # noqa: UP045
     add("--rank", type=Optional[int], help="regression: rows of a sketch of a layer's inputs (default: 384)")  # noqa: UP045
@@ -97,7 +103,11 @@ def run(arguments: Sequence[str]) -> None:
         if hpa
         else None,
         calibration=CalibrationSettings(
-            options.safety_samples, options.task_samples, options.batch_size, options.damping
+            options.safety_samples,
+            options.task_samples,
+            options.batch_size,
+            options.damping,
+            positions=options.positions,
         ),
         orthogonal=not options.no_orthogonal,
         target_modules=options.target_modules,

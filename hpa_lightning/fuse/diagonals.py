@@ -61,8 +61,9 @@ def read_diagonals(
             if what in found:
                 found[what][name] = file.get_tensor(key)
     for setting, value in _made_with(calibration).items():
-        if made_with.get(setting) != value:
-            raise ValueError(f"{path} was made with {setting} {made_with.get(setting)}; this run has {value}.")
+        made = made_with.get(setting, "all" if setting == "positions" else None)  # files of before had no other
+        if made != value:
+            raise ValueError(f"{path} was made with {setting} {made}; this run has {value}.")
     for what, tensors in found.items():
         wrong = [name for name, wide in widths.items() if name not in tensors or tuple(tensors[name].shape) != (wide,)]
         if tensors and wrong:
@@ -85,4 +86,8 @@ def write_diagonals(path: Path, output: FusionOutput, blocks: Sequence[int], cal
 
 def _made_with(calibration: CalibrationSettings) -> dict[str, str]:
     """The settings that diagonals depend on beside their data."""
-    return {"damping": repr(calibration.damping), "normalized": repr(calibration.normalized)}
+    return {
+        "damping": repr(calibration.damping),
+        "normalized": repr(calibration.normalized),
+        "positions": calibration.positions,
+    }

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hpa_lightning.calibration import visit_inputs
-from hpa_lightning.callbacks.batches import valid_positions
 from hpa_lightning.data.bad_records import naming_failure
 from hpa_lightning.data.collator import MLLMCollator
 from hpa_lightning.data.readers import as_records
@@ -73,7 +72,7 @@ def calibrate(
             linears,
             keep,
             fusion.accumulate,
-            valid_positions=valid_positions,
+            valid_positions=job.calibration.counted,
             on_block=advance,
         )
 

@@ -40,7 +40,11 @@ def test_saved_diagonals_give_the_same_output(
     expected = contents(tmp_path / "first", "audit.json")
     assert contents(tmp_path / "second", "audit.json") == contents(tmp_path / "third", "audit.json") == expected
 
-    for setting, value, message in (("damping", 0.1, r"damping 0\.01"), ("normalized", False, "normalized True")):
+    for setting, value, message in (
+        ("damping", 0.1, r"damping 0\.01"),
+        ("normalized", False, "normalized True"),
+        ("positions", "answers", "positions all"),
+    ):
         changed = SETTINGS | {"calibration": replace(CALIBRATION, **{setting: value})}
         with pytest.raises(ValueError, match=f"made with {message}"):
             fuse_checkpoints(*pair, tmp_path / "out", diagonals=file, **changed)
