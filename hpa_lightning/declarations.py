@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
 
+from hpa_lightning.allowed_imports import imports_limited, refusal
 from hpa_lightning.values import cut, names, shown
 
 #: Far above any real file.
@@ -54,6 +56,9 @@ def _check_size(content: Any) -> None:
 def check_classes(node: Any, packages: Collection[str], where: str) -> None:
     """Refuse classes of other packages, before any of them is imported: importing a module runs it.
 
+    What is found here is what a file names openly; :mod:`hpa_lightning.allowed_imports` keeps the rest from being
+    imported.
+
     Args:
         node: what was read; classes are named by ``class_path``, and in lists of callbacks and the like by themselves.
         packages: names of the packages whose classes may be named.
@@ -63,13 +68,8 @@ def check_classes(node: Any, packages: Collection[str], where: str) -> None:
         ValueError: a class of another package.
     """
     for name in _class_names(node):
-        root = name.partition(".")[0]
-        if "." in name and root not in packages:
-            raise ValueError(
-                f"{where} names the class {shown(name)}, and to import the package {shown(root)} would run its code; "
-                f"expected classes of {', '.join(sorted(packages))}. If you trust it, allow the package with imports "
-                f"(on the command line: --imports {cut(root, 60)})."
-            )
+        if "." in name and name.partition(".")[0] not in packages:
+            raise ValueError(refusal(name, packages, where))
 
 
 def _class_names(node: Any) -> Iterator[str]:
@@ -107,13 +107,16 @@ def fill(node: Any, values: Mapping[str, Any]) -> Any:
     return values[whole[1]] if whole else _PLACEHOLDER.sub(lambda match: str(values[match[1]]), node)
 
 
-def instantiate(parser: ArgumentParser, content: Mapping[str, Any], where: str) -> Any:
+def instantiate(
+    parser: ArgumentParser, content: Mapping[str, Any], where: str, packages: Collection[str] | None = None
+) -> Any:
     """Make the objects that ``content`` declares.
 
     Args:
         parser: made with ``exit_on_error=False``.
         content: what the parser's arguments get.
         where: named in messages.
+        packages: names of the packages whose classes may be named; any when ``None``.
 
     Raises:
         ValueError: whatever the parser or a class has to say.
@@ -121,6 +124,7 @@ def instantiate(parser: ArgumentParser, content: Mapping[str, Any], where: str) 
     # The newer name; the older one is deprecated.
     make = getattr(parser, "instantiate", None) or parser.instantiate_classes
     try:
-        return make(parser.parse_object(dict(content)))
+        with nullcontext() if packages is None else imports_limited(packages, where):
+            return make(parser.parse_object(dict(content)))
     except Exception as error:  # jsonargparse has an error class of its own, and calls the class
         raise ValueError(f"{where}: {cut(error, 1500)}") from error

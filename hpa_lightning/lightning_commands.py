@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from hpa_lightning.allowed_imports import imports_limited_by_study
 from hpa_lightning.callbacks import TaskEvaluation
 from hpa_lightning.callbacks.fit_end import saving
 from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
@@ -182,14 +183,15 @@ def command_parsers() -> Mapping[str, LightningArgumentParser]:
 
 def tuning_cli(arguments: Sequence[str] | None = None, cli: type[TuningCLI] | None = None) -> TuningCLI:
     """Run `fit`, `validate`, `test` or `predict` with the command line's arguments, or those given."""
-    return (cli or TuningCLI)(
-        MLLMModule,
-        CVITDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        # Injected optimizer factories make a fresh optimizer for every task; the automatic one would be reused.
-        auto_configure_optimizers=False,
-        save_config_callback=SaveRunConfig,
-        seed_everything_default=0,
-        args=arguments,  # type: ignore[arg-type]
-    )
+    with imports_limited_by_study():
+        return (cli or TuningCLI)(
+            MLLMModule,
+            CVITDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            # Injected optimizer factories make a fresh optimizer for every task; the automatic one would be reused.
+            auto_configure_optimizers=False,
+            save_config_callback=SaveRunConfig,
+            seed_everything_default=0,
+            args=arguments,  # type: ignore[arg-type]
+        )

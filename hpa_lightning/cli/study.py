@@ -57,10 +57,11 @@ def run(arguments: Sequence[str]) -> None:
     store = Store(options.store or Path("runs") / options.study.stem, options.archive)
     cells = study.cells(options.groups)
     if options.action in ("run", "windows"):
+        packages = (*PACKAGES, *options.imports)
         for cell in cells:
-            check_classes(cell.config, {*PACKAGES, *options.imports}, f"{options.study}, {cell.key}")
+            check_classes(cell.config, packages, f"{options.study}, {cell.key}")
         try:
-            failed = run_cells(cells, store, options.jobs)
+            failed = run_cells(cells, store, options.jobs, packages=packages)
         except Interrupted:
             raise SystemExit(130) from None
         if failed:

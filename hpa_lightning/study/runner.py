@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from hpa_lightning.allowed_imports import LIMIT
 from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.files import write_text
 from hpa_lightning.results.result_file import RESULT_FILE
@@ -49,6 +50,7 @@ def run_cells(
     store: Store,
     jobs: int | None = None,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
+    packages: Collection[str] | None = None,
 ) -> list[Cell]:
     """Run every cell that is not finished, ``jobs`` at a time.
 
@@ -65,6 +67,7 @@ def run_cells(
         store: keeps the results.
         jobs: processes at a time; by default one for each GPU, or for each core.
         say: gets the lines of progress.
+        packages: names of the packages whose classes the cells may name, wherever they name them; any when ``None``.
 
     Returns:
         The cells that failed.
@@ -79,6 +82,9 @@ def run_cells(
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}; expected at least 1.")
     threads = max(1, cores // jobs)
+    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    if packages is not None:
+        environment[LIMIT] = ",".join(packages)
     unfinished = [cell for cell in cells if store.finished(cell) is None]
     # A run that others start with must be here whole, though its results may be archived.
     needed = {id(cell): cell for item in unfinished for cell in _before(item)}
@@ -107,7 +113,8 @@ def run_cells(
                     cell = ready
                     slot = min(set(range(jobs)) - {job.slot for job in running})
                     waiting.remove(cell)
-                    started = _start(cell, store, threads, gpus[slot % len(gpus)] if gpus else None, slot, say)
+                    gpu = gpus[slot % len(gpus)] if gpus else None
+                    started = _start(cell, store, threads, gpu, slot, environment, say)
                     if started is None:
                         say(f"{cell.key}: another process is running it; it is waited for.")
                         elsewhere.append(cell)
@@ -155,7 +162,13 @@ def _next(waiting: Iterable[Cell], store: Store) -> Cell | None:
 
 
 def _start(
-    cell: Cell, store: Store, threads: int, gpu: str | None, slot: int, say: Callable[[str], None]
+    cell: Cell,
+    store: Store,
+    threads: int,
+    gpu: str | None,
+    slot: int,
+    environment: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> _Process | str | None:
     """Start a cell's process, or say why it needs none; ``None`` if another process is running it."""
     lock = store.lock(cell)
@@ -174,16 +187,14 @@ def _start(
         return f"{cell.key}: had been finished."
     config = folder / CONFIG
     write_text(config, yaml.safe_dump(cell.config_for(folder), sort_keys=False))
-    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    own = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     with (folder / _LOG).open("a") as log:
         process = subprocess.Popen(
             _command(config, checkpoint),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**environment, **own},
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its children in order
         )
     return _Process(cell, process, lock, time.monotonic(), slot)

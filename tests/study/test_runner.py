@@ -17,6 +17,7 @@ from support.stand_in_fits import SCRIPT, cells_of, starts, study_file
 
 from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.cli import main
+from hpa_lightning.cli.study import PACKAGES
 from hpa_lightning.results.result_file import ResultWriter
 from hpa_lightning.study import Store, read_study, run_cells, runner
 from hpa_lightning.study.runner import _steps
@@ -210,7 +211,7 @@ def test_one_real_cell_with_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study))
     (cell,), store = read_study(path).cells(), Store(tmp_path / "store")
-    assert run_cells([cell], store, say=lambda line: None) == []
+    assert run_cells([cell], store, say=lambda line: None, packages=PACKAGES) == []
     finished = store.finished(cell)
     assert finished is not None and finished.run.steps == [-1, 0, 1] and finished.run.seed == 3
     assert finished.run.method == "Plain"
@@ -240,7 +241,8 @@ def test_a_study_runs_no_package_that_was_not_allowed(
         main(["study", "run", str(path)])
     assert not list((tmp_path / "runs").rglob("log.txt"))
     main(["study", "run", str(path), "--imports", "downloaded"])
-    assert list((tmp_path / "runs").rglob("log.txt"))
+    (log,) = (tmp_path / "runs").rglob("log.txt")
+    assert log.read_text() == ",".join([*PACKAGES, "downloaded"]), "its fit is told what it may import"
 
 
 def test_a_step_that_was_evaluated_twice_counts_once(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from hpa_lightning.study import Cell, Store, read_study
 
 # Stands in for `hpa-lightning fit`: writes a result file, or fails, or waits, as the configuration says.
 SCRIPT = """
-import sys, time, yaml
+import os, sys, time, yaml
 from pathlib import Path
 from hpa_lightning.results.result_file import ResultWriter
 config = yaml.safe_load(Path(sys.argv[1]).read_text())
+print(os.environ.get("HPA_LIGHTNING_IMPORTS", ""), end="", flush=True)
 folder = Path(config["folder"])
 (folder / "starts").open("a").write("x")
 if config["act"] == "fail":

@@ -80,7 +80,7 @@ def _task(entry: Any, where: str, reading: tuple[str, ...], packages: Collection
     check_classes(entry, packages, where)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("task", type=Task)
-    found: Task = instantiate(parser, {"task": entry}, where).task
+    found: Task = instantiate(parser, {"task": entry}, where, packages).task
     if found.test is None:
         raise ValueError(f"{where}: the task {found.name!r} has no `test`; a benchmark scores every task.")
     return found
