@@ -138,7 +138,7 @@ class Calibrator(CalibrationData):
     def sketches(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batches: Sequence[Any], what: str, rank: int
     ) -> tuple[dict[str, InputSketch], dict[str, str]]:
-        """Sketches of ``H = (2/n) X^T X``, undamped, on the CPU, one for each distinct input; no matrix of ``c x c``.
+        """Sketches of ``H = (2/n) X^T X``, undamped, on the CPU, one for each distinct input; see :class:`InputSketch`.
 
         Args:
             trainer, pl_module, batches, what: as for :meth:`hessians`.

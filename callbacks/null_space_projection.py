@@ -66,7 +66,7 @@ class NullSpaceProjection(StepCallback):
     What each layer got is said in the log, in the result file (``protection``) and in the report.
 
     With ``form="sketch"`` the Hessians are sketches of ``rank`` rows (Frequent Directions): no ``c x c`` matrix is
-    formed. What an update
+    formed of more than ``4 rank`` columns. What an update
     ``D`` that leaves ``U`` does to all inputs ``X`` behind them is bounded by the sketch: ``||X D^T||_F^2 <=
     (sigma_{k+1}^2 + Delta) ||D||_F^2``, with the sketch's singular values and ``Delta <= ||X - X_j||_F^2 / (rank + 1 -
     j)`` for every ``j <= rank`` (Ghashami et al., Frequent Directions, SIAM J. Comput. 2016, theorem 1.1; rounding to

@@ -31,18 +31,37 @@ def shrink_rows(rows: Tensor, rank: int) -> tuple[Tensor, float]:
     """
     if len(rows) <= rank:
         return rows, 0.0
-    values, vectors = torch.linalg.eigh(gram_of_rows(rows))
-    values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
-    delta = values[rank]
-    kept, directions = values[:rank], vectors[:, :rank]
+    kept, directions, delta = _largest(gram_of_rows(rows), rank)
     scale = torch.where(
         kept > 0, ((kept - delta).clamp(min=0.0) / kept.clamp(min=torch.finfo(kept.dtype).tiny)).sqrt(), 0.0
     )
     turn = (directions * scale).T
     with torch.autocast(rows.device.type, enabled=False):
         if rows.dtype == torch.float32 and float32_products_are_exact(rows.device):
-            return torch.mm(turn.float(), rows), float(delta)
-        return (turn @ rows.double()).to(rows.dtype), float(delta)
+            return torch.mm(turn.float(), rows), delta
+        return (turn @ rows.double()).to(rows.dtype), delta
+
+
+@torch.no_grad()
+def shrink_gram(gram: Tensor, rank: int) -> tuple[Tensor, float]:
+    """What :func:`shrink_rows` makes of rows `(m, c)`, from `rows^T rows` `(c, c)` float64: `(B, delta)`, B float32.
+
+    Example:
+        >>> import torch
+        >>> shrink_gram(torch.diag(torch.tensor([9.0, 4.0, 1.0], dtype=torch.float64)), rank=2)[0].abs()
+        tensor([[2.8284, 0.0000, 0.0000],
+                [0.0000, 1.7321, 0.0000]])
+    """
+    values, directions, delta = _largest(gram, rank)
+    live = values > values[:1] * 1e-14
+    return (directions * (values - delta).clamp(min=0.0).sqrt()).T[live].float(), delta
+
+
+def _largest(gram: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
+    """The `rank` largest eigenvalues, their vectors as columns, and the next eigenvalue, or 0."""
+    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
+    return values[:rank], vectors[:, :rank], float(values[rank]) if rank < len(values) else 0.0
 
 
 @torch.no_grad()

@@ -15,8 +15,9 @@ and an update whose rows are orthogonal to the first k right singular vectors of
 
 Source: Liberty, Simple and Deterministic Matrix Sketching (KDD 2013); Ghashami, Liberty, Phillips and Woodruff,
 Frequent Directions (SIAM J. Comput. 2016), theorem 1.1 and its proof, for the bound and for merging. Decision: a buffer
-of twice the rows is shrunk by its (l+1)-th eigenvalue, so that `l` rows stay. The diagonal of `X^T X` is kept beside
-the rows, exactly: it tells what they lack of each column.
+of twice the rows is shrunk by its (l+1)-th eigenvalue, so that `l` rows stay; of few columns (`c <= 4 l`) `X^T X` is
+summed while inputs come, and shrunk once, so that `Delta` is its (l+1)-th eigenvalue and no more. The diagonal of
+`X^T X` is kept beside the rows, exactly: it tells what they lack of each column.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ from hpa_lightning.functional.numerics.checks import (
     describe,
     is_dense,
 )
-from hpa_lightning.functional.shrinking import gram_of_rows, rounding_error, shrink_rows
+from hpa_lightning.functional.shrinking import gram_of_rows, rounding_error, shrink_gram, shrink_rows
+
+_FEW_COLUMNS = 4
+"""Of a sketch, for each row of its rank: up to so many, one eigendecomposition of all columns takes less than those of
+`2 rank` columns for every `rank` new rows."""
 
 
 class InputSketch:
@@ -43,7 +48,8 @@ class InputSketch:
 
     Memory: twice `rank` rows of `columns` float32 numbers while inputs come, `rank` of them in between (bfloat16 after
     :meth:`round_`). Operations for `rank` new rows: `12 rank^2 columns` in float32, and an eigendecomposition of
-    `2 rank` columns in float64.
+    `2 rank` columns in float64. Of at most `4 rank` columns: `columns^2` float64 numbers while inputs come,
+    `2 rank columns^2` operations, and one eigendecomposition of `columns` at the end.
 
     Args:
         columns: c, the layer's input width.
@@ -78,11 +84,12 @@ class InputSketch:
         """Rows seen; of merged sketches, all of theirs."""
         self._held: Tensor | None = None  # (<= l, c): the shrunk rows, or the first l rows as they came
         self._pending: list[Tensor] = []  # fewer than l rows in all
+        self._gram: Tensor | None = None  # (c, c) float64, of few columns: what came before, not shrunk yet
 
     @property
     def rows(self) -> Tensor:
         """`B`, `(k, c)` float32 with k <= `rank`, on the inputs' device; no row before the first update."""
-        self._settle(self.rank)
+        self._settle()
         return torch.empty(0, self.columns) if self._held is None else self._held.float()
 
     @property
@@ -98,7 +105,7 @@ class InputSketch:
     @property
     def error(self) -> float:
         """`Delta`: no direction's energy is underestimated by more. Like `rows`, it shrinks what waits first."""
-        self._settle(self.rank)
+        self._settle()
         return self._error
 
     @torch.no_grad()
@@ -136,16 +143,33 @@ class InputSketch:
     def _add(self, rows: Tensor) -> None:
         for part in rows.split(self.rank):
             self._pending.append(part)
-            if sum(map(len, self._pending)) >= self.rank:
-                self._settle(self.rank)
+            waiting = sum(map(len, self._pending))
+            if self.columns > _FEW_COLUMNS * self.rank:
+                if waiting >= self.rank:
+                    self._settle()
+            elif waiting + (0 if self._held is None else len(self._held)) > self.rank:
+                self._sum()
 
-    def _settle(self, rank: int) -> None:
-        """Shrink what is held and what waits to `rank` rows, if it is more."""
+    def _sum(self) -> None:
+        """Move what is held and what waits into the sum `X^T X`."""
         parts = ([] if self._held is None else [self._held.float()]) + self._pending
-        if not self._pending and (self._held is None or len(self._held) <= rank):
+        self._held, self._pending = None, []
+        if parts:
+            gram = gram_of_rows(torch.cat(parts).T)
+            self._gram = gram if self._gram is None else self._gram.add_(gram)
+
+    def _settle(self) -> None:
+        """Shrink what is held and what waits to `rank` rows, if it is more."""
+        if self._gram is not None:
+            self._sum()
+            self._held, lost = shrink_gram(self._gram, self.rank)
+            self._gram = None
+        elif self._pending:
+            held = [] if self._held is None else [self._held.float()]
+            self._held, lost = shrink_rows(torch.cat([*held, *self._pending]), self.rank)
+            self._pending = []
+        else:
             return
-        self._pending = []
-        self._held, lost = shrink_rows(torch.cat(parts), rank)
         self._error += lost
 
     @torch.no_grad()
@@ -165,7 +189,7 @@ class InputSketch:
         self.diagonal = self.diagonal.to(device) + weight * other.diagonal.to(device)
         if weight > 0 and len(rows):
             self._add(rows.to(device) * weight**0.5)
-            self._settle(self.rank)
+            self._settle()
             self._error += weight * other.error
         self.count += other.count
 
@@ -181,7 +205,7 @@ class InputSketch:
 
         `X^T X - B^T B` may then be negative somewhere, by about as much: the upper bounds hold, the lower one not.
         """
-        self._settle(self.rank)
+        self._settle()
         if self._held is not None and self._held.dtype != torch.bfloat16:
             rounded = self._held.to(torch.bfloat16)
             self._error += rounding_error(self._held, rounded)
@@ -189,7 +213,7 @@ class InputSketch:
 
     def to(self, device: torch.device | str) -> InputSketch:
         """Move it there, in place, and return it."""
-        self._settle(self.rank)
+        self._settle()
         self.diagonal = self.diagonal.to(device)
         self._held = None if self._held is None else self._held.to(device)
         return self
@@ -288,10 +312,7 @@ class InputSketch:
         check_float("gram", gram, ("c", "c"))
         check_finite("gram", gram)
         sketch = cls(gram.shape[1], rank)
-        values, vectors = torch.linalg.eigh(gram.double())
-        values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
-        sketch._held = (vectors[:, :rank] * values[:rank].sqrt()).T.float()
-        sketch._error = float(values[rank]) if rank < len(values) else 0.0
+        sketch._held, sketch._error = shrink_gram(gram.double(), rank)
         sketch.diagonal, sketch.count = gram.diagonal().double().clone(), 1
         return sketch
 

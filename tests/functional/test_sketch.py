@@ -10,7 +10,8 @@ from hpa_lightning.functional import dominant_subspace
 from hpa_lightning.functional.shrinking import shrink_rows
 from hpa_lightning.functional.sketch import InputSketch
 
-RANK, COLUMNS, TOKENS = 24, 96, 700
+RANK, COLUMNS, TOKENS = 24, 100, 700
+SUMMED = 25  # the rank from which so few columns are summed whole
 
 POSITIONS = torch.arange(1, COLUMNS + 1).double()
 
@@ -28,8 +29,8 @@ def inputs(kind: str, seed: int = 0) -> Tensor:
     return (torch.randn(TOKENS, COLUMNS, generator=rng, dtype=torch.float64) * SPECTRA[kind].sqrt() @ turn.T).float()
 
 
-def sketched(x: Tensor, *sizes: int) -> InputSketch:
-    sketch = InputSketch(COLUMNS, RANK)
+def sketched(x: Tensor, *sizes: int, rank: int = RANK) -> InputSketch:
+    sketch = InputSketch(COLUMNS, rank)
     for part in x.split(sizes[0] if sizes else 100):
         sketch.update(part)
     return sketch
@@ -45,8 +46,8 @@ def check_bounds(sketch: InputSketch, exact: Tensor) -> None:
     assert rest[0] >= -slack and rest[-1] <= sketch.error + slack
     assert sketch.trace == pytest.approx(float(exact.diagonal().sum()), rel=1e-6)
     tail = torch.linalg.eigvalsh(exact).flip(0)
-    for k in range(RANK):
-        assert sketch.error <= float(tail[k:].sum()) / (RANK + 1 - k) + slack
+    for k in range(sketch.rank):
+        assert sketch.error <= float(tail[k:].sum()) / (sketch.rank + 1 - k) + slack
 
 
 @pytest.mark.parametrize("kind", SPECTRA)
@@ -56,6 +57,13 @@ def test_the_bounds_hold(kind: str, size: int) -> None:
     if size == 1:
         x = x[:90]
     check_bounds(sketched(x, size), gram(x))
+    summed = sketched(x, size, rank=SUMMED)
+    check_bounds(summed, gram(x))
+    values = torch.linalg.eigvalsh(gram(x)).flip(0)
+    slack = 1e-6 * float(values[0])  # float32 products
+    assert summed.error == pytest.approx(float(values[SUMMED]), rel=1e-5, abs=slack)
+    torch.testing.assert_close(summed.spectrum()[1] + summed.error, values[:SUMMED], rtol=1e-5, atol=slack)
+    assert summed.error <= sketched(x, size).error + slack
 
 
 @pytest.mark.parametrize("kind", SPECTRA)
