@@ -27,8 +27,8 @@ class HessianMemory(Part):
 
     Earlier tasks are remembered as the sum of their Hessians, not as samples. A sketch holds ``rank`` rows of
     ``in_features`` bfloat16 numbers for each distinct layer input, on the CPU, whatever the number of tasks, and no
-    ``c x c`` matrix is formed of more than ``4 rank`` columns; the exact form holds ``(in_features, in_features)`` in fp32. LLaMA-7B geometry has
-    745,472 columns: 1.5 MB for each row of rank, 22 GB in the exact form.
+    ``c x c`` matrix is formed of more than ``4 rank`` columns; the exact form holds ``(in_features, in_features)`` in
+    fp32. LLaMA-7B geometry has 745,472 columns: 1.5 MB for each row of rank, 22 GB in the exact form.
 
     What is remembered may come from a file that an earlier fit, or ``hpa-lightning fuse``, has written, and be written
     to one (:class:`hpa_lightning.calibration.earlier_tasks.EarlierTasks`): a task that is learnt in another fit, on
