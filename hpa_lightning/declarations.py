@@ -23,17 +23,53 @@ def load_yaml(text: str, where: str) -> Any:
     """Parse YAML.
 
     Raises:
-        ValueError: named by ``where``: broken YAML, or one that holds itself or more than `MOST_NODES` values once its
-            aliases are filled in (a few lines can stand for more than any memory holds).
+        ValueError: named by ``where``: broken YAML, one with a key twice in one mapping, or one that holds itself or
+            more than `MOST_NODES` values once its aliases are filled in (a few lines can stand for more than any
+            memory holds).
     """
     try:
         content = yaml.safe_load(text)
         _check_size(content)
+        check_distinct_keys(text)
         return content
     except RecursionError:
         raise ValueError(f"{where} is not YAML that can be read: it is nested too deeply.") from None
     except Exception as error:  # YAML's own, and those of the types that it makes: dates, numbers, keys
         raise ValueError(f"{where} is not valid YAML: {cut(error, 500)}") from error
+
+
+def check_distinct_keys(text: str) -> None:
+    """Check that no mapping of a YAML text has a key twice: the loader would keep the last value alone.
+
+    Args:
+        text: YAML that can be loaded.
+
+    Raises:
+        yaml.constructor.ConstructorError: one has, with the line.
+    """
+    waiting = [yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
+    visited: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in visited or not isinstance(node, yaml.CollectionNode):
+            continue
+        visited.add(id(node))
+        if not isinstance(node, yaml.MappingNode):
+            waiting += node.value
+            continue
+        keys: set[tuple[str, str]] = set()
+        for key, value in node.value:
+            waiting += (key, value)
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in keys:
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"the key {shown(key.value)} occurs twice in one mapping, and one of its values would be lost",
+                    key.start_mark,
+                )
+            keys.add((key.tag, key.value))
 
 
 def _check_size(content: Any) -> None:

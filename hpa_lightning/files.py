@@ -46,8 +46,12 @@ def whole_file(path: str | PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | PathLike[str], text: str) -> None:
-    """Write a UTF-8 file, whole or not at all; see :func:`whole_file`."""
-    write_bytes(path, text.encode())
+    """Write a UTF-8 file, whole or not at all; see :func:`whole_file`.
+
+    Half a surrogate pair, which UTF-8 cannot hold (of a file's name that is not UTF-8, of an emoji that was cut), is
+    written as its escape, such as ``\\udce9``; JSON reads it as what it was.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: str | PathLike[str], content: bytes) -> None:

@@ -7,6 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from hpa_lightning.values import shown
+
 
 def read_text(path: str | PathLike[str]) -> str:
     """Return the text of a UTF-8 file, without a byte-order mark.
@@ -27,6 +29,24 @@ def not_utf8(name: str, byte: int) -> ValueError:
     return ValueError(f"{name} is not UTF-8 (byte {byte}); expected text in UTF-8.")
 
 
+class RepeatedKeyError(ValueError):
+    """An object of a JSON text has one key twice."""
+
+
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its keys and values (``object_pairs_hook``); Python's decoder would lose all but the last.
+
+    Raises:
+        RepeatedKeyError: a key occurs twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise RepeatedKeyError(f"an object has the key {shown(twice)} twice, and one of its values would be lost")
+    return found
+
+
 def parse_json(text: str | bytes, where: str, expected: str = "") -> Any:
     """Return the value of a JSON text.
 
@@ -36,14 +56,15 @@ def parse_json(text: str | bytes, where: str, expected: str = "") -> Any:
         expected: what to say more.
 
     Raises:
-        ValueError: named by ``where``: broken JSON, nested too deeply, not UTF-8, or a number of thousands of digits.
+        ValueError: named by ``where``: broken JSON, a key twice in one object, nested too deeply, not UTF-8, or a
+            number of thousands of digits.
 
     >>> parse_json("[1, 2", "a.json")
     Traceback (most recent call last):
     ValueError: a.json: broken JSON at line 1: Expecting ',' delimiter.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=distinct_keys)
     except (RecursionError, ValueError) as error:
         raise broken_json(error, where, expected) from error
 
@@ -55,6 +76,8 @@ def broken_json(error: Exception, where: str, expected: str = "") -> ValueError:
         return ValueError(f"{where}: broken JSON{place}: {error.msg}{expected}.")
     if isinstance(error, RecursionError):
         return ValueError(f"{where}: broken JSON: it is nested too deeply to be read{expected}.")
+    if isinstance(error, RepeatedKeyError):
+        return ValueError(f"{where}: {error}.")
     return ValueError(f"{where}: broken JSON: {str(error)[:100]}{expected}.")  # bytes, or a number of 5000 digits
 
 

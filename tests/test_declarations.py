@@ -23,8 +23,9 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("[" * 5000, "study is not YAML"),
         ("a: 2020-13-45", "study is not valid YAML: "),
         ("{[1]: 2}", "study is not valid YAML: "),
+        ("methods:\n  hpa: {title: a}\n  'hpa': {title: b}", "the key 'hpa' occurs twice in one mapping"),
     ],
-    ids=["broken", "itself", "bomb", "deep", "date", "key"],
+    ids=["broken", "itself", "bomb", "deep", "date", "key", "twice"],
 )
 def test_what_is_no_yaml_is_named_and_takes_no_memory(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
@@ -34,6 +35,7 @@ def test_what_is_no_yaml_is_named_and_takes_no_memory(text: str, message: str) -
 
 def test_an_alias_stands_for_what_it_names() -> None:
     assert load_yaml("a: &a [1]\nb: *a", "study") == {"a": [1], "b": [1]}
+    assert load_yaml("a: &a {k: 1, l: 1}\nb: {<<: *a, k: 2}", "study")["b"] == {"k": 2, "l": 1}
 
 
 def test_a_placeholder_that_is_all_of_a_text_keeps_its_type() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import resource
@@ -135,3 +136,8 @@ def test_one_module_gives_finished_things_their_names() -> None:
     found = {file.name for file in root.rglob("*.py") if re.search(r"\bos\.(replace|rename)\(", file.read_text())}
     assert found == {"files.py", "run_folder.py"}
     assert not any(re.search(r"\bimport fcntl|\bfcntl\.", file.read_text()) for file in root.rglob("*.py"))
+
+
+def test_half_a_surrogate_pair_is_written_as_its_escape(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.json", json.dumps({"é": "caf\udce9"}, ensure_ascii=False))
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"é": "caf\udce9"}

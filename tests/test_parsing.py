@@ -25,6 +25,7 @@ def test_a_byte_order_mark_is_no_text_and_other_encodings_are_named_with_the_byt
         ("[" * 100_000, "where: broken JSON: it is nested too deeply"),
         (b"[\xff\xff\xff]", "where: broken JSON: 'utf-8' codec"),
         ("1" * 5000, "where: broken JSON: Exceeds the limit"),
+        ('{"a": {"b": 1, "c": 2, "b": 3}}', "where: an object has the key 'b' twice"),
     ],
 )
 def test_what_is_no_json_is_one_short_error(text: str | bytes, message: str) -> None:

@@ -9,9 +9,11 @@ from importlib import import_module
 from inspect import isclass, signature
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loader
 
 from hpa_lightning.cli.errors import UserError, on_one_line
+from hpa_lightning.declarations import check_distinct_keys
 from hpa_lightning.values import nearest
 
 _HOW = "YAML file of options, as --print_config prints it"
@@ -46,6 +48,19 @@ _PACKAGES = (
     "torch.optim",
     "torch.optim.lr_scheduler",
 )
+
+
+_load_yaml = get_loader("yaml")
+
+
+def _load_distinct(text: str) -> Any:
+    """YAML as jsonargparse reads it, without a key that occurs twice."""
+    content = _load_yaml(text)
+    check_distinct_keys(text)
+    return content
+
+
+set_loader("yaml", _load_distinct, exceptions=(yaml.YAMLError,))
 
 
 class OneLineErrors:

@@ -39,6 +39,9 @@ _TURNS = {
 }
 """EXIF orientation -> what turns the picture upright."""
 
+_PROGRAMS = frozenset({"EPS"})
+"""Formats that PIL hands to another program, Ghostscript, which runs what a data file says."""
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
@@ -80,10 +83,12 @@ def read_rgb(file: str | Path | io.BytesIO, max_pixels: int | None = MAX_PIXELS)
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no image, a broken one, or one that is too large.
+        ValueError: no image, a broken one, one that is too large, or PostScript.
     """
     try:
         with Image.open(file) as opened:
+            if opened.format in _PROGRAMS:
+                raise ValueError(f"{opened.format} is no picture but a program that draws one, and none is run here")
             width, height = opened.size
             if max_pixels is not None and width * height > max_pixels:
                 raise ValueError(too_large(width, height, max_pixels))
@@ -149,8 +154,8 @@ def image_of_cell(cell: Any, folder: Path, where: str) -> str | EncodedImage | I
 
     Args:
         cell: a path; an address: ``data:`` with base64, ``file://``, or ``http(s)://`` of a file that is there already
-            (nothing is downloaded), in ``folder`` under its name, its path, or its host and path, as ``wget -x``
-            writes it; the bytes of an image file; the hub's ``{"bytes", "path"}``, of which ``bytes`` are taken where
+            (nothing is downloaded), in ``folder`` under its host and path, as ``wget -x`` writes it, its path,
+            or its name; the bytes of an image file; the hub's ``{"bytes", "path"}``, of which ``bytes`` are taken where
             there are any; a PIL image.
         folder: that relative paths start from.
         where: the row, for messages.
@@ -198,12 +203,12 @@ def _downloaded(address: str, folder: Path, where: str) -> str:
         path = unquote(parts.path).lstrip("/")
     except ValueError as error:
         raise ValueError(f"{where}: the image {shown(address)} is not an address: {error}.") from error
-    places = [folder / Path(path).name, folder / path, folder / parts.netloc / path]
+    places = [folder / parts.netloc / path, folder / path, folder / Path(path).name]  # the least doubtful first
     found = next((place for place in places if parts.scheme.startswith("http") and is_file(place)), None)
     if found is None:
         raise ValueError(
             f"{where}: the image {shown(address)} is an address, and nothing is downloaded here. Download it to "
-            f"{shown(str(places[0]))}, or write the path of a local file."
+            f"{shown(str(places[-1]))}, or write the path of a local file."
         )
     return str(found)
 

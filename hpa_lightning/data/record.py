@@ -106,9 +106,9 @@ def check_record(record: Record, *, needs_answer: bool = False, needs_reference:
 
     Raises:
         ValueError: named by the record's source: unknown roles or parts, roles that do not alternate from the user's,
-            image parts that do not match ``images`` or are in an answer, half a surrogate pair, no final assistant
-            turn, or none that is learnt, where ``needs_answer``, no reference where ``needs_reference``, fewer than two
-            choices, an empty one, or an answer that is none of them.
+            image parts that do not match ``images`` or are in an answer, half a surrogate pair in any text, no final
+            assistant turn, or none that is learnt, where ``needs_answer``, no reference where ``needs_reference``,
+            fewer than two choices, an empty one, or an answer that is none of them.
     """
     turns = [_role(record, message) for message in record.messages]
     alternating = turns[1:] if turns[:1] == ["system"] else turns
@@ -119,6 +119,9 @@ def check_record(record: Record, *, needs_answer: bool = False, needs_reference:
             "turn, user first."
         )
     parts = sum(_image_parts(record, message) for message in record.messages)
+    for text in (record.id, record.group, record.rejected, *record.answers, *record.choices):
+        if _has_surrogate(text):
+            raise ValueError(_half_a_pair(record, text))
     if parts != len(record.images):
         raise ValueError(f"{record.where}: {parts} image parts in the messages but {len(record.images)} images.")
     if record.ends_with_answer and not message_text(record.messages[-1]).strip():
@@ -198,17 +201,23 @@ def _image_parts(record: Record, message: Mapping[str, Any]) -> int:
                 '{"type": "text", "text": <string>}.'
             )
         if kind == "text" and _has_surrogate(part["text"]):
-            raise ValueError(
-                f"{record.where}: the text {shown(part['text'])} holds half of a surrogate pair, which is no character "
-                "and which no tokenizer takes; repair the file (an emoji was cut, mostly)."
-            )
+            raise ValueError(_half_a_pair(record, part["text"]))
         images += kind == "image"
     if images and message["role"] == "assistant":
         raise ValueError(f"{record.where}: an image part in an assistant turn; only prompts may hold images.")
     return images
 
 
-def _has_surrogate(text: str) -> bool:
+def _half_a_pair(record: Record, text: str) -> str:
+    return (
+        f"{record.where}: the text {shown(text)} holds half of a surrogate pair, which is no character and which no "
+        "tokenizer takes; repair the file (an emoji was cut, mostly)."
+    )
+
+
+def _has_surrogate(text: object) -> bool:
+    if not isinstance(text, str):
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpa_lightning.data.readers.table_files import LONGEST_CELL
 from hpa_lightning.parsing import parse_json, read_text
 from hpa_lightning.rating.form import CSV_COLUMNS, FORMAT, on_page
 from hpa_lightning.rating.rubric import BY_NAME, SCALES
@@ -126,7 +127,15 @@ def _checked(ratings: Mapping[str, Any], key: Mapping[str, Any], path: Path) -> 
 
 
 def _from_csv(path: Path, key: Mapping[str, Any]) -> Filled:
-    reader = csv.DictReader(io.StringIO(read_text(path)))
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        return _from_rows(reader, path, key)
+    except csv.Error as error:
+        raise ValueError(f"{path}: broken in the row behind line {reader.line_num}: {error}.") from error
+
+
+def _from_rows(reader: csv.DictReader[str], path: Path, key: Mapping[str, Any]) -> Filled:
     if list(reader.fieldnames or ()) != list(CSV_COLUMNS):
         raise ValueError(f"{path} has the columns {names(reader.fieldnames or ())}; expected {list(CSV_COLUMNS)}.")
     items = {item["id"]: item for item in key["items"]}
@@ -137,7 +146,7 @@ def _from_csv(path: Path, key: Mapping[str, Any]) -> Filled:
         if row["form"] != key["form"]:
             raise ValueError(f"{where} is of the form {shown(row['form'])}; the key is that of {key['form']!r}.")
         item = items.get(row["item"] or "")
-        place = int(row["answer"]) - 1 if (row["answer"] or "").isdigit() else -1
+        place = int(row["answer"]) - 1 if (row["answer"] or "").isdecimal() else -1
         if item is None or not 0 <= place < len(item["order"]) or (row["item"], place) in seen:
             what = f"item {shown(row['item'])}, answer {shown(row['answer'])}"
             raise ValueError(f"{where}: {what} occurs twice, or is not in the form.")
@@ -150,10 +159,10 @@ def _from_csv(path: Path, key: Mapping[str, Any]) -> Filled:
             raise ValueError(
                 f"{where}: the question or the answer was changed; what was rated is not what was exported."
             )
-        raters |= {row["rater"].strip()} - {""}
+        raters |= {(row["rater"] or "").strip()} - {""}
         for scale in SCALES:
             if cell := (row[scale.name] or "").strip():
-                ratings[row["item"]][place][scale.name] = int(cell) if cell.isdigit() else cell
+                ratings[row["item"]][place][scale.name] = int(cell) if cell.isdecimal() else cell
     if len(raters) != 1:
         raise ValueError(f"{path} names the raters {names(sorted(raters))}; expected one, in at least one row.")
     return Filled(raters.pop(), path, _checked(ratings, key, path))

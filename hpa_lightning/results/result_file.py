@@ -114,7 +114,8 @@ def result_line(record: Mapping[str, Any] | Event) -> bytes:
     if not isinstance(record.get("event"), str):
         raise ValueError(f'A result needs the key "event" with the name of the event, got {dict(record)!r}.')
     try:
-        return (json.dumps(_finite(record), allow_nan=False, ensure_ascii=False) + "\n").encode()
+        line = json.dumps(_finite(record), allow_nan=False, ensure_ascii=False) + "\n"
+        return line.encode(errors="backslashreplace")  # half a surrogate pair: of a file's name that is not UTF-8
     except TypeError as error:
         raise ValueError(f"The {record['event']!r} event has a value that JSON cannot represent: {error}.") from error
 

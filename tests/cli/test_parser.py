@@ -111,3 +111,21 @@ def test_names_and_defaults_are_those_of_the_classes() -> None:
                 assert getattr(options, field.name) == getattr(settings, field.name), field.name
     actions = fuse_command.parser()._option_string_actions
     assert actions["--saliency"].choices == SALIENCIES and set(actions["--units"].choices or ()) == set(UNITS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "content"),
+    [
+        (["fit"], "trainer: {max_epochs: 1}\nseed_everything: 1\ntrainer: {max_epochs: 2}"),
+        (["fit"], "trainer:\n  callbacks: [a]\n  max_epochs: 1\n  callbacks: [b]"),
+        (["fuse"], "device: cpu\ndevice: cuda"),
+    ],
+)
+def test_a_setting_that_occurs_twice_is_not_lost(
+    arguments: list[str], content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """YAML's loader keeps the last one."""
+    (tmp_path / "a.yaml").write_text(content)
+    name = content.rstrip("]").replace("\n  ", "\n").rpartition("\n")[2].partition(":")[0]
+    said = told([*arguments, "--config", str(tmp_path / "a.yaml")], capsys)
+    assert f"the key '{name}' occurs twice in one mapping" in said, said

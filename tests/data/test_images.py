@@ -18,7 +18,7 @@ from transformers.image_utils import load_image
 
 from hpa_lightning.data import CVITDataModule, EncodedImage, Record, Task
 from hpa_lightning.data.checking import check_stream, summary
-from hpa_lightning.data.images import DEEP, FRAMES, TRANSPARENT, TURNED, kinds_of
+from hpa_lightning.data.images import DEEP, FRAMES, TRANSPARENT, TURNED, image_of_cell, kinds_of
 from hpa_lightning.data.record import open_image, user_turn
 
 
@@ -202,3 +202,21 @@ def test_encoded_images_keep_their_size_and_can_be_sent_to_workers(tmp_path: Pat
     assert pixels.dtype == np.uint8 and pixels.shape == (28, 28, 3)
     with pytest.raises(ValueError, match=r"^harm\.parquet\[4\]: the image 'x\.jpg' cannot be decoded: cannot identify"):
         open_image(EncodedImage(b"no image", "x.jpg"), "harm.parquet[4]")
+
+
+def test_postscript_is_not_run(tmp_path: Path) -> None:
+    """PIL would call Ghostscript with what the data file says."""
+    path = tmp_path / "a.png"  # the suffix tells PIL nothing
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    for image in (path, EncodedImage(path.read_bytes())):
+        with pytest.raises(ValueError, match="EPS is no picture but a program that draws one"):
+            open_image(image, "r")
+
+
+def test_an_address_is_the_file_that_it_names_most_exactly(tmp_path: Path) -> None:
+    found = []
+    for name in ("1.png", "x/1.png", "a.org/x/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        found.append(image_of_cell("https://a.org/x/1.png", tmp_path, "r"))
+    assert found == [str(tmp_path / name) for name in ("1.png", "x/1.png", "a.org/x/1.png")]

@@ -64,9 +64,20 @@ def test_a_filled_csv_counts_like_the_page(key: Path, tmp_path: Path, capsys: py
     output = tmp_path / "figures.json"
     main(["rate", "import", str(tmp_path / "cy.csv"), "--key", str(key), "--output", str(output)])
     assert json.loads(output.read_text())["raters"] == ["Cy"] and "Win rates" in capsys.readouterr().out
+    rated, rows[2]["safety"] = rows[2]["safety"], "²"
+    with pytest.raises(ValueError, match=r"power.csv: q\d+ has 'safety': '²'; expected"):
+        rate_outcome([write("power.csv")], key)
+    rows[2]["safety"] = rated
     rows[3]["text"] += " more"
     with pytest.raises(ValueError, match=r"edited.csv, row 5: the question or the answer was changed"):
         rate_outcome([write("edited.csv")], key)
     rows[3] = rows[2]
     with pytest.raises(ValueError, match=r"twice.csv, row 5: .* occurs twice"):
         rate_outcome([write("twice.csv")], key)
+    with (tmp_path / "cy.csv").open("a") as file:
+        file.write('"')
+    with pytest.raises(ValueError, match=r"cy.csv: broken in the row behind line \d+: unexpected end of data"):
+        rate_outcome([tmp_path / "cy.csv"], key)
+    (tmp_path / "long.csv").write_text(",".join([*CSV_COLUMNS[:-1], "x" * 200_000]))
+    with pytest.raises(ValueError, match=r"long\.csv has the columns"):
+        rate_outcome([tmp_path / "long.csv"], key)

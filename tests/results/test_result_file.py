@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpa_lightning.results.result_file import ResultWriter, read_results
+from hpa_lightning.results.result_file import RESULT_FILE, ResultWriter, read_results
 
 
 def test_lines_are_appended_and_read_back(tmp_path: Path) -> None:
@@ -93,3 +93,11 @@ def test_broken_earlier_line_is_named(tmp_path: Path, line: str, message: str) -
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"results\.jsonl"):
         read_results(tmp_path)
+
+
+def test_a_name_that_is_not_utf_8_is_written_and_read_back(tmp_path: Path) -> None:
+    """`sys.argv` has half a surrogate pair for each byte of a file's name that is not UTF-8."""
+    event = {"event": "run", "command": "fit --config caf\udce9.yaml", "note": "ß", "method": "m", "seed": 0}
+    ResultWriter(tmp_path / RESULT_FILE).write({**event, "tasks": [], "sets": []})
+    assert "ß" in (tmp_path / RESULT_FILE).read_text(encoding="utf-8")
+    assert read_results(tmp_path)[0]["command"] == event["command"]

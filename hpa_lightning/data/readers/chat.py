@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hpa_lightning.data.images import image_of_cell
 from hpa_lightning.data.readers.row_fields import (
     COMMON_KEYS,
     Reading,
@@ -82,5 +81,5 @@ def _part(part: Mapping[str, Any], embedded: list[Any], where: str, reading: Rea
             value = value.get("url")
         if given[0] == "base64":
             value = f"data:;base64,{value}"
-        embedded.append(image_of_cell(value, reading.folder, where))
+        embedded.append(reading.image(value, where))
     return {"type": "image"}

@@ -6,13 +6,13 @@ import codecs
 import json
 from typing import Any, BinaryIO
 
-from hpa_lightning.parsing import broken_json, not_utf8
+from hpa_lightning.parsing import broken_json, distinct_keys, not_utf8
 
 _CHUNK = 1 << 20
 _MARGIN = 64
 """Characters within which a value that is cut off can be told from a broken one by nothing but what follows."""
 
-DECODER = json.JSONDecoder()
+DECODER = json.JSONDecoder(object_pairs_hook=distinct_keys)
 
 
 class JsonText:
@@ -71,7 +71,7 @@ class JsonText:
                     self._pass(error.pos)
                     raise self.broken(error.msg) from error
             except (RecursionError, ValueError) as error:
-                raise broken_json(error, self._name) from error
+                raise broken_json(error, f"{self._name}, line {self._line}") from error
             else:
                 if len(self._text) - end > 2 or not self._more():  # "1" may go on as "1.5" or "1e+5"
                     self.last = self._pass(end)

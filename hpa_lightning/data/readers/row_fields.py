@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ class Reading:
     unread: Counter[str] = field(default_factory=Counter)
     records: int = 0
     _found: set[str] = field(default_factory=set)
+    _addresses: dict[int, str] = field(default_factory=dict)  # hash of a file's path -> the address it stands for
+    _shared: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_image_place(self.image_place)
@@ -56,6 +59,21 @@ class Reading:
         self.unread.update(self._found)
         self._found.clear()
         self.records += 1
+
+    def image(self, cell: Any, where: str) -> Any:
+        """Return the image in a cell, see :func:`image_of_cell`; two addresses that are one file are noted.
+
+        Raises:
+            ValueError: named by ``where``.
+        """
+        found = image_of_cell(cell, self.folder, where)
+        if isinstance(cell, Mapping):
+            cell = cell.get("path")
+        if isinstance(found, str) and isinstance(cell, str) and cell.lower().startswith(("http://", "https://")):
+            address = cell.partition("://")[2]
+            if self._addresses.setdefault(hash(found), address) != address:
+                self._shared.append((self._addresses[hash(found)], address, found))
+        return found
 
     def note_unread(self, found: Mapping[str, Any], known: Collection[str], where: str, what: str = "") -> None:
         """Note the keys of a row, a turn or a part that nothing reads.
@@ -105,16 +123,25 @@ class Reading:
             reported = [f"{what} in {count} of {self.records} records" for what, count in counts]
             more = f" and {len(reported) - 10} more" if len(reported) > 10 else ""
             rank_zero_warn(f"{name}: {', '.join(reported[:10])}{more}; not read.", category=DataWarning)
+        if self._shared:
+            one, other, file = self._shared[0]
+            rank_zero_warn(
+                f"{name}: the images {shown(one)} and {shown(other)} are one file here, {shown(file)} (such addresses: "
+                f"{len(self._shared)}). If they are not one picture, "
+                "download each to its host and path below the folder, as `wget -x` does.",
+                category=DataWarning,
+            )
+            self._shared.clear()
 
 
 def identity_of(row: Row, where: str, default: str | None = None) -> str:
     """Return ``id``, else ``question_id``, else ``default`` (where the row stands).
 
     Raises:
-        ValueError: named by ``where``: an id that is neither a text nor a number.
+        ValueError: named by ``where``: an id that is neither a text nor a finite number.
     """
     identity = next((row[key] for key in ("id", "question_id") if row.get(key) is not None), default or where)
-    if not isinstance(identity, str | int | float):
+    if not _is_text_or_number(identity):
         raise ValueError(f"{where}: the id is {shown(identity)}; expected a text or a number.")
     return str(identity)
 
@@ -134,7 +161,7 @@ def system_of(row: Row, where: str) -> str | None:
 
 
 def images_of(row: Row, where: str, reading: Reading) -> tuple[Any, ...]:
-    """Return the images under ``image`` or ``images``: none, one, or a list; see :func:`image_of_cell`.
+    """Return the images under ``image`` or ``images``: none, one, or a list; see :meth:`Reading.image`.
 
     Raises:
         ValueError: named by ``where``: an image of another kind, or images under both keys.
@@ -143,7 +170,7 @@ def images_of(row: Row, where: str, reading: Reading) -> tuple[Any, ...]:
     if len(given) == 2 and given["image"] not in (given["images"], *_listed(given["images"])[:1]):
         raise ValueError(f"{where}: images under 'image' and under 'images'; expected one of the two.")
     cells = _listed(given.get("images", given.get("image", [])))
-    return tuple(image_of_cell(cell, reading.folder, where) for cell in cells)
+    return tuple(reading.image(cell, where) for cell in cells)
 
 
 def answers_of(row: Row, where: str) -> tuple[str, ...]:
@@ -152,11 +179,12 @@ def answers_of(row: Row, where: str) -> tuple[str, ...]:
     CoIN's grounding file has its box under ``answer_bbox``.
 
     Raises:
-        ValueError: named by ``where``: an answer that is neither a text nor a number.
+        ValueError: named by ``where``: an answer that is neither a text nor a finite number. What pandas writes where
+            a table has nothing is NaN, and ``true`` could be meant as "true", "True" or "yes".
     """
     value: Any = next((row[key] for key in ("answers", "answer", "answer_bbox") if row.get(key) is not None), [])
     answers = _listed(value)
-    if not all(isinstance(answer, str | int | float) for answer in answers):
+    if not all(map(_is_text_or_number, answers)):
         raise ValueError(f"{where}: the answer is {shown(value)}; expected a string or a list of strings.")
     return tuple(str(answer) for answer in answers)
 
@@ -186,6 +214,10 @@ def text_in(row: Row, key: str, where: str) -> str:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{where}: {key!r} is {shown(value)}; expected a text. The row has {names(row)}.")
     return value or ""
+
+
+def _is_text_or_number(value: Any) -> bool:
+    return isinstance(value, str) or type(value) is int or (isinstance(value, float) and isfinite(value))
 
 
 def _listed(value: Any) -> list[Any]:

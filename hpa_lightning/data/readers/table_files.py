@@ -17,7 +17,7 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")
 
 Row = Mapping[str, Any]
 
-_LONGEST_CELL = 1 << 30
+LONGEST_CELL = 1 << 30
 """Characters of a cell: pictures are in TSV files as base64, and csv's own limit is 131072."""
 
 
@@ -29,7 +29,8 @@ def read_table(path: Path) -> Iterator[tuple[str, Row]]:
 
     Raises:
         ValueError: named by file, index and line: no such file, another suffix, a file that is broken or not UTF-8,
-            a row with too few or too many cells, or one that is no object.
+            a row with too few or too many cells, text behind a closing quote, a quote that is never closed, or a row
+            that is no object.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "prompts.tsv"
@@ -71,9 +72,9 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _separated(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
             twice = [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]
             if twice:
@@ -89,7 +90,7 @@ def _separated(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{path.name} is not UTF-8 after line {reader.line_num}; expected UTF-8.") from error
         except csv.Error as error:
-            raise ValueError(f"{path.name}: broken at line {reader.line_num}: {error}.") from error
+            raise ValueError(f"{path.name}: broken in the row behind line {reader.line_num}: {error}.") from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:

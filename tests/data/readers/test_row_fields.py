@@ -10,7 +10,7 @@ from support.tiny_mllms import evaluation_records
 
 from hpa_lightning.data import CVITDataModule, Task
 from hpa_lightning.data.checking import check_stream, summary
-from hpa_lightning.data.readers import DataWarning
+from hpa_lightning.data.readers import DataWarning, read_records
 
 
 def test_unknown_keys_are_told_once_for_a_file_with_counts(tmp_path: Path) -> None:
@@ -36,3 +36,46 @@ def test_marks_of_media_without_media_are_told(tmp_path: Path) -> None:
         records = read(tmp_path, *rows)
     assert [str(item.message) for item in told] == ["t.json: mark <video> in the text in 1 of 4 records; not read."]
     assert contents(records[1])[0][1] == [text(page)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"question_id": NaN, "text": "a", "answer": "b"}', "the id is nan"),
+        ('{"question_id": 1, "text": "a", "answer": NaN}', "the answer is nan"),
+        ('{"question_id": 1, "text": "a", "answer": ["b", -Infinity]}', "the answer is .'b', -inf."),
+        ('{"question_id": 1, "text": "a", "answer": true}', "the answer is True"),
+        ('{"question_id": 1, "text": "a", "answer": "\\ud83d"}', "half of a surrogate pair"),
+        ('{"question_id": "\\ud83d", "text": "a", "answer": "b"}', "half of a surrogate pair"),
+        ('{"question_id": 1, "text": "a", "answer": "b", "answer": "c"}', "an object has the key 'answer' twice"),
+    ],
+)
+def test_what_is_no_answer_is_no_reference(row: str, message: str, tmp_path: Path) -> None:
+    """pandas writes NaN where a table has nothing; it was the reference "nan"."""
+    for name, content in (("t.jsonl", row), ("t.json", f"[{row}]")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=f"^{name}.*{message}"):
+            read_records(tmp_path / name)
+
+
+def test_numbers_are_answers(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"question_id": 1, "text": "a", "answer": [3, 2.5, %s]}' % ("9" * 400))
+    assert read_records(tmp_path / "t.jsonl")[0].answers == ("3", "2.5", "9" * 400)
+
+
+def test_addresses_that_are_one_file_are_told(tmp_path: Path) -> None:
+    for name in ("1.png", "b.org/y/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    addresses = ["https://a.org/x/1.png", "https://b.org/y/1.png", "https://b.org/y/2.png", "http://a.org/x/1.png"]
+    rows = [{"messages": MESSAGES[:2], "images": [address]} for address in addresses]
+    with pytest.warns(DataWarning) as told:
+        records = read(tmp_path, *rows)
+    assert [Path(record.images[0]).relative_to(tmp_path).as_posix() for record in records] == [
+        "1.png",
+        "1.png",
+        "b.org/y/2.png",
+        "1.png",
+    ]
+    (warning,) = told
+    assert "the images 'a.org/x/1.png' and 'b.org/y/1.png' are one file here, " in str(warning.message)

@@ -48,6 +48,8 @@ def test_a_text_file_is_its_lines_without_the_empty_ones(tmp_path: Path) -> None
         ("a.csv", b"id,prompt\n1,x,y\n", r"a.csv\[0\] \(line 2\): 3 cells; expected 2: \['id', 'prompt'\]"),
         ("a.csv", b"id,prompt\n1,x\n2\n", r"a.csv\[1\] \(line 3\): 1 cells"),
         ("a.tsv", b"id\n\xff\n", "a.tsv is not UTF-8 after line"),
+        ("a.csv", b'id,prompt\n1,x\n2,"y\n3,z\n', "a.csv: broken in the row behind line 2: unexpected end of data"),
+        ("a.tsv", b'prompt\n"Yes", he said\n', "a.tsv: broken in the row behind line 1: '\t' expected after"),
         ("a.parquet", b"PAR1", "a.parquet cannot be read as parquet after 0 rows"),
         ("a.json", b"[3]", r"a.json\[0\].*: a int; expected an object"),
         ("a.xlsx", b"x", "a.xlsx ends with '.xlsx'; expected one of .json"),
