@@ -19,6 +19,8 @@ FIT = "hpa_lightning_fit"
 """The key of a checkpoint that holds :func:`fit_settings` as ``"settings"`` and :func:`optimizer_settings`."""
 
 _TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision", "world_size")
+_NEWER = ("limit_train_batches", "overfit_batches")
+"""Compared too, as text since 1 is one batch and 1.0 all of them; checkpoints of earlier versions do not hold them."""
 _HOW = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """Arguments of torch's optimizers that say how a step is computed, not what."""
 
@@ -83,7 +85,8 @@ def fit_settings(trainer: L.Trainer, callbacks: list[TaskCallback]) -> dict[str,
         "callbacks": {
             type(callback).__name__: callback_settings(callback) for callback in callbacks if callback.shapes_training
         },
-        "trainer": {name: described(getattr(trainer, name, None)) for name in _TRAINER},
+        "trainer": {name: described(getattr(trainer, name, None)) for name in _TRAINER}
+        | {name: repr(getattr(trainer, name, None)) for name in _NEWER},
         "datamodule": None if datamodule is None else type(datamodule).__qualname__,
     }
 
@@ -107,6 +110,9 @@ def check_settings(trainer: L.Trainer, saved: dict[str, Any] | None, now: dict[s
     for name in unreported:
         reported.pop(name)
         callbacks.pop(name)
+    known = saved.get("trainer", {})
+    settings = {name: value for name, value in now.get("trainer", {}).items() if name in known or name not in _NEWER}
+    now = {**now, "trainer": settings}
     refuse_changes(trainer, differences({**saved, "callbacks": reported}, {**now, "callbacks": callbacks}), "fit")
 
 

@@ -62,6 +62,14 @@ class TuningCLI(LightningCLI):
             instead = f"the newest one to continue from is {other}" if other else "there is no other one beside it"
             raise UserError(f"{path} is unusable: {fault}; {instead}.")
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lays the checkpoint's hyperparameters over the configuration.
+
+        A fit is made with what its configuration says, and the module compares that with the checkpoint.
+        """
+        if self.config.get("subcommand") != "fit":
+            super()._parse_ckpt_path()
+
     def instantiate_classes(self) -> None:
         """What a class says of its own settings is an error of the user.
 

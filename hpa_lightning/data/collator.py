@@ -15,6 +15,7 @@ from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.labels import carry_over, labelled_tokens
 from hpa_lightning.data.padding import cut_right, pad_on, padding_on
 from hpa_lightning.data.pairs import PAIR_NUMBERS, answered, check_same_prompt, number_of
+from hpa_lightning.data.processor_settings import processor_settings
 from hpa_lightning.data.record import Record, check_pair, check_record, is_learnt, message_text, open_image
 from hpa_lightning.data.template import ChatTemplate, reads_text_alone, tokenizer_of
 
@@ -70,6 +71,11 @@ class MLLMCollator:
     def template(self) -> ChatTemplate:
         """The chat template, with the positions of answers."""
         return ChatTemplate(self.processor, self.chat_template)
+
+    @cached_property
+    def described_processor(self) -> dict[str, Any]:
+        """See :func:`~hpa_lightning.data.processor_settings.processor_settings`."""
+        return processor_settings(self.processor)
 
     def train(self, records: Sequence[Record]) -> dict[str, Tensor]:
         """Return the model's inputs, right-padded, and ``labels``.

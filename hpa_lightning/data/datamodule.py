@@ -25,6 +25,7 @@ from hpa_lightning.data.images import MAX_PIXELS
 from hpa_lightning.data.lengths import accumulated_batches, optimizer_steps
 from hpa_lightning.data.mixed import MixedData
 from hpa_lightning.data.pairs import NumberedRecords
+from hpa_lightning.data.processor_settings import shared_settings
 from hpa_lightning.data.readers.turns import ImagePlace, check_image_place
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.resuming import described, differences, refuse_changes
@@ -461,6 +462,7 @@ class CVITDataModule(L.LightningDataModule):
         }
         if self._processor() is not None:
             found["chat_template"] = self.collator.template.described
+            found["processor"] = self.collator.described_processor
         if self.harmful_calibration is not None:
             records = source.read(self.harmful_calibration, self.harmful_image_folder, "harmful_calibration")
             found["harmful_calibration"] = records.digest()
@@ -494,6 +496,11 @@ class CVITDataModule(L.LightningDataModule):
                 "same is not checked."
             )
             del now["data"]
+        elif "processor" in now["data"]:
+            # Checkpoints of earlier versions tell nothing of it.
+            saved = state_dict["data"].get("processor", {})
+            one, now["data"]["processor"] = shared_settings(saved, now["data"]["processor"])
+            state_dict = {**state_dict, "data": {**state_dict["data"], "processor": one}}
         before = {"replayed": {}, "safety_replayed": [], "replay_counts": {}, **state_dict}
         refuse_changes(self.trainer, differences(before, now), "stream")
 

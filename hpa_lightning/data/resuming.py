@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence, Set, Sized
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -49,6 +50,8 @@ def described(value: Any) -> Any:
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, Set):
         return sorted(map(str, value))
+    if isinstance(value, partial):
+        return {"class": described(value.func), "arguments": described(value.args), **described(value.keywords)}
     if isinstance(value, list | tuple) and value and all(isinstance(item, Record) for item in value):
         return records_digest(value)
     if isinstance(value, list | tuple):

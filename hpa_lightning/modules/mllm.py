@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from hpa_lightning.data.collator import MLLMCollator
 from hpa_lightning.data.needs import evaluation_data, predicted_sets, validation_data
 from hpa_lightning.data.protocols import Collator, EvaluationData
 from hpa_lightning.data.record import Record, assistant_turn
+from hpa_lightning.data.resuming import described, differences, refuse_changes
 from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.data.template import ChatTemplate, tokenizer_of
 from hpa_lightning.decoding import (
@@ -48,6 +50,8 @@ from hpa_lightning.modules.token_weights import TokenWeightedModule
 from hpa_lightning.modules.trainable import TrainableParts, describe_trainable
 from hpa_lightning.trainer_attributes import datamodule_of
 
+MODULE_SETTINGS = "hpa_lightning_module"
+"""The key of a checkpoint that holds :meth:`MLLMModule.resume_settings`."""
 _LONGEST_ANSWER = 64  # tokens, where nobody names a limit
 
 
@@ -159,6 +163,7 @@ class MLLMModule(TokenWeightedModule):
         self.osf = osf
         adapted = lora is not None or osf is not None
         self._fixed = select_trainable(self.model, adapted, freeze_vision, train_modules, trainable)
+        self._as_made = _dtype_and_trained(self.model)  # callbacks freeze parameters, strategies cast them
         self._reports_parts = trainable is not None
         self._in_training = False
         self._stop_token_ids: list[int] | None = None
@@ -216,10 +221,6 @@ class MLLMModule(TokenWeightedModule):
         shard_model_(self.model, blocks, self.device_mesh["data_parallel"])
 
     # -- training ----------------------------------------------------------------------------------------------------
-
-    def on_fit_start(self) -> None:
-        if self._reports_parts:
-            rank_zero_info(f"{type(self).__name__} {describe_trainable(self.model)}")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean cross-entropy over the answer tokens of a ``train`` batch."""
@@ -415,8 +416,31 @@ class MLLMModule(TokenWeightedModule):
 
     # -- export and helpers ------------------------------------------------------------------------------------------
 
+    def resume_settings(self) -> dict[str, Any]:
+        """What a fit that continues must have in common with this one; weights, data and optimizer apart.
+
+        Returns:
+            ``"class"``, ``"lora"``, ``"osf"``, ``"generation"``, ``"dtype"`` of the weights, ``"trained"`` (how many
+            tensors, with a digest of their names), and ``"lr_scheduler"`` where its settings are known.
+        """
+        found = {
+            "class": type(self).__qualname__,
+            "lora": described(self.lora),
+            "osf": described(self.osf),
+            "generation": described(self.generation),
+            **self._as_made,
+        }
+        if isinstance(self.make_lr_scheduler, TaskSchedule | partial):
+            found["lr_scheduler"] = {**described(self.make_lr_scheduler), "interval": self.lr_scheduler_interval}
+        return found
+
+    def on_fit_start(self) -> None:
+        if self._reports_parts:
+            rank_zero_info(f"{type(self).__name__} {describe_trainable(self.model)}")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record the state of the weights, in checkpoints of weights alone too."""
+        """Record the state of the weights, in checkpoints of weights alone too, and what is tuned how."""
+        checkpoint[MODULE_SETTINGS] = self.resume_settings()
         if (state := self._weights_state()) is not None:
             checkpoint[TASK_STATE] = state
 
@@ -427,6 +451,9 @@ class MLLMModule(TokenWeightedModule):
         stage = "load_from_checkpoint" if function is None else function.value
         if stage != "fit" and (reason := unfinished_weights(self._kept_state)):
             rank_zero_warn(f"{stage}: {reason}.")
+        saved = checkpoint.get(MODULE_SETTINGS)  # not in those of earlier versions
+        if stage == "fit" and saved is not None:
+            refuse_changes(self._trainer, differences({"model": saved}, {"model": self.resume_settings()}), "module")
 
     def keep_weights_state(self, state: dict[str, Any]) -> None:
         """Remember where a fit that is over has left the weights: its trainer may give way to another one."""
@@ -486,6 +513,14 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training.items():
             module.training = mode
+
+
+def _dtype_and_trained(model: nn.Module) -> dict[str, str]:
+    """The dtype of the weights, and how many tensors are trained, with a digest of their names."""
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)
+    digest = hashlib.blake2b("\n".join(trained).encode(), digest_size=8).hexdigest()
+    return {"dtype": str(dtype), "trained": f"{len(trained)} tensors, {digest}"}
 
 
 def _keep_primitives(hyperparameters: Any) -> None:

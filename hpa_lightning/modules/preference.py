@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hpa_lightning.data.datamodule import CVITDataModule
 from hpa_lightning.data.digests import records_digest
 from hpa_lightning.data.pairs import PAIR_NUMBERS, NumberedRecords
 from hpa_lightning.data.record import Record
+from hpa_lightning.data.resuming import described
 from hpa_lightning.data.template import tokenizer_of
 from hpa_lightning.functional.preference_loss import (
     PreferenceLoss,
@@ -108,6 +109,10 @@ class PreferenceModule(MLLMModule):
         self._logs_of: Any = None  # the loader's data that `_logs` are of
         self._reference_state: dict[str, str] = {}  # the task that `_logs` are of, the digest of its reference
         self._has_reference = False
+
+    def resume_settings(self) -> dict[str, Any]:
+        """As :class:`MLLMModule`'s, with loss and reference."""
+        return {**super().resume_settings(), "preference": described(replace(self.preference, reference_cache=None))}
 
     def setup(self, stage: str) -> None:
         """Forget the reference of an earlier fit; what a checkpoint tells of one is loaded after this."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,20 @@ def test_changed_settings_of_the_data_are_noticed_and_those_that_do_not_matter_a
     data(moved).load_state_dict(state)
 
 
+def test_another_processor_is_noticed(folder: Path) -> None:
+    state = data(folder).state_dict()
+    other = data(folder)
+    other.processor.image_processor.size = {"shortest_edge": 14}
+    with pytest.raises(ValueError, match=r"data\.processor\.image\.size\.shortest_edge: 28 in the checkpoint, 14 now"):
+        other.load_state_dict(state)
+    other = data(folder)
+    other.processor.tokenizer.add_tokens(["<new>"])
+    with pytest.raises(ValueError, match=r"data\.processor\.tokens: \d+ tokens, \w+ in the checkpoint, \d+ tokens"):
+        other.load_state_dict(state)
+    state["data"]["processor"]["image"]["of_another_version"] = 3
+    data(folder).load_state_dict(state)
+
+
 def test_settings_in_words(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text("a")
@@ -75,5 +90,7 @@ def test_settings_in_words(tmp_path: Path) -> None:
     rules.write_text("b")
     after = described({"judge": str(rules), "batch": [torch.zeros(2)], "retention": RetentionSettings(p_min=4.0)})
     assert sorted(differences(before, after)) == ["batch", "judge", "retention.p_min"]
+    rates = [described({"rate": partial(torch.optim.SGD, lr=lr)}) for lr in (0.1, 0.2)]
+    assert differences(*rates) == {"rate.lr": (0.1, 0.2)}
     guards = [GuardModelJudge("guard", batch_size=size, safe=word) for size, word in ((1, "safe"), (2, "ok"))]
     assert differences(*map(described, guards)) == {"safe": ("safe", "ok")}

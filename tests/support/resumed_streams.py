@@ -57,11 +57,9 @@ def data(folder: Path, **options: Any) -> CVITDataModule:
 def fit(folder: Path, callbacks: list[L.Callback], datamodule: Any, checkpoint: Any = None, **options: Any) -> Any:
     model, processor = tiny_llava(layers=2)
     rate = options.pop("rate", 1e-3)
+    settings = {"lora": LoraSettings(rank=2), **options.pop("model", {})}
     module = MLLMModule.from_objects(
-        model,
-        processor,
-        lora=LoraSettings(rank=2),
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=rate),
+        model, processor, optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=rate), **settings
     )
     trainer = L.Trainer(
         accelerator="cpu",
