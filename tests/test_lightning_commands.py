@@ -136,6 +136,17 @@ def test_without_a_logger_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (tmp_path / "test" / "config.yaml").is_file() and (tmp_path / "test" / "results.jsonl").is_file()
 
 
+@pytest.mark.parametrize("checkpoint", ["last", "FILE"])
+def test_a_module_that_is_made_in_another_way_is_noticed(checkpoint: str, fitted: Path, tmp_path: Path) -> None:
+    """With a file, Lightning lays the checkpoint's hyperparameters over the configuration, without a word."""
+    config = yaml.safe_load((fitted / "fit.yaml").read_text())
+    config["model"]["init_args"]["generation"] = {"num_beams": 2}
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
+    path = str(fitted / "checkpoints" / "step=4.ckpt") if checkpoint == "FILE" else checkpoint
+    with pytest.raises((ValueError, SystemExit), match=r"model\.generation\.num_beams: nothing in the .*, 2 now"):
+        run(tmp_path, "fit", "--ckpt_path", path)
+
+
 def test_a_resumed_fit_keeps_the_earlier_rows(tmp_path: Path) -> None:
     path = write_configuration(tmp_path)
     run(tmp_path, "fit")
