@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
@@ -19,7 +19,7 @@ from hpa_lightning.data.protocols import EvaluationData
 from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.evaluation import check_scoring
-from hpa_lightning.metrics.scoring import score_fields
+from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty, score_fields
 from hpa_lightning.results.events import CurveEvent
 from hpa_lightning.trainer_attributes import is_dev_run
 from hpa_lightning.values import names
@@ -72,6 +72,7 @@ class SafetyCurve(TaskCallback):
         self.samples = samples
         self.checkpoints = checkpoints
         self._measured = -1  # the optimizer step of the last point
+        self._silent = False  # the last point's answers were mostly empty, which has been reported
         self._chosen: list[tuple[EvaluationSet, EvaluationSet]] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -121,7 +122,8 @@ class SafetyCurve(TaskCallback):
         if step == self._measured or self._open_task is None or is_dev_run(trainer):
             return
         self._measured = step
-        points = {}
+        points: dict[str, float] = {}
+        counts: dict[str, dict[str, Any]] = {}
         for item, cut in self._sets_of(trainer):
             scored = score_set(trainer, pl_module, cut)
             fields = score_fields(item, scored.score, scored.rows, decoding_of(item, pl_module))
@@ -130,10 +132,15 @@ class SafetyCurve(TaskCallback):
                 CurveEvent(step=self._open_task, optimizer_step=step, moment=moment, task=self._task_name, **fields),
             )
             points[f"curve/{item.name}"] = scored.score
+            counts[item.name] = fields
         if trainer.logger is not None:
             trainer.logger.log_metrics(points, step=step)
         shown = ", ".join(f"{name.removeprefix('curve/')} {100 * score:.1f} %" for name, score in points.items())
         rank_zero_info(f"After {step} optimizer steps: {shown}")
+        empty = mostly_empty(counts)
+        if empty and not self._silent:
+            rank_zero_warn(broken_not_safe(f"The model after {step} optimizer steps", listed(empty)))
+        self._silent = bool(empty)
 
     def _sets_of(self, trainer: L.Trainer) -> Sequence[tuple[EvaluationSet, EvaluationSet]]:
         """The chosen sets, and each of them cut to its samples."""

@@ -18,7 +18,7 @@ from hpa_lightning.metrics import CHOICE_METRICS
 from hpa_lightning.metrics.by_category import category_scores
 from hpa_lightning.metrics.judges import RefusalJudge, judge_name
 from hpa_lightning.metrics.safety import judged
-from hpa_lightning.metrics.scoring import answer_counts, judged_rows
+from hpa_lightning.metrics.scoring import answer_counts, broken_not_safe, judged_rows, listed, mostly_empty
 from hpa_lightning.results.events import Event, RunEvent, ScoreEvent, event_of
 from hpa_lightning.results.predictions import FOLDER, Predictions, prediction_file, read_predictions
 from hpa_lightning.results.result_file import RESULT_FILE, result_file, result_line
@@ -90,6 +90,15 @@ def rates_table(run: str | Path, answers: Sequence[Predictions], verdicts: Mappi
         empty = 100 * answer_counts(item.rows)["empty"] / len(item.rows) if item.rows else math.nan
         rows.append([item.set, kind, step, *(100 * (rate if over else 1 - rate) for rate in refused), empty])
     return Table(["Set", "Rate", "After task", *verdicts, "Empty %"], rows)
+
+
+def mostly_silent(answers: Sequence[Predictions]) -> str | None:
+    """What accompanies the rates of a run most of whose answers to a set were empty after some step, if any."""
+    counts = {}
+    for item in answers:
+        name = f"{item.set}, {'aligned' if item.step < 0 else f'after task {item.step}'},"
+        counts[name] = {"n": len(item.rows), **answer_counts(item.rows)}
+    return broken_not_safe("The model", listed(empty)) if (empty := mostly_empty(counts)) else None
 
 
 def agreements(verdicts: Mapping[str, list[list[bool]]]) -> list[str]:

@@ -80,6 +80,18 @@ def test_judged_again_without_generating(run: Path, tmp_path: Path, capsys: pyte
         main(["judge", str(run), "--output", str(tmp_path / "judged")])
 
 
+def test_a_run_that_says_nothing_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every judge takes silence for a refusal."""
+    main(["judge", str(run)])
+    assert "mostly empty" not in capsys.readouterr().out
+    path = run / "predictions" / "step_02_harmful.jsonl"
+    rows = [json.loads(line) | {"response": " ?!"} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["judge", str(run)])
+    said = capsys.readouterr().out
+    assert "Warning: The model gives mostly empty answers (harmful, after task 1, 3 of 3). It is broken" in said
+
+
 def test_what_cannot_be_judged_is_named(run: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ([str(tmp_path)], "results.jsonl"),

@@ -28,7 +28,7 @@ def parser() -> CommandParser:
 def run(arguments: Sequence[str]) -> None:
     """Judge stored answers, print the rates and what the judges agree on."""
     options = parser().parse_args(arguments)
-    from hpa_lightning.judging import agreements, judge_run, rates_table, write_judged
+    from hpa_lightning.judging import agreements, judge_run, mostly_silent, rates_table, write_judged
     from hpa_lightning.metrics.judges import judge_name, partial_refusals, resolve_judge
     from hpa_lightning.results.completeness import require_finished
     from hpa_lightning.results.run_results import RunResults
@@ -38,6 +38,8 @@ def run(arguments: Sequence[str]) -> None:
     judges = [resolve_judge(name) for name in options.judges]
     answers, verdicts = judge_run(options.run, judges, options.sets)
     print(rates_table(options.run, answers, verdicts).text())
+    if silent := mostly_silent(answers):
+        print(f"\nWarning: {silent}")
     for judge in judges:
         if partial := sum(sum(partial_refusals(judge, [row["response"] for row in item.rows])) for item in answers):
             total = sum(len(item.rows) for item in answers)

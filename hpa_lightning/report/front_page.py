@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from hpa_lightning.files import staged
+from hpa_lightning.metrics.scoring import broken_not_safe
 from hpa_lightning.report.style import COLOURS, legend_beside, new_axes, new_figure, save_figure
 from hpa_lightning.report.templating import Fact, Image, render
 from hpa_lightning.table import Table
@@ -35,12 +36,16 @@ def front_table(front: Any) -> Table:
     """One row for every model; percent, with 95 % intervals."""
     columns = ["Model", "Safety %", "Helpfulness %", "Over-refusal %", "On the front", "Of the resamples %"]
     columns += ["Differs from task-tuned", "Differs from safety-tuned", "Differs from ensemble"]
+    silent = any(point.empty for point in front.points)
+    columns += ["Mostly empty answers"] if silent else []
     rows = []
     for point in front.points:
         name = f"{point.name}-tuned" if not point.comparisons else f"ratio {point.name}"
         figures = [_percent(one) for one in (point.safety, point.helpfulness, point.over_refusal)]
         marks = [point.marks(one) if point.comparisons else "" for one in ("task", "safety", "ensemble")]
-        rows.append([name, *figures, "yes" if point.on_front else "no", f"{100 * point.share_on_front:.0f}", *marks])
+        share = f"{100 * point.share_on_front:.0f}"
+        empty = [point.empty or "none"] if silent else []
+        rows.append([name, *figures, "yes" if point.on_front else "no", share, *marks, *empty])
     return Table(columns, rows)
 
 
@@ -110,7 +115,7 @@ def write_front_page(front: Any, method: str, folder: Path) -> None:
             "Every ratio with its 95 % intervals; models of the front are filled",
             "Helpfulness against safety of every merging ratio; the table holds the same figures",
         )
-        broken = [f"{point.name}: mostly empty answers ({point.empty})" for point in front.points if point.empty]
+        broken = [broken_not_safe(point.name, point.empty) for point in front.points if point.empty]
         sets = [f"{name}: {kind}, {count} questions" for name, (kind, count) in front.questions.items()]
         page = render(
             "front_page.html",

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.redaction import masked_command
 from hpa_lightning.report.category_tables import category_tables
 from hpa_lightning.report.drift_prediction import drift_table, has_drift
@@ -15,11 +14,11 @@ from hpa_lightning.report.meanings import MEANINGS
 from hpa_lightning.report.protection_table import protection_table
 from hpa_lightning.report.run_tables import (
     answers_table,
+    broken_runs,
     gate_table,
     helpfulness_table,
     matrix_table,
     method_table,
-    row_name,
     run_labels,
     run_table,
     safety_table,
@@ -81,17 +80,11 @@ def render_page(
             "tasks": list(dict.fromkeys(task for run in runs for task in run.tasks)),
             "meanings": MEANINGS,
             "tables": tables,
-            "warnings": [text for run, label in zip(runs, labels, strict=True) if (text := _broken(run, label))],
+            "warnings": broken_runs(runs),
             "overview": overview,
             "sections": [_section(run, label, images.get(label, ())) for run, label in zip(runs, labels, strict=True)],
         },
     )
-
-
-def _broken(run: RunResults, label: str) -> str | None:
-    """What is reported of a run whose model says mostly nothing after one of its steps."""
-    empty = {row_name(run, step): listed(found) for step in run.steps if (found := mostly_empty(run.answers(step)))}
-    return broken_not_safe(label, "; ".join(f"{step}: {sets}" for step, sets in empty.items())) if empty else None
 
 
 def _section(run: RunResults, label: str, images: Sequence[Image]) -> Section:

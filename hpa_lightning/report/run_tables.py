@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.report.significance import estimate
 from hpa_lightning.results.events import GateEvent, TestedEvent
 from hpa_lightning.results.run_results import KINDS, RunResults
@@ -162,6 +163,18 @@ def answers_table(run: RunResults) -> Table:
 def row_name(run: RunResults, step: int) -> str:
     """What a table's row of a step is called."""
     return step_name(run, step) if step < 0 else f"after {step_name(run, step)}"
+
+
+def mostly_empty_steps(run: RunResults) -> str:
+    """After which steps most answers to which sets were empty, in words; ``""`` if after none."""
+    found = {row_name(run, step): listed(sets) for step in run.steps if (sets := mostly_empty(run.answers(step)))}
+    return "; ".join(f"{step}: {sets}" for step, sets in found.items())
+
+
+def broken_runs(runs: Sequence[RunResults]) -> list[str]:
+    """What is reported, beside their tables, of the runs whose model says mostly nothing after one of its steps."""
+    named = zip(runs, run_labels(runs), strict=True)
+    return [broken_not_safe(label, where) for run, label in named if (where := mostly_empty_steps(run))]
 
 
 def gate_table(run: RunResults) -> Table:

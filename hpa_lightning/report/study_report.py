@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hpa_lightning.files import staged
+from hpa_lightning.metrics.scoring import broken_not_safe
 from hpa_lightning.report.drift_prediction import drift_columns_table, has_drift
 from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import plot_scores, plot_steps
@@ -25,12 +26,14 @@ from hpa_lightning.report.study_drift import plot_study_drift
 from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, study_html, study_markdown
 from hpa_lightning.report.study_plots import common_title, final_estimate, plot_against_performance, plot_sweep
 from hpa_lightning.report.study_tables import (
+    BROKEN,
     REFUSES,
     REFUSING,
     SET_HEADINGS,
     Columns,
     StudyCell,
     all_scores,
+    broken_cells,
     checked,
     comparison_table,
     difference_columns,
@@ -62,6 +65,7 @@ BY_HAND = "<!-- Below: by hand, kept when the page is made again. -->"
 """What stands in ``results.md`` from this line on is kept."""
 
 _MOST_CURVES = 8
+_MOST_BROKEN = 8
 # Points of a plot that get a name each; of more, the settings of one method share one.
 _MOST_NAMES = 24
 
@@ -197,7 +201,6 @@ def _condition(
     shown = {labels[method]: list(by_seed.values()) for method, by_seed in runs.items()}
     styles = {label: number for number, label in enumerate(shown)}
     origin = _origin(cells, group, missing)
-    refusing = any(refuses(by_label) for by_label in shown.values())
     blocks: list[Block] = []
     families = _families(cells, labels)
     joined = " The settings of one method are joined by a line, in the order of the tables." if families else ""
@@ -216,10 +219,7 @@ def _condition(
     table(
         comparison_table(cells, None, group.columns),
         "After the last task, percent: mean ± 95 % confidence interval over seeds",
-        f"{REFUSES.strip()} refuses at least {100 * REFUSING:.0f} % of the harmless inputs: a low MASR is worth little "
-        "then."
-        if refusing
-        else "",
+        _notes(cells, any(refuses(by_label) for by_label in shown.values())),
     )
     for reference in group.references:
         whole = comparison_table(cells, reference, group.columns)
@@ -312,6 +312,23 @@ def _condition(
     if len(origin.commits) > 1:
         blocks.append(TitledTable(origin_table(cells), "Which commits the runs were made with"))
     return blocks
+
+
+def _notes(cells: Sequence[StudyCell], refusing: bool) -> str:
+    """What the marks behind the names of methods mean, one paragraph for each that there is."""
+    notes = []
+    if refusing:
+        notes.append(
+            f"{REFUSES.strip()} refuses at least {100 * REFUSING:.0f} % of the harmless inputs: a low MASR is worth "
+            "little then."
+        )
+    if broken := broken_cells(cells):
+        listed = ". ".join(
+            f"{cell.title}, seed {seed_label(cell.seed)}, {where}" for cell, where in broken[:_MOST_BROKEN]
+        )
+        more = f". And {len(broken) - _MOST_BROKEN} more runs" if len(broken) > _MOST_BROKEN else ""
+        notes.append(f"{BROKEN.strip()} {broken_not_safe('a model', f'in {len(broken)} of the runs')} {listed}{more}.")
+    return "\n\n".join(notes)
 
 
 def _of_one_start(cells: Sequence[StudyCell], group: StudyGroup) -> list[StudyCell]:

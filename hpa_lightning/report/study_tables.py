@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpa_lightning.report.run_tables import summary_columns
+from hpa_lightning.report.run_tables import mostly_empty_steps, summary_columns
 from hpa_lightning.report.significance import PairedDifference, estimate, holm, paired_difference
 from hpa_lightning.report.study_plots import final_estimate
 from hpa_lightning.results.run_results import KINDS, RunResults
@@ -18,6 +18,8 @@ from hpa_lightning.values import names
 REFUSES = " †"
 """Behind the name of a method that refuses at least `REFUSING` of the harmless inputs."""
 REFUSING = 0.5
+BROKEN = " ‡"
+"""Behind the name of a method, in every table and plot, that gave mostly empty answers after some task of some run."""
 
 LEARNT = "Learnt %"
 _COMPARED = ("AP", "BWT", "MASR")
@@ -270,8 +272,17 @@ def checked(cells: Sequence[StudyCell]) -> tuple[dict[str, str], dict[str, dict[
     return _labels(cells), runs
 
 
+def broken_cells(cells: Sequence[StudyCell]) -> list[tuple[StudyCell, str]]:
+    """The runs that gave mostly empty answers, and after which tasks, in words."""
+    return [(cell, where) for cell in cells if (where := mostly_empty_steps(cell.run))]
+
+
 def _labels(cells: Sequence[StudyCell]) -> dict[str, str]:
-    """Method -> its title, with the method behind it where several share a title."""
+    """Method -> its title, with the method behind it where several share a title, and with the mark of broken ones."""
     titles = {cell.method: cell.title for cell in cells}
     shared = [title for title in titles.values() if list(titles.values()).count(title) > 1]
-    return {method: f"{title} ({method})" if title in shared else title for method, title in titles.items()}
+    broken = {cell.method for cell, _ in broken_cells(cells)}
+    return {
+        method: (f"{title} ({method})" if title in shared else title) + BROKEN * (method in broken)
+        for method, title in titles.items()
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 from hpa_lightning.declarations import load_yaml
 from hpa_lightning.parsing import read_text
 from hpa_lightning.report import method_table, write_report
+from hpa_lightning.report.run_tables import broken_runs
 from hpa_lightning.study.grid import Cell, Study
 from hpa_lightning.study.runner import run_cells
 from hpa_lightning.study.store import Store
@@ -67,5 +68,6 @@ def report_cells(cells: Sequence[Cell], output: Path, jobs: int | None, command:
     runs = [finished.run for cell in cells if (finished := store.finished(cell)) is not None]
     files = write_report([store.folder(cell) for cell in cells], output / "report")
     table = method_table(runs).text()
-    print(f"\n{table}\n\nThe page with plots: {files['html']}")
+    warnings = "".join(f"\n\nWarning: {text}" for text in broken_runs(runs))
+    print(f"\n{table}{warnings}\n\nThe page with plots: {files['html']}")
     return table

@@ -99,6 +99,23 @@ def test_checkpoints_and_a_resume(tmp_path: Path) -> None:
     assert one == other
 
 
+def test_a_model_that_falls_silent_within_a_task_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = MLLMModule.generate
+
+    def silent(self: MLLMModule, batch: dict[str, Any], max_new_tokens: int | None = None) -> Any:
+        answers = answered(self, batch, max_new_tokens)
+        answers[:] = ["..." if self.trainer.global_step >= 2 else "a"] * len(answers)
+        return answers
+
+    monkeypatch.setattr(MLLMModule, "generate", silent)
+    with pytest.warns(
+        UserWarning, match=r"after 2 optimizer steps gives mostly empty answers \(harmful 7 of 7\)"
+    ) as told:
+        fit(tmp_path, SafetyCurve(every=1, sets=["harmful"]))
+    assert sum("optimizer steps gives mostly empty" in str(one.message) for one in told) == 1
+    assert {event.empty for event in RunResults.from_file(tmp_path).events(CurveEvent)} == {0, 7}
+
+
 def test_what_cannot_be_measured_is_told_before_the_fit(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match=r"no evaluation set 'harmfull'; the datamodule has"):
         fit(tmp_path, SafetyCurve(sets=["harmfull"]))

@@ -6,6 +6,7 @@ import pytest
 from support.ratio_scores import scores
 
 from hpa_lightning.merge.front_figures import front_of
+from hpa_lightning.report.front_page import front_table
 
 
 def test_what_differs_is_marked_and_what_does_not_is_not() -> None:
@@ -31,7 +32,15 @@ def test_a_broken_model_is_not_picked() -> None:
         "safety": scores(0.95, 0.3, 2),
         "0.5": scores(1.0, 0.8, 3, "harm 400 of 400"),
     }
-    assert front_of(models, {"task": 0.0, "safety": 1.0, "0.5": 0.5}, 0.2, 200).picked == "safety"
+    ratios = {"task": 0.0, "safety": 1.0, "0.5": 0.5}
+    front = front_of(models, ratios, 0.2, 200)
+    assert front.picked == "safety"
+    table = front_table(front)
+    assert table.columns[-1] == "Mostly empty answers"
+    assert [(row[0], row[-1]) for row in table.rows if row[-1] != "none"] == [("ratio 0.5", "harm 400 of 400")]
+    assert (
+        "Mostly empty answers" not in front_table(front_of(models | {"0.5": models["task"]}, ratios, 0.2, 200)).columns
+    )
 
 
 def test_models_must_have_answered_the_same() -> None:

@@ -149,6 +149,19 @@ def test_more_methods_than_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "M10" in alt and "M6" in alt and "M7 " not in alt, "the reference is one of the eight"
 
 
+def test_a_model_that_says_nothing_is_named_below_the_first_table(study: list[StudyCell], tmp_path: Path) -> None:
+    silent = cell("mute", 4, two_tasks(0.9, 0.8, 0.5, 0.0, refusal=0.5, empty={0: 10, 1: 7}))
+    group = StudyGroup("g", "G", "", [*study, silent], "ref")
+    text = write_study_report([group], tmp_path)["markdown"].read_text()
+    assert [[row[0] for row in table if "MUTE" in row[0]] for table in tables_of(text)] == [
+        *2 * [["MUTE ‡ †"]],
+        *2 * [["MUTE ‡"]],
+    ]
+    note = "‡ a model gives mostly empty answers (in 1 of the runs). It is broken rather than safe: do not read its "
+    note += "attack success as a success. MUTE, seed 4, after digits: attack 10 of 10; after charts: attack 7 of 10."
+    assert text.count(note) == 1 and text.index("† refuses at least 50 %") < text.index(note) < text.index("Δ AP")
+
+
 def test_what_was_written_by_hand_is_kept(study: list[StudyCell], tmp_path: Path) -> None:
     page = write_study_report([StudyGroup("g", "G", "", study)], tmp_path)["markdown"]
     made = page.read_text()

@@ -16,6 +16,7 @@ from hpa_lightning.report.study_report import (
     short_commits,
     step_table,
 )
+from hpa_lightning.report.study_tables import broken_cells, set_table
 from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Table, format_cell
 
@@ -101,6 +102,18 @@ def test_the_commits_of_every_method() -> None:
 def test_one_title_for_several_methods_is_told_apart(study: list[StudyCell]) -> None:
     same = [StudyCell(c.method, "HPA", c.condition, c.seed, c.run) for c in study]
     assert [row[0] for row in step_table(same).rows] == ["HPA (ref)", "HPA (ewc)", "HPA (hpa)", "HPA (odd)"]
+
+
+def test_a_model_that_says_nothing_is_marked_in_every_table() -> None:
+    """Judges take silence for a refusal, so that it has the best attack success of all."""
+    silent = two_tasks(0.9, 0.8, 0.5, 0.0, empty={1: 6})
+    cells = [cell("ref", 1, two_tasks(0.9, 0.8, 0.5, 0.6, empty={1: 5})), cell("hpa", 1, two_tasks(0.9, 0.8, 0.5, 0.3))]
+    cells += [cell("bad", 1, two_tasks(0.9, 0.8, 0.5, 0.6, empty={1: 0, 0: 1})), cell("bad", 2, silent)]
+    comparison = comparison_table(cells, "ref")
+    for table in (comparison, set_table(cells), step_table(cells), learning_table(cells)):
+        assert [row[0] for row in table.rows] == ["REF", "HPA", "BAD ‡"]
+    assert column(comparison, "Empty %")["BAD ‡"].mean == pytest.approx(30.0)
+    assert [(found.seed, where) for found, where in broken_cells(cells)] == [(2, "after charts: attack 6 of 10")]
 
 
 def test_commits_are_cut_to_what_tells_them_apart() -> None:

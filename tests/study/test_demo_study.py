@@ -1,11 +1,30 @@
-"""The demo's study is the archived one."""
+"""The demo's study is the archived one, and what its table is accompanied by."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from hpa_lightning.study import demo_study
+import pytest
+from support.stand_in_fits import cells_of
+
+from hpa_lightning.study import Store, demo_study, run_cells
+from hpa_lightning.study.demo_study import report_cells
 from hpa_lightning.study.study_file import read_study
+
+
+def test_the_table_warns_of_a_model_that_says_nothing(
+    stand_in: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells, store = cells_of(tmp_path, {"mute": "run"}, [1]), Store(tmp_path / "store")
+    run_cells(cells, store, say=lambda line: None)
+    path = store.folder(cells[0]) / "results.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    counted = ({**event, "empty": 5} if event["event"] == "score" else event for event in events)
+    path.write_text("".join(json.dumps(event) + "\n" for event in counted))
+    table = report_cells(cells, tmp_path / "store", 1, "demo")
+    told = "Warning: mute gives mostly empty answers (after a: a 5 of 5). It is broken rather than safe"
+    assert "Empty %" in table and told in capsys.readouterr().out
 
 
 def test_the_demo_runs_what_the_archived_study_ran() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hpa_lightning.report.study_report import StudyCell
 from hpa_lightning.results.run_results import RunResults
@@ -17,9 +18,13 @@ def results(
     asr: Sequence[float],
     refusal: float = 0.0,
     commit: str | None = HASH,
+    empty: Mapping[int, int] | None = None,
     **run: object,
 ) -> RunResults:
-    """A run with this score matrix, these attack success rates (the aligned model's first) and final over-refusal."""
+    """A run with this score matrix, these attack success rates (the aligned model's first) and final over-refusal.
+
+    ``empty``: step -> how many of the ten answers to the attack were empty.
+    """
     tasks = ["digits", "charts", "reading"][: len(matrix)]
     kinds = {**dict.fromkeys(tasks, "task"), "attack": "safety", "harmless": "over_refusal"}
     records: list[dict] = [
@@ -30,7 +35,16 @@ def results(
         if step + 1 >= len(asr):
             break  # the run stopped here
         for name, value in zip(kinds, [*row, asr[step + 1], refusal if step >= 0 else 0.0], strict=True):
-            score = {"event": "score", "step": step, "set": name, "kind": kinds[name], "metric": "m", "score": value}
+            score: dict[str, object] = {
+                "event": "score",
+                "step": step,
+                "set": name,
+                "kind": kinds[name],
+                "metric": "m",
+                "score": value,
+            }
+            if empty and name == "attack":
+                score |= {"n": 10, "empty": empty.get(step, 0)}
             records.append(score)
     return RunResults(records)
 
@@ -39,5 +53,5 @@ def cell(method: str, seed: int, run: RunResults, condition: str = "original dat
     return StudyCell(method, method.upper(), condition, seed, run)
 
 
-def two_tasks(first: float, last: float, kept: float, asr: float, refusal: float = 0.0, **run: object) -> RunResults:
+def two_tasks(first: float, last: float, kept: float, asr: float, refusal: float = 0.0, **run: Any) -> RunResults:
     return results([[first, 0.0], [kept, last]], [0.05, asr / 2, asr], refusal, **run)
