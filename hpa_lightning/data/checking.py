@@ -117,6 +117,7 @@ def check_stream(
                     bar.update()
     if collator is not None:
         for part in tqdm(parts, desc="Tokens", disable=not progress):
+            _check_texts(part, collator)
             _count_tokens(part, collator, token_samples)
     if stream.bad_records == SKIP:
         for part in parts:
@@ -231,6 +232,14 @@ def _inspect(name: str, image: str | EncodedImage, max_pixels: int, decode: bool
     except Exception as error:  # PIL raises errors of many classes for files that are broken
         return _ImageCheck(f"{name} cannot be read: {error}")
     return _ImageCheck(None, kinds)
+
+
+def _check_texts(part: Part, collator: MLLMCollator) -> None:
+    for record in part.records:
+        try:
+            collator.check_text(record)
+        except ValueError as error:
+            part.report("samples that do not fit the model", str(error), record)
 
 
 def _count_tokens(part: Part, collator: MLLMCollator, samples: int | None) -> None:

@@ -24,6 +24,15 @@ IGNORED = -100
 # Processors that want the images of a batch in one list; all others separate a record's images by nesting.
 _TAKES_FLAT_IMAGES = {"GotOcr2Processor"}
 
+# Where processors keep the tokens in whose places they put images, videos and sounds.
+_MEDIA_TOKENS = {
+    "audio_token": "audio",
+    "boa_token": "audio",
+    "video_token": "video",
+    "boi_token": "image",
+    "image_token": "image",
+}
+
 
 class MLLMCollator:
     """Turns records into batches for any Hugging Face multimodal model, or language model.
@@ -76,6 +85,12 @@ class MLLMCollator:
     def described_processor(self) -> dict[str, Any]:
         """See :func:`~hpa_lightning.data.processor_settings.processor_settings`."""
         return processor_settings(self.processor)
+
+    @cached_property
+    def _media_tokens(self) -> dict[str, str]:
+        """Token of the processor -> what it stands for."""
+        found = {getattr(self.processor, name, None): kind for name, kind in _MEDIA_TOKENS.items()}
+        return {token: kind for token, kind in found.items() if isinstance(token, str) and token}
 
     def train(self, records: Sequence[Record]) -> dict[str, Tensor]:
         """Return the model's inputs, right-padded, and ``labels``.
@@ -235,6 +250,9 @@ class MLLMCollator:
     def check_text(self, record: Record) -> None:
         """Check that no text of the record holds the processor's token of an image, and that it takes the images.
 
+        Looked at are the turns, the rejected answer and the choices. A token of a video or a sound counts too: the
+        processor looks for one in its place, or lets the model read it as one.
+
         Raises:
             ValueError: named by the record.
         """
@@ -244,11 +262,13 @@ class MLLMCollator:
                 f"({type(self.processor).__name__}): the model reads text alone. Leave the record out, or pass the "
                 "processor of a model that takes images."
             )
-        token = getattr(self.processor, "image_token", None)
-        if token and any(token in message_text(message) for message in record.messages):
-            raise ValueError(
-                f"{record.where}: the text holds the image token {token!r}; expected images as parts of the message."
-            )
+        texts = [*map(message_text, record.messages), record.rejected, *record.choices]
+        for token, kind in self._media_tokens.items():
+            if any(token in text for text in texts):
+                raise ValueError(
+                    f"{record.where}: the text holds the {kind} token {token!r}; expected images as parts of the "
+                    "message, and no other media."
+                )
 
     def _cut(self, batch: dict[str, Tensor], records: Sequence[Record]) -> dict[str, Tensor]:
         length, limit = batch["input_ids"].shape[1], self.max_length

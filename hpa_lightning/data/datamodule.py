@@ -355,9 +355,11 @@ class CVITDataModule(L.LightningDataModule):
                 self._source.check_task(task, tests.get(task.name), self.safety_sets)
             if self.harmful_calibration is not None:
                 self.harmful_calibration_records()
-        if stage != "predict" or self.predict_data is None:
-            for item in self.evaluation_sets():
-                self._source.evaluation(item)
+        if stage == "predict" and self.predict_data is not None:
+            self._source.read(self.predict_data, None, "predict_data")
+            return
+        for item in self.evaluation_sets():
+            self._source.evaluation(item)
 
     def _check_objectives(self) -> None:
         """Check that the module can train on the pairs of preference tasks."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.chat_files import IMAGE, SHAREGPT, YES, contents, read, text
-from support.tiny_mllms import evaluation_records, picture, tiny_llava, training_records
+from support.tiny_mllms import evaluation_records, picture, tiny_llava, tiny_qwen, training_records
 
-from hpa_lightning.data import CVITDataModule, HubDataset, Record, Task
+from hpa_lightning.data import CVITDataModule, EvaluationSet, HubDataset, Record, Task
 from hpa_lightning.data.benchmarks import CaptionedImages
+from hpa_lightning.data.checking import check_stream
 from hpa_lightning.data.record import assistant_turn, check_record, user_turn
+from hpa_lightning.data.tasks import HarmfulInjection, SafetyReplay
 
 
 def test_images_without_marks_stand_in_front_as_in_the_demo_of_llama_factory(tmp_path: Path) -> None:
@@ -63,6 +67,53 @@ def test_a_mark_in_a_text_is_found_in_setup(tmp_path: Path) -> None:
     data = CVITDataModule([Task("a", [*training_records(2), bad], evaluation_records(2))], processor=tiny_llava()[1])
     with pytest.raises(ValueError, match=r"^mine\[0\]: the text holds the image token '<image>'"):
         data.setup("fit")
+    (train,) = (part for part in check_stream(data, data.collator, token_samples=1) if part.use == "train")
+    assert ["mine[0]" in text for text in train.problems["samples that do not fit the model"]] == [True]
+
+
+MARKED = Record("7", user_turn("Is <image> red?"), answers=("yes",), source="mine[0]")
+LEARNT = replace(MARKED, messages=(*MARKED.messages, *assistant_turn("yes")), answers=())
+PLAIN = replace(LEARNT, messages=(*user_turn("Is it red?"), *assistant_turn("yes")))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train": [LEARNT]},
+        {"train": [replace(PLAIN, rejected="<image>")], "objective": "preference"},
+        {"test": [MARKED]},
+        {"calibration": [LEARNT]},
+        {"safety_sets": [EvaluationSet("s", "safety", [MARKED])]},
+        {
+            "safety_sets": [
+                EvaluationSet("s", "helpfulness", [replace(PLAIN, choices=("yes", "<image>"))], "choice_accuracy")
+            ]
+        },
+        {"harmful_calibration": [MARKED]},
+        {"safety_replay": SafetyReplay([LEARNT], share=0.5)},
+        {"harmful_injection": HarmfulInjection([LEARNT], ratio=0.5)},
+        {"predict_data": [MARKED]},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_a_mark_is_found_in_setup_wherever_records_are(settings: dict[str, Any]) -> None:
+    of_task = {key: settings[key] for key in ("train", "test", "calibration", "objective") if key in settings}
+    others = {key: value for key, value in settings.items() if key not in of_task}
+    task = Task(**{"name": "a", "train": training_records(2), "test": evaluation_records(2, 4), **of_task})
+    data = CVITDataModule([task], processor=tiny_llava()[1], **others)
+    with pytest.raises(ValueError, match=r"^mine\[0\]: the text holds the image token '<image>'"):
+        data.setup("predict" if "predict_data" in settings else "fit")
+
+
+def test_tokens_of_other_media_are_found_too() -> None:
+    """Qwen's processor would look for the video; without one the model would read the token as one."""
+    video = replace(PLAIN, messages=(*user_turn("What is <|video_pad|>?"), *assistant_turn("yes")))
+    data = CVITDataModule([Task("a", [video], evaluation_records(2))], processor=tiny_qwen()[1])
+    with pytest.raises(ValueError, match=r"^mine\[0\]: the text holds the video token '<\|video_pad\|>'"):
+        data.setup("fit")
+
+
+def test_a_picture_in_an_answer_is_refused() -> None:
     answer = Record("8", (*user_turn("x"), {"role": "assistant", "content": [IMAGE, text("y")]}), images=(picture(1),))
     with pytest.raises(ValueError, match=r"^record '8': an image part in an assistant turn"):
         check_record(answer)
