@@ -52,11 +52,11 @@ def answer_positions(batch: Any) -> Tensor | tuple[Tensor, ...]:
     if not labels:
         raise ValueError(
             f"a batch of type {type(batch).__name__} holds no labels of shape (batch, tokens); expected them, -100 "
-            "outside of the answers, as positions='answers' asks for."
+            "outside of the answers, as safety_positions='answers' asks for."
         )
     masks = tuple(torch.nn.functional.pad(one[:, 1:] != -100, (0, 1)) for one in labels)
     if not any(bool(mask.any()) for mask in masks):
-        raise ValueError("all labels of a batch are -100; expected answers, since positions='answers' is set.")
+        raise ValueError("all labels of a batch are -100; expected answers, since safety_positions='answers' is set.")
     return masks[0] if len(masks) == 1 else masks
 
 

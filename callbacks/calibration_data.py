@@ -51,8 +51,8 @@ class CalibrationSettings:
         judge: refusal rules by which the aligned model's own answers are checked.
         normalized: divide the Hessian by the number of tokens (decision); without it a larger calibration set weighs
             more. Only the balance of HPA's safety and task focus depends on it.
-        positions: whose inputs count: ``"all"`` that are no padding (the paper, as far as it says), or
-            ``"answers"``, those that the tokens of the answers are told from (one before each label).
+        safety_positions: whose inputs of the safety set count: ``"all"`` that are no padding (the paper, as far as it
+            says), or ``"answers"``, those that the tokens of the refusals are told from (one before each label).
 
     Raises:
         ValueError: no samples, a damping that is not positive, or other positions.
@@ -64,7 +64,7 @@ class CalibrationSettings:
     damping: float = 0.01
     judge: str = "default"
     normalized: bool = True
-    positions: Positions = "all"
+    safety_positions: Positions = "all"
 
     def __post_init__(self) -> None:
         for name in ("safety_samples", "task_samples", "batch_size"):
@@ -72,13 +72,14 @@ class CalibrationSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
         if not self.damping > 0:
             raise ValueError(f"damping is {self.damping}; expected a positive share of the mean diagonal.")
-        if self.positions not in get_args(Positions):
-            raise ValueError(f"positions is {self.positions!r}; expected one of {list(get_args(Positions))}.")
+        if self.safety_positions not in get_args(Positions):
+            raise ValueError(
+                f"safety_positions is {self.safety_positions!r}; expected one of {list(get_args(Positions))}."
+            )
 
-    @property
-    def counted(self) -> Callable[[Any], Mask]:
-        """Batch -> which of its positions count."""
-        return answer_positions if self.positions == "answers" else valid_positions
+    def counted(self, what: str) -> Callable[[Any], Mask]:
+        """Batch of ``"safety"`` or ``"task"`` data -> which of its positions count."""
+        return answer_positions if what == "safety" and self.safety_positions == "answers" else valid_positions
 
 
 class CalibrationData(Part):

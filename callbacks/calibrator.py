@@ -197,7 +197,7 @@ class Calibrator(CalibrationData):
                 "forward": lambda batch: run_training_step(pl_module, batch),
                 "blocks": self.layers.block_modules,
                 "linears": {linear.name: linear.module for linear in self.layers},
-                "valid_positions": self.settings.counted,
+                "valid_positions": self.settings.counted(what),
                 "context": lambda: forward_context(trainer),
                 "on_block": lambda done, total: bar.update(),
                 "all_processes": trainer.world_size > 1,

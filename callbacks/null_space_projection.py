@@ -107,6 +107,9 @@ class NullSpaceProjection(StepCallback):
             ``"nearest"`` and ``"refusals"`` when ``None``.
         stream_budget: of all tasks of the stream together, in place of ``budget``, for ``"output"`` and ``"nearest"``;
             0.085 for ``"output"`` when neither is given.
+        memory_energy: with ``energy``, the share of the trace of the earlier tasks' inputs that is kept from changing;
+            ``energy`` is that of the safety inputs alone then, and both hold for sure. ``None``: one share of the
+            weighed sum, of which either may have less.
         refusal_budget: with ``"output"`` and ``"nearest"``, in addition: nats a token that the loss of the aligned
             model's own refusals may rise by in a task. What share of a layer's output costs how much safety differs
             from model to model; this is the same for all.
@@ -142,9 +145,11 @@ class NullSpaceProjection(StepCallback):
         budget: float | None = None,
         stream_budget: float | None = None,
         refusal_budget: float | None = None,
+        memory_energy: float | None = None,
     ) -> None:
         super().__init__()
         self.share, self.energy, self.budget, self.stream_budget = _checked(share, energy, budget, stream_budget)
+        self.memory_energy = _checked_memory(self.share, memory_energy)
         self.refusal_budget = _checked_refusals(self.share, self.budget, refusal_budget)
         self.layers = self.own(TunedLayers(self, blocks, target_modules))
         self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
@@ -204,16 +209,8 @@ class NullSpaceProjection(StepCallback):
         assert self.energy is not None
         short: list[str] = []
         for name, inputs in safety.items():
-            kept = self.memory.kept(name, inputs).to(pl_module.device)
-            if isinstance(kept, Tensor):
-                basis = F.dominant_subspace(kept, self.energy)
-            else:
-                basis = kept.basis(self.energy, self.rank)
-                # Nearly all may be held where little is certain; with all rows taken nothing more can be.
-                cut = basis.shape[1] == self.rank < kept.columns
-                wanted = self.energy * (1 - 1e-6) if cut else 0.5 * self.energy
-                if not kept.is_zero and kept.held(basis.shape[1]) < wanted:
-                    short.append(name)
+            basis, enough = self._basis(name, inputs, pl_module.device)
+            short += [] if enough else [name]
             # What a rank computes by itself may differ in the last bit from what another one does.
             self._bases[name] = trainer.strategy.broadcast(basis)
             if self.form == "sketch":
@@ -227,6 +224,26 @@ class NullSpaceProjection(StepCallback):
             )
         held, all_of_them = (sum(basis.shape[side] for basis in self._bases.values()) for side in (1, 0))
         rank_zero_info(f"Task {task.index} ({task.name}): {held} of {all_of_them} input directions are kept.")
+
+    def _basis(self, name: str, safety: Tensor | InputSketch, device: torch.device) -> tuple[Tensor, bool]:
+        """The directions of one input that are left, and whether a sketch holds enough of them."""
+        assert self.energy is not None
+        if self.memory_energy is None or self.memory.inputs.of(name) is None:
+            return self._holding(self.memory.kept(name, safety), self.energy, device)
+        of_safety, enough = self._holding(self.memory.kept(name, safety, 1.0, 0.0), self.energy, device)
+        of_tasks, also = self._holding(self.memory.kept(name, safety, 0.0, 1.0), self.memory_energy, device)
+        return F.joint_basis(of_safety, of_tasks), enough and also
+
+    def _holding(self, kept: Tensor | InputSketch, energy: float, device: torch.device) -> tuple[Tensor, bool]:
+        """The directions that hold a share of the energy, and whether a sketch holds as much."""
+        kept = kept.to(device)
+        if isinstance(kept, Tensor):
+            return F.dominant_subspace(kept, energy), True
+        basis = kept.basis(energy, self.rank)
+        # Nearly all may be held where little is certain; with all rows taken nothing more can be.
+        cut = basis.shape[1] == self.rank < kept.columns
+        wanted = energy * (1 - 1e-6) if cut else 0.5 * energy
+        return basis, kept.is_zero or kept.held(basis.shape[1]) >= wanted
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.layers.resume(pl_module)
@@ -334,6 +351,21 @@ class NullSpaceProjection(StepCallback):
             if basis.dtype == torch.bfloat16:  # the exact form saves float32
                 self._bases[name], self._turns[name] = F.half_precision_basis(basis)
         self._first = dict(state_dict["first"])
+
+
+def _checked_memory(share: Share, memory_energy: float | None) -> float | None:
+    """The share of the earlier tasks' inputs; ``None``: that of all inputs together.
+
+    Raises:
+        ValueError: a share outside [0, 1], or one beside a budget.
+    """
+    if memory_energy is None:
+        return None
+    if share != "energy":
+        raise ValueError(f"share={share!r} with memory_energy={memory_energy}; expected energy= beside it.")
+    if not 0.0 <= memory_energy <= 1.0:
+        raise ValueError(f"memory_energy is {memory_energy}; expected a share of the trace in [0, 1].")
+    return memory_energy
 
 
 def _checked_refusals(share: Share, budget: float | None, refusal_budget: float | None) -> float | None:

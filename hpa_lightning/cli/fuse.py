@@ -35,10 +35,10 @@ def parser() -> CommandParser:
     add("--batch-size", type=int, default=8, help="samples in a forward pass (default: %(default)s)")
     add("--damping", type=float, default=0.01, help="damping of the Hessians (default: %(default)s)")
     add(
-        "--positions",
+        "--safety-positions",
         choices=("all", "answers"),
         default="all",
-        help="whose inputs count: all but padding, or those that answers are told from (default: %(default)s)",
+        help="of the safety data, whose inputs count: all but padding, or those that refusals are told from (all)",
     )
     add("--safety-weight", type=Optional[float], help="regression: weight of the safety inputs (default: 1)")  # noqa: UP045
     add("--memory-weight", type=Optional[float], help="regression: weight of each earlier task (default: 1)")  # noqa: UP045
@@ -107,7 +107,7 @@ def run(arguments: Sequence[str]) -> None:
             options.task_samples,
             options.batch_size,
             options.damping,
-            positions=options.positions,
+            safety_positions=options.safety_positions,
         ),
         orthogonal=not options.no_orthogonal,
         target_modules=options.target_modules,

@@ -60,6 +60,7 @@ from hpa_lightning.functional.subspace import (
     dominant_subspace,
     half_precision_basis,
     half_precision_copy,
+    joint_basis,
     leave_subspace_,
     null_space_projection_,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "harmonious_fusion",
     "input_spectrum",
     "inverse_hessian_diagonal",
+    "joint_basis",
     "leave_directions",
     "leave_subspace_",
     "left_factors",

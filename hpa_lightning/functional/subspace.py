@@ -48,6 +48,38 @@ def dominant_subspace(hessian: Tensor, energy: float) -> Tensor:
 
 
 @torch.no_grad()
+def joint_basis(first: Tensor, second: Tensor) -> Tensor:
+    """Return a basis of what two bases span together: the first, and what the second has outside of it.
+
+    Args:
+        first, second: ``(c, j)`` and ``(c, k)``, columns orthonormal up to rounding.
+
+    Returns:
+        ``(c, l)`` with orthonormal columns, ``max(j, k) <= l <= j + k``, in the first one's dtype. A direction of the
+        second with less than 1e-6 of its energy outside of the first counts as inside.
+
+    Raises:
+        ValueError: a wrong shape.
+
+    Example:
+        >>> import torch
+        >>> eye = torch.eye(3)
+        >>> joint_basis(eye[:, :1], eye[:, :2]).abs().T
+        tensor([[1., 0., 0.],
+                [0., 1., 0.]])
+    """
+    if first.shape[-1] == 0 or second.shape[-1] == 0:
+        return second if first.shape[-1] == 0 else first
+    check_float("first", first, ("c", "j"))
+    check_float("second", second, (first.shape[0], "k"))
+    known, new = first.double(), second.double()
+    for _ in range(2):  # once more: what rounding has left
+        new = new - known @ (known.T @ new)
+    directions, sizes, _ = torch.linalg.svd(new, full_matrices=False)
+    return torch.cat([first, directions[:, sizes > 1e-3].to(first.dtype)], 1)
+
+
+@torch.no_grad()
 def half_precision_basis(basis: Tensor) -> tuple[Tensor, Tensor]:
     """Round a basis to bfloat16 and make it orthonormal again, the first column first.
 

@@ -61,7 +61,7 @@ def read_diagonals(
             if what in found:
                 found[what][name] = file.get_tensor(key)
     for setting, value in _made_with(calibration).items():
-        made = made_with.get(setting, "all" if setting == "positions" else None)  # files of before had no other
+        made = made_with.get(setting, "all" if setting == "safety_positions" else None)  # files of before had no other
         if made != value:
             raise ValueError(f"{path} was made with {setting} {made}; this run has {value}.")
     for what, tensors in found.items():
@@ -89,5 +89,5 @@ def _made_with(calibration: CalibrationSettings) -> dict[str, str]:
     return {
         "damping": repr(calibration.damping),
         "normalized": repr(calibration.normalized),
-        "positions": calibration.positions,
+        "safety_positions": calibration.safety_positions,
     }

@@ -72,7 +72,7 @@ def calibrate(
             linears,
             keep,
             fusion.accumulate,
-            valid_positions=job.calibration.counted,
+            valid_positions=job.calibration.counted(what),
             on_block=advance,
         )
 

@@ -36,7 +36,7 @@ class AnswerInputs(TaskCallback):
     def __init__(self) -> None:
         super().__init__()
         self.layers = self.own(TunedLayers(self))
-        settings = {"task_samples": 8, "batch_size": 4, "positions": "answers"}
+        settings = {"task_samples": 8, "batch_size": 4, "safety_positions": "answers"}
         self.calibrator = self.own(Calibrator(self.layers, settings=settings, needs_safety_data=False))
         self.compared = 0
 
@@ -44,7 +44,7 @@ class AnswerInputs(TaskCallback):
         self.layers.find(pl_module)
         model: Any = pl_module
         batches = self.calibrator.task_batches(trainer, task)
-        found, _ = self.calibrator.hessians(trainer, pl_module, batches, "task", damped=False)
+        found, _ = self.calibrator.hessians(trainer, pl_module, batches, "safety", damped=False)
         rows: dict[str, list[Tensor]] = {name: [] for name in found}
         inputs: dict[str, Tensor] = {}
         hooks = [
@@ -80,8 +80,11 @@ def test_answers_positions_are_those_of_the_loss(architecture: str, tmp_path: Pa
 
 
 def test_answers_positions_need_labels(tmp_path: Path) -> None:
-    data = {**calibration_data(), "calibration": {"safety_samples": 4, "task_samples": 4, "positions": "answers"}}
+    data = {
+        **calibration_data(),
+        "calibration": {"safety_samples": 4, "task_samples": 4, "safety_positions": "answers"},
+    }
     with pytest.raises(ValueError, match=r"holds no labels of shape \(batch, tokens\)"):
         fit(foreign_module(OPTIMIZERS["sgd_momentum"], True), [FocusPartition(**data)], tmp_path)
-    with pytest.raises(ValueError, match=r"positions is 'some'; expected one of \['all', 'answers'\]"):
-        FocusPartition(calibration={"positions": "some"})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"safety_positions is 'some'; expected one of \['all', 'answers'\]"):
+        FocusPartition(calibration={"safety_positions": "some"})  # type: ignore[arg-type]

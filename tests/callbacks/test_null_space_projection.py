@@ -130,3 +130,50 @@ def test_a_rank_that_cuts_the_energy_short_is_told(tmp_path: Path) -> None:
             fit(module, [projection], tmp_path / str(energy))
         told.append([str(one.message) for one in found if "Set a larger rank" in str(one.message)])
     assert len(told[0]) == 1 and "energy=1.0" in told[0][0] and not told[1]
+
+
+class Bases(L.Callback):
+    """Keeps the directions that each layer's update leaves."""
+
+    def __init__(self, projection: NullSpaceProjection) -> None:
+        self.projection = projection
+        self.seen: dict[str, np.ndarray] = {}
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        first, bases = self.projection._first, self.projection._bases
+        self.seen = {name: bases[first[name]].double().numpy() for name in first}
+
+
+@pytest.mark.parametrize("form", ["exact", "sketch"])
+@pytest.mark.parametrize("memory_energy", [0.5, None])
+def test_safety_and_earlier_tasks_keep_a_share_each(form: Any, memory_energy: float | None, tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], True)
+    projection = NullSpaceProjection(
+        energy=0.95, memory_energy=memory_energy, memory_weight=100.0, form=form, **calibration_data()
+    )
+    fit(module, [projection], tmp_path)
+    names = list(dense(module))
+    safety = inputs_of(module, list(token_loader(7, 8)), names)
+    earlier = inputs_of(module, list(token_loader(1, 20))[:3], names)
+    module.train()
+    bases = Bases(projection)
+    fit(module, [projection, bases], tmp_path)
+
+    def held(x: np.ndarray, basis: np.ndarray) -> float:
+        return float(np.square(x @ basis).sum() / np.square(x).sum())
+
+    shares = [held(safety[name], bases.seen[name]) for name in names]
+    if memory_energy is None:  # a heavy memory takes the sum for itself
+        assert min(shares) < 0.95 - 0.02
+    else:
+        assert min(shares) >= 0.95 - 0.005  # the damped Hessian's share, and a bfloat16 basis
+        assert min(held(earlier[name], bases.seen[name]) for name in names) >= 0.5 - 0.005
+        for basis in bases.seen.values():
+            np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-5)
+
+
+def test_a_share_of_the_memory_is_one_beside_energy() -> None:
+    with pytest.raises(ValueError, match=r"share='output' with memory_energy=0.5; expected energy= beside it"):
+        NullSpaceProjection(memory_energy=0.5)
+    with pytest.raises(ValueError, match=r"memory_energy is 1.5; expected a share of the trace in \[0, 1\]"):
+        NullSpaceProjection(energy=0.9, memory_energy=1.5)

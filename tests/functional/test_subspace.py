@@ -11,6 +11,7 @@ from hpa_lightning.functional import (
     dominant_subspace,
     half_precision_basis,
     half_precision_copy,
+    joint_basis,
     leave_subspace_,
     null_space_projection_,
 )
@@ -146,3 +147,16 @@ def test_a_half_precision_copy_comes_back_bit_for_bit(columns: int, count: int, 
     assert torch.equal(again, found) and torch.equal(same, turn)
     assert torch.equal(half_precision_copy(again, same), copy)
     assert half_precision_copy(*half_precision_basis(torch.empty(5, 0))).shape == (5, 0)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
+def test_two_bases_span_together_what_either_spans(seed: int, own: int, shared: int, other: int) -> None:
+    turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(16, 16)))[0]
+    first = torch.tensor(turn[:, : own + shared])
+    mixed = np.linalg.qr(np.random.default_rng(seed + 1).normal(size=(shared + other, shared + other)))[0]
+    second = torch.tensor(turn[:, own : own + shared + other] @ mixed)
+    both = joint_basis(first, second).numpy()
+    assert both.shape == (16, own + shared + other)
+    np.testing.assert_allclose(both.T @ both, np.eye(both.shape[1]), atol=1e-10)
+    for basis in (first.numpy(), second.numpy()):
+        np.testing.assert_allclose(both @ (both.T @ basis), basis, atol=1e-10)

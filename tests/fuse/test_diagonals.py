@@ -43,7 +43,7 @@ def test_saved_diagonals_give_the_same_output(
     for setting, value, message in (
         ("damping", 0.1, r"damping 0\.01"),
         ("normalized", False, "normalized True"),
-        ("positions", "answers", "positions all"),
+        ("safety_positions", "answers", "safety_positions all"),
     ):
         changed = SETTINGS | {"calibration": replace(CALIBRATION, **{setting: value})}
         with pytest.raises(ValueError, match=f"made with {message}"):
