@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from hpa_lightning.files import plain_name, write_text
 from hpa_lightning.parsing import parse_json, read_text
+from hpa_lightning.values import shown
 
 FOLDER = "predictions"
 _NAME = re.compile(r"step_(\d+)_(.+)\.jsonl")
@@ -60,7 +61,8 @@ def read_predictions(run: str | PathLike[str], sets: set[str] | None = None) -> 
         sets: names of the sets to read; all of them when ``None``.
 
     Raises:
-        ValueError: no answers, or a line that is no JSON object with a prompt and a response.
+        ValueError: no answers, or a line that is no JSON object with a prompt and a response, or has something else
+            than `TaskEvaluation` writes under a key that is read.
     """
     folder = Path(run) / FOLDER
     paths = sorted(path for path in folder.glob("step_*.jsonl") if _NAME.fullmatch(path.name))
@@ -81,4 +83,38 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         row = parse_json(line, f"{path}, line {number}")
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "response")):
             raise ValueError(f"{path}, line {number}: expected an object with 'prompt' and 'response', both texts.")
+        for key, (expected, fits) in _KINDS.items():
+            if key in row and not fits(row[key]):
+                raise ValueError(f"{path}, line {number}: {key!r} is {shown(row[key])}; expected {expected}.")
         yield row
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, int | float) for item in value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+#: Keys that rows may have -> what stands there.
+_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "id": ("a text or a number", lambda value: isinstance(value, str | int | float)),
+    **dict.fromkeys(("question", "judge", "refusal", "group"), ("a text", _is_text)),
+    **dict.fromkeys(("images", "references", "choices"), ("a list of texts", _are_texts)),
+    "categories": (
+        "an object of texts",
+        lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
+    ),
+    **dict.fromkeys(
+        ("verdict", "cut", "no_option"),
+        ("true, false or null", lambda value: value is None or isinstance(value, bool)),
+    ),
+    "score": ("a number or null", lambda value: value is None or isinstance(value, int | float)),
+    "log_likelihoods": ("a list of numbers", _are_numbers),
+    "openings": ("a list of numbers", _are_numbers),
+}
