@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -312,5 +313,5 @@ def _check_place(place: ImagePlace | None) -> None:
 
 
 def _check_name(name: str, what: str) -> None:
-    if not name or name in (".", "..") or any(character in name for character in "/\\\n") or name.strip() != name:
+    if re.search(r"^\.{0,2}$|[/\\\x00-\x1f]", name) or name.strip() != name:
         raise ValueError(f"{what} name {name!r}; expected a name without slashes and outer blanks, for files and logs.")

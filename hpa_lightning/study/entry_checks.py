@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hpa_lightning.values import cut, names, shown
@@ -28,9 +28,16 @@ def check_keys(entry: Any, known: set[str], needed: set[str], where: str) -> Non
         raise ValueError(f"{where}: {missing} missing; expected {sorted(needed)}.")
 
 
+def check_texts(entry: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
+    """Check that what is written for readers is text: YAML takes `no`, 2020-01-01 and 5 for something else."""
+    for key in keys:
+        if key in entry and not isinstance(entry[key], str):
+            raise ValueError(f"{where}: {key} is {shown(entry[key])}; expected a text (in quotes).")
+
+
 def check_types(entry: Mapping[str, Any], types: Mapping[str, type], where: str) -> None:
     for key, kind in types.items():
         value = entry.get(key)
         if value is not None and not isinstance(value, kind):
-            what = "a list" if kind is list else "a mapping"
+            what = "a list" if kind is list else "true or false" if kind is bool else "a mapping"
             raise ValueError(f"{where}: {key} is {shown(value)}; expected {what}.")

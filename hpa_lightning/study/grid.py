@@ -43,7 +43,8 @@ class Cell:
     @property
     def key(self) -> str:
         """Distinct in the study, and usable as the path of a folder."""
-        return f"{self.condition}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.method).strip('-')}/seed_{self.seed}"
+        method = re.sub(r"[^\w.-]+", "-", self.method).strip("-")
+        return f"{self.condition}/{method}/seed_{self.seed}"
 
     @property
     def digest(self) -> str:

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from hpa_lightning.declarations import fill
-from hpa_lightning.study.entry_checks import canonical, check_keys, check_types
+from hpa_lightning.study.entry_checks import canonical, check_keys, check_texts, check_types
 from hpa_lightning.values import names, shown
 
 _METHOD_KEYS = {"title", "callbacks", "config", "grid", "windows", "after"}
@@ -30,6 +30,7 @@ class MethodPoint:
 def method_points(name: str, entry: Any, where: str) -> list[MethodPoint]:
     """The points of a method's grid, checked."""
     check_keys(entry, _METHOD_KEYS, {"title"}, where)
+    check_texts(entry, ("title",), where)
     check_types(entry, {"callbacks": list, "config": Mapping, "grid": Mapping, "windows": Mapping, "after": str}, where)
     if (windows := entry.get("windows")) is not None:
         _check_windows(windows, where)
@@ -60,7 +61,7 @@ def _points(name: str, entry: Mapping[str, Any]) -> Iterator[MethodPoint]:
         filled = fill({"title": entry["title"], **_parts(entry)}, {**kept, **values})
         yield MethodPoint(
             f"{name}[{label}]" if values else name,
-            filled["title"],
+            str(filled["title"]),  # of `${p}` alone a number
             filled["callbacks"],
             filled["config"],
             values,

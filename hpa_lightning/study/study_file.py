@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from hpa_lightning.declarations import fill, load_yaml
 from hpa_lightning.parsing import read_text
-from hpa_lightning.study.entry_checks import canonical, check_keys, check_types
+from hpa_lightning.study.entry_checks import canonical, check_keys, check_texts, check_types
 from hpa_lightning.study.grid import Cell, Group, Study
 from hpa_lightning.study.method_points import MethodPoint, check_order, method_points
 from hpa_lightning.values import names, shown
@@ -18,6 +19,7 @@ from hpa_lightning.values import names, shown
 _STUDY_KEYS = {"title", "text", "base", "columns", "conditions", "methods", "groups"}
 _GROUP_KEYS = {"title", "text", "methods", "conditions", "seeds", "reference", "x", "curves", "matrices", "columns"}
 _AXIS_KEYS = {"setting", "label", "logarithmic"}
+_NO_FOLDER = re.compile(r"^\.|^\s|\s$|[/\\\x00-\x1f]|^\w:")
 
 
 def read_study(path: str | PathLike[str]) -> Study:
@@ -37,13 +39,17 @@ def expand_study(content: Any, path: str | PathLike[str]) -> Study:
         ValueError: as :func:`read_study`.
     """
     check_keys(content, _STUDY_KEYS, {"base", "methods", "groups"}, str(path))
+    check_texts(content, ("title", "text"), str(path))
     for what in ("methods", "groups", "conditions", "base"):
         if what in content and not isinstance(content[what], Mapping):
             raise ValueError(f"{path}, {what}: {shown(content[what])}; expected a mapping by name.")
         for name in content.get(what) or () if what != "base" else ():
             # The name of a condition is that of a folder in the store, and must not lead out of it.
-            if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
-                raise ValueError(f"{path}, {what}: the name {shown(name)}; expected a text without slashes.")
+            if not isinstance(name, str) or _NO_FOLDER.search(name) or not re.search(r"\w", name):
+                raise ValueError(
+                    f"{path}, {what}: the name {shown(name)}; expected a text without slashes, with a letter or a "
+                    "digit, since folders are called so."
+                )
     conditions = content.get("conditions") or {"default": {}}
     for name, entry in conditions.items():
         if entry is not None and not isinstance(entry, Mapping):
@@ -72,6 +78,7 @@ def _group(
     where: str,
 ) -> Group:
     check_keys(entry, _GROUP_KEYS, {"title", "methods", "seeds"}, where)
+    check_texts(entry, ("title", "text"), where)
     check_types(entry, dict.fromkeys(("methods", "seeds", "conditions", "curves", "matrices"), list), where)
     if not entry["seeds"] or not all(type(seed) is int for seed in entry["seeds"]):
         raise ValueError(f"{where}: seeds are {shown(entry['seeds'])}; expected whole numbers.")
@@ -145,8 +152,8 @@ def _columns(given: Any, where: str) -> tuple[dict[str, tuple[str, ...]], frozen
 
 def _check_axis(axis: Any, chosen: list[MethodPoint], where: str) -> None:
     check_keys(axis, _AXIS_KEYS, {"setting"}, f"{where}, x")
-    if not isinstance(axis["setting"], str):
-        raise ValueError(f"{where}, x: setting is {shown(axis['setting'])}; expected a name of a grid.")
+    check_texts(axis, ("setting", "label"), f"{where}, x")
+    check_types(axis, {"logarithmic": bool}, f"{where}, x")
     found = [point.values[axis["setting"]] for point in chosen if axis["setting"] in point.values]
     if not found:
         raise ValueError(f"{where}: no method of it has the setting {shown(axis['setting'])} in its grid.")

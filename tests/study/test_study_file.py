@@ -51,6 +51,21 @@ from hpa_lightning.study import read_study
             {"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1], "columns": {"Text": []}}}},
             "group 'a', columns: Text is",
         ),
+        ({"title": 3}, r"study\.yaml: title is 3; expected a text"),
+        ({"text": None}, r"study\.yaml: text is None; expected a text"),
+        ({"methods": {"plain": {"title": False}}}, "method 'plain': title is False; expected a text"),
+        (
+            {"methods": {"()": {"title": "A"}}},
+            r"methods: the name '\(\)'; expected a text without slashes, with a letter",
+        ),
+        ({"methods": {"a\0b": {"title": "A"}}}, "methods: the name .*; expected a text without slashes"),
+        ({"conditions": {"c:d": {}}}, "conditions: the name 'c:d'; expected a text without slashes"),
+        ({"conditions": {" ": {}}}, "conditions: the name ' '; expected a text without slashes"),
+        ({"groups": {"a": {"title": 2, "methods": ["plain"], "seeds": [1]}}}, "group 'a': title is 2; expected a text"),
+        (
+            {"groups": {"a": {"title": "A", "methods": ["sweep"], "seeds": [1], "x": {"setting": "p", "label": 1}}}},
+            "group 'a', x: label is 1; expected a text",
+        ),
         ({"groups": None}, "groups: None; expected a mapping"),
         ({"methods": ["plain"]}, r"methods: \['plain'\]; expected a mapping"),
         ({"methods": {"sweep": {"title": "S", "grid": {"p": 5}}}}, "p is 5; expected a list of values"),
@@ -75,6 +90,14 @@ def test_a_study_that_is_no_yaml_is_told(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("title: [")
     with pytest.raises(ValueError, match=r"study\.yaml is not valid YAML"):
         read_study(tmp_path / "study.yaml")
+
+
+def test_titles_of_a_value_are_texts_and_names_in_any_script_are_folders(tmp_path: Path) -> None:
+    methods = {"方法 1": {"title": "${p}", "config": {"act": "${p}"}, "grid": {"p": [1, 2]}}}
+    groups = {"a": {"title": "A", "methods": ["方法 1"], "seeds": [1]}}
+    cells = read_study(write(tmp_path, methods=methods, groups=groups)).cells()
+    assert [cell.title for cell in cells][:2] == ["1", "2"]
+    assert cells[0].key == "clean/方法-1-p-1/seed_1"
 
 
 def test_unknown_group(tmp_path: Path) -> None:
