@@ -72,7 +72,7 @@ def whole_folder(path: str | PathLike[str]) -> Iterator[Path]:
         OSError: as it came, with the folder's name and what has become of it.
     """
     path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} exists already and is not an empty folder; choose another one, or remove it.")
     partial = path.with_name(path.name + ".partial")
     mark = partial / _MARK

@@ -65,6 +65,9 @@ def test_a_folder_appears_in_one_step(tmp_path: Path) -> None:
     assert [item.name for item in path.iterdir()] == ["a"] and not left.exists()
     with pytest.raises(ValueError, match="exists already"), whole_folder(path):
         pass
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")  # no folder could take its name
+    with pytest.raises(ValueError, match="link exists already"), whole_folder(tmp_path / "link"):
+        pass
     (tmp_path / "mine.partial").mkdir()
     (tmp_path / "mine.partial" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="was not left by a killed command"), whole_folder(tmp_path / "mine"):

@@ -57,6 +57,12 @@ class FusionJob:
         weights_of = [f"{linear.name}.weight" for layers in self.layers for linear in layers]
         for checkpoint in (self.before, self.after):
             checkpoint.need(weights_of)
+            whole = [name for name in weights_of if not checkpoint.stored(name).dtype.is_floating_point]
+            if whole:
+                raise ValueError(
+                    f"{checkpoint.folder}: {whole[0]} is stored as {checkpoint.stored(whole[0]).dtype} ({len(whole)} "
+                    "such layers); expected floating-point weights. Load the model dequantised and save it again."
+                )
         if not any(changed(*self.weights(name)) for name in weights_of):
             raise ValueError(
                 f"no linear layer of the decoder blocks differs between {self.before.folder} and {after}; there is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -52,7 +53,7 @@ class PartialOutput:
         self.output = Path(output)
         self.folder = self.output.with_name(self.output.name + ".partial")
         self.progress = self.folder / "progress"
-        if self.output.exists():
+        if os.path.lexists(self.output):  # a link that leads nowhere, too: no folder could take its name at the end
             raise ValueError(f"{self.output} exists already; choose another output, or remove it.")
         record = self.progress / "run.json"
         if not record.is_file() and self.folder.exists() and not self._is_empty():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hpa_lightning.fuse.folder import file_inside
+from hpa_lightning.parsing import distinct_keys
 
 _DTYPES = {
     "F64": torch.float64,
@@ -44,8 +45,8 @@ class TensorFiles:
     """The tensors of several safetensors files of one folder, by key; nothing is read before it is asked for.
 
     Raises:
-        ValueError: a file that is missing, cut short or none of the folder's, a tensor that is stored twice, or a dtype
-            that is none of a plain checkpoint's.
+        ValueError: a file that is missing, cut short or none of the folder's, a tensor that is stored twice, tensors
+            that share bytes, or a dtype that is none of a plain checkpoint's.
     """
 
     def __init__(self, folder: Path, files: Iterable[str]) -> None:
@@ -94,7 +95,8 @@ def _read_header(folder: Path, file: str) -> dict[str, StoredTensor]:
         if 8 + length > size:
             raise ValueError(f"{path} is cut short or not a safetensors file.")
         try:
-            header = {key: entry for key, entry in json.loads(opened.read(length)).items() if key != "__metadata__"}
+            content = json.loads(opened.read(length), object_pairs_hook=distinct_keys)
+            header = {key: entry for key, entry in content.items() if key != "__metadata__"}
         except (ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is not a safetensors file: {str(error)[:200]}") from error
     places = {}
@@ -107,7 +109,20 @@ def _read_header(folder: Path, file: str) -> dict[str, StoredTensor]:
             ) from error
         if places[key].end > size:
             raise ValueError(f"{path} is cut short: {key} should end at byte {places[key].end} of {size}.")
+    _check_order(path, places, 8 + length, size)
     return places
+
+
+def _check_order(path: Path, places: dict[str, StoredTensor], begin: int, size: int) -> None:
+    """Check that the tensors stand one behind the other, as the format has it: what shares bytes is overwritten."""
+    last, end = "the header", begin
+    for key, place in sorted(places.items(), key=lambda item: (item[1].start, item[1].end)):
+        if place.start != end:
+            what = "share bytes" if place.start < end else "have a gap between them"
+            raise ValueError(f"{path}: {last[:200]} and {key[:200]} {what}; no safetensors file has that.")
+        last, end = key, place.end
+    if end != size:
+        raise ValueError(f"{path}: {size - end} bytes stand behind the last tensor; no safetensors file has that.")
 
 
 def _place(file: str, begin: int, entry: dict[str, Any]) -> StoredTensor:

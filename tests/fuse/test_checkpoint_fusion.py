@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.fused_checkpoints import LAYERS, RETENTION, SAFETY, SETTINGS, TASK, contents
+from safetensors.torch import load_file, save_file
+from support.fused_checkpoints import LAYERS, RETENTION, SAFETY, SETTINGS, TASK, contents, copy
 from support.model_folders import load, tuned, write
 from support.tiny_mllms import evaluation_records, tiny_llava
 from torch import Tensor, nn
@@ -121,6 +122,16 @@ def test_everything_else_is_kept_byte_for_byte(pair: tuple[Path, Path], tmp_path
     assert others and contents(tmp_path / "out").keys() == contents(after).keys() | {"audit.json"}
     assert all((tmp_path / "out" / name).read_bytes() == (after / name).read_bytes() for name in others)
     assert set(given.tensors.files) != set(old.tensors.files)  # the layout is the tuned model's
+
+
+def test_whole_numbers_are_no_weights(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    after = copy(pair[1], tmp_path / "after")
+    for file in after.glob("*.safetensors"):
+        tensors = load_file(file)
+        names = [key for key in tensors if re.search(r"language_model.*q_proj", key)]
+        save_file(tensors | {key: (tensors[key] * 100).to(torch.int8) for key in names}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"q_proj\.weight is stored as torch\.int8 \({LAYERS} such layers\)"):
+        fuse_checkpoints(pair[0], after, tmp_path / "out", SAFETY, TASK, **SETTINGS)
 
 
 def test_layers_that_tuning_left_alone_are_not_fused(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -111,6 +111,9 @@ def test_existing_folders_are_not_touched(pair: tuple[Path, Path], tmp_path: Pat
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match="exists already"):
         fuse_checkpoints(*pair, tmp_path / "out", SAFETY, TASK)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="link exists already"):
+        fuse_checkpoints(*pair, tmp_path / "link", SAFETY, TASK)
     theirs = tmp_path / "new.partial" / "somebody's"
     theirs.parent.mkdir()
     theirs.write_text("work")

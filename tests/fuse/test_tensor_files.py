@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from hpa_lightning.fuse.tensor_files import TensorFiles
 
@@ -47,3 +48,41 @@ def test_a_tensor_that_is_stored_twice_is_refused(tmp_path: Path) -> None:
         save_file({"weight": torch.zeros(2)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(ValueError, match=r"weight is stored twice, in a.safetensors and in b.safetensors"):
         TensorFiles(tmp_path, ["a.safetensors", "b.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("offsets", "behind", "message"),
+    [
+        ([(0, 8), (0, 8)], 0, "a and b share bytes"),
+        ([(0, 8), (4, 12)], 0, "a and b share bytes"),
+        ([(0, 8), (12, 20)], 0, "a and b have a gap"),
+        ([(4, 12), (12, 20)], 0, "the header and a have a gap"),
+        ([(0, 8), (8, 16)], 4, "4 bytes stand behind the last tensor"),
+    ],
+)
+def test_tensors_stand_one_behind_the_other(
+    offsets: list[tuple[int, int]], behind: int, message: str, tmp_path: Path
+) -> None:
+    """As the library has it, which would refuse what is made of such a file."""
+    header: Any = {
+        name: {"dtype": "F32", "shape": [2], "data_offsets": place} for name, place in zip("ab", offsets, strict=True)
+    }
+    header = json.dumps(header).encode()
+    data = bytes(max(end for _, end in offsets) + behind)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    with pytest.raises(ValueError, match=message):
+        TensorFiles(tmp_path, [path.name])
+    with pytest.raises(SafetensorError):
+        load_file(path)
+
+
+def test_a_tensor_that_a_header_names_twice_is_refused(tmp_path: Path) -> None:
+    entry = '"weight": {"dtype": "F32", "shape": [2], "data_offsets": '
+    entries = [f"{entry}{place}}}" for place in ([0, 8], [8, 16])]
+    header = ("{" + ", ".join(entries) + "}").encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(
+        ValueError, match=r"a.safetensors is not a safetensors file: an object has the key 'weight' twice"
+    ):
+        TensorFiles(tmp_path, ["a.safetensors"])
