@@ -32,10 +32,24 @@ def checkpoint_fault(path: Path) -> str | None:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError):  # holds objects of user-defined classes, which Lightning may load
         return None
+    if (wrong := _wrong_part(checkpoint)) is not None:
+        return f"it is no checkpoint of Lightning's ({wrong})"
     for name, state in (checkpoint.get("callbacks") or {}).items():
         if isinstance(state, dict) and state.get("torn"):
             return f"it was saved on an error while {name} was {state['torn']}"
     return None
+
+
+def _wrong_part(checkpoint: object) -> str | None:
+    """What is missing or of another kind in something that torch has loaded."""
+    if not isinstance(checkpoint, dict):
+        return f"it holds a {type(checkpoint).__name__}"
+    for name in ("state_dict", "pytorch-lightning_version"):
+        if name not in checkpoint:
+            return f"it holds no `{name}`"
+    named = ("state_dict", "callbacks", "hyper_parameters")
+    wrong = [name for name in named if not isinstance(checkpoint.get(name) or {}, dict)]
+    return f"its `{wrong[0]}` is a {type(checkpoint[wrong[0]]).__name__}" if wrong else None
 
 
 def newest_checkpoint(folders: Iterable[Path]) -> tuple[Path | None, list[str]]:

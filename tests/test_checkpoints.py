@@ -27,6 +27,16 @@ def test_newest_whole_checkpoint(tmp_path: Path) -> None:
     assert found == tmp_path / "good.ckpt"
     assert [Path(line.split(" is ")[0]).stem for line in torn] == ["empty", "fusing", "damaged", "cut"]
     assert "saved on an error while Fusion was fusing" in torn[1] and "damaged" in torn[2] and "cut off" in torn[3]
+    for content, fault in (
+        ([1, 2], "it holds a list"),
+        ({"w": torch.ones(2)}, "it holds no `state_dict`"),
+        ({"state_dict": {}}, "it holds no `pytorch-lightning_version`"),
+        ({"state_dict": [1], "pytorch-lightning_version": "2.6.0"}, "its `state_dict` is a list"),
+        ({"state_dict": {}, "pytorch-lightning_version": "2.6.0", "callbacks": 7}, "its `callbacks` is a int"),
+    ):
+        torch.save(content, tmp_path / "other.ckpt")
+        assert f"no checkpoint of Lightning's ({fault})" in str(checkpoint_fault(tmp_path / "other.ckpt"))
+        assert newest_checkpoint([tmp_path])[0] == tmp_path / "good.ckpt"
     sharded = tmp_path / "sharded.ckpt"
     sharded.mkdir()
     assert "it lacks .metadata and meta.pt" in str(checkpoint_fault(sharded))

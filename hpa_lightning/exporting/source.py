@@ -66,8 +66,6 @@ class TunedCheckpoint:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except pickle.UnpicklingError as error:  # loading it would run code
             raise ValueError(f"{path} holds objects of user-defined classes and is not loaded: {error}") from error
-        if not isinstance(content, dict) or "state_dict" not in content:
-            raise ValueError(f"{path} holds no `state_dict`; expected a checkpoint of Lightning's ModelCheckpoint.")
         if run is not None and not any((Path(run) / name).is_file() for name in (CONFIG_FILE, RESULT_FILE)):
             raise ValueError(f"{run} holds neither {CONFIG_FILE} nor {RESULT_FILE}; expected the folder of a run.")
         folder = Path(run) if run is not None else _run_above(path)

@@ -12,5 +12,6 @@ import torch
 
 def save(path: Path, age: float, **callbacks: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": {"w": torch.arange(1000)}, "callbacks": callbacks}, path)
+    version = {"pytorch-lightning_version": "2.6.0"}
+    torch.save({**version, "state_dict": {"w": torch.arange(1000)}, "callbacks": callbacks}, path)
     os.utime(path, (time.time() - age, time.time() - age))
