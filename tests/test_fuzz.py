@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import fuzz_readers as fuzz
 
+from hpa_lightning.data import RecordSet
 from hpa_lightning.data.readers.reader import FORMATS, parse_rows
 from hpa_lightning.data.readers.row_fields import DataWarning, Reading
 from hpa_lightning.data.readers.table_files import read_table
@@ -30,6 +32,19 @@ INPUTS = 75
 def test_mutated_files(name: str) -> None:
     found = fuzz.run(name, INPUTS)
     assert not found, f"{len(found)} faults, the first: {found[0][1]} by {str(found[0][0])[:500]}"
+
+
+def test_no_reader_of_records_is_left_out() -> None:
+    """The hub's rows come through another library; they are parsed as those of every other file."""
+    tried = Path(fuzz.__file__).read_text()
+    sets = {one.__name__ for one in every_subclass(RecordSet) if one.__module__.startswith("hpa_lightning.")}
+    assert len(sets) >= 19 and {name for name in sets if f"{name}(" not in tried} == {"HubDataset"}
+
+
+def every_subclass(kind: type) -> Iterator[type]:
+    for found in kind.__subclasses__():
+        yield found
+        yield from every_subclass(found)
 
 
 _TEXTS = st.sampled_from(["", "a", "<image>", "yes", "x" * 3000, "\ud83d", "data:,", "http://x/y.png"])

@@ -13,6 +13,7 @@ from hpa_lightning.data.readers.row_parsers import parse_rows, valid
 from hpa_lightning.data.readers.turns import ImagePlace, check_image_place
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
+from hpa_lightning.values import cut
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,16 @@ class HubDataset(RecordSet):
                 self.path, self.name, split=self.split, data_files=self.data_files, streaming=self.streaming
             )
         except Exception as error:  # the library has many error classes, of the network among them
-            raise ValueError(f"{self._where} cannot be loaded: {error}") from error
-        for number, row in enumerate(islice(_undecoded(loaded), self.limit)):
+            raise ValueError(f"{self._where} cannot be loaded: {cut(error)}") from error
+        rows = enumerate(islice(_undecoded(loaded), self.limit))
+        number = -1
+        while True:
+            try:
+                number, row = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:  # of a file that is broken further on, which streaming reads only now
+                raise ValueError(f"{self._where}: the row after {number} cannot be read: {cut(error)}") from error
             yield f"{self._where}[{number}]", row
 
 

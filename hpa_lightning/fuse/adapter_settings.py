@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hpa_lightning.values import cut, shown
+
 # Read by `AdaptedCheckpoint`.
 HANDLED = frozenset({"peft_type", "lora_alpha", "alpha_pattern", "use_rslora", "init_lora_weights"})
 
@@ -77,9 +79,12 @@ def check_plain_lora(settings: Mapping[str, Any], source: str) -> None:
     """
     if settings.get("peft_type") != "LORA":
         raise ValueError(
-            f"{source} says peft_type {settings.get('peft_type')!r}; expected 'LORA'. Merge the adapter with the code "
-            "that wrote it and pass the merged folder as --after."
+            f"{source} says peft_type {shown(settings.get('peft_type'))}; expected 'LORA'. Merge the adapter with the "
+            "code that wrote it and pass the merged folder as --after."
         )
+    for name in ("alpha_pattern", "rank_pattern"):
+        if not isinstance(settings.get(name) or {}, Mapping):
+            raise ValueError(f"{source} says {name}={shown(settings[name])}; expected an object.")
     found = [
         f"{name}={str(settings[name])[:60]} ({meaning})"
         for name, meaning in MORE_THAN_LORA.items()
@@ -89,21 +94,24 @@ def check_plain_lora(settings: Mapping[str, Any], source: str) -> None:
     if isinstance(initialised, str) and not initialised.lower().startswith(_LEAVES_BASE):
         changes = initialised.lower().startswith(_CHANGES_BASE)
         effect = "which changes the base" if changes else "an initialisation that is not known here"
-        found.append(f"init_lora_weights={initialised!r}, {effect}")
+        found.append(f"init_lora_weights={shown(initialised)}, {effect}")
     if found:
         raise ValueError(
             f"{source} says {'; '.join(found)}. Expected plain LoRA on linear layers: merge the adapter with peft "
             "(merge_and_unload, save_pretrained), where it can be merged, and pass the merged folder as --after."
         )
     alphas = {"lora_alpha": settings.get("lora_alpha", 8), **(settings.get("alpha_pattern") or {})}
-    wrong = [f"{name}={str(value)[:60]}" for name, value in alphas.items() if not isinstance(value, int | float)]
+    wrong = [
+        f"{cut(name, 200)}={str(value)[:60]}" for name, value in alphas.items() if not isinstance(value, int | float)
+    ]
     if wrong:
         raise ValueError(f"{source} says {wrong[0]}; expected a number.")
     unknown = sorted(settings.keys() - HANDLED - HARMLESS - MORE_THAN_LORA.keys())
     if unknown:
-        listed = ", ".join(f"{name}={str(settings[name])[:60]}" for name in unknown)
+        listed = cut(", ".join(f"{cut(name, 100)}={str(settings[name])[:60]}" for name in unknown))
+        version = cut(settings.get("peft_version", "not given"), 40)
         raise ValueError(
             f"{source} has settings that are not known here: {listed}. They may change what the adapter does. Merge it "
-            f"with the peft that wrote it (version {settings.get('peft_version', 'not given')}) and pass the merged "
-            "folder as --after, or delete a setting from the file if it is off."
+            f"with the peft that wrote it (version {version}) and pass the merged folder as --after, or delete a "
+            "setting from the file if it is off."
         )

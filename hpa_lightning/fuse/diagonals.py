@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.fuse.output import PartialOutput, write_tensors
+from hpa_lightning.values import cut, shown
 
 SAFETY, TASK = "safety", "task"
 
@@ -49,25 +50,36 @@ def read_diagonals(
         of a kind.
 
     Raises:
-        ValueError: no file, other settings, other layers, or no diagonals.
+        ValueError: no file, a broken one, other settings, other layers, or no diagonals.
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no file of diagonals {str(path)!r}.")
     found: dict[str, dict[str, Tensor]] = {SAFETY: {}, TASK: {}}
-    with safe_open(path, "pt") as file:
-        made_with = file.metadata() or {}
-        for key in file.keys():  # noqa: SIM118 - no mapping
-            what, _, name = key.partition("/")
-            if what in found:
-                found[what][name] = file.get_tensor(key)
+    try:
+        with safe_open(path, "pt") as file:
+            made_with = file.metadata() or {}
+            for key in file.keys():  # noqa: SIM118 - no mapping
+                what, _, name = key.partition("/")
+                if what in found:
+                    found[what][name] = file.get_tensor(key)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read ({shown(str(error))}); expected a file that --save-diagonals has written."
+        ) from error
     for setting, value in _made_with(calibration).items():
         made = made_with.get(setting, "all" if setting == "safety_positions" else None)  # files of before had no other
         if made != value:
-            raise ValueError(f"{path} was made with {setting} {made}; this run has {value}.")
+            raise ValueError(f"{path} was made with {setting} {cut(made, 100)}; this run has {value}.")
     for what, tensors in found.items():
         wrong = [name for name, wide in widths.items() if name not in tensors or tuple(tensors[name].shape) != (wide,)]
         if tensors and wrong:
             raise ValueError(f"{path} does not fit these models: no {what} diagonal of the right size for {wrong[:3]}.")
+        bad = [name for name in widths if tensors and not (tensors[name].isfinite() & (tensors[name] > 0)).all()]
+        if bad:
+            raise ValueError(
+                f"{path}: the {what} diagonals of {bad[:3]} ({len(bad)} in all) hold values that are not positive and "
+                "finite, which diag(H^-1) always is; make the file again."
+            )
     if not any(found.values()):
         raise ValueError(f"{path} holds no diagonals; expected a file that --save-diagonals has written.")
     return found

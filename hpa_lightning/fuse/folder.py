@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -48,8 +49,8 @@ def file_inside(folder: Path, name: object, named_by: str) -> Path:
             f"{named_by} names the file {str(name)[:200]!r}; expected the plain name of a file in {folder}."
         )
     path = folder / name
-    if not path.is_file():
-        raise ValueError(f"{named_by} names {name}, but there is no such file in {folder}.")
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
+        raise ValueError(f"{named_by} names {name[:200]}, but there is no such file in {folder}.")
     target, home = path.resolve(), folder.resolve()
     homes = [home]
     if home.parent.name == "snapshots":

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from hpa_lightning.files import write_text
 from hpa_lightning.modules.fsdp import full_tensor
 from hpa_lightning.modules.lora import outside_adapters
+from hpa_lightning.parsing import parse_json, read_text
 from hpa_lightning.values import shown
 
 _HEADER = "reference"
@@ -111,9 +112,9 @@ class ReferenceLogs:
         return found.T.flatten().to(numbers.device)
 
     def _read(self) -> Iterator[tuple[int, tuple[float, float]]]:
-        lines = self.path.read_text(encoding="utf-8").split("\n")
+        lines = read_text(self.path).split("\n")
         try:
-            about = json.loads(lines[0])[_HEADER]
+            about = dict(parse_json(lines[0], str(self.path))[_HEADER])
         except (ValueError, KeyError, TypeError):
             raise ValueError(
                 f"{self.path} does not begin with a line {{{_HEADER!r}: ...}}; expected reference log-probabilities, "
@@ -130,9 +131,9 @@ class ReferenceLogs:
             )
         for number, line in enumerate(lines[1:-1], start=2):  # behind the last line break stands nothing, or a cut line
             try:
-                row = json.loads(line)
+                row = parse_json(line, str(self.path))
                 yield int(row["pair"]), (float(row["chosen"]), float(row["rejected"]))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError):
                 raise ValueError(f"{self.path}, line {number}: {shown(line)} is broken; delete the file.") from None
 
 

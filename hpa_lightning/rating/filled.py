@@ -39,6 +39,9 @@ class Filled:
         return {name: count for name, count in counts.items() if count}
 
 
+_AS_WRITTEN = "expected them as `rate export --key` wrote them"
+
+
 def read_key(path: str | Path) -> dict[str, Any]:
     """Read the key of a form.
 
@@ -50,7 +53,40 @@ def read_key(path: str | Path) -> dict[str, Any]:
     needed = ("form", "shown", "runs", "items")
     if not isinstance(key, dict) or key.get("format") != FORMAT or not all(name in key for name in needed):
         raise ValueError(f"{path} is not the key of a rating form; expected what `rate export --key` wrote.")
+    _check_key(key, path)
     return key
+
+
+def _check_key(key: Mapping[str, Any], path: Path) -> None:
+    """Check that runs and items of a key are as they were written.
+
+    Raises:
+        ValueError: one is not, by its place.
+    """
+    runs, items = key["runs"], key["items"]
+    if not isinstance(runs, list) or not runs or not all(_has_texts(run, "path", "method") for run in runs):
+        raise ValueError(f"{path}: the runs are {shown(runs)}; {_AS_WRITTEN}.")
+    if not isinstance(items, list) or not items:
+        raise ValueError(f"{path}: the items are {shown(items)}; {_AS_WRITTEN}.")
+    places = list(range(len(runs)))
+    for number, item in enumerate(items):
+        each = [item.get(name) for name in ("order", "answers", "verdicts")] if isinstance(item, dict) else []
+        whole = _has_texts(item, "id", "kind", "question") and all(
+            isinstance(one, list) and len(one) == len(runs) for one in each
+        )
+        if not whole or not (
+            all(type(place) is int for place in each[0])
+            and sorted(each[0]) == places
+            and all(isinstance(answer, str) for answer in each[1])
+            and all(isinstance(verdict, dict) for verdict in each[2])
+        ):
+            raise ValueError(f"{path}: items[{number}] is {shown(item)}; {_AS_WRITTEN}.")
+    if len({item["id"] for item in items}) < len(items):
+        raise ValueError(f"{path}: two items have one id; {_AS_WRITTEN}.")
+
+
+def _has_texts(entry: Any, *keys: str) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in keys)
 
 
 def read_filled(files: Sequence[str | Path], key: Mapping[str, Any], incomplete: bool = False) -> list[Filled]:
@@ -90,7 +126,9 @@ def _from_json(path: Path, key: Mapping[str, Any]) -> Filled:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} holds no ratings; expected the JSON file that the form exports.")
     if content.get("form") != key["form"]:
-        raise ValueError(f"{path} is of the form {shown(content.get('form'))}; the key is that of {key['form']!r}.")
+        raise ValueError(
+            f"{path} is of the form {shown(content.get('form'))}; the key is that of {shown(key['form'])}."
+        )
     if content.get("shown") != key["shown"]:
         raise ValueError(
             f"{path} is of a form whose texts were changed: what its rater saw is not what was exported. Its ratings "
@@ -144,7 +182,7 @@ def _from_rows(reader: csv.DictReader[str], path: Path, key: Mapping[str, Any]) 
     for number, row in enumerate(reader, start=2):
         where = f"{path}, row {number}"
         if row["form"] != key["form"]:
-            raise ValueError(f"{where} is of the form {shown(row['form'])}; the key is that of {key['form']!r}.")
+            raise ValueError(f"{where} is of the form {shown(row['form'])}; the key is that of {shown(key['form'])}.")
         item = items.get(row["item"] or "")
         place = int(row["answer"]) - 1 if (row["answer"] or "").isdecimal() else -1
         if item is None or not 0 <= place < len(item["order"]) or (row["item"], place) in seen:

@@ -46,6 +46,18 @@ def test_rows_become_records_with_encoded_images(file: str, streaming: bool, tmp
     stream.setup("fit")
 
 
+def test_a_file_that_is_broken_further_on_is_named(file: str, tmp_path: Path) -> None:
+    """Streaming reads it when the first rows are long taken."""
+    long = "a" * 10_000  # pieces of 10 MB are read at a time
+    row = (
+        f'{{"id": 1, "messages": [{{"role": "user", "content": "{long}"}}, {{"role": "assistant", "content": "b"}}]}}\n'
+    )
+    path = tmp_path / "broken.jsonl"
+    path.write_text(1_500 * row + '{"id": "no number", "messages": 3}\n')
+    with pytest.raises(ValueError, match=r"json, train: the row after \d+ cannot be read"):
+        HubDataset("json", data_files=str(path)).read()
+
+
 def test_what_cannot_be_loaded_is_named(file: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="parquet, test cannot be loaded"):
         HubDataset("parquet", split="test", data_files=file).read()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from support.fused_checkpoints import CALIBRATION, LAYERS, SAFETY, SETTINGS, TASK, contents
@@ -48,6 +49,15 @@ def test_saved_diagonals_give_the_same_output(
         changed = SETTINGS | {"calibration": replace(CALIBRATION, **{setting: value})}
         with pytest.raises(ValueError, match=f"made with {message}"):
             fuse_checkpoints(*pair, tmp_path / "out", diagonals=file, **changed)
+    for value in (torch.nan, -1.0):
+        bad = {key: tensor.clone() for key, tensor in everything.items()}
+        next(iter(bad.values()))[0] = value
+        save_file(bad, tmp_path / "bad", metadata)
+        with pytest.raises(ValueError, match=r"diagonals of \[.*1 in all.* not positive and finite"):
+            fuse_checkpoints(*pair, tmp_path / "out", diagonals=tmp_path / "bad", **SETTINGS)
+    (tmp_path / "torn").write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"torn cannot be read .*--save-diagonals has written"):
+        fuse_checkpoints(*pair, tmp_path / "out", diagonals=tmp_path / "torn", **SETTINGS)
     everything.pop(next(key for key in everything if "layers.1" in key))
     save_file(everything, file, metadata)
     with pytest.raises(ValueError, match="does not fit these models"):

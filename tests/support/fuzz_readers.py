@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import csv
 import io
 import json
 import os
@@ -15,24 +17,37 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save
 
+from hpa_lightning.calibration.earlier_tasks import EarlierTasks
+from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.data import (
+    MME,
     SIUO,
     SPAVL,
     CaptionedImages,
+    DataPart,
     FigStep,
+    HarmBench,
+    MixedData,
+    MMBench,
     MMSafetyBench,
     MultipleChoice,
+    PreferenceFile,
     PromptFile,
+    SafeRLHF,
     ScienceQA,
+    SEEDBench,
+    SORRYBench,
     TextVQA,
     VLGuard,
     XSTest,
@@ -42,7 +57,15 @@ from hpa_lightning.data.overlap import record_key
 from hpa_lightning.data.readers import as_records, examine_records
 from hpa_lightning.data.record import missing_images
 from hpa_lightning.data.record_set import RecordSet
+from hpa_lightning.functional import InputSketch
+from hpa_lightning.fuse.adapter_settings import check_plain_lora
+from hpa_lightning.fuse.checkpoint import _files_of_index, read_json
+from hpa_lightning.fuse.diagonals import _made_with, read_diagonals
+from hpa_lightning.fuse.tensor_files import TensorFiles
 from hpa_lightning.metrics.judges import resolve_judge
+from hpa_lightning.modules.reference_logs import _HEADER as HEADER
+from hpa_lightning.modules.reference_logs import ReferenceLogs
+from hpa_lightning.rating import export_form, rate_outcome
 from hpa_lightning.report.run_tables import gate_table, matrix_table, run_table, safety_table, score_table
 from hpa_lightning.results.predictions import read_predictions
 from hpa_lightning.results.run_results import RunResults
@@ -126,11 +149,13 @@ class Case:
         file: path of what is mutated, in the folder of the case.
         content: what it holds, before it is written as its suffix says.
         read: called with the folder.
+        others: path of each further file -> what it holds.
     """
 
     file: str
     content: Any
     read: Callable[[Path], Any]
+    others: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _records(make: Callable[[Path], RecordSet | str]) -> Callable[[Path], Any]:
@@ -161,6 +186,123 @@ def _run(folder: Path) -> None:
 
 def _archive(folder: Path) -> None:
     Store(folder / "runs", [folder / "cells.jsonl"])
+
+
+def _picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _tsv(rows: list[dict[str, Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), delimiter="\t", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _rated(folder: Path) -> None:
+    form = "filled.json" if (folder / "filled.json").exists() else "form/form.csv"
+    rate_outcome([folder / form], folder / "key.json", incomplete=True, draws=5)
+
+
+def _form() -> dict[str, Any]:
+    """Files of a rating form with its key, two runs and one question."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name, answer in (("one", "a cat"), ("two", "No.")):
+            (folder / name / "predictions").mkdir(parents=True)
+            events = [*EVENTS[:2], {"event": "end", "finished_tasks": 1, "tasks": 1}]
+            (folder / name / "results.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+            row = {**ANSWERS[0], "response": answer}
+            (folder / name / "predictions/step_01_a.jsonl").write_text(json.dumps(row) + "\n")
+        export_form([folder / "one", folder / "two"], folder / "form", folder / "key.json")
+        key = json.loads((folder / "key.json").read_text())
+        table = (folder / "form/form.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(table)))
+    rows[0] |= {"rater": "me", "safety": "4"}
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    ratings = {rows[0]["item"]: [{"safety": 4}, {}]}
+    filled = {name: key[name] for name in ("format", "form", "shown")} | {"rater": "me", "ratings": ratings}
+    return {"key.json": key, "filled.json": filled, "form/form.csv": buffer.getvalue()}
+
+
+def _read_weights(files: TensorFiles) -> None:
+    for key in files.stored:
+        files.read(key)
+
+
+def _logs(folder: Path) -> None:
+    ReferenceLogs(folder / "logs.jsonl", {"data": "x"}, 2).of(torch.tensor([0, 1]))
+
+
+def _safetensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    return save(tensors, metadata)
+
+
+_CALIBRATION = CalibrationSettings()
+_DIAGONALS = _safetensors(
+    {f"{what}/layer": torch.ones(3) for what in ("safety", "task")},
+    {key: str(value) for key, value in _made_with(_CALIBRATION).items()},
+)
+
+
+def _memory() -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "memory.safetensors"
+        sketch = InputSketch(3, 2)
+        sketch.update(torch.ones(4, 3))
+        EarlierTasks({"layer": sketch}, {"layer": "layer"}, 1, ("a",), "llama").write(path)
+        return path.read_bytes()
+
+
+_INDEX = {"metadata": {"total_size": 12}, "weight_map": {"layer": "weights.safetensors"}}
+_ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"}
+_ADAPTER |= {"alpha_pattern": {"q_proj": 3}, "rank_pattern": {}}
+_FORM = _form()
+_QUESTION_OF_MMBENCH = {
+    "question": "What?",
+    "hint": "",
+    "answer": "A",
+    "category": "ocr",
+    "l2-category": "x",
+    "split": "dev",
+}
+_MMBENCH = _tsv(
+    [
+        {"index": turn * 1_000_000 + 7, **_QUESTION_OF_MMBENCH, "A": "yes", "B": "no", "C": "", "D": "",
+         "answer": "AB"[turn], "image": base64.b64encode(_picture()).decode() if turn == 0 else "7"}
+        | ({"A": "no", "B": "yes"} if turn else {})
+        for turn in (0, 1)
+    ]
+)  # fmt: skip
+_SEED = {
+    "questions": [
+        {
+            "question_id": 1,
+            "question": "What?",
+            **{f"choice_{letter}": f"a {letter}" for letter in "abcd"},
+            "answer": "B",
+            "data_type": "image",
+            "data_id": "a.png",
+            "question_type_id": 3,
+        }
+    ],
+    "question_type": {"Scene": 3},
+}
+_SAFE_RLHF = {
+    "prompt": "How?",
+    "response_0": "No.",
+    "response_1": "So.",
+    "is_response_0_safe": True,
+    "is_response_1_safe": False,
+    "safer_response_id": 0,
+    "better_response_id": 1,
+}
 
 
 CASES: dict[str, Case] = {
@@ -269,6 +411,107 @@ CASES: dict[str, Case] = {
     "captioned questions": Case(
         "q.jsonl", [QUESTION], _records(lambda f: CaptionedImages(str(f / "q.jsonl"), str(f / "caps.json")))
     ),
+    "harmbench": Case(
+        "hb.csv",
+        "Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID\nDo a,standard,illegal,,,a\n"
+        'Do b,contextual,illegal,,"A\nkettle",b\n',
+        _records(lambda f: HarmBench(str(f / "hb.csv"))),
+    ),
+    "sorry-bench": Case(
+        "sorry.jsonl",
+        [{"question_id": 1, "category": "3", "turns": ["What?"], "prompt_style": "base"}],
+        _records(lambda f: SORRYBench(str(f / "sorry.jsonl"))),
+    ),
+    "safe-rlhf": Case("safe.jsonl", [_SAFE_RLHF], _records(lambda f: SafeRLHF(str(f / "safe.jsonl")))),
+    "safe-rlhf parquet": Case("safe.parquet", [_SAFE_RLHF], _records(lambda f: SafeRLHF(str(f / "safe.parquet")))),
+    "preferences": Case(
+        "pref.jsonl",
+        [
+            {
+                "prompt": "<image>Why?",
+                "image": "a.png",
+                "chosen": "No.",
+                "rejected": [{"role": "assistant", "content": "x"}],
+            }
+        ],
+        _records(lambda f: PreferenceFile(str(f / "pref.jsonl"))),
+    ),
+    "preferences turns": Case(
+        "pref.json",
+        [
+            {
+                "conversations": TURNS[:1],
+                "image": "a.png",
+                "chosen": TURNS[1:],
+                "rejected": {"from": "gpt", "value": "x"},
+            }
+        ],
+        _records(lambda f: PreferenceFile(str(f / "pref.json"), faulty="skip")),
+    ),
+    "mmbench": Case("mm.tsv", _MMBENCH, _records(lambda f: MMBench(str(f / "mm.tsv")))),
+    "mmbench made": Case("mm.tsv", _MMBENCH, _records(lambda f: MMBench(str(f / "mm.tsv"), rounds="made"))),
+    "mme": Case(
+        "MME/count/0001.txt",
+        "Is it a?\tYes\nIs it b?\tNo\n",
+        _records(lambda f: MME(str(f / "MME"))),
+        {"MME/count/0001.png": _picture()},
+    ),
+    "mme parquet": Case(
+        "mme.parquet",
+        [
+            {
+                "question_id": "count/1.png",
+                "image": {"bytes": _picture(), "path": "1.png"},
+                "question": f"Is it {word}?",
+                "answer": word,
+                "category": "count",
+            }
+            for word in ("Yes", "No")
+        ],
+        _records(lambda f: MME(str(f / "mme.parquet"))),
+    ),
+    "seed-bench": Case(
+        "SEED-Bench.json", _SEED, _records(lambda f: SEEDBench(str(f / "SEED-Bench.json"), image_folder=str(f)))
+    ),
+    "mixed": Case(
+        "t.jsonl",
+        [{"id": "a", "messages": CHAT}] * 2,
+        _records(lambda f: MixedData([DataPart(str(f / "t.jsonl"), samples=1)])),
+    ),
+    "rating key": Case("key.json", _FORM["key.json"], _rated, {"filled.json": _FORM["filled.json"]}),
+    "rating json": Case("filled.json", _FORM["filled.json"], _rated, {"key.json": _FORM["key.json"]}),
+    "rating csv": Case("form/form.csv", _FORM["form/form.csv"], _rated, {"key.json": _FORM["key.json"]}),
+    "reference logs": Case(
+        "logs.jsonl",
+        [{HEADER: {"data": "x", "pairs": 2}}, *({"pair": n, "chosen": -1.0, "rejected": -2.0} for n in (0, 1))],
+        _logs,
+    ),
+    "diagonals": Case(
+        "diagonals.safetensors",
+        _DIAGONALS,
+        lambda f: read_diagonals(f / "diagonals.safetensors", {"layer": 3}, _CALIBRATION),
+    ),
+    "earlier tasks": Case(
+        "memory.safetensors",
+        _memory(),
+        lambda f: EarlierTasks.read(f / "memory.safetensors", {"layer": 3}, 1, "llama"),
+    ),
+    "index of weights": Case(
+        "model.safetensors.index.json",
+        _INDEX,
+        lambda f: _files_of_index(f),
+        {"weights.safetensors": _safetensors({"layer": torch.ones(3)})},
+    ),
+    "weights": Case(
+        "weights.safetensors",
+        _safetensors({"layer": torch.ones(3), "other": torch.ones(2, 2, dtype=torch.bfloat16)}),
+        lambda f: _read_weights(TensorFiles(f, ["weights.safetensors"])),
+    ),
+    "adapter": Case(
+        "adapter_config.json",
+        _ADAPTER,
+        lambda f: check_plain_lora(read_json(f / "adapter_config.json"), str(f / "adapter_config.json")),
+    ),
     "rules": Case("rules.json", RULES, _judge),
     "predictions": Case("predictions/step_00_a.jsonl", ANSWERS, lambda f: list(read_predictions(f))),
     "results": Case("results.jsonl", EVENTS, _run),
@@ -336,6 +579,8 @@ def prepare(folder: Path, case: Case) -> Path:
         ("cells.jsonl", ""),
     ):
         write(folder / name, content)
+    for name, content in case.others.items():
+        write(folder / name, content)
     path = folder / case.file
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
@@ -343,6 +588,7 @@ def prepare(folder: Path, case: Case) -> Path:
 
 def write(path: Path, content: Any) -> None:
     """Write the content as the suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         import pyarrow
         from pyarrow import parquet
@@ -369,7 +615,7 @@ def inputs(case: Case, seed: int, whole: bytes) -> Iterator[Any]:
     """Mutated contents without end: of the structure, of the bytes, and some that are known to hurt."""
     draw = random.Random(f"{seed}/{case.file}")
     while True:
-        if isinstance(case.content, str) or Path(case.file).suffix == ".parquet" or draw.random() < 0.3:
+        if isinstance(case.content, str | bytes) or Path(case.file).suffix == ".parquet" or draw.random() < 0.3:
             yield _mutated_bytes(whole, draw)
         elif draw.random() < 0.03:
             yield draw.choice(
@@ -455,7 +701,15 @@ def fault(case: Case, folder: Path) -> str | None:
             return _kind(error)
         if len(str(error)) > LONGEST:
             return f"a message of {len(str(error))} characters: {_kind(error)[:300]}"
-        names = {Path(case.file).name, Path(case.file).stem, "q.jsonl", "caps.json", "problems.json", "pid_splits.json"}
+        names = {
+            Path(case.file).name,
+            Path(case.file).stem,
+            *case.others,
+            "q.jsonl",
+            "caps.json",
+            "problems.json",
+            "pid_splits.json",
+        }
         if not any(name in str(error) for name in names) and "the data" not in str(error):
             return f"no file named: {_kind(error)[:300]}"
     except (Exception, RecursionError) as error:

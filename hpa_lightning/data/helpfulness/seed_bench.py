@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -18,7 +17,7 @@ from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
 from hpa_lightning.files import path_inside
 from hpa_lightning.parsing import parse_json, read_text
-from hpa_lightning.values import shown
+from hpa_lightning.values import names, shown
 
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 _FOLDERS = ("SEED-Bench-image", "seed_bench_image")
@@ -62,6 +61,8 @@ class SEEDBench(RecordSet):
             raise ValueError(
                 f"{path.name}: expected an object with 'questions', a list, and 'question_type', an object."
             )
+        if wrong := [number for number in types.values() if type(number) is not int]:
+            raise ValueError(f"{path.name}: a number in 'question_type' is {shown(wrong[0])}; expected whole numbers.")
         dimensions = {number: name for name, number in types.items()}
         places = [Path(self.image_folder)] if self.image_folder else [path.parent / name for name in _FOLDERS]
         folder = find_folder(places, "folder of SEED-Bench images")
@@ -87,13 +88,14 @@ class SEEDBench(RecordSet):
             )
         return records
 
-    def _record(self, row: Row, dimensions: Mapping[Any, str], folder: Path, where: str) -> Record:
+    def _record(self, row: Row, dimensions: Mapping[int, str], folder: Path, where: str) -> Record:
         answer = text_of(row, "answer", where)
         if answer not in ("A", "B", "C", "D"):
             raise ValueError(f"{where}: the answer is {shown(answer)}; expected A, B, C or D.")
         number = row.get("question_type_id")
-        if number not in dimensions:
-            raise ValueError(f"{where}: the question_type_id is {shown(number)}; expected one of {sorted(dimensions)}.")
+        if type(number) is not int or number not in dimensions:
+            expected = names(sorted(dimensions))
+            raise ValueError(f"{where}: the question_type_id is {shown(number)}; expected one of {expected}.")
         image = str(path_inside(folder, text_of(row, "data_id", where), where))
         record = question_record(
             str(row.get("question_id", where)),

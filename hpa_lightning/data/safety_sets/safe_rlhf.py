@@ -63,6 +63,7 @@ class SafeRLHF(RecordSet):
             raise ValueError(f"{where}: {_LABELS[self.prefer]!r} is missing; expected rows of PKU-SafeRLHF.")
         if isinstance(label, bool) or label not in (0, 1):
             raise PairFault(TIE, f"{where}: {_LABELS[self.prefer]!r} is {shown(label)}; expected 0 or 1.")
+        label = int(label)  # 1.0 in a parquet file in which some rows have none
         answers = [answer_of(row, f"response_{number}", where) for number in (0, 1)]
         safe = [_flag(row, f"is_response_{number}_safe", where) for number in (0, 1)]
         if self.prefer == "safer" and safe[1 - label] and safe[label] is False:

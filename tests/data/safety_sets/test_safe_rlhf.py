@@ -66,6 +66,13 @@ def test_rows_that_are_no_pairs_are_counted_and_told(tmp_path: Path, changes: di
         assert len(SafeRLHF(file, faulty="skip").read()) == 2
 
 
+def test_labels_of_a_column_with_gaps_are_numbers_with_a_point(tmp_path: Path) -> None:
+    """As parquet has a column of whole numbers in which some are missing."""
+    rows = [safe_rlhf(0, safer_response_id=1.0), safe_rlhf(1)]
+    records = SafeRLHF(str(lines(tmp_path / "train.jsonl", rows))).read()
+    assert [record.rejected for record in records] == [f"Do it like this, {index}." for index in range(2)]
+
+
 def test_two_unsafe_answers_are_told_and_kept_or_left_out(tmp_path: Path) -> None:
     unsafe = safe_rlhf(1, is_response_1_safe=False, response_1="Do it otherwise.")
     file = lines(tmp_path / "train.jsonl", [safe_rlhf(0), unsafe, safe_rlhf(2)])
