@@ -132,7 +132,10 @@ class ReferenceLogs:
         for number, line in enumerate(lines[1:-1], start=2):  # behind the last line break stands nothing, or a cut line
             try:
                 row = parse_json(line, str(self.path))
-                yield int(row["pair"]), (float(row["chosen"]), float(row["rejected"]))
+                number_of_pair = int(row["pair"])
+                if not 0 <= number_of_pair < self.pairs:
+                    raise ValueError("no such pair")
+                yield number_of_pair, (float(row["chosen"]), float(row["rejected"]))
             except (ValueError, KeyError, TypeError, OverflowError):
                 raise ValueError(f"{self.path}, line {number}: {shown(line)} is broken; delete the file.") from None
 
