@@ -70,7 +70,9 @@ def _check_key(key: Mapping[str, Any], path: Path) -> None:
         raise ValueError(f"{path}: the items are {shown(items)}; {_AS_WRITTEN}.")
     places = list(range(len(runs)))
     for number, item in enumerate(items):
-        each = [item.get(name) for name in ("order", "answers", "verdicts")] if isinstance(item, dict) else []
+        each: list[Any] = (
+            [item.get(name) for name in ("order", "answers", "verdicts")] if isinstance(item, dict) else []
+        )
         whole = _has_texts(item, "id", "kind", "question") and all(
             isinstance(one, list) and len(one) == len(runs) for one in each
         )
