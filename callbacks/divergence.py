@@ -6,12 +6,14 @@ from collections.abc import Iterable
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hpa_lightning.modules.fsdp import local_tensor
 
 _SHOWN = 3
+_PLAIN = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 
 class TrainingDivergedError(RuntimeError):
@@ -103,6 +105,20 @@ class DivergenceWatch:
             f"step {trainer.global_step} (epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}): {what}. "
             "The training has diverged. Resume from an earlier checkpoint with a lower learning rate, a warm-up or "
             "gradient_clip_val; with 16-bit weights, train in bf16-mixed or 32-true."
+        )
+
+
+def warn_of_frozen(pl_module: L.LightningModule) -> None:
+    """Warn of weights that are not trained and not finite; what is trained is checked when it changes.
+
+    They may be rows of tokens that nothing uses. Where they are used, the loss or a calibration is not finite.
+    """
+    frozen = [(name, parameter) for name, parameter in pl_module.named_parameters() if not parameter.requires_grad]
+    bad = [name for name, parameter in frozen if parameter.dtype in _PLAIN and not is_finite(parameter.detach())]
+    if bad:
+        rank_zero_warn(
+            f"the weights of {_listed(bad)}, which are not trained, hold values that are not finite from the start. "
+            "The model's file is damaged, or the model was saved after it had diverged; take another one."
         )
 
 

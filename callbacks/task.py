@@ -28,7 +28,7 @@ from hpa_lightning.callbacks.current_task import (
     stops,
     task_by_index,
 )
-from hpa_lightning.callbacks.divergence import DivergenceWatch
+from hpa_lightning.callbacks.divergence import DivergenceWatch, warn_of_frozen
 from hpa_lightning.callbacks.event_log import EventLog
 from hpa_lightning.callbacks.fit_end import Marks, checkpoint_marks, save_after_end, unfinished
 from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
@@ -374,6 +374,7 @@ class TaskCallback(L.Callback):
         callbacks = task_callbacks(trainer)
         restored = [callback for callback in callbacks if callback._restored]
         check_optimizers(trainer, self._saved_optimizers)
+        warn_of_frozen(pl_module)
         for callback in callbacks:
             callback._ending, callback._torn = False, None
             if not restored:

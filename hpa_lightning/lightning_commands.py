@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,21 +128,46 @@ class TuningCLI(LightningCLI):
                     check_new_run(folder, logs=True)
         except ValueError as error:
             raise UserError(str(error)) from error
-        trainer.fit(**arguments)
+        with self._mistakes_told():
+            trainer.fit(**arguments)
         if not saving(trainer) and not trainer.fast_dev_run:
             rank_zero_info("No checkpoint is written with these settings: the tuned model was in memory only.")
 
     def validate(self, **arguments: Any) -> None:
         """Called for the subcommand `validate`."""
-        self.trainer.validate(**self._with_newest(arguments))
+        with self._mistakes_told():
+            self.trainer.validate(**self._with_newest(arguments))
 
     def test(self, **arguments: Any) -> None:
         """Called for the subcommand `test`."""
-        self.trainer.test(**self._with_newest(arguments))
+        with self._mistakes_told():
+            self.trainer.test(**self._with_newest(arguments))
 
     def predict(self, **arguments: Any) -> None:
         """Called for the subcommand `predict`."""
-        self.trainer.predict(**self._with_newest(arguments))
+        with self._mistakes_told():
+            self.trainer.predict(**self._with_newest(arguments))
+
+    @contextmanager
+    def _mistakes_told(self) -> Iterator[None]:
+        """What the package refuses before the first batch (data, settings, a checkpoint) is an error of the user.
+
+        An error that another library or somebody's own code raises keeps its traceback.
+
+        Raises:
+            UserError: instead.
+        """
+        trainer: Any = self.trainer
+        begun = _Begun()
+        trainer.callbacks.append(begun)  # behind all others, which check at the start, too
+        try:
+            yield
+        except (ValueError, MisconfigurationException) as error:
+            if begun.started or not _raised_by_package(error):
+                raise
+            raise UserError(on_one_line(str(error))) from error
+        finally:
+            trainer.callbacks.remove(begun)
 
     def _with_newest(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments with a path for ``last``, which Lightning would leave out where it finds no such file.
@@ -168,6 +194,29 @@ class TuningCLI(LightningCLI):
         for line in torn:
             rank_zero_warn(line)
         return checkpoint
+
+
+class _Begun(L.Callback):
+    """Knows whether the loop has begun, after the checks of all other callbacks."""
+
+    started = False
+
+    def on_train_start(self, *_: Any) -> None:
+        self.started = True
+
+    def on_validation_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.started = self.started or not trainer.sanity_checking
+
+    on_test_start = on_predict_start = on_train_start
+
+
+def _raised_by_package(error: BaseException) -> bool:
+    """Whether the innermost function of the traceback is one of this package."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    name = "" if last is None else str(last.tb_frame.f_globals.get("__name__", ""))
+    return name.partition(".")[0] == __name__.partition(".")[0]
 
 
 class _ParserBuilt(Exception):

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import yaml
+from support.command_errors import told
 from support.command_settings import write_configuration
 
 from hpa_lightning.cli import main
@@ -143,8 +145,43 @@ def test_a_module_that_is_made_in_another_way_is_noticed(checkpoint: str, fitted
     config["model"]["init_args"]["generation"] = {"num_beams": 2}
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
     path = str(fitted / "checkpoints" / "step=4.ckpt") if checkpoint == "FILE" else checkpoint
-    with pytest.raises((ValueError, SystemExit), match=r"model\.generation\.num_beams: nothing in the .*, 2 now"):
+    with pytest.raises(SystemExit, match=r"model\.generation\.num_beams: nothing in the .*, 2 now") as refused:
         run(tmp_path, "fit", "--ckpt_path", path)
+    assert refused.value.code == 2
+
+
+class Fails(L.Callback):
+    """Somebody's plugin with a bug, at the start or in a step."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self._fail)
+
+    def _fail(self, *_: Any) -> None:
+        int("no number")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_mistake_before_the_first_batch_is_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_configuration(tmp_path)
+    config = yaml.safe_load(path.read_text())
+    task = config["data"]["init_args"]["tasks"][0]
+    task["train"] = task["test"] = "/none/train.json"
+    path.write_text(yaml.safe_dump(config))
+    said = told([command, "--config", str(path)], capsys)
+    assert said.startswith(f"hpa-lightning {command}: there is no data file '/none/train.json'; expected JSON")
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_batch_start"])
+def test_a_bug_of_somebody_else_keeps_its_traceback(hook: str, tmp_path: Path) -> None:
+    path = write_configuration(tmp_path)
+    config = yaml.safe_load(path.read_text())
+    fails = {"class_path": f"{Fails.__module__}.Fails", "init_args": {"hook": hook}}
+    config["trainer"]["callbacks"] = [*config["trainer"]["callbacks"], fails]
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match="no number"):
+        run(tmp_path, "fit")
 
 
 def test_a_resumed_fit_keeps_the_earlier_rows(tmp_path: Path) -> None:

@@ -121,3 +121,12 @@ def test_the_largest_value_of_all_kinds_of_tensors() -> None:
     assert size is not None and float(size) == 7.0
     assert largest([torch.tensor([1])]) is None
     assert MaskedFreezing.on_before_optimizer_step is not L.Callback.on_before_optimizer_step
+
+
+def test_weights_that_are_not_trained_and_not_finite_are_told_once(tmp_path: Path) -> None:
+    """Of a token that nothing uses: neither the loss nor a calibration sees it."""
+    tuned = build(lora=True)
+    tuned.unused = torch.nn.Parameter(torch.tensor([1.0, float("nan")]), requires_grad=False)
+    with pytest.warns(UserWarning, match="the weights of unused, which are not trained, hold values that") as told:
+        trainer(tmp_path, METHODS["in_training"](calibration_data()), max_epochs=1).fit(tuned, token_loader(1, 20))
+    assert sum("which are not trained" in str(warning.message) for warning in told) == 1
