@@ -136,10 +136,12 @@ def write_judged(
         unsafe.
 
     Raises:
-        ValueError: the output exists and is not empty, a link leads out of the answers' folder, or answers are
-            missing, so that the mean would mix two judges.
+        ValueError: the output exists and is not empty or is among the run's answers, a link leads out of the answers'
+            folder, or answers are missing, so that the mean would mix two judges.
     """
     run, output, name = Path(run), Path(output), judge_name(judge)
+    if output.resolve().is_relative_to((run / FOLDER).resolve()):
+        raise ValueError(f"{output} is among the answers of {run}, which stay as they are; choose another output.")
     results = RunResults.from_file(run)
     kinds = {item["name"]: item["kind"] for item in results.sets}
     judged_again = {(item.step, item.set) for item in answers}

@@ -102,6 +102,7 @@ def test_what_cannot_be_judged_is_named(run: Path, tmp_path: Path) -> None:
         ([str(run), "--sets", "other"], "the set 'other' is not of this run"),
         ([str(run), "--judges", "nobody"], "Unknown refusal rules 'nobody'"),
         ([str(run), "--judges", "guard:folder", "--sets", "harmless"], "safe from unsafe"),
+        ([str(run), "--output", str(run / "predictions" / "new")], "is among the answers of"),
     ):
         with pytest.raises(SystemExit, match=message):
             main(["judge", *arguments])

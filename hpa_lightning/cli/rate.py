@@ -77,6 +77,9 @@ def run(arguments: Sequence[str]) -> None:
         for what, path in written.items():
             print(f"{what}: {path}")
         return
+    read = [path.resolve() for path in (*options.files, options.key)]
+    if options.output is not None and options.output.resolve() in read:
+        raise UserError(f"--output is {options.output}, which is read; choose another file")
     from hpa_lightning.files import write_text
     from hpa_lightning.rating import rate_outcome
 

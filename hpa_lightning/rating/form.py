@@ -15,6 +15,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from hpa_lightning.files import path_inside, write_text
+from hpa_lightning.parsing import json_object
 from hpa_lightning.rating.rubric import SCALES
 from hpa_lightning.report.templating import render
 from hpa_lightning.results.predictions import FOLDER, read_predictions
@@ -109,7 +110,8 @@ def export_form(
 
     Raises:
         ValueError: no run or the same twice, a set, a step or answers that a run does not have, records that differ
-            between runs, a picture outside a run's folder, a key inside the output's folder.
+            between runs, a picture outside a run's folder, a key inside the output's folder or in place of another
+            file.
     """
     folders = [Path(run) for run in runs]
     if not folders or len({folder.resolve() for folder in folders}) < len(folders):
@@ -122,6 +124,11 @@ def export_form(
     items = _items(folders, sets, step, samples, seed)
     form = {"format": FORMAT, "seed": seed, "items": [item.shown_texts() for item in items]}
     digest = hashlib.sha256(json.dumps(form, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    if key.exists() and _form_of(key) != digest:
+        raise ValueError(
+            f"{key} exists and is not the key of this form; without its key a form that is out cannot be read. Choose "
+            "another place for the new one, or move that file away."
+        )
     table = _csv(items, digest)
     page = render(
         "rating_form.html", {"title": title, "form": digest, "format": FORMAT, "scales": SCALES, "items": items}
@@ -150,6 +157,14 @@ def export_form(
     write_text(output / "form.csv", table)
     write_text(output / "form.html", page)
     return {"html": output / "form.html", "csv": output / "form.csv", "key": key}
+
+
+def _form_of(path: Path) -> Any:
+    """The digest of the form whose key a file is; ``None`` if it is none."""
+    try:
+        return json_object(path).get("form")
+    except (OSError, ValueError):
+        return None
 
 
 def _items(

@@ -85,9 +85,13 @@ def write_answers(
         The file.
 
     Raises:
-        ValueError: no such step or set, no stored answers, an image outside the run's folder, or a run that is not
-            finished, unless asked for.
+        ValueError: a limit below 1, an output that is no page, no such step or set, no stored answers, an image
+            outside the run's folder, or a run that is not finished, unless asked for.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; expected at least 1 sample of each set (0 for all on the command line).")
+    if output is not None and Path(output).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"the page cannot be written to {output}; expected a file that ends with .html.")
     results = RunResults.from_file(run)
     if not unfinished:
         require_finished([results])

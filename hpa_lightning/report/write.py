@@ -121,8 +121,8 @@ def write_report(
         file name without ``.png``. All scores are in percent.
 
     Raises:
-        ValueError: if there is no run, or a result file is broken or holds no score, or a run is not finished and
-            such runs were not asked for.
+        ValueError: if there is no run, or one is given twice, or a result file is broken or holds no score, or a run
+            is not finished and such runs were not asked for.
         FileNotFoundError: if a result file is missing.
     """
     if isinstance(run_dirs, (str, PathLike)):
@@ -130,7 +130,12 @@ def write_report(
     if not run_dirs:
         raise ValueError("A report needs at least one run's folder, got none.")
     runs = [RunResults.from_file(path) for path in run_dirs]
-    for run in runs:
+    for number, run in enumerate(runs):
+        twin = next((other for other in runs[:number] if other.records == run.records), None)
+        if twin is not None:
+            raise ValueError(
+                f"{run.path} and {twin.path} hold the same run, which would count as two; pass each run once."
+            )
         if not run.steps:
             raise ValueError(f"{run.path} holds no score yet, so there is nothing to report; evaluate the run first.")
     if not unfinished:

@@ -16,6 +16,7 @@ from support.rated_runs import REFUSAL, write_rated_run
 
 from hpa_lightning.cli import main
 from hpa_lightning.rating import export_form, rate_outcome
+from hpa_lightning.results.result_file import read_results
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -86,6 +87,19 @@ def test_what_cannot_be_compared_is_told(runs: list[Path], tmp_path: Path) -> No
     with pytest.raises(ValueError, match="which goes to the raters"):
         export_form(runs, tmp_path / "form", tmp_path / "form" / "key.json")
     assert not (tmp_path / "form").exists()
+
+
+def test_a_key_is_not_lost(runs: list[Path], tmp_path: Path) -> None:
+    written = export_form(runs, tmp_path / "form", tmp_path / "key.json")
+    before = written["key"].read_bytes()
+    assert export_form(runs, tmp_path / "form", tmp_path / "key.json")["key"].read_bytes() == before
+    results = runs[0] / "results.jsonl"
+    for key, options in ((written["key"], {"seed": 1}), (results, {})):
+        with pytest.raises(ValueError, match="exists and is not the key of this form"):
+            export_form(runs, tmp_path / "form", key, **options)
+    with pytest.raises(SystemExit, match="which is read; choose another file"):
+        main(["rate", "import", str(results), "--key", str(written["key"]), "--output", str(written["key"])])
+    assert written["key"].read_bytes() == before and read_results(results)
 
 
 def test_pictures_are_those_of_the_run_that_kept_them(runs: list[Path], tmp_path: Path) -> None:

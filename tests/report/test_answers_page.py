@@ -7,6 +7,7 @@ import re
 from html import unescape
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from support.html_structure import HOSTILE, Structure
 
@@ -74,3 +75,13 @@ def test_silence_is_no_refusal(tmp_path: Path) -> None:
     assert verdicts == [answered, empty, empty, refused, empty, empty, refused, answered]
     assert re.findall(r'<article .*data-change="(\w*)"', page) == ["silent", "spoke", "worded", "answered"]
     assert '<option value="silent">said something before, nothing now</option>' in page
+
+
+def test_a_page_takes_no_other_file_s_place(tmp_path: Path) -> None:
+    answered(tmp_path, "harmless")
+    before = (tmp_path / "results.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"results\.jsonl; expected a file that ends with \.html"):
+        write_answers(tmp_path, tmp_path / "results.jsonl")
+    with pytest.raises(ValueError, match="limit is -1; expected at least 1"):
+        write_answers(tmp_path, limit=-1)
+    assert (tmp_path / "results.jsonl").read_bytes() == before

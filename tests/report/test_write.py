@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,13 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     ResultWriter(tmp_path / "results.jsonl").write({"event": "run", "method": "x", "tasks": ["a"], "sets": []})
     with pytest.raises(ValueError, match="no score yet"):
         write_report([tmp_path], tmp_path / "report")
+
+
+def test_a_run_counts_once(write_run: Callable[[str], Path], tmp_path: Path) -> None:
+    """Given twice, or copied, it would be two seeds without any spread."""
+    run = write_run("run")
+    shutil.copytree(run, tmp_path / "copy")
+    for other in (run, tmp_path / "copy", run / "results.jsonl"):
+        with pytest.raises(ValueError, match="hold the same run, which would count as two"):
+            write_report([run, other], tmp_path / "report", unfinished=True)
+    assert not (tmp_path / "report").exists()
