@@ -209,7 +209,8 @@ def _rated(folder: Path) -> None:
 
 def _form() -> dict[str, Any]:
     """Files of a rating form with its key, two runs and one question."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the answers have no pictures
         folder = Path(place)
         for name, answer in (("one", "a cat"), ("two", "No.")):
             (folder / name / "predictions").mkdir(parents=True)
