@@ -13,6 +13,7 @@ from hpa_lightning.data.needs import has_own_predict_data, predicted_sets
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.evaluation import ScoredSet, interleaved, means
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
+from hpa_lightning.redaction import masked_text
 from hpa_lightning.report.category_tables import further_text
 from hpa_lightning.report.run_tables import ANSWER_COLUMNS
 from hpa_lightning.results.events import EndEvent, ScoreEvent, TestedEvent
@@ -106,7 +107,7 @@ class CommandResults(L.Callback):
         if not trainer.is_global_zero:
             return
         writer = ResultWriter(self.folder / RESULT_FILE)
-        checkpoint = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+        checkpoint = None if trainer.ckpt_path is None else masked_text(str(trainer.ckpt_path))
         sets = [{"name": fields["set"], "kind": fields["kind"]} for fields, _ in scored]
         run = TestedEvent(
             method=f"{self.command} of {checkpoint or 'the model as configured'}",
@@ -147,4 +148,4 @@ def _weights(trainer: L.Trainer) -> str:
     """Say whose weights the trainer has loaded."""
     if trainer.ckpt_path is None:
         return "the model as configured, no checkpoint was given"
-    return f"the checkpoint {trainer.ckpt_path}"
+    return f"the checkpoint {masked_text(str(trainer.ckpt_path))}"  # an address may hold credentials

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
+from hpa_lightning.command_results import _weights
 from hpa_lightning.redaction import masked_arguments, masked_command, masked_values
+from hpa_lightning.report.run_page import render_page
+from hpa_lightning.results.run_results import RunResults, run_origin
 
 
 @pytest.mark.parametrize(
@@ -58,3 +64,18 @@ def test_nested_values() -> None:
         "rate": 0.5,
         "none": None,
     }
+
+
+def test_neither_results_nor_pages_hold_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of older files too, which have the command as it was given."""
+    arguments = ["fit", "--trainer.logger.init_args.api_key", "S3CR3T", "--data=s3://me:S3CR3T@bucket/x"]
+    monkeypatch.setattr(sys, "argv", ["/bin/hpa-lightning", *arguments])
+    command = run_origin()["command"]
+    assert "S3CR3T" not in command and command.count("MASKED") == 2
+    run = {"event": "run", "method": "m", "seed": 0, "tasks": ["a"], "sets": [{"name": "a", "kind": "task"}]}
+    score = {"event": "score", "step": 0, "set": "a", "kind": "task", "metric": "m", "score": 0.5}
+    old = RunResults([{**run, "command": " ".join(["hpa-lightning", *arguments])}, score])
+    page = render_page([old], {})
+    assert "S3CR3T" not in page and page.count("MASKED") == 2
+    tested = _weights(SimpleNamespace(ckpt_path="https://me:S3CR3T@host/last.ckpt"))  # type: ignore[arg-type]
+    assert tested == "the checkpoint https://MASKED@host/last.ckpt"
