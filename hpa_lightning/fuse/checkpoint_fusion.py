@@ -115,8 +115,9 @@ def fuse_checkpoints(
     _refuse_settings_of_others(method, of_hpa, {**regression, **files_of_regression})
     refuse_inside(output, {"save_memory": save_memory, "save_diagonals": save_diagonals})
     resumed = Path(f"{Path(output)}.partial").exists()  # it may have been killed after its memory was written
-    if save_memory is not None and Path(save_memory).exists() and not resumed:
-        raise ValueError(f"{save_memory} exists already; choose another file for the memory, or remove it.")
+    for what, file in (("memory", save_memory), ("diagonals", save_diagonals)):
+        if file is not None and Path(file).exists() and not resumed:
+            raise ValueError(f"{file} exists already; choose another file for the {what}, or remove it.")
     job = FusionJob(
         before,
         after,

@@ -27,6 +27,11 @@ def test_saved_diagonals_give_the_same_output(
         {key: value for key, value in everything.items() if key.startswith("safety/")}, tmp_path / "half", metadata
     )
 
+    with pytest.raises(
+        ValueError, match=r"diagonals\.safetensors exists already; choose another file for the diagonals"
+    ):
+        fuse_checkpoints(*pair, tmp_path / "again", SAFETY, TASK, save_diagonals=file, **SETTINGS)
+
     loaded: list[Path] = []
     stream = fusion_calibration.StreamedModel
     monkeypatch.setattr(
