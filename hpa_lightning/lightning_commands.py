@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from jsonargparse import ActionConfigFile
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from hpa_lightning.allowed_imports import imports_limited_by_study
 from hpa_lightning.callbacks import TaskEvaluation
@@ -156,6 +159,7 @@ class TuningCLI(LightningCLI):
 
         Raises:
             UserError: instead.
+            SystemExit: the process was asked to stop, with the status of the signal.
         """
         trainer: Any = self.trainer
         begun = _Begun()
@@ -166,6 +170,14 @@ class TuningCLI(LightningCLI):
             if begun.started or not _raised_by_package(error):
                 raise
             raise UserError(on_one_line(str(error))) from error
+        except SystemExit as stop:
+            # Lightning ends a process that is asked to stop with 0, as if all were done, and Ctrl-C with 1.
+            if isinstance(stop, SIGTERMException):
+                print(f"hpa-lightning {self.subcommand}: stopped by SIGTERM.", file=sys.stderr)
+                raise SystemExit(128 + signal.SIGTERM) from None
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                raise SystemExit(128 + signal.SIGINT) from None
+            raise
         finally:
             trainer.callbacks.remove(begun)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,34 @@ def test_a_mistake_before_the_first_batch_is_one_line(
     path.write_text(yaml.safe_dump(config))
     said = told([command, "--config", str(path)], capsys)
     assert said.startswith(f"hpa-lightning {command}: there is no data file '/none/train.json'; expected JSON")
+
+
+class Asked(L.Callback):
+    """The process is asked to stop in its second step."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_fit_that_is_asked_to_stop_ends_with_the_signal_s_status(number: int, tmp_path: Path) -> None:
+    """Lightning ends with 0 and 1."""
+    path = write_configuration(tmp_path)
+    config = yaml.safe_load(path.read_text())
+    asked = {"class_path": f"{Asked.__module__}.Asked", "init_args": {"number": int(number)}}
+    config["trainer"]["callbacks"] = [asked, *config["trainer"]["callbacks"]]
+    path.write_text(yaml.safe_dump(config))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run(tmp_path, "fit")
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    assert stopped.value.code == 128 + number
 
 
 @pytest.mark.parametrize("hook", ["on_fit_start", "on_train_batch_start"])
