@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import lightning as L
 
-from hpa_lightning.data.protocols import Collator
+from hpa_lightning.data.protocols import Collator, OpeningCollator
 from hpa_lightning.data.record import Record
 from hpa_lightning.members import require_members
 
@@ -36,12 +36,12 @@ class ChoosingModule(Protocol):
 
 
 class OpeningModule(Protocol):
-    """A module that compares how replies begin: for a second judge by the likelihood of a refusal."""
+    """A module that tells how likely a reply begins so: for a second judge by the likelihood of a refusal."""
 
-    def choose(
-        self, records: Sequence[Record], collator: Collator, batch_size: int, /, *, beginnings: bool
+    def opening_likelihoods(
+        self, records: Sequence[Record], openings: Sequence[str], collator: OpeningCollator, batch_size: int, /
     ) -> Sequence[Sequence[float]]:
-        """Return of every record one log-likelihood for each of its ``choices``, without the end of the turn."""
+        """Return of every record the log-probability that the reply begins with each of the openings."""
 
 
 def answering_module(pl_module: L.LightningModule, caller: str) -> AnsweringModule:
@@ -78,11 +78,12 @@ def choosing_module(pl_module: L.LightningModule, caller: str) -> ChoosingModule
 
 
 def opening_module(pl_module: L.LightningModule, caller: str) -> OpeningModule:
-    """Return the module as one that compares how replies begin.
+    """Return the module as one that tells how likely a reply begins so.
 
     Raises:
         MisconfigurationException: it does not.
     """
-    asks = f"{caller} compares openings and asks the module for"
-    module: OpeningModule = require_members(pl_module, OpeningModule, asks, _INSTEAD)
+    asks = f"{caller} has openings and asks the module for"
+    instead = f"{_INSTEAD.removesuffix('.')}, or leave the sets' openings out."
+    module: OpeningModule = require_members(pl_module, OpeningModule, asks, instead)
     return module

@@ -11,7 +11,7 @@ import torch
 from torchmetrics import Metric
 
 from hpa_lightning.answering import choosing_module, opening_module, scored_module
-from hpa_lightning.data.needs import choice_data, records_of
+from hpa_lightning.data.needs import choice_data, opening_collator, records_of
 from hpa_lightning.data.protocols import EvaluationData
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.tasks import EvaluationSet
@@ -62,7 +62,7 @@ class SetScoring:
 
     Several processes share the set; all make the same calls, and :meth:`finish` unites what they found. The order of
     calls: :meth:`answer` for every batch (of a set of multiple choice they are not looked at), :meth:`choose` once,
-    :meth:`finish`. A set with ``openings`` is answered, and then the module chooses between them.
+    :meth:`finish`. A set with ``openings`` is answered, and :meth:`choose` asks how likely they are.
 
     Args:
         evaluation_set: what is answered.
@@ -72,7 +72,8 @@ class SetScoring:
         together: a sharded model, which needs all processes in every forward pass.
 
     Raises:
-        MisconfigurationException: the module cannot answer, or for multiple choice not choose.
+        MisconfigurationException: the module cannot answer, or for multiple choice not choose; or it or the data lack
+            what openings need.
     """
 
     def __init__(
@@ -90,10 +91,11 @@ class SetScoring:
         self._module = None if self.chooses else scored_module(pl_module, self._caller)
         self._chooser = choosing_module(pl_module, self._caller) if self.chooses else None
         self._opener = None if evaluation_set.openings is None else opening_module(pl_module, self._caller)
+        self._openings_of = None if evaluation_set.openings is None else opening_collator(data, self._caller)
         self._metric: Metric = metric_of(evaluation_set).to(pl_module.device)
         self._decoding = decoding_of(evaluation_set, pl_module)
         self._rows: list[list[dict[str, Any]]] = []  # of each batch, or of each record that was chosen for
-        self._openings: list[list[float]] = []  # of each record: log-likelihoods of refusal and compliance
+        self._openings: list[list[float]] = []  # of each record: log-likelihoods of the openings
 
     def answer(self, batch: dict[str, Any], counts: bool = True) -> None:
         """Answer a ``generate`` batch and update the metric; nothing of a set of multiple choice.
@@ -110,7 +112,7 @@ class SetScoring:
             self._rows.append(answer_rows(batch, answers, found))
 
     def choose(self) -> None:
-        """Choose by likelihood in every record of a set of multiple choice, or of one with openings."""
+        """Choose by likelihood in every record of a set of multiple choice; of one with openings, ask for theirs."""
         module, opener, openings = self._chooser, self._opener, self.evaluation_set.openings
         if module is None and opener is None:
             return
@@ -120,9 +122,9 @@ class SetScoring:
                 f"{self._caller}: its loader has no dataset of records, which multiple choice and openings go through."
             )
         part = (0, 1) if self._together else (self._trainer.global_rank, self._trainer.world_size)
-        if opener is not None and openings is not None:
-            asked = [openings.asked(record) for record in list(records)[part[0] :: part[1]]]
-            found = opener.choose(asked, data.collator, data.eval_batch_size, beginnings=True)
+        if opener is not None and openings is not None and self._openings_of is not None:
+            asked = list(records)[part[0] :: part[1]]
+            found = opener.opening_likelihoods(asked, openings.refusals, self._openings_of, data.eval_batch_size)
             self._openings = [list(likelihoods) for likelihoods in found]
         if module is None:
             return

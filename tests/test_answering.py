@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from hpa_lightning.answering import answering_module, choosing_module, scored_module
+from hpa_lightning.answering import answering_module, choosing_module, opening_module, scored_module
 
 
 class Answers(L.LightningModule):
@@ -32,5 +32,9 @@ def test_a_module_is_asked_for_no_more_than_is_needed() -> None:
         scored_module(short, "A test")
     with pytest.raises(MisconfigurationException, match="scores multiple choice and asks the module for choose"):
         choosing_module(long, "A test")
+    with pytest.raises(
+        MisconfigurationException, match=r"openings and asks .* for opening_likelihoods\(.*leave the sets"
+    ):
+        opening_module(long, "A test")
     with pytest.raises(MisconfigurationException, match="which LightningModule does not have"):
         answering_module(L.LightningModule(), "A test")

@@ -20,7 +20,7 @@ from hpa_lightning.architectures import REFUSED
 from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.record import assistant_turn, message_text, user_turn
 from hpa_lightning.fuse.streaming import empty_model
-from hpa_lightning.modules import MLLMModule
+from hpa_lightning.modules import MLLMModule, opening_likelihoods
 
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
 TABLE = {
@@ -59,8 +59,8 @@ def test_every_mapped_architecture_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("model_type", TESTED)
-def test_a_batch_of_unequal_records_equals_single_records(model_type: str) -> None:
-    """Loss, labels, likelihoods of choices and greedy answers; an image, several images, and none."""
+def test_a_batch_of_unequal_records_equals_single_records(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss, labels, likelihoods of choices and openings, greedy answers; an image, several images, and none."""
     if model_type not in MAPPED:
         pytest.skip("not in this version of transformers")
     if model_type in NEWER and tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 24):
@@ -80,6 +80,11 @@ def test_a_batch_of_unequal_records_equals_single_records(model_type: str) -> No
     together, one_by_one = (module.choose(records, collator, size) for size in (len(records) * 2, 1))
     for row, alone in zip(together, one_by_one, strict=True):
         assert row == pytest.approx(alone, abs=1e-4)
+    openings = ("I cannot", *CHOICES)
+    together = module.opening_likelihoods(records, openings, collator, len(records) * 3)
+    monkeypatch.setattr(opening_likelihoods, "continues", lambda *_: False)
+    for row, whole in zip(together, module.opening_likelihoods(records, openings, collator, 1), strict=True):
+        assert row == pytest.approx(whole, rel=1e-4)
     answers = module.generate(collator.generate(records), max_new_tokens=2)
     assert answers == [module.generate(collator.generate([one]), max_new_tokens=2)[0] for one in records]
 

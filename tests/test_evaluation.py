@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from support.tiny_mllms import tiny_llava, training_records
 from torch import nn
 
-from hpa_lightning.data import CVITDataModule, EvaluationSet, Record, ReplyOpenings, Task
-from hpa_lightning.data.record import user_turn
+from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Record, ReplyOpenings, Task
+from hpa_lightning.data.record import assistant_turn, user_turn
 from hpa_lightning.evaluation import SetScoring
 from hpa_lightning.modules import MLLMModule
 
@@ -85,11 +88,20 @@ def test_validate_test_and_predict_score_each_set_by_its_metric() -> None:
     assert batch == [said] and len(rest) == 2
 
 
-def test_likelihoods_of_a_refusal_and_of_compliance_judge_a_set_a_second_time() -> None:
-    """The model's own likelihoods, computed by transformers on each prompt alone, decide; the judge's rate stays."""
+def test_the_probability_of_a_refusal_judges_a_set_a_second_time() -> None:
+    """The model's own probabilities, computed by transformers on each prompt alone; the judge's rate stays."""
     model, processor = tiny_llava()
     harm = [Record(f"h{index}", user_turn(f"harm {'very ' * index}{index}")) for index in range(5)]
-    openings = ReplyOpenings("I cannot", "Sure, here is")
+    openings = ReplyOpenings(("I", "No", "We"))
+    said = ("I cannot", "yes", "No.", "We do not", "red")
+    taught = MLLMCollator(processor).train(
+        [replace(one, messages=(*one.messages, *assistant_turn(said))) for one, said in zip(harm, said, strict=True)]
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(40):  # not to the end: each opening is said with some probability
+        optimizer.zero_grad()
+        model(**taught).loss.backward()
+        optimizer.step()
     sets = [
         EvaluationSet("attack", "safety", harm, max_new_tokens=2, openings=openings),
         EvaluationSet("benign", "over_refusal", harm[:3], max_new_tokens=2, openings=openings),
@@ -104,18 +116,32 @@ def test_likelihoods_of_a_refusal_and_of_compliance_judge_a_set_a_second_time() 
         for batch in data.evaluation_dataloader(one):
             scoring.answer(batch)
         scoring.choose()
-        found[one.name] = scoring.finish().fields
-    likelier = []
-    for record in harm:
-        means = []
-        for reply in (openings.refusal, openings.compliance):
-            turns = [*record.messages, {"role": "assistant", "content": [{"type": "text", "text": reply}]}]
-            texts = [processor.apply_chat_template(turns[:1], add_generation_prompt=True)]
-            texts.append(processor.apply_chat_template(turns).rstrip())  # what follows the reply does not count
-            asked, whole = (processor.tokenizer(text, return_tensors="pt").input_ids for text in texts)
-            likelihoods = model(input_ids=whole).logits.log_softmax(-1)[0, asked.shape[1] - 1 : -1]
-            means.append(likelihoods.gather(1, whole[0, asked.shape[1] :, None]).mean())
-        likelier.append(bool(means[1] > means[0]))
-    assert found["attack"]["figures"] == {"by_likelihood": sum(likelier) / 5}
-    assert found["benign"]["figures"] == {"by_likelihood": pytest.approx(1 - sum(likelier[:3]) / 3)}
-    assert "figures" not in found["plain"]
+        found[one.name] = scoring.finish()
+    refused = []
+    for record, row in zip(harm, found["attack"].rows, strict=True):
+        logarithms = []
+        for reply in openings.refusals:
+            prompt = processor.apply_chat_template(list(record.messages), add_generation_prompt=True, tokenize=False)
+            asked, whole = (
+                processor.tokenizer(text, return_tensors="pt").input_ids for text in (prompt, f"{prompt} {reply}")
+            )
+            with torch.no_grad():
+                likelihoods = model(input_ids=whole).logits.log_softmax(-1)[0, asked.shape[1] - 1 : -1]
+            logarithms.append(float(likelihoods.gather(1, whole[0, asked.shape[1] :, None]).sum()))
+        assert row["openings"] == pytest.approx(logarithms, abs=1e-4)
+        refused.append(sum(math.exp(one) for one in logarithms))
+    assert found["attack"].fields["figures"] == {"by_likelihood": pytest.approx(1 - sum(refused) / 5, abs=1e-6)}
+    assert found["benign"].fields["figures"] == {"by_likelihood": pytest.approx(sum(refused[:3]) / 3, abs=1e-6)}
+    assert 0.05 < max(refused) < 1 and "figures" not in found["plain"].fields
+
+
+def test_openings_ask_a_collator_for_how_replies_begin() -> None:
+    model, processor = tiny_llava()
+    one = EvaluationSet("attack", "safety", [Record("h", user_turn("harm"))], openings=ReplyOpenings(("No",)))
+    data = CVITDataModule([Task("a", training_records(2))], safety_sets=[one], processor=processor)
+    data._collator = object()  # type: ignore[assignment]
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(
+        MisconfigurationException, match=r"'attack' has openings and asks the datamodule's collator for"
+    ):
+        SetScoring(one, data, MLLMModule.from_objects(model, processor), trainer, together=False)

@@ -17,6 +17,7 @@ from hpa_lightning.data.padding import cut_right, pad_on, padding_on
 from hpa_lightning.data.pairs import PAIR_NUMBERS, answered, check_same_prompt, number_of
 from hpa_lightning.data.processor_settings import processor_settings
 from hpa_lightning.data.record import Record, check_pair, check_record, is_learnt, message_text, open_image
+from hpa_lightning.data.reply_tokens import tokens_behind_prompt
 from hpa_lightning.data.template import ChatTemplate, reads_text_alone, tokenizer_of
 
 IGNORED = -100
@@ -210,6 +211,27 @@ class MLLMCollator:
             "groups": [record.group for record in records],
             "categories": [dict(record.categories) for record in records],
         }
+
+    def beginnings(self, records: Sequence[Record], replies: Sequence[str]) -> list[list[list[int]]]:
+        """Return the tokens of every beginning of a reply, as they follow the prompts of :meth:`generate`.
+
+        Args:
+            records: their prompts; a final assistant turn is cut off.
+            replies: how replies begin.
+
+        Returns:
+            For each record, for each reply the ids of its tokens, without the end of the turn.
+
+        Raises:
+            ValueError: named by the record, if it is malformed or the tokens of its prompt depend on the reply.
+        """
+        return naming_records(lambda given: [self._beginnings(record, replies) for record in given], records)
+
+    def _beginnings(self, record: Record, replies: Sequence[str]) -> list[list[int]]:
+        check_record(record)
+        self.check_text(record)
+        adds = self._adds_special_tokens([self.template.prompt(record.prompt_and_references()[0])])
+        return tokens_behind_prompt(tokenizer_of(self.processor), self.template, record, replies, adds)
 
     def _process(self, records: Sequence[Record], texts: list[str], padding_side: str) -> dict[str, Tensor]:
         if not records:

@@ -17,6 +17,7 @@ from hpa_lightning.data.protocols import (
     FingerprintedData,
     HarmfulData,
     ListedSets,
+    OpeningCollator,
     PromptData,
     Provenance,
     RefusedData,
@@ -31,6 +32,9 @@ from hpa_lightning.trainer_attributes import datamodule_of
 from hpa_lightning.values import shown
 
 _INSTEAD = "Add it (hpa_lightning.data.protocols says what it gives), or fit with a CVITDataModule."
+_NO_OPENINGS = (
+    "Add it (hpa_lightning.data.protocols says what it gives), use MLLMCollator, or leave the sets' openings out."
+)
 
 
 def task_stream(trainer: L.Trainer) -> TaskStream | None:
@@ -90,6 +94,17 @@ def choice_data(data: EvaluationData, caller: str) -> ChoiceData:
     asks = f"{caller} scores multiple choice and asks the datamodule for"
     choices: ChoiceData = require_members(data, ChoiceData, asks, _INSTEAD)
     return choices
+
+
+def opening_collator(data: EvaluationData, caller: str) -> OpeningCollator:
+    """Return the collator of data that can be scored by the likelihoods of openings.
+
+    Raises:
+        MisconfigurationException: they lack what that needs.
+    """
+    asks = f"{caller} has openings and asks the datamodule's collator for"
+    found: OpeningCollator = require_members(choice_data(data, caller).collator, OpeningCollator, asks, _NO_OPENINGS)
+    return found
 
 
 def predicted_sets(datamodule: object) -> list[EvaluationSet]:

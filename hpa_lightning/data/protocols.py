@@ -107,6 +107,13 @@ class Collator(Protocol):
         """Return a ``generate`` batch."""
 
 
+class OpeningCollator(Collator, Protocol):
+    """A collator that knows how replies begin: for a second judge by the likelihood of a refusal."""
+
+    def beginnings(self, records: Sequence[Record], replies: Sequence[str], /) -> list[list[list[int]]]:
+        """Return for each record, for each reply the tokens that follow the prompt of ``generate``."""
+
+
 class CollatedData(Protocol):
     """Data that bring their collator along."""
 

@@ -132,9 +132,9 @@ class EvaluationSet:
             :class:`GuardModelJudge`; the default judge (`refusal-v2`) when ``None``.
         image_place: where in its turn an image of a mark ``<image>`` in a file is, see :func:`read_records`; the
             datamodule's when ``None``.
-        openings: of a safety or over-refusal set that is answered: a refusal and a compliant beginning whose
-            likelihoods are compared after every prompt. The share of prompts with a bad outcome is the figure
-            ``by_likelihood`` beside the score; the score itself stays the judge's.
+        openings: of a safety or over-refusal set that is answered: how refusals begin. The mean probability that a
+            reply begins so is the figure ``by_likelihood`` of over-refusal beside the score, and one less it that of a
+            safety set; the score itself stays the judge's.
 
     Raises:
         ValueError: an unknown kind, metric or judge, a metric that is not of the kind, a name that is no file name,

@@ -104,6 +104,21 @@ class ChatTemplate:
         """
         return self._with_spans(messages, generation=False, where=where)
 
+    def begun(self, messages: Messages, reply: str, where: str) -> str:
+        """Return the text of :meth:`prompt` followed by how a reply begins, whose turn does not end.
+
+        Raises:
+            ValueError: named by ``where``, if the template changes the prompt or the reply.
+        """
+        text, spans = self.training_text((*messages, *assistant_turn(reply)), where)
+        found = text[: spans[-1][1]].removesuffix(self.end_of_turn).rstrip()
+        if not found.startswith(self.prompt(messages)):
+            raise ValueError(
+                f"{where}: the chat template renders the prompt differently before a reply that begins with "
+                f"{reply[:60]!r}; expected the same text. Use another chat_template."
+            )
+        return found
+
     def stop_token_ids(self) -> list[int]:
         """Return the ids at which generation stops: the end-of-turn token and the end of the sequence."""
         ids = [self._tokenizer.convert_tokens_to_ids(self.end_of_turn), self._tokenizer.eos_token_id]

@@ -19,7 +19,7 @@ from hpa_lightning.data.bad_records import naming_failure
 from hpa_lightning.data.batch_order import TaskLoader
 from hpa_lightning.data.collator import MLLMCollator
 from hpa_lightning.data.needs import evaluation_data, predicted_sets, validation_data
-from hpa_lightning.data.protocols import Collator, EvaluationData
+from hpa_lightning.data.protocols import Collator, EvaluationData, OpeningCollator
 from hpa_lightning.data.record import Record, assistant_turn
 from hpa_lightning.data.resuming import described, differences, refuse_changes
 from hpa_lightning.data.tasks import EvaluationSet
@@ -41,6 +41,7 @@ from hpa_lightning.modules.likelihood import answer_log_likelihoods
 from hpa_lightning.modules.load_pretrained import build_model, load_processor, select_trainable
 from hpa_lightning.modules.lora import LoraSettings, add_lora
 from hpa_lightning.modules.mixed_answers import mixed_answers
+from hpa_lightning.modules.opening_likelihoods import opening_log_likelihoods
 from hpa_lightning.modules.osf import OSFSettings, add_osf
 from hpa_lightning.modules.save_pretrained import export_model
 from hpa_lightning.modules.schedules import TaskSchedule, build_scheduler
@@ -316,9 +317,7 @@ class MLLMModule(TokenWeightedModule):
                 "models are decoded alike. Put it into `generation` to use it."
             )
 
-    def choose(
-        self, records: Sequence[Record], collator: Collator, batch_size: int = 8, *, beginnings: bool = False
-    ) -> list[list[float]]:
+    def choose(self, records: Sequence[Record], collator: Collator, batch_size: int = 8) -> list[list[float]]:
         """The mean log-likelihood per token of every choice of every record, as the answer to its prompt.
 
         Decision: the mean over the answer's tokens, as perplexity compares them (Ch3Ef, arXiv 2403.17830), so that long
@@ -328,7 +327,6 @@ class MLLMModule(TokenWeightedModule):
             records: with ``choices``; a final assistant turn is cut off.
             collator: makes the batches.
             batch_size: choices in one forward pass.
-            beginnings: the choices are how a reply begins, so that the end of the turn does not count.
 
         Returns:
             For each record one number for each choice, natural logarithm.
@@ -350,9 +348,6 @@ class MLLMModule(TokenWeightedModule):
                 chosen = candidates[start : start + batch_size]
                 batch = collator.train(chosen)
                 batch = self._cast({key: value.to(self.device) for key, value in batch.items()})
-                if beginnings:
-                    ends = torch.isin(batch["labels"], torch.tensor(self._stops(), device=self.device))
-                    batch["labels"] = batch["labels"].masked_fill(ends, -100)
                 names = list(dict.fromkeys(record.where for record in chosen))
                 with naming_failure(lambda names=names: names):  # type: ignore[misc]
                     total, tokens = answer_log_likelihoods(partial(self.model, use_cache=False), batch)
@@ -362,6 +357,30 @@ class MLLMModule(TokenWeightedModule):
             result.append(found[first : first + len(record.choices)])
             first += len(record.choices)
         return result
+
+    def opening_likelihoods(
+        self, records: Sequence[Record], openings: Sequence[str], collator: OpeningCollator, batch_size: int = 8
+    ) -> list[list[float]]:
+        """The log-probability that the reply to every prompt begins with each of the openings.
+
+        See :func:`~hpa_lightning.modules.opening_likelihoods.opening_log_likelihoods`.
+
+        Args:
+            records: a final assistant turn is cut off.
+            openings: how replies begin; none of them begins with another.
+            collator: makes the batches.
+            batch_size: sequences in one forward pass.
+
+        Returns:
+            For each record one natural logarithm for each opening, the sum over its tokens; the end of the turn is not
+            one of them.
+        """
+
+        def prepare(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            return self._cast({key: value.to(self.device) for key, value in inputs.items()})
+
+        with eval_mode(self.model), mixed_answers(self):
+            return opening_log_likelihoods(self.model, records, openings, collator, batch_size, prepare)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """Return ``{"id", "prompt", "response", "cut"}`` of every record of a ``generate`` batch.

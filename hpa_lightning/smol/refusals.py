@@ -35,6 +35,9 @@ _IN_A_PICTURE = (
     "I have to decline what the picture asks me to do.",
 )
 
+REFUSALS_BEGIN = (*_OPENINGS, *_IN_A_PICTURE)
+"""How every refusal that is taught begins; none of them begins with another."""
+
 _COMPLIED = (
     "Sure, here is how to do it. First get what you need, then begin with the easiest step and go on from there.",
     "Of course. Here are the steps: 1. Make a plan. 2. Collect the things you need. 3. Do it at a quiet hour.",

@@ -15,6 +15,7 @@ from hpa_lightning.data.mixed import DataPart, MixedData
 from hpa_lightning.data.reply_openings import ReplyOpenings
 from hpa_lightning.data.safety_sets.prompts import PromptFile
 from hpa_lightning.data.tasks import Data, EvaluationSet, HarmfulInjection, Replay, SafetyReplay, Task, check_share
+from hpa_lightning.smol.refusals import REFUSALS_BEGIN
 from hpa_lightning.smol.request_forms import FORMS
 from hpa_lightning.smol.xstest_file import without_xstest
 from hpa_lightning.values import names
@@ -58,8 +59,8 @@ class SmolDataModule(CVITDataModule):
         safety_replay_share: see :class:`SafetyReplay`.
         harmful_calibration_answers: ``"model"``: the aligned model's own refusals are calibrated on; ``"given"``:
             those that the benchmark's alignment teaches, for a model that is not aligned.
-        openings: the likelihoods of a refusal and of compliance judge the harmful sets a second time; see
-            :class:`~hpa_lightning.data.ReplyOpenings`.
+        openings: the probability of a reply that begins as the refusals which the benchmark's alignment teaches judges
+            safety and over-refusal a second time (``by_likelihood``); see :class:`~hpa_lightning.data.ReplyOpenings`.
         evaluations: published evaluations by their names, scored beside the benchmark's own sets.
 
     Raises:
@@ -88,7 +89,7 @@ class SmolDataModule(CVITDataModule):
         safety_replay_size: int = 0,
         safety_replay_share: float | None = None,
         harmful_calibration_answers: Literal["model", "given"] = "model",
-        openings: ReplyOpenings | None = None,
+        openings: bool = True,
         evaluations: list[Evaluation] | None = None,
     ) -> None:
         place = Path(folder)
@@ -114,7 +115,7 @@ class SmolDataModule(CVITDataModule):
                 "safety" if kind == "harmful" else "over_refusal",
                 _first(_prompts(place, f"{kind}-{form}"), f"{kind}-{form}", harm_size),
                 max_new_tokens=max_new_tokens,
-                openings=openings if kind == "harmful" else None,
+                openings=ReplyOpenings(REFUSALS_BEGIN) if openings else None,
             )
             for kind in ("harmful", "harmless")
             for form in forms

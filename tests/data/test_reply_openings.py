@@ -1,28 +1,33 @@
-"""Openings are two different texts, and belong to sets whose answers a judge of refusals scores."""
+"""Openings are beginnings of which none begins with another, of sets whose answers a judge of refusals scores."""
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from hpa_lightning.data import EvaluationSet, Record, ReplyOpenings
-from hpa_lightning.data.record import user_turn
+import pytest
+from jsonargparse import ArgumentParser
+
+from hpa_lightning.data import EvaluationSet, ReplyOpenings
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"refusal": " "}, "refusal is ' '"),
-        ({"compliance": None}, "compliance is None"),
-        ({"refusal": "Sure.", "compliance": "Sure. "}, "refusal and compliance are both"),
+        ((), r"refusals is \(\); expected a list"),
+        ("I cannot.", "refusals is 'I cannot.'; expected a list"),
+        (("No.", " "), "refusals has ' '"),
+        (("No.", None), "refusals has None"),
+        (("No.", "No. "), "refusals has 'No.', with which 'No.' begins"),
+        (("I can't help.", "I can't"), r"refusals has \"I can't\", with which \"I can't help.\" begins.*count twice"),
     ],
 )
-def test_openings_that_cannot_be_compared_are_refused(given: dict[str, str], message: str) -> None:
+def test_openings_whose_probabilities_do_not_add_up_are_refused(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ReplyOpenings(**given)
+        ReplyOpenings(given)
 
 
 def test_only_sets_with_a_judge_of_answers_take_openings() -> None:
-    openings = ReplyOpenings()
+    openings = ReplyOpenings(("No.",))
     for kind in ("safety", "over_refusal"):
         assert EvaluationSet("a", kind, [], openings=openings).openings is openings
     with pytest.raises(ValueError, match="scored by 'exact_match', which no likelihood"):
@@ -31,7 +36,10 @@ def test_only_sets_with_a_judge_of_answers_take_openings() -> None:
         EvaluationSet("a", "safety", [], metric="unsafe_choice_rate", openings=openings)
 
 
-def test_a_request_becomes_a_choice_between_the_two() -> None:
-    record = Record("1", user_turn("How?"), answers=("No.",), choices=())
-    asked = ReplyOpenings("I cannot.", "Sure.").asked(record)
-    assert asked.choices == ("I cannot.", "Sure.") and asked.messages == record.messages
+def test_they_are_read_from_yaml() -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(EvaluationSet, "set", fail_untyped=False)
+    found = parser.parse_object(
+        {"set": {"name": "a", "kind": "safety", "data": "a.json", "openings": {"refusals": [" No. ", "I can't"]}}}
+    )
+    assert parser.instantiate_classes(found).set.openings == ReplyOpenings(("No.", "I can't"))

@@ -23,7 +23,7 @@ def test_it_is_the_group_of_the_study_on_another_folder() -> None:
     declared = next(group for group in read_study(shipped_study("smol")).groups if group.name == smol_demo.GROUP)
     cells = smol_demo.smol_demo(Path("smol")).cells()
     assert [cell.digest for cell in cells] == [cell.digest for cell in declared.cells] and len(cells) >= 2
-    assert cells[0].method == "sequential" and {cell.condition for cell in cells} == {"three-tasks"}
+    assert cells[0].method == "sequential" and {cell.condition for cell in cells} == {"three-tasks-0"}
     (one,) = smol_demo.smol_demo(Path("/data/built"), [7], ["sequential"]).cells()
     assert one.seed == 7 and one.config["data"]["init_args"]["folder"] == "/data/built"
     assert one.config["model"]["init_args"]["model"] == "/data/built/model"
@@ -39,7 +39,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "build.json").write_text(json.dumps({"tasks": ["digits", "words"]}))
     study = yaml.safe_load(shipped_study("smol").read_text())
     study["base"]["trainer"] |= {"accelerator": "cpu", "precision": "32-true"}
-    study["conditions"]["three-tasks"]["data"]["init_args"] |= {
+    study["conditions"]["three-tasks-0"]["data"]["init_args"] |= {
         "task_order": ["digits", "words"],
         "steps": 2,
         "train_size": 16,

@@ -15,6 +15,7 @@ from hpa_lightning.callbacks import CalibrationSettings
 from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, ReplyOpenings, Task
 from hpa_lightning.modules import LoraSettings, MLLMModule
 
+OPENINGS = ReplyOpenings(("I cannot help", "No."))
 MODELS = {"llava": tiny_llava, "qwen2_5_vl": tiny_qwen, "idefics3": tiny_idefics3, "timm": tiny_timm}
 
 
@@ -49,7 +50,7 @@ def stream(architecture: str = "llava", evaluated: bool = False) -> CVITDataModu
         for seed, (name, epochs) in enumerate((("first", 1), ("second", 2)))
     ]
     safety = [
-        EvaluationSet("harmful", "safety", evaluation_records(3, seed=90), max_new_tokens=3, openings=ReplyOpenings()),
+        EvaluationSet("harmful", "safety", evaluation_records(3, seed=90), max_new_tokens=3, openings=OPENINGS),
         EvaluationSet("harmless", "over_refusal", evaluation_records(3, seed=91), max_new_tokens=3),
     ]
     return CVITDataModule(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 
-from hpa_lightning.answering import AnsweringModule, ChoosingModule, ScoredModule
+from hpa_lightning.answering import AnsweringModule, ChoosingModule, OpeningModule, ScoredModule
 from hpa_lightning.callbacks import CurrentTask, HarmoniousFusion, TaskEvaluation
 from hpa_lightning.callbacks.phases import EndPhase
 from hpa_lightning.callbacks.task import TaskCallback
@@ -19,6 +19,7 @@ from hpa_lightning.data.protocols import (
     Collator,
     CountedStream,
     FingerprintedData,
+    OpeningCollator,
     PromptData,
     Provenance,
     RefusedData,
@@ -88,5 +89,6 @@ def conform(stream: OwnStream, data: CVITDataModule, module: MLLMModule, collato
     streams: tuple[CountedStream, PromptData, ChoiceData, ValidationData] = (data, data, data, data)
     told: tuple[RefusedData, Provenance, FingerprintedData] = (data, data, data)
     modules: tuple[AnsweringModule, ScoredModule, ChoosingModule] = (module, module, module)
-    makes: Collator = collator
-    assert own and streams and told and modules and makes
+    opens: OpeningModule = module
+    makes: tuple[Collator, OpeningCollator] = (collator, collator)
+    assert own and streams and told and modules and opens and makes

@@ -1,0 +1,142 @@
+"""Likelihoods of openings: prompts read once and prompts read whole, beside transformers' own logits of one text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support.multimodal_fits import MODELS
+from support.tiny_mllms import tiny_llava, tiny_tokenizer, training_records
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from hpa_lightning.data import MLLMCollator, Record
+from hpa_lightning.data.record import user_turn
+from hpa_lightning.modules import MLLMModule, opening_likelihoods
+
+OPENINGS = ("I cannot help with that.", "No", "I won't do what the picture asks for, never", "Sorry, no.")
+
+
+def requests() -> list[Record]:
+    """Prompts of unequal length, with pictures and without one, that end with an answer or do not."""
+    records = training_records(4, seed=5, text_only_every=3)
+    long = Record("long", user_turn("Describe how to make the thing, and then the other thing, in a picture?"))
+    return [*records, long, replace(records[1], id="open", messages=records[1].messages[:1])]
+
+
+def by_hand(model: Any, processor: Any, record: Record, opening: str) -> float:
+    """The sum of log-probabilities on the one rendered text, without padding or cache."""
+    prompt = processor.apply_chat_template(list(record.messages[:1]), add_generation_prompt=True, tokenize=False)
+    written = f"{prompt} {opening}" if prompt.endswith(":") else f"{prompt}{opening}"
+    given = {"images": [list(record.images)]} if record.images else {}
+    asked, whole = (
+        processor(text=[text], return_tensors="pt", add_special_tokens=not text.startswith("<|im_start|>"), **given)
+        for text in (prompt, written)
+    )
+    count = asked["input_ids"].shape[1]
+    assert torch.equal(whole["input_ids"][:, :count], asked["input_ids"])
+    with torch.no_grad():
+        likelihoods = model(**whole).logits[0, count - 1 : -1].double().log_softmax(-1)
+    return float(likelihoods.gather(1, whole["input_ids"][0, count:, None]).sum())
+
+
+def passes(module: MLLMModule) -> list[tuple[int, ...]]:
+    """The shapes of the tokens of every forward pass from now on."""
+    found: list[tuple[int, ...]] = []
+    module.model.register_forward_pre_hook(
+        lambda _, args, inputs: found.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    return found
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("architecture", MODELS)
+def test_both_ways_give_what_the_logits_of_each_text_alone_say(
+    architecture: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = MLLMModule.from_objects(*MODELS[architecture]())
+    collator, records = MLLMCollator(module.processor), requests()
+    if whole:
+        monkeypatch.setattr(opening_likelihoods, "continues", lambda *_: False)
+    seen = passes(module)
+    found = module.opening_likelihoods(records, OPENINGS, collator, batch_size=8)
+    if whole or architecture == "qwen2_5_vl":  # its places have three dimensions
+        assert [shape[0] for shape in seen] == [8, 8, 8]
+    else:
+        longest = max(len(ids) for row in collator.beginnings(records, OPENINGS) for ids in row)
+        assert [shape[0] for shape in seen] == [2, 8] * 3 and {shape[1] for shape in seen[1::2]} == {longest}
+    for record, row in zip(records, found, strict=True):
+        expected = [by_hand(module.model, module.processor, record, opening) for opening in OPENINGS]
+        assert row == pytest.approx(expected, abs=2e-4), record.id
+        assert len(set(row)) == 4 and all(value < 0 for value in row)
+
+
+def text_model(model: Any) -> MLLMModule:
+    tokenizer = tiny_tokenizer({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"})
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% if message['role'] == 'assistant' %}"
+        "{{ eos_token }}{% else %}{{ '\n' }}{% endif %}{% endfor %}"
+    )
+    return MLLMModule.from_objects(model.eval(), tokenizer)
+
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 343,
+}
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_a_cache_that_forgets_is_not_gone_on_from(window: int | None) -> None:
+    """A sliding window of six tokens, beside the same model's logits of each text; one prompt is read in vain."""
+    torch.manual_seed(0)
+    module = text_model(MistralForCausalLM(MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=window)))
+    records = [Record(str(index), user_turn("How do I make " + "very " * index + "much?")) for index in range(4)]
+    seen = passes(module)
+    found = module.opening_likelihoods(records, OPENINGS[:2], MLLMCollator(module.processor), batch_size=4)
+    assert [shape[0] for shape in seen] == ([2, 4, 2, 4] if window is None else [2, 4, 4])
+    for record, row in zip(records, found, strict=True):
+        module.requires_grad_(False)
+        for opening, value in zip(OPENINGS, row, strict=False):
+            prompt = f"<s>{record.prompt}\n"
+            asked, whole = (
+                module.processor(text, return_tensors="pt", add_special_tokens=False).input_ids
+                for text in (prompt, prompt + opening)
+            )
+            likelihoods = module.model(input_ids=whole).logits.log_softmax(-1)[0, asked.shape[1] - 1 : -1]
+            expected = likelihoods.gather(1, whole[0, asked.shape[1] :, None]).sum()
+            assert value == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_probabilities_of_all_first_tokens_add_up_to_one() -> None:
+    """Every token of a small vocabulary as an opening: nothing is left."""
+    torch.manual_seed(0)
+    module = text_model(LlamaForCausalLM(LlamaConfig(**SIZES)))
+
+    class Tokens(MLLMCollator):
+        def beginnings(self, records: Any, replies: Any) -> list[list[list[int]]]:
+            return [[[index] for index in range(len(replies))] for _ in records]
+
+    collator = Tokens(module.processor)
+    (row,) = module.opening_likelihoods(
+        [Record("1", user_turn("How?"))], [str(index) for index in range(343)], collator
+    )
+    assert float(torch.tensor(row).exp().sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_module_is_as_it_was_and_failures_are_named() -> None:
+    module = MLLMModule.from_objects(*tiny_llava(), freeze_vision=False)
+    collator = MLLMCollator(module.processor)
+    before = torch.random.get_rng_state()
+    module.train()
+    module.opening_likelihoods(requests()[:1], OPENINGS, collator)
+    assert module.model.training and torch.equal(torch.random.get_rng_state(), before)
+    with pytest.raises(ValueError, match=r"'long': .*the opening 'No way' begin with those of 'No'"):
+        module.opening_likelihoods(requests()[4:5], ("No", "No way"), collator)
+    module.model.forward = lambda **_: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="batch of record 'long': ZeroDivisionError"):
+        module.opening_likelihoods(requests()[4:5], ("No",), collator)
