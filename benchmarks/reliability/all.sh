@@ -39,6 +39,9 @@ if [ "$(id -u)" = 0 ]; then
 else
   skip disk "not run: it mounts a file system, which root may"
 fi
+run pictures "$python" $here/pictures.py
+# shellcheck disable=SC2086  (several words)
+run hooks "$python" $here/hooks.py ${small:+--hooks on_train_batch_end on_train_epoch_end --times 2}
 for name in records tasks; do
   if [ -e $here/$name.py ]; then run $name "$python" $here/$name.py ${small:+--small}; fi
 done
