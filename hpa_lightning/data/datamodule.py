@@ -371,6 +371,10 @@ class CVITDataModule(L.LightningDataModule):
                 "use a PreferenceModule (hpa_lightning.modules), or objective: answer to learn the chosen answers."
             )
 
+    def __str__(self) -> str:
+        """Name the tasks in their order. Lightning's own would go through the training data and fail."""
+        return f"{type(self).__name__} of {len(self.tasks)} tasks: {', '.join(task.name for task in self.tasks)}"
+
     def train_dataloader(self) -> TaskLoader:
         """Return the loader of the task that the trainer's current epoch belongs to."""
         trainer = self.trainer

@@ -34,6 +34,10 @@ def stream(processor: Any = None, **settings: Any) -> CVITDataModule:
     return CVITDataModule(three_tasks(), processor=processor, train_batch_size=2, eval_batch_size=2, **settings)
 
 
+def test_it_can_be_printed(processor: Any) -> None:
+    assert str(stream(processor)) == str(stream()) == "CVITDataModule of 3 tasks: a, b, c"
+
+
 def test_task_at_epoch() -> None:
     data = stream()
     spans = [data.task_at_epoch(epoch) for epoch in range(data.total_epochs)]
