@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpa_lightning.functional.numerics.checks import cache_blocks, check_finite, check_float, check_number, describe
+from hpa_lightning.functional.numerics.checks import (
+    cache_blocks,
+    check_finite,
+    check_float,
+    check_number,
+    describe,
+    is_dense,
+)
 from hpa_lightning.functional.numerics.matrix_products import float32_products_are_exact
 
 _SMALLEST_ENTRY = 2.0**-18
@@ -59,7 +66,7 @@ def joint_basis(first: Tensor, second: Tensor) -> Tensor:
         second with less than 1e-6 of its energy outside of the first counts as inside.
 
     Raises:
-        ValueError: a wrong shape.
+        ValueError: a wrong shape, or values that are not finite.
 
     Example:
         >>> import torch
@@ -68,10 +75,14 @@ def joint_basis(first: Tensor, second: Tensor) -> Tensor:
         tensor([[1., 0., 0.],
                 [0., 1., 0.]])
     """
-    if first.shape[-1] == 0 or second.shape[-1] == 0:
-        return second if first.shape[-1] == 0 else first
-    check_float("first", first, ("c", "j"))
-    check_float("second", second, (first.shape[0], "k"))
+    for name, basis in (("first", first), ("second", second)):
+        if not (is_dense(basis) and basis.dim() == 2 and basis.shape[1] == 0):
+            check_float(name, basis, ("c", "k"))
+            check_finite(name, basis)
+    if first.shape[0] != second.shape[0]:
+        raise ValueError(f"second: expected as many rows as first, got {describe(first)} and {describe(second)}.")
+    if first.shape[1] == 0 or second.shape[1] == 0:
+        return second if first.shape[1] == 0 else first
     known, new = first.double(), second.double()
     for _ in range(2):  # once more: what rounding has left
         new = new - known @ (known.T @ new)

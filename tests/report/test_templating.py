@@ -39,8 +39,8 @@ def with_text(run: Path, text: str) -> Path:
 def test_texts_of_result_files_change_nothing_but_the_text_of_a_page(write_run, tmp_path: Path) -> None:
     pages = {}
     for name, text in (("plain", "harmless"), ("hostile", HOSTILE)):
-        run = with_text(write_run(name), text)
-        pages[name] = write_report([run, run], tmp_path / f"report-{name}", title=text)["html"].read_text()
+        runs = [with_text(write_run(f"{name}-{seed}", seed=seed), text) for seed in (0, 1)]
+        pages[name] = write_report(runs, tmp_path / f"report-{name}", title=text)["html"].read_text()
     assert HOSTILE not in pages["hostile"] and pages["hostile"].count(str(escape(HOSTILE))) > 50
     plain, hostile = Structure(pages["plain"]), Structure(pages["hostile"])
     assert hostile.tags == plain.tags and ("script",) not in hostile.tags

@@ -364,6 +364,11 @@ CASES: dict[str, Case] = {
         lambda d: {"hessian": d.hessian(), "energy": d.number(0.0, 1.0)},
         lambda a: [((a["hessian"].shape[0], 0), _stat(a["hessian"]))],
     ),
+    "joint_basis": Case(
+        lambda first, second: hpa.joint_basis(first, second)[:, :0],
+        lambda d: {"first": torch.eye(d.c)[:, : d.q], "second": torch.eye(d.c)[:, d.c - d.q :]},
+        lambda a: [((a["first"].shape[0], 0), _stat(a["first"]))],
+    ),
     "leave_subspace_": Case(
         hpa.leave_subspace_,
         lambda d: {"rows": d.tensor(d.r, d.c), "basis": torch.eye(d.c)[:, : d.q]},
