@@ -10,7 +10,7 @@ from torch import Tensor
 from hpa_lightning.callbacks.calibration_data import CalibrationSettings
 from hpa_lightning.fuse.adapted import AdaptedCheckpoint
 from hpa_lightning.fuse.checkpoint import Checkpoint
-from hpa_lightning.fuse.opening import open_checkpoint, warn_of_left_out
+from hpa_lightning.fuse.opening import open_checkpoint, warn_of_left_out, warn_of_unbuilt
 from hpa_lightning.fuse.pairing import check_architectures, check_layers, check_settings
 from hpa_lightning.fuse.streaming import empty_model
 from hpa_lightning.modules.tuned_linear import TunedLinear, find_tuned_linears
@@ -46,6 +46,7 @@ class FusionJob:
         check_settings(configs, names, "the fused model gets the one after. Each calibration runs with its own.")
         blocks, linears = found[1]
         warn_of_left_out((self.before, self.after))
+        warn_of_unbuilt(self.after)
         weights = {f"{linear.name}.weight" for linear in linears}
         adapted = set(self.after.adapted) if isinstance(self.after, AdaptedCheckpoint) else weights
         self.blocks = len(blocks)

@@ -41,6 +41,18 @@ def warn_of_left_out(checkpoints: Iterable[Checkpoint]) -> None:
         )
 
 
+def warn_of_unbuilt(checkpoint: Checkpoint) -> None:
+    """Warn once of the stored matrices that the configuration builds no layer for: they are copied and not fused."""
+    unbuilt = [key for key in checkpoint.unbuilt if len(checkpoint.tensors.stored[key].shape) == 2]
+    if unbuilt:
+        warnings.warn(
+            f"{checkpoint.folder}: {len(unbuilt)} stored matrices belong to no layer of the model that config.json "
+            f"describes ({', '.join(unbuilt[:3])}{', ...' if unbuilt[3:] else ''}): they are copied as they are, and "
+            "not fused. Where they are decoder blocks, look at the number of layers in config.json.",
+            stacklevel=3,
+        )
+
+
 def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
     """Size and time of every file, by which an interrupted run tells that its inputs are the same."""
     return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}

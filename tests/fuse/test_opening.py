@@ -88,6 +88,20 @@ def test_other_settings_of_the_model_are_told(pair: tuple[Path, Path], tmp_path:
         fuse_checkpoints(pair[0], tmp_path / "after", tmp_path / "out", SAFETY, TASK, **SETTINGS)
 
 
+def test_blocks_that_are_stored_and_not_built_are_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folders = []
+    for source in pair:
+        folders.append(tmp_path / source.name)
+        folders[-1].mkdir()
+        for file in source.iterdir():
+            (folders[-1] / file.name).write_bytes(file.read_bytes())
+        config = json.loads((source / "config.json").read_text())
+        config["text_config"]["num_hidden_layers"] = LAYERS - 1
+        (folders[-1] / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match=rf"7 stored matrices belong to no layer .*layers\.{LAYERS - 1}\."):
+        fuse_checkpoints(*folders, tmp_path / "out", SAFETY, TASK, **SETTINGS)
+
+
 def test_weights_that_have_to_be_joined_are_refused(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32}
     config = MixtralConfig(num_local_experts=2, num_attention_heads=2, num_key_value_heads=2, **sizes)
