@@ -108,8 +108,8 @@ class NullSpaceProjection(StepCallback):
         stream_budget: of all tasks of the stream together, in place of ``budget``, for ``"output"`` and ``"nearest"``;
             0.085 for ``"output"`` when neither is given.
         memory_energy: with ``energy``, the share of the trace of the earlier tasks' inputs that is kept from changing;
-            ``energy`` is that of the safety inputs alone then, and both hold for sure. ``None``: one share of the
-            weighed sum, of which either may have less.
+            ``energy`` is that of the safety inputs alone then, and the weights do not matter. ``None``: one share of
+            the weighed sum, of which either may have less.
         refusal_budget: with ``"output"`` and ``"nearest"``, in addition: nats a token that the loss of the aligned
             model's own refusals may rise by in a task. What share of a layer's output costs how much safety differs
             from model to model; this is the same for all.
@@ -149,7 +149,7 @@ class NullSpaceProjection(StepCallback):
     ) -> None:
         super().__init__()
         self.share, self.energy, self.budget, self.stream_budget = _checked(share, energy, budget, stream_budget)
-        self.memory_energy = _checked_memory(self.share, memory_energy)
+        self.memory_energy = _checked_memory(self.share, memory_energy, memory_weight)
         self.refusal_budget = _checked_refusals(self.share, self.budget, refusal_budget)
         self.layers = self.own(TunedLayers(self, blocks, target_modules))
         self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
@@ -353,11 +353,11 @@ class NullSpaceProjection(StepCallback):
         self._first = dict(state_dict["first"])
 
 
-def _checked_memory(share: Share, memory_energy: float | None) -> float | None:
+def _checked_memory(share: Share, memory_energy: float | None, memory_weight: float) -> float | None:
     """The share of the earlier tasks' inputs; ``None``: that of all inputs together.
 
     Raises:
-        ValueError: a share outside [0, 1], or one beside a budget.
+        ValueError: a share outside [0, 1], one beside a budget, or one of a memory that there is not.
     """
     if memory_energy is None:
         return None
@@ -365,6 +365,8 @@ def _checked_memory(share: Share, memory_energy: float | None) -> float | None:
         raise ValueError(f"share={share!r} with memory_energy={memory_energy}; expected energy= beside it.")
     if not 0.0 <= memory_energy <= 1.0:
         raise ValueError(f"memory_energy is {memory_energy}; expected a share of the trace in [0, 1].")
+    if memory_weight == 0:
+        raise ValueError(f"memory_weight=0 with memory_energy={memory_energy}; expected a memory to keep a share of.")
     return memory_energy
 
 

@@ -177,3 +177,5 @@ def test_a_share_of_the_memory_is_one_beside_energy() -> None:
         NullSpaceProjection(memory_energy=0.5)
     with pytest.raises(ValueError, match=r"memory_energy is 1.5; expected a share of the trace in \[0, 1\]"):
         NullSpaceProjection(energy=0.9, memory_energy=1.5)
+    with pytest.raises(ValueError, match=r"memory_weight=0 with memory_energy=0\.5"):
+        NullSpaceProjection(energy=0.9, memory_energy=0.5, memory_weight=0.0)
