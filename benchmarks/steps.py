@@ -3,7 +3,7 @@
     python benchmarks/steps.py --tuning lora --samples 4
     python benchmarks/steps.py --tuning full --samples 4
     python benchmarks/steps.py --tuning lora full --methods null_space --samples 4 --pairs 4
-    python benchmarks/steps.py --tuning lora full --methods null_space --samples 4 --pairs 4 --budget 0
+    python benchmarks/steps.py --tuning lora full --methods null_space --samples 4 --pairs 4 --share output --budget 0
     python benchmarks/steps.py --tuning lora full --methods in_training null_space regression     # a GPU
 
 A step is everything between two batches in Lightning: forward, backward, AdamW, callbacks. Within one fit the method's
@@ -12,8 +12,9 @@ faster, and the order within the pairs changes. On a CPU the time within the hoo
 noise but misses what the hooks do to the rest of the step. `floor` is the time of the method's operations and bytes at
 the machine's best rates. All are shares of the plain step. On CUDA the hooks' waits for the device are counted.
 
-Null-space projection runs with its default settings. Random inputs and a small rate leave its budget alone, so that no
-layer has a direction to leave: the least that it costs. With `--budget 0` all layers leave all directions: the most.
+Null-space projection runs with its default settings, on random inputs: every layer leaves as many directions as its
+sketch has, the most that there can be. With `--share output` a small rate leaves its budget alone, so that no layer
+has a direction to leave: the least that it costs; with `--budget 0` all layers leave all directions.
 
 Regression fusion has no hook in a step; its calibration and fusion at the task's end are given in seconds.
 """
@@ -180,12 +181,11 @@ def callbacks_of(method: str, options: argparse.Namespace, turns: Turns) -> list
         freezing.turns = projection.turns = turns
         return [FocusPartition(1, safety_data=few, task_data=few, calibration=one), freezing, projection]
     # The rank of what is kept is bounded by the tokens: 1280 hold about as many directions as 90 % of real inputs.
-    two = CalibrationSettings(safety_samples=2, task_samples=2, batch_size=2)
+    two = CalibrationSettings(2, 2, batch_size=2, safety_positions="all")  # there are no labels
     data = DataLoader(Hidden(2, options.tokens, options.hidden, dtype), batch_size=2)
     if method == "regression":
         return [RegressionFusion(safety_data=data, task_data=data, calibration=two)]
     null_space = SwitchedNullSpace(
-        energy=0.9 if options.share == "energy" else None,
         memory_weight=0.0,
         safety_data=data,
         calibration=two,
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--directions", type=int, default=192, help="null_space: rank of its sketches")
     parser.add_argument("--form", choices=["sketch", "exact"], default="sketch", help="null_space: of its memory")
     parser.add_argument(
-        "--share", choices=["output", "nearest", "energy"], default="output", help="null_space: the rule"
+        "--share", choices=["energy", "output", "nearest"], default="energy", help="null_space: the rule"
     )
     parser.add_argument("--budget", type=float, help="null_space: the callback's default if left out")
     parser.add_argument("--hidden", type=int, default=4096)

@@ -52,7 +52,8 @@ def answer_positions(batch: Any) -> Tensor | tuple[Tensor, ...]:
     if not labels:
         raise ValueError(
             f"a batch of type {type(batch).__name__} holds no labels of shape (batch, tokens); expected them, -100 "
-            "outside of the answers, as safety_positions='answers' asks for."
+            "outside of the answers, as safety_positions='answers' asks for (null-space projection's default; "
+            "calibration={'safety_positions': 'all'} counts every position)."
         )
     masks = tuple(torch.nn.functional.pad(one[:, 1:] != -100, (0, 1)) for one in labels)
     if not any(bool(mask.any()) for mask in masks):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import lightning as L
@@ -53,6 +53,7 @@ class CalibrationSettings:
             more. Only the balance of HPA's safety and task focus depends on it.
         safety_positions: whose inputs of the safety set count: ``"all"`` that are no padding (the paper, as far as it
             says), or ``"answers"``, those that the tokens of the refusals are told from (one before each label).
+            ``None``: ``"answers"`` for null-space projection with a share of its own for them, else ``"all"``.
 
     Raises:
         ValueError: no samples, a damping that is not positive, or other positions.
@@ -64,7 +65,7 @@ class CalibrationSettings:
     damping: float = 0.01
     judge: str = "default"
     normalized: bool = True
-    safety_positions: Positions = "all"
+    safety_positions: Positions | None = None
 
     def __post_init__(self) -> None:
         for name in ("safety_samples", "task_samples", "batch_size"):
@@ -72,14 +73,23 @@ class CalibrationSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
         if not self.damping > 0:
             raise ValueError(f"damping is {self.damping}; expected a positive share of the mean diagonal.")
-        if self.safety_positions not in get_args(Positions):
+        if self.safety_positions not in (None, *get_args(Positions)):
             raise ValueError(
                 f"safety_positions is {self.safety_positions!r}; expected one of {list(get_args(Positions))}."
             )
 
+    @property
+    def positions(self) -> Positions:
+        """``safety_positions``, or ``"all"`` where it is ``None``."""
+        return self.safety_positions or "all"
+
+    def settled(self, safety_positions: Positions = "all") -> CalibrationSettings:
+        """The same settings, with the positions given where they name none."""
+        return replace(self, safety_positions=self.safety_positions or safety_positions)
+
     def counted(self, what: str) -> Callable[[Any], Mask]:
         """Batch of ``"safety"`` or ``"task"`` data -> which of its positions count."""
-        return answer_positions if what == "safety" and self.safety_positions == "answers" else valid_positions
+        return answer_positions if what == "safety" and self.positions == "answers" else valid_positions
 
 
 class CalibrationData(Part):
@@ -98,6 +108,7 @@ class CalibrationData(Part):
             task stream, the first samples of the training data.
         settings: sizes and damping, or a dict of them; the paper's when ``None``.
         needs_safety_data: refuse a fit without safety data.
+        safety_positions: whose inputs of the safety set count where the settings do not say.
     """
 
     follows: ClassVar[dict[str, str]] = {
@@ -113,11 +124,12 @@ class CalibrationData(Part):
         task_data: Iterable[Any] | None = None,
         settings: CalibrationSettings | Mapping[str, Any] | None = None,
         needs_safety_data: bool = True,
+        safety_positions: Positions = "all",
     ) -> None:
         super().__init__(owner)
         self.safety_data = safety_data
         self.task_data = task_data
-        self.settings = settings_of(CalibrationSettings, settings, "calibration")
+        self.settings = settings_of(CalibrationSettings, settings, "calibration").settled(safety_positions)
         self.needs_safety_data = needs_safety_data
         self._warned: set[str] = set()
         self._safety_calibration: SafetyCalibration | None = None

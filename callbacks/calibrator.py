@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from hpa_lightning.calibration import Accumulator, inverse_hessian_diagonals, visit_inputs
 from hpa_lightning.callbacks.batches import run_training_step
-from hpa_lightning.callbacks.calibration_data import CalibrationData, CalibrationSettings
+from hpa_lightning.callbacks.calibration_data import CalibrationData, CalibrationSettings, Positions
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.running import evaluation_mode, forward_context, muted_logging
 from hpa_lightning.callbacks.safety_data import naming_data
@@ -35,7 +35,7 @@ class Calibrator(CalibrationData):
 
     Args:
         layers: whose inputs are looked at.
-        safety_data, task_data, settings: see :class:`CalibrationData`.
+        safety_data, task_data, settings, safety_positions: see :class:`CalibrationData`.
         needs_safety_data, needs_task_data: which of the two the callback calibrates with.
     """
 
@@ -47,8 +47,9 @@ class Calibrator(CalibrationData):
         settings: CalibrationSettings | Mapping[str, Any] | None = None,
         needs_safety_data: bool = True,
         needs_task_data: bool = True,
+        safety_positions: Positions = "all",
     ) -> None:
-        super().__init__(layers.owner, safety_data, task_data, settings, needs_safety_data)
+        super().__init__(layers.owner, safety_data, task_data, settings, needs_safety_data, safety_positions)
         self.layers = layers
         self.needs_task_data = needs_task_data
         self.sharing: dict[str, str] = {}

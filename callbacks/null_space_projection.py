@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -20,18 +20,13 @@ from hpa_lightning.callbacks.hessian_memory import Form, HessianMemory
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.output_budget import OutputBudget
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
+from hpa_lightning.callbacks.protected_share import DEFAULT_SAFETY_SAMPLES, ProtectedShare, Share
 from hpa_lightning.callbacks.refusal_budget import RefusalBudget
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.tasks import Data
 from hpa_lightning.functional import InputSketch
 from hpa_lightning.modules.fsdp import cpu_state, local_tensor
 from hpa_lightning.results.events import ProtectionEvent
-
-Share = Literal["output", "nearest", "refusals", "energy"]
-DEFAULT_STREAM_BUDGET = 0.085
-"""Of ``share="output"`` where no budget is given; chosen on development seeds of `nano`."""
-DEFAULT_BUDGETS: dict[str, float] = {"nearest": 0.05, "refusals": 0.05}
-"""Of each task, where none is given."""
 
 _HARDLY_ANY = 1e-3
 """Share of all input directions; a task on `nano` leaves a few hundredths."""
@@ -43,25 +38,27 @@ class NullSpaceProjection(StepCallback):
     At a task's start the safety inputs are gathered from the model as it is then. From then on the update is projected
     after every optimizer step, ``D <- D (I - U U^T)``: what the layer does to inputs along the directions ``U`` does
     not change, and training goes around them. With LoRA that is exactly ``A <- A (I - U U^T)``. Which directions a
-    layer's update leaves is chosen by need (``share``):
+    layer's update leaves is a matter of ``share``:
 
-    - ``"output"``, the default: the fewest so that what the layer makes of the safety inputs ``X`` changes in the task
-      by at most a share of it, ``||X D^T||_F <= budget ||X W^T||_F``, and likewise of the inputs of earlier tasks. The
-      update starts free; whenever it is beyond its budget after a step, it leaves the next directions, those of largest
-      energy first, for the rest of the task (:class:`hpa_lightning.callbacks.output_budget.OutputBudget`). The budget
-      holds after every step, for every optimizer, of the inputs as they are at the task's start; with ``form="sketch"``
-      what the sketch has lost of them counts by an estimate (:func:`hpa_lightning.functional.input_spectrum`).
+    - ``"energy"``, the default: fixed at the task's start, those that hold the share ``energy`` (0.95) of the trace of
+      ``H_s``, of the inputs that the refusals are told from, and those that hold ``memory_energy`` (0.7) of that of
+      ``sum_{i<t} H_i``, of all inputs of the earlier tasks. With ``energy`` alone it is one share of ``safety_weight
+      H_s + memory_weight sum_{i<t} H_i``, of all inputs of both.
+    - ``"output"``: the fewest so that what the layer makes of the safety inputs ``X`` changes in the task by at most a
+      share of it, ``||X D^T||_F <= budget ||X W^T||_F``, and likewise of the inputs of earlier tasks. The update starts
+      free; whenever it is beyond its budget after a step, it leaves the next directions, those of largest energy first,
+      for the rest of the task (:class:`hpa_lightning.callbacks.output_budget.OutputBudget`). The budget holds after
+      every step, for every optimizer, of the inputs as they are at the task's start; with ``form="sketch"`` what the
+      sketch has lost of them counts by an estimate (:func:`hpa_lightning.functional.input_spectrum`).
       ``stream_budget`` sets it for all T tasks of a stream together: each may use ``stream_budget / sqrt(T)``, so that
       the squares of the tasks' changes add up to at most that of the budget. Where the tasks' changes are uncorrelated,
       as they were found to be, that bounds what has changed since the stream's start; for sure it is ``sqrt(T)`` times
-      as much. A fit without a stream is one task.
+      as much. A fit without a stream is one task. What share is safe differs from model to model.
     - ``"nearest"``: the same budget; the update goes to the nearest one within it, which damps directions instead of
       leaving them (:func:`hpa_lightning.functional.nearest_in_budget`).
     - ``"refusals"``: as ``"output"``, with the share set so that the loss of the aligned model's own refusals on the
       calibration set rises in a task by at most ``budget`` nats a token
       (:class:`hpa_lightning.callbacks.refusal_budget.RefusalBudget`).
-    - ``"energy"``: those that hold a given share of the trace of ``safety_weight H_s + memory_weight sum_{i<t} H_i``,
-      the same for all layers and models, fixed at the task's start.
 
     What each layer got is said in the log, in the result file (``protection``) and in the report.
 
@@ -84,16 +81,18 @@ class NullSpaceProjection(StepCallback):
     here it is the task's whole update, so that weight decay and rounding do not add up.
 
     Args:
-        energy: share of the trace that is kept from changing, in [0, 1]; it sets ``share="energy"``.
+        energy: share of the trace that is kept from changing, in [0, 1]: of the safety inputs beside ``memory_energy``,
+            otherwise of the weighed sum.
         safety_weight: weight of the safety inputs; 0 leaves them out. With a budget a weight tightens its own kind's:
-            4 halves it.
-        memory_weight: weight of each earlier task's inputs; 0 remembers none.
+            4 halves it. Beside two shares it is 1 or 0.
+        memory_weight: weight of each earlier task's inputs; 0 remembers none. Beside two shares it is 1 or 0.
         safety_data: harmful inputs with the aligned model's refusals: batches that the model can be trained on (a
             loader, a list, an iterator), a path, a ``RecordSet`` or records; from the datamodule when ``None`` (see
             :class:`hpa_lightning.callbacks.calibration_data.CalibrationData`).
         task_data: batches of the task; when ``None`` the datamodule's calibration split of the current task, or without
             a task stream the first samples of the training data.
-        calibration: sizes and damping, or a dict of them; the paper's when ``None``.
+        calibration: sizes and damping, or a dict of them; the paper's with 128 safety samples when ``None``. Beside two
+            shares its ``safety_positions`` are ``"answers"`` where it does not say.
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
         form: ``"sketch"``, or ``"exact"`` for whole Hessians and eigendecompositions (22 GB for LLaMA-7B).
@@ -102,25 +101,25 @@ class NullSpaceProjection(StepCallback):
         earlier_tasks: with ``form="sketch"``, a file of tasks that were learnt before this fit, which
             ``save_memory`` or ``hpa-lightning fuse --save-memory`` has written; they are protected as those of the fit.
         save_memory: with ``form="sketch"``, a file to be written after every task, for a later fit or fusion.
-        share: how the directions of each layer are chosen; ``"output"`` where neither this nor ``energy`` is given.
+        share: how the directions of each layer are chosen; ``"output"`` where a budget is given, else ``"energy"``.
         budget: of each task, for a ``share`` other than ``"energy"``: of the output, or nats a token; 0.05 for
             ``"nearest"`` and ``"refusals"`` when ``None``.
         stream_budget: of all tasks of the stream together, in place of ``budget``, for ``"output"`` and ``"nearest"``;
             0.085 for ``"output"`` when neither is given.
-        memory_energy: with ``energy``, the share of the trace of the earlier tasks' inputs that is kept from changing;
-            ``energy`` is that of the safety inputs alone then, and the weights do not matter. ``None``: one share of
-            the weighed sum, of which either may have less.
+        memory_energy: of ``"energy"``, the share of the trace of the earlier tasks' inputs that is kept from changing,
+            in [0, 1]; 0.7 where ``energy`` is not given either. Where both shares of an input together have more than
+            ``rank`` directions, the strongest of both are kept, and a warning names the layers.
         refusal_budget: with ``"output"`` and ``"nearest"``, in addition: nats a token that the loss of the aligned
             model's own refusals may rise by in a task. What share of a layer's output costs how much safety differs
             from model to model; this is the same for all.
 
     Raises:
         ValueError: an energy outside [0, 1], a negative budget, settings that exclude one another, a weight that is
-            negative or not finite, or a file without ``form="sketch"``.
+            negative, not finite, or neither 0 nor 1 beside two shares, or a file without ``form="sketch"``.
 
     Example:
         >>> from hpa_lightning.callbacks import NullSpaceProjection, SequentialTuning
-        >>> projection = NullSpaceProjection(stream_budget=0.085)
+        >>> projection = NullSpaceProjection()
         >>> callbacks = [SequentialTuning(), projection]   # of a Trainer, over a stream of tasks
     """
 
@@ -148,11 +147,25 @@ class NullSpaceProjection(StepCallback):
         memory_energy: float | None = None,
     ) -> None:
         super().__init__()
-        self.share, self.energy, self.budget, self.stream_budget = _checked(share, energy, budget, stream_budget)
-        self.memory_energy = _checked_memory(self.share, memory_energy, memory_weight)
-        self.refusal_budget = _checked_refusals(self.share, self.budget, refusal_budget)
+        chosen = ProtectedShare.of(
+            share, energy, memory_energy, budget, stream_budget, refusal_budget, safety_weight, memory_weight
+        )
+        self.share, self.energy, self.memory_energy = chosen.share, chosen.energy, chosen.memory_energy
+        self.budget, self.stream_budget, self.refusal_budget = (
+            chosen.budget,
+            chosen.stream_budget,
+            chosen.refusal_budget,
+        )
         self.layers = self.own(TunedLayers(self, blocks, target_modules))
-        self.calibrator = self.own(Calibrator(self.layers, safety_data, task_data, calibration))
+        self.calibrator = self.own(
+            Calibrator(
+                self.layers,
+                safety_data,
+                task_data,
+                CalibrationSettings(safety_samples=DEFAULT_SAFETY_SAMPLES) if calibration is None else calibration,
+                safety_positions="all" if self.memory_energy is None else "answers",
+            )
+        )
         self.memory = self.own(
             HessianMemory(
                 self.calibrator,
@@ -205,7 +218,7 @@ class NullSpaceProjection(StepCallback):
         task: CurrentTask,
         safety: Mapping[str, Tensor] | Mapping[str, InputSketch],
     ) -> None:
-        """Take the directions that hold the share ``energy``, which the whole task leaves."""
+        """Take the directions that hold the shares, which the whole task leaves."""
         assert self.energy is not None
         short: list[str] = []
         for name, inputs in safety.items():
@@ -217,9 +230,11 @@ class NullSpaceProjection(StepCallback):
                 self._bases[name], self._turns[name] = F.half_precision_basis(self._bases[name])
                 self._bases[name] = self._bases[name].to(pl_module.device)
         if short:
+            wanted = f"energy={self.energy}"
+            wanted += "" if self.memory_energy is None else f" and memory_energy={self.memory_energy}"
             rank_zero_warn(
                 f"NullSpaceProjection: with rank={self.rank} the directions kept hold, or may hold, too little for "
-                f"energy={self.energy} of the inputs of {len(short)} of {len(self._bases)} layers "
+                f"{wanted} of the inputs of {len(short)} of {len(self._bases)} layers "
                 f"({', '.join(short[:3])}{', ...' if short[3:] else ''}). Set a larger rank."
             )
         held, all_of_them = (sum(basis.shape[side] for basis in self._bases.values()) for side in (1, 0))
@@ -230,9 +245,15 @@ class NullSpaceProjection(StepCallback):
         assert self.energy is not None
         if self.memory_energy is None or self.memory.inputs.of(name) is None:
             return self._holding(self.memory.kept(name, safety), self.energy, device)
-        of_safety, enough = self._holding(self.memory.kept(name, safety, 1.0, 0.0), self.energy, device)
-        of_tasks, also = self._holding(self.memory.kept(name, safety, 0.0, 1.0), self.memory_energy, device)
-        return F.joint_basis(of_safety, of_tasks), enough and also
+        alone, earlier = self.memory.kept(name, safety, 1.0, 0.0), self.memory.kept(name, safety, 0.0, 1.0)
+        of_safety, enough = self._holding(alone, self.energy, device)
+        of_tasks, also = self._holding(earlier, self.memory_energy, device)
+        basis = F.joint_basis(of_safety, of_tasks)
+        if isinstance(alone, Tensor) or isinstance(earlier, Tensor) or basis.shape[1] <= self.rank:
+            return basis, enough and also
+        # More than is to be kept: the strongest of both together, each of them as large as the other.
+        both = self.memory.kept(name, safety, 1 / alone.trace, 1 / earlier.trace)
+        return self._holding(both, 1.0, device)[0], False
 
     def _holding(self, kept: Tensor | InputSketch, energy: float, device: torch.device) -> tuple[Tensor, bool]:
         """The directions that hold a share of the energy, and whether a sketch holds as much."""
@@ -351,75 +372,3 @@ class NullSpaceProjection(StepCallback):
             if basis.dtype == torch.bfloat16:  # the exact form saves float32
                 self._bases[name], self._turns[name] = F.half_precision_basis(basis)
         self._first = dict(state_dict["first"])
-
-
-def _checked_memory(share: Share, memory_energy: float | None, memory_weight: float) -> float | None:
-    """The share of the earlier tasks' inputs; ``None``: that of all inputs together.
-
-    Raises:
-        ValueError: a share outside [0, 1], one beside a budget, or one of a memory that there is not.
-    """
-    if memory_energy is None:
-        return None
-    if share != "energy":
-        raise ValueError(f"share={share!r} with memory_energy={memory_energy}; expected energy= beside it.")
-    if not 0.0 <= memory_energy <= 1.0:
-        raise ValueError(f"memory_energy is {memory_energy}; expected a share of the trace in [0, 1].")
-    if memory_weight == 0:
-        raise ValueError(f"memory_weight=0 with memory_energy={memory_energy}; expected a memory to keep a share of.")
-    return memory_energy
-
-
-def _checked_refusals(share: Share, budget: float | None, refusal_budget: float | None) -> float | None:
-    """The nats that the refusals may lose in a task; ``None``: they are not measured.
-
-    Raises:
-        ValueError: a number that is none of theirs, or one beside a share that has its own or none.
-    """
-    if share == "refusals":
-        if refusal_budget is not None:
-            raise ValueError(f"share='refusals' with refusal_budget={refusal_budget}; expected budget= alone.")
-        return budget
-    if refusal_budget is None:
-        return None
-    if share == "energy":
-        raise ValueError(f"share='energy' with refusal_budget={refusal_budget}; expected a budget of the outputs.")
-    if not 0.0 <= refusal_budget < float("inf"):
-        raise ValueError(f"refusal_budget is {refusal_budget}; expected a finite number of at least 0.")
-    return refusal_budget
-
-
-def _checked(
-    share: Share | None, energy: float | None, budget: float | None, stream_budget: float | None
-) -> tuple[Share, float | None, float | None, float | None]:
-    """The rule, and the number that belongs to it: the energy or one of the budgets.
-
-    Raises:
-        ValueError: settings that exclude one another, or a number that is none of theirs.
-    """
-    if share is not None and share not in get_args(Share):
-        raise ValueError(f"share is {share!r}; expected one of {list(get_args(Share))}.")
-    share = share or ("energy" if energy is not None else "output")
-    given = [
-        f"{name}={value}" for name, value in (("budget", budget), ("stream_budget", stream_budget)) if value is not None
-    ]
-    if share == "energy":
-        if given or energy is None:
-            told = " and ".join(given) or "no energy"
-            raise ValueError(f"share='energy' with {told}; expected energy=, a share of the trace, and no budget.")
-        if not 0.0 <= energy <= 1.0:
-            raise ValueError(f"energy is {energy}; expected a share of the trace in [0, 1].")
-        return share, energy, None, None
-    if energy is not None:
-        raise ValueError(f"share={share!r} with energy={energy}; expected one of the two: energy= or a budget.")
-    if len(given) == 2:
-        raise ValueError(f"{' and '.join(given)}; expected one of the two: of each task, or of the stream.")
-    if share == "refusals" and stream_budget is not None:
-        raise ValueError(f"share='refusals' with stream_budget={stream_budget}; expected budget=, nats of each task.")
-    if not given:
-        budget = DEFAULT_BUDGETS.get(share)
-        stream_budget = DEFAULT_STREAM_BUDGET if budget is None else None
-    for name, value in (("budget", budget), ("stream_budget", stream_budget)):
-        if value is not None and not 0.0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value}; expected a finite number of at least 0.")
-    return share, None, budget, stream_budget

@@ -103,7 +103,7 @@ def fuse_checkpoints(
             cannot be opened, an output that exists, an interrupted run with other settings, or nothing that tuning has
             changed.
     """
-    calibration = calibration or CalibrationSettings()
+    calibration = (calibration or CalibrationSettings()).settled()
     regression = {"safety_weight": safety_weight, "memory_weight": memory_weight, "rank": rank}
     files_of_regression = {"earlier_tasks": earlier_tasks, "save_memory": save_memory, "task_name": task_name}
     of_hpa = {

@@ -101,5 +101,5 @@ def _made_with(calibration: CalibrationSettings) -> dict[str, str]:
     return {
         "damping": repr(calibration.damping),
         "normalized": repr(calibration.normalized),
-        "safety_positions": calibration.safety_positions,
+        "safety_positions": calibration.positions,
     }

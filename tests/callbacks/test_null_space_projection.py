@@ -15,6 +15,7 @@ from support.layer_inputs import inputs_of
 from support.method_fits import OPTIMIZERS, TRAINERS, calibration_data, dense, fit
 
 from hpa_lightning.callbacks import NullSpaceProjection
+from hpa_lightning.functional import InputSketch
 
 
 def basis_of(matrix: np.ndarray, energy: float) -> np.ndarray:
@@ -102,7 +103,9 @@ def test_the_second_task_stays_out_of_the_first_ones_inputs_too(tmp_path: Path) 
     assert any(not torch.equal(before[name], weight) for name, weight in dense(module).items())
 
 
-@pytest.mark.parametrize("options", [{"energy": 0.0}, {"safety_weight": 0.0}], ids=["no_energy", "no_safety"])
+@pytest.mark.parametrize(
+    "options", [{"energy": 0.0}, {"energy": 0.9, "safety_weight": 0.0}], ids=["no_energy", "no_safety"]
+)
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 def test_with_nothing_to_keep_training_is_plain(options: dict[str, float], lora: bool, tmp_path: Path) -> None:
     """Before anything is remembered, a projection without safety inputs has no direction to leave."""
@@ -115,9 +118,10 @@ def test_with_nothing_to_keep_training_is_plain(options: dict[str, float], lora:
 
 
 @pytest.mark.parametrize("options", [{"energy": 1.2}, {"safety_weight": float("nan")}, {"memory_weight": -1.0}])
-def test_settings_are_checked(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="expected a"):
-        NullSpaceProjection(**options)
+@pytest.mark.parametrize("one_share", [True, False])
+def test_settings_are_checked(options: dict[str, float], one_share: bool) -> None:
+    with pytest.raises(ValueError, match="; expected "):
+        NullSpaceProjection(**({"energy": 0.7} if one_share else {}) | options)
 
 
 def test_a_rank_that_cuts_the_energy_short_is_told(tmp_path: Path) -> None:
@@ -148,9 +152,8 @@ class Bases(L.Callback):
 @pytest.mark.parametrize("memory_energy", [0.5, None])
 def test_safety_and_earlier_tasks_keep_a_share_each(form: Any, memory_energy: float | None, tmp_path: Path) -> None:
     module = foreign_module(OPTIMIZERS["adamw_decay"], True)
-    projection = NullSpaceProjection(
-        energy=0.95, memory_energy=memory_energy, memory_weight=100.0, form=form, **calibration_data()
-    )
+    weight = {"memory_energy": memory_energy} if memory_energy is not None else {"memory_weight": 100.0}
+    projection = NullSpaceProjection(energy=0.95, form=form, **weight, **calibration_data())
     fit(module, [projection], tmp_path)
     names = list(dense(module))
     safety = inputs_of(module, list(token_loader(7, 8)), names)
@@ -172,10 +175,51 @@ def test_safety_and_earlier_tasks_keep_a_share_each(form: Any, memory_energy: fl
             np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-5)
 
 
-def test_a_share_of_the_memory_is_one_beside_energy() -> None:
-    with pytest.raises(ValueError, match=r"share='output' with memory_energy=0.5; expected energy= beside it"):
-        NullSpaceProjection(memory_energy=0.5)
-    with pytest.raises(ValueError, match=r"memory_energy is 1.5; expected a share of the trace in \[0, 1\]"):
-        NullSpaceProjection(energy=0.9, memory_energy=1.5)
-    with pytest.raises(ValueError, match=r"memory_weight=0 with memory_energy=0\.5"):
-        NullSpaceProjection(energy=0.9, memory_energy=0.5, memory_weight=0.0)
+def test_two_shares_have_no_more_directions_than_the_rank(tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], True)
+    projection = NullSpaceProjection(energy=0.6, memory_energy=0.6, rank=6, **calibration_data())
+    bases = Bases(projection)
+    fit(module, [projection], tmp_path)
+    module.train()
+    with pytest.warns(UserWarning, match=r"rank=6 .*for energy=0.6 and memory_energy=0.6 .*Set a larger rank"):
+        fit(module, [projection, bases], tmp_path)
+    assert max(basis.shape[1] for basis in bases.seen.values()) == 6
+
+
+def test_beyond_the_rank_the_strongest_directions_of_both_are_kept() -> None:
+    """Each kind of inputs counts as much as the other, however large: the weakest direction of each is left out."""
+    energies = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    projection = NullSpaceProjection(energy=1.0, memory_energy=1.0, rank=6, **calibration_data())
+    earlier = InputSketch.from_gram(torch.diag(energies.flip(0)), 6)
+    projection.memory.inputs.add({"layer": earlier}, {"layer": "layer"}, 6)
+    safety = InputSketch.from_gram(torch.diag(100 * energies), 6)
+    basis, enough = projection._basis("layer", safety, torch.device("cpu"))
+    held = (basis @ basis.T).diagonal()
+    torch.testing.assert_close(held, torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]), rtol=0, atol=1e-3)
+    assert not enough
+
+
+def test_the_default_needs_labels_and_says_so(tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], True)
+    given = {"safety_data": token_loader(7, 8), "calibration": {"safety_samples": 8}}
+    before = dense(module)
+    with pytest.raises(
+        ValueError, match=r"no labels of shape .*calibration=\{'safety_positions': 'all'\} counts every"
+    ):
+        fit(module, [NullSpaceProjection(**given)], tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in dense(module).items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"energy": 0.9, "memory_energy": 1.5}, r"memory_energy is 1.5; expected a share of the trace in \[0, 1\]"),
+        ({"energy": 0.9, "memory_energy": 0.5, "memory_weight": 0.0}, r"memory_weight=0 with memory_energy=0\.5"),
+        ({"energy": 0.9, "memory_energy": 0.5, "safety_weight": 0.0}, r"safety_weight=0 with energy=0\.9"),
+        ({"safety_weight": 2.0}, r"safety_weight is 2.0, and .*set energy= alone"),
+        ({"share": "output", "memory_energy": 0.5}, r"share='output' with memory_energy=0.5; expected a budget"),
+    ],
+)
+def test_what_two_shares_do_not_go_with(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NullSpaceProjection(**options)

@@ -260,15 +260,19 @@ def test_layers_that_make_nothing_of_the_inputs_are_named(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"energy": 0.7, "budget": 0.1}, "share='energy' with budget=0.1"),
-        ({"share": "energy"}, "no energy"),
-        ({"share": "output", "energy": 0.7}, "one of the two"),
-        ({"share": "most"}, r"share is 'most'; expected one of \['output'"),
+        (
+            {"energy": 0.7, "budget": 0.1},
+            "energy=0.7 and budget=0.1; expected shares of the trace or budgets, not both",
+        ),
+        ({"share": "energy", "budget": 0.1}, "share='energy' with budget=0.1"),
+        ({"memory_energy": 0.7, "refusal_budget": 0.1}, "memory_energy=0.7 and refusal_budget=0.1; expected shares"),
+        ({"share": "output", "energy": 0.7}, "share='output' with energy=0.7; expected a budget"),
+        ({"share": "most"}, r"share is 'most'; expected one of \['energy'"),
         ({"budget": -0.1}, "finite number of at least 0"),
         ({"budget": float("inf")}, "finite number of at least 0"),
         ({"stream_budget": -0.1}, "stream_budget is -0.1; expected a finite number of at least 0"),
         ({"budget": 0.1, "stream_budget": 0.2}, "budget=0.1 and stream_budget=0.2; expected one of the two"),
-        ({"energy": 0.7, "stream_budget": 0.2}, "share='energy' with stream_budget=0.2"),
+        ({"energy": 0.7, "stream_budget": 0.2}, "energy=0.7 and stream_budget=0.2; expected shares"),
         ({"share": "refusals", "stream_budget": 0.2}, "share='refusals' with stream_budget=0.2"),
     ],
 )
@@ -278,7 +282,23 @@ def test_settings_that_exclude_one_another(options: dict[str, Any], message: str
 
 
 def test_what_is_set_says_which_rule_it_is() -> None:
-    assert NullSpaceProjection().share == "output" and NullSpaceProjection().stream_budget == 0.085
-    assert NullSpaceProjection().budget is None and NullSpaceProjection(budget=0.05).stream_budget is None
-    assert NullSpaceProjection(energy=0.7).share == "energy" and NullSpaceProjection(energy=0.7).budget is None
+    default = NullSpaceProjection()
+    assert (default.share, default.energy, default.memory_energy) == ("energy", 0.95, 0.7)
+    assert default.calibration.safety_positions == "answers" and default.calibration.safety_samples == 128
+    assert default.budget is default.stream_budget is None
+
+    assert NullSpaceProjection(share="energy").memory_energy == 0.7
+    assert NullSpaceProjection(memory_energy=0.5).energy == 0.95
+    assert NullSpaceProjection(calibration={"safety_samples": 4}).calibration.safety_positions == "answers"
+    assert NullSpaceProjection(calibration={"safety_positions": "all"}).calibration.safety_positions == "all"
+    without = NullSpaceProjection(safety_weight=0.0), NullSpaceProjection(memory_weight=0.0)
+    assert [(one.energy, one.memory_energy) for one in without] == [(0.0, 0.7), (0.95, 0.0)]
+
+    alone = NullSpaceProjection(energy=0.7, memory_weight=4.0)
+    assert (alone.share, alone.memory_energy, alone.calibration.safety_positions) == ("energy", None, "all")
+    for budget in ({"budget": 0.05}, {"stream_budget": 0.1}, {"refusal_budget": 0.1}, {"share": "output"}):
+        assert NullSpaceProjection(**budget).share == "output"
+        assert NullSpaceProjection(**budget).calibration.safety_positions == "all"
+    assert NullSpaceProjection(share="output").stream_budget == 0.085
+    assert NullSpaceProjection(budget=0.05).stream_budget is None
     assert NullSpaceProjection(share="refusals").budget == 0.05

@@ -80,7 +80,7 @@ def test_the_refusals_tighten_the_budget_of_the_outputs_and_never_widen_it(tmp_p
     ("given", "message"),
     [
         ({"share": "refusals", "refusal_budget": 0.1}, "expected budget= alone"),
-        ({"energy": 0.9, "refusal_budget": 0.1}, "expected a budget of the outputs"),
+        ({"energy": 0.9, "refusal_budget": 0.1}, "energy=0.9 and refusal_budget=0.1; expected shares of the trace or"),
         ({"refusal_budget": -0.1}, "refusal_budget is -0.1"),
         ({"refusal_budget": float("inf")}, "refusal_budget is inf"),
     ],

@@ -51,4 +51,5 @@ def test_settings_are_kept_under_their_names() -> None:
         missing = [name for name in inspect.signature(kind).parameters if not hasattr(made, name)]
         assert not missing, f"{kind.__name__} does not keep {missing}"
     assert RegressionFusion(safety_weight=3.0).safety_weight == 3.0
-    assert HarmoniousFusion(calibration={"task_samples": 5}).calibration == CalibrationSettings(task_samples=5)  # type: ignore[arg-type]
+    kept = HarmoniousFusion(calibration={"task_samples": 5}).calibration  # type: ignore[arg-type]
+    assert kept == CalibrationSettings(task_samples=5, safety_positions="all")

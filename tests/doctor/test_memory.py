@@ -12,6 +12,7 @@ import torch
 import yaml
 from support.command_settings import with_calibration, write_configuration
 
+from hpa_lightning.callbacks import NullSpaceProjection
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.doctor import FitPlan, estimate_memory, supported
 from hpa_lightning.functional.hessian import HessianAccumulator
@@ -44,6 +45,8 @@ class Measures(L.Callback):
         kept["memory"] = "Hessians of the earlier tasks"
         kept["spectra"] = "directions of the inputs that are kept away from, at most"
         for callback in trainer.callbacks:
+            if isinstance(callback, NullSpaceProjection):
+                HELD["bases"] = size(callback._bases.values())
             for part in callback.parts if isinstance(callback, TaskCallback) else ():
                 for name, tensors in part.state_dict().items():
                     if name in kept and tensors:
@@ -78,6 +81,8 @@ def test_the_estimate_is_what_a_run_holds(name: str, lora: Any, tmp_path: Path) 
         callback["init_args"] = with_calibration(config, tmp_path)
     if name in ("RegressionFusion", "NullSpaceProjection"):
         callback["init_args"]["form"] = "exact"
+    if name == "NullSpaceProjection":
+        callback["init_args"]["share"] = "output"  # which holds every direction
     config["trainer"]["callbacks"] = [{"class_path": "hpa_lightning.callbacks.SequentialTuning"}, callback]
     path.write_text(yaml.safe_dump(config))
     plan = FitPlan.from_config(path)
@@ -95,6 +100,20 @@ def test_the_estimate_is_what_a_run_holds(name: str, lora: Any, tmp_path: Path) 
             assert what not in needs and what not in HELD
         else:
             assert needs[what] == HELD[what] > 0, what
+
+
+def test_the_directions_of_shares_are_at_most_what_is_estimated(tmp_path: Path) -> None:
+    path = write_configuration(tmp_path)
+    config = yaml.safe_load(path.read_text())
+    config["data"]["init_args"]["max_length"] = 64
+    projection: dict[str, Any] = {"class_path": "hpa_lightning.callbacks.NullSpaceProjection"}
+    projection["init_args"] = with_calibration(config, tmp_path)
+    config["trainer"]["callbacks"] = [{"class_path": "hpa_lightning.callbacks.SequentialTuning"}, projection]
+    path.write_text(yaml.safe_dump(config))
+    needs = {need.what: need.bytes for need in estimate_memory(FitPlan.from_config(path))}
+    HELD.clear()
+    measured_fit(path)
+    assert 0 < HELD["bases"] <= needs["directions of the inputs that are kept away from, at most"]
 
 
 def measured_fit(config: Path) -> Any:

@@ -34,7 +34,7 @@ TRAINERS: dict[str, dict[str, Any]] = {
 
 def calibration_data() -> dict[str, Any]:
     return {
-        "calibration": CalibrationSettings(safety_samples=8, task_samples=12, batch_size=4),
+        "calibration": CalibrationSettings(8, 12, batch_size=4, safety_positions="all"),  # its batches have no labels
         "safety_data": token_loader(7, 8),
     }
 

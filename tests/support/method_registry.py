@@ -38,6 +38,7 @@ METHODS: dict[str, Callable[[dict[str, Any]], list[L.Callback]]] = {
     "post_training": lambda data: [HarmoniousFusion(retention=RETENTION, **data)],
     "post_training_rows": lambda data: [HarmoniousFusion(retention=replace(RETENTION, units="rows"), **data)],
     "null_space": lambda data: [NullSpaceProjection(energy=0.8, memory_weight=0.5, form="exact", **data)],
+    "null_space_shares": lambda data: [NullSpaceProjection(energy=0.7, memory_energy=0.5, **data)],
     "null_space_sketch": lambda data: [NullSpaceProjection(energy=0.8, **data)],
     "null_space_output": lambda data: [NullSpaceProjection(budget=0.03, memory_weight=0.5, form="exact", **data)],
     "null_space_nearest": lambda data: [NullSpaceProjection(share="nearest", budget=0.1, **data)],
