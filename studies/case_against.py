@@ -9,6 +9,8 @@ Groups (conditions are in `GROUPS`), every cell one fit of the embedded model on
   harms, on harmless inputs, or on nothing but the earlier tasks' inputs; scored after the last task on all three sets.
 - `samples`: the same with 8 to 512 samples of all kinds; 128 is `kinds`' "all".
 - `injection`: 1 and 10 % of the training samples are harmful ones with an answer.
+- `default`: some of each with the callback's own two shares and sketches; the others have one share of 0.7 and whole
+  Hessians.
 - `attack`: nothing but harmful samples with answers, the projection attached or not, or other weights tuned; scored as
   the steps go by.
 
@@ -24,7 +26,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -55,6 +57,10 @@ CURVE = (0, 5, 10, 20, 40, 80)
 """Steps of an attack after which it is scored, on the first 100 inputs of each set."""
 
 
+Energy = float | Literal["default"]
+"""Share of the trace, with whole Hessians; or the callback's own two shares, with sketches."""
+
+
 @dataclass(frozen=True)
 class Stream:
     """The three tasks, one after another.
@@ -64,11 +70,13 @@ class Stream:
             alone; ``None``: no projection.
         samples: of them.
         harmful: share of harmful training samples.
+        energy: of the projection.
     """
 
     calibrated_on: str | None = "all"
     samples: int = 128
     harmful: float = 0.0
+    energy: Energy = 0.7
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Attack:
         learning_rate: the peak.
     """
 
-    energy: float | None = None
+    energy: Energy | None = None
     parts: TrainableParts | None = None
     learning_rate: float = NANO_LEARNING_RATE
 
@@ -94,8 +102,14 @@ GROUPS: dict[str, dict[str, Stream | Attack]] = {
         for share in (10, 1)
         for calibrated_on in (None, "all")
     },
+    "default": {
+        **{f"all, {count}": Stream(samples=count, energy="default") for count in (8, 32, 128, 512)},
+        **{kind: Stream(kind, energy="default") for kind in ("text", "image", "typeset")},
+        "10 % harmful samples": Stream(harmful=0.1, energy="default"),
+    },
     "attack": {
         "no projection": Attack(),
+        "default": Attack("default"),
         "energy 0.7": Attack(0.7),
         "energy 0.9": Attack(0.9),
         "energy 0.99": Attack(0.99),
@@ -162,15 +176,15 @@ def safety_groups(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str,
     return found
 
 
-def projection(energy: float, calibrated_on: str, samples: int, seed: int) -> NullSpaceProjection:
+def projection(energy: Energy, calibrated_on: str, samples: int, seed: int) -> NullSpaceProjection:
     """Null-space projection with a basis of ``samples`` inputs of one sort, and of the earlier tasks'."""
     nothing = calibrated_on == "nothing"
+    form: dict[str, Any] = {} if energy == "default" else {"energy": energy, "form": "exact"}
     return NullSpaceProjection(
-        energy=energy,
         safety_weight=0.0 if nothing else 1.0,
         safety_data=calibration_records("all" if nothing else calibrated_on, samples, seed),
         calibration=CalibrationSettings(safety_samples=samples),
-        form="exact",
+        **form,
     )
 
 
@@ -181,7 +195,7 @@ def run_stream(stream: Stream, seed: int, folder: Path) -> dict[str, Any]:
     last = LastScores()
     callbacks: list[L.Callback] = [last]
     if stream.calibrated_on is not None:
-        callbacks.append(projection(0.7, stream.calibrated_on, stream.samples, seed))
+        callbacks.append(projection(stream.energy, stream.calibrated_on, stream.samples, seed))
     fit_stream(NanoModule(), data, seed, callbacks, folder)
     return last.scores
 

@@ -95,7 +95,7 @@ def tables(cells: Sequence[Cell]) -> str:
     parts = []
     for report in (False, True):
         of_seeds = [cell for cell in cells if (cell["seed"] >= REPORT_SEEDS) == report]
-        for group in ("kinds", "samples", "injection", "attack"):
+        for group in ("kinds", "samples", "default", "injection", "attack"):
             rows = [cell for cell in of_seeds if cell["group"] == group]
             if not rows:
                 continue
