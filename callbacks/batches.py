@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -42,11 +43,11 @@ def valid_positions(batch: Any) -> Tensor | tuple[Tensor, ...] | None:
 def answer_positions(batch: Any) -> Tensor | tuple[Tensor, ...]:
     """Boolean ``(batch, tokens)``, True where an answer's tokens are told from: one before each of the ``labels``.
 
-    A label of -100 is none, as in transformers. A batch of several loaders holds several; all of them in their order
-    then.
+    A label of -100 is none, as in transformers, and neither is one of padding or one that is told from padding. A batch
+    of several loaders holds several; all of them in their order then. Labels that leave no token out are warned of.
 
     Raises:
-        ValueError: the batch holds no ``labels`` of that shape, or nothing but -100.
+        ValueError: the batch holds no ``labels`` of that shape, or none that is told from a token.
     """
     labels = _tokenwise(batch, "labels")
     if not labels:
@@ -55,10 +56,25 @@ def answer_positions(batch: Any) -> Tensor | tuple[Tensor, ...]:
             "outside of the answers, as safety_positions='answers' asks for (null-space projection's default; "
             "calibration={'safety_positions': 'all'} counts every position)."
         )
-    masks = tuple(torch.nn.functional.pad(one[:, 1:] != -100, (0, 1)) for one in labels)
+    valid = [mask.bool() for mask in _tokenwise(batch, "attention_mask")]
+    if [mask.shape for mask in valid] != [one.shape for one in labels]:
+        valid = [torch.ones_like(one, dtype=torch.bool) for one in labels]
+    masks, everything = [], True
+    for one, mask in zip(labels, valid, strict=True):
+        answered, told = one[:, 1:] != -100, mask[:, 1:] & mask[:, :-1]
+        masks.append(torch.nn.functional.pad(answered & told, (0, 1)))
+        everything &= bool((answered | ~told).all())
     if not any(bool(mask.any()) for mask in masks):
-        raise ValueError("all labels of a batch are -100; expected answers, since safety_positions='answers' is set.")
-    return masks[0] if len(masks) == 1 else masks
+        raise ValueError(
+            "no label of a batch is told from a token before it: all are -100, of padding, or of the first token; "
+            "expected answers, since safety_positions='answers' is set."
+        )
+    if everything:
+        rank_zero_warn(
+            "safety_positions='answers', and the labels of a batch leave no token out: the prompts count as answers. "
+            "Set their labels to -100."
+        )
+    return masks[0] if len(masks) == 1 else tuple(masks)
 
 
 def _tokenwise(batch: Any, key: str) -> list[Tensor]:

@@ -129,10 +129,20 @@ class CalibrationData(Part):
         super().__init__(owner)
         self.safety_data = safety_data
         self.task_data = task_data
-        self.settings = settings_of(CalibrationSettings, settings, "calibration").settled(safety_positions)
+        self._positions = safety_positions
+        self.settings = settings
         self.needs_safety_data = needs_safety_data
         self._warned: set[str] = set()
         self._safety_calibration: SafetyCalibration | None = None
+
+    @property
+    def settings(self) -> CalibrationSettings:
+        """Sizes and damping, with the positions that count; it is set with what the constructor takes."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: CalibrationSettings | Mapping[str, Any] | None) -> None:
+        self._settings = settings_of(CalibrationSettings, settings, "calibration").settled(self._positions)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         check_not_one_batch(self.task_data, "task_data", self.caller)

@@ -43,7 +43,9 @@ class NullSpaceProjection(StepCallback):
     - ``"energy"``, the default: fixed at the task's start, those that hold the share ``energy`` (0.95) of the trace of
       ``H_s``, of the inputs that the refusals are told from, and those that hold ``memory_energy`` (0.7) of that of
       ``sum_{i<t} H_i``, of all inputs of the earlier tasks. With ``energy`` alone it is one share of ``safety_weight
-      H_s + memory_weight sum_{i<t} H_i``, of all inputs of both.
+      H_s + memory_weight sum_{i<t} H_i``, of all inputs of both. Of sketches a share is counted as
+      :meth:`hpa_lightning.functional.InputSketch.basis` says: where the energy decays slowly over far more than
+      ``rank`` columns, the directions hold somewhat less.
     - ``"output"``: the fewest so that what the layer makes of the safety inputs ``X`` changes in the task by at most a
       share of it, ``||X D^T||_F <= budget ||X W^T||_F``, and likewise of the inputs of earlier tasks. The update starts
       free; whenever it is beyond its budget after a step, it leaves the next directions, those of largest energy first,
@@ -91,8 +93,8 @@ class NullSpaceProjection(StepCallback):
             :class:`hpa_lightning.callbacks.calibration_data.CalibrationData`).
         task_data: batches of the task; when ``None`` the datamodule's calibration split of the current task, or without
             a task stream the first samples of the training data.
-        calibration: sizes and damping, or a dict of them; the paper's with 128 safety samples when ``None``. Beside two
-            shares its ``safety_positions`` are ``"answers"`` where it does not say.
+        calibration: sizes and damping, or a dict of them; the paper's when ``None``, with 128 safety samples beside two
+            shares, whose ``safety_positions`` are ``"answers"`` where it does not say.
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
         form: ``"sketch"``, or ``"exact"`` for whole Hessians and eigendecompositions (22 GB for LLaMA-7B).
@@ -108,7 +110,7 @@ class NullSpaceProjection(StepCallback):
             0.085 for ``"output"`` when neither is given.
         memory_energy: of ``"energy"``, the share of the trace of the earlier tasks' inputs that is kept from changing,
             in [0, 1]; 0.7 where ``energy`` is not given either. Where both shares of an input together have more than
-            ``rank`` directions, the strongest of both are kept, and a warning names the layers.
+            ``rank`` directions of its sketches, the strongest of both are kept, and a warning names the layers.
         refusal_budget: with ``"output"`` and ``"nearest"``, in addition: nats a token that the loss of the aligned
             model's own refusals may rise by in a task. What share of a layer's output costs how much safety differs
             from model to model; this is the same for all.
@@ -157,13 +159,16 @@ class NullSpaceProjection(StepCallback):
             chosen.refusal_budget,
         )
         self.layers = self.own(TunedLayers(self, blocks, target_modules))
+        two_shares = self.memory_energy is not None
+        if two_shares and calibration is None:
+            calibration = CalibrationSettings(safety_samples=DEFAULT_SAFETY_SAMPLES)
         self.calibrator = self.own(
             Calibrator(
                 self.layers,
                 safety_data,
                 task_data,
-                CalibrationSettings(safety_samples=DEFAULT_SAFETY_SAMPLES) if calibration is None else calibration,
-                safety_positions="all" if self.memory_energy is None else "answers",
+                calibration,
+                safety_positions="answers" if two_shares else "all",
             )
         )
         self.memory = self.own(
@@ -239,6 +244,11 @@ class NullSpaceProjection(StepCallback):
             )
         held, all_of_them = (sum(basis.shape[side] for basis in self._bases.values()) for side in (1, 0))
         rank_zero_info(f"Task {task.index} ({task.name}): {held} of {all_of_them} input directions are kept.")
+        if held == all_of_them:
+            rank_zero_warn(
+                f"NullSpaceProjection: task {task.index} ({task.name}) may change nothing: all {held} input directions "
+                "of its layers are kept. Set a smaller energy, or memory_energy."
+            )
 
     def _basis(self, name: str, safety: Tensor | InputSketch, device: torch.device) -> tuple[Tensor, bool]:
         """The directions of one input that are left, and whether a sketch holds enough of them."""
@@ -275,7 +285,8 @@ class NullSpaceProjection(StepCallback):
         missing = [linear.name for linear in self.layers if self._first.get(linear.name) not in self._bases]
         if missing:
             raise ValueError(
-                f"the checkpoint holds no basis for {missing[:3]}; it was written while other layers were tuned."
+                f"the checkpoint holds no basis for {missing[:3]}; it was written while other layers were tuned, or "
+                "with another share."
             )
         self._bases = self.layers.on_devices(self._bases)
         super().on_task_resume(trainer, pl_module, task)

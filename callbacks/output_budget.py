@@ -140,7 +140,8 @@ class OutputBudget(Part):
         missing = [linear.name for linear in self.layers if linear.name not in self._budgets]
         if missing:
             raise ValueError(
-                f"the checkpoint holds no budget for {missing[:3]}; it was written while other layers were tuned."
+                f"the checkpoint holds no budget for {missing[:3]}; it was written while other layers were tuned, or "
+                "with another share."
             )
         self._take(trainer)
 
@@ -229,6 +230,8 @@ class OutputBudget(Part):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "spectra" not in state_dict:
+            return  # written with another share; within a task resume() says so
         self._spectra = ProtectedSpectra.from_state(state_dict["spectra"])
         self._budgets, self.left = dict(state_dict["budgets"]), state_dict["left"]
         self.change = state_dict["change"]

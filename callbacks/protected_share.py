@@ -91,6 +91,8 @@ def _energies(
             raise ValueError(f"{name} is {value}; expected a share of the trace in [0, 1].")
     if energy is not None and memory_energy is None:
         return energy, None
+    if safety_weight == memory_weight == 0:
+        raise ValueError("safety_weight=0 and memory_weight=0 leave nothing to protect; expected one of them to be 1.")
     found = []
     for name, value, default, weighs, weight in (
         ("energy", energy, DEFAULT_ENERGY, "safety_weight", safety_weight),

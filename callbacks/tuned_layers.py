@@ -89,9 +89,20 @@ class TunedLayers(Part):
         check_linears(self.linears)
 
     def keep_weights(self) -> None:
-        """Keep the weights as they are, as those before the task; with LoRA the base weights stay anyway."""
+        """Keep the weights as they are, as those before the task; with LoRA the base weights stay anyway.
+
+        Adapters that hold an update already are told: it cannot be told from this task's.
+        """
         for linear in self.linears:
             linear.keep()
+        adapted = [linear.name for linear in self.linears if linear.is_adapted()]
+        if adapted:
+            rank_zero_warn(
+                f"{self.caller}: the adapters of {len(adapted)} layers hold an update already when the task begins "
+                f"({', '.join(adapted[:3])}{', ...' if adapted[3:] else ''}). It counts as part of this task's: what "
+                f"{self.caller} takes from an update, it takes from that, too. Merge it into the base weights first "
+                "(peft's merge_and_unload and a new adapter; SequentialTuning merges at every task's end)."
+            )
 
     def resume(self, pl_module: L.LightningModule) -> None:
         """Find the layers, and give them the weights before the task that the checkpoint holds."""

@@ -107,6 +107,8 @@ class InputRecorder(Generic[Accumulator]):
                 "padding count; expected as many inputs as positions. A layer that sees some of the tokens alone (an "
                 "expert) cannot be calibrated: leave it out with target_modules."
             )
+        if mask.ndim == 2 and inputs.shape[:-1] == mask.T.shape != mask.shape:
+            return mask.T  # a model that takes the tokens first
         return mask.reshape(inputs.shape[:-1])  # some layers see tokens in one row
 
     def accumulators(self) -> dict[str, Accumulator]:

@@ -94,6 +94,10 @@ class TunedLinear(ABC):
     def origin(self) -> Tensor | None:
         """This process's rows of what :attr:`trained` is where there is no update; ``None`` where that is 0 (LoRA)."""
 
+    def is_adapted(self) -> bool:
+        """Whether an adapter holds an update on this process; never without one."""
+        return False
+
     @abstractmethod
     def write_(self, weight: Tensor, local: bool = False) -> None:
         """Make ``weight`` the layer's, in one cast; with LoRA in the base, leaving an empty adapter (B = 0).
@@ -202,6 +206,9 @@ class LoraLinear(TunedLinear):
 
     def origin(self) -> None:
         return None
+
+    def is_adapted(self) -> bool:
+        return bool(local_tensor(self.factors.lora_b.detach()).any())
 
     @torch.no_grad()
     def write_(self, weight: Tensor, local: bool = False) -> None:

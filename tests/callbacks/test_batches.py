@@ -20,8 +20,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import BatchEncoding
 
+from hpa_lightning.calibration.input_recorder import InputRecorder
 from hpa_lightning.callbacks import HarmoniousFusion
-from hpa_lightning.callbacks.batches import batch_length, plain_loader, training_batches, valid_positions
+from hpa_lightning.callbacks.batches import (
+    answer_positions,
+    batch_length,
+    plain_loader,
+    training_batches,
+    valid_positions,
+)
+from hpa_lightning.functional import InputSketch
 
 
 @dataclass
@@ -250,3 +258,36 @@ def test_lengths_and_masks() -> None:
     with pytest.raises(ValueError, match="cannot determine the number of samples in a batch of type NoneType"):
         batch_length(None)
     assert [len(batch["input_ids"]) for batch in plain_loader(token_loader(0, 6))] == [4, 2]
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
+def test_answers_are_told_from_tokens_alone(left: bool) -> None:
+    """Labels that were copied from the tokens, padding included, but for the prompt."""
+    valid = (
+        torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]) if left else torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    )
+    labels = torch.tensor([[-100, -100, 4, 5, 6], [0, 0, -100, 8, 9] if left else [-100, 8, 9, 0, 0]])
+    found = answer_positions({"labels": labels, "attention_mask": valid})
+    second = [False, False, True, True, False] if left else [True, True, False, False, False]
+    assert found.tolist() == [[False, True, True, True, False], second]
+
+
+def test_labels_that_leave_no_token_out_are_told() -> None:
+    tokens, valid = torch.tensor([[1, 2, 3, 0]]), torch.tensor([[1, 1, 1, 0]])
+    with pytest.warns(UserWarning, match="the prompts count as answers"):
+        found = answer_positions({"labels": tokens, "attention_mask": valid})
+    assert found.tolist() == [[True, True, False, False]]
+    with pytest.raises(ValueError, match="no label of a batch is told from a token before it"):
+        answer_positions({"labels": torch.tensor([[5, -100]])})
+
+
+def test_a_model_that_takes_the_tokens_first_is_calibrated_at_the_same_positions() -> None:
+    layer, inputs = nn.Linear(3, 3), torch.randn(2, 4, 3)
+    mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
+    expected = inputs[mask].T @ inputs[mask]
+    for given in (inputs, inputs.transpose(0, 1).contiguous(), inputs.flatten(0, 1)):
+        with InputRecorder({"layer": layer}, lambda columns: InputSketch(columns, columns)) as recorder:
+            recorder.start_batch(mask, counted=True)
+            layer(given)
+        rows = recorder.accumulators()["layer"].rows
+        torch.testing.assert_close(rows.T @ rows, expected, rtol=0, atol=1e-5)

@@ -14,7 +14,8 @@ from support.foreign_module import foreign_module, token_loader
 from support.layer_inputs import inputs_of
 from support.method_fits import OPTIMIZERS, TRAINERS, calibration_data, dense, fit
 
-from hpa_lightning.callbacks import NullSpaceProjection
+from hpa_lightning.callbacks import CalibrationSettings, NullSpaceProjection
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.functional import InputSketch
 
 
@@ -210,9 +211,41 @@ def test_the_default_needs_labels_and_says_so(tmp_path: Path) -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in dense(module).items())
 
 
+def test_settings_that_are_changed_later_are_the_same_as_the_constructors() -> None:
+    projection = NullSpaceProjection()
+    projection.calibration = {"safety_samples": 4}  # type: ignore[assignment]
+    assert projection.calibrator.settings == CalibrationSettings(4, safety_positions="answers")
+
+
+def test_a_checkpoint_of_another_share_is_told(tmp_path: Path) -> None:
+    """Where `AllowChanges` lets it pass: within a task it does not hold what is left."""
+    module, states = foreign_module(OPTIMIZERS["adamw_decay"], True), {}
+    for name, options in {"energy": {"energy": 0.9}, "budget": {"budget": 0.1}}.items():
+        projection = NullSpaceProjection(**options, **calibration_data())
+
+        class Saves(L.Callback):
+            def on_train_batch_end(self, *_: Any, name: str = name, saved: Any = projection) -> None:
+                states[name] = saved.state_dict()
+
+        fit(module, [projection, Saves()], tmp_path)
+    of_energy, of_budget = NullSpaceProjection(energy=0.9), NullSpaceProjection(budget=0.1)
+    of_energy.load_state_dict(states["budget"])
+    of_budget.load_state_dict(states["energy"])
+    for one in (of_energy, of_budget):
+        with pytest.raises(ValueError, match="or with another share"):
+            one.on_task_resume(L.Trainer(logger=False, accelerator="cpu"), module, CurrentTask(0, "fit", None))
+
+
+def test_a_task_that_may_change_nothing_is_told(tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], True)
+    with pytest.warns(UserWarning, match=r"task 0 \(fit\) may change nothing: all \d+ input directions"):
+        fit(module, [NullSpaceProjection(energy=1.0, form="exact", **calibration_data())], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"safety_weight": 0.0, "memory_weight": 0.0}, "leave nothing to protect"),
         ({"energy": 0.9, "memory_energy": 1.5}, r"memory_energy is 1.5; expected a share of the trace in \[0, 1\]"),
         ({"energy": 0.9, "memory_energy": 0.5, "memory_weight": 0.0}, r"memory_weight=0 with memory_energy=0\.5"),
         ({"energy": 0.9, "memory_energy": 0.5, "safety_weight": 0.0}, r"safety_weight=0 with energy=0\.9"),

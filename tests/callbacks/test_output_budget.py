@@ -295,6 +295,7 @@ def test_what_is_set_says_which_rule_it_is() -> None:
     assert [(one.energy, one.memory_energy) for one in without] == [(0.0, 0.7), (0.95, 0.0)]
 
     alone = NullSpaceProjection(energy=0.7, memory_weight=4.0)
+    assert alone.calibration.safety_samples == 8
     assert (alone.share, alone.memory_energy, alone.calibration.safety_positions) == ("energy", None, "all")
     for budget in ({"budget": 0.05}, {"stream_budget": 0.1}, {"refusal_budget": 0.1}, {"share": "output"}):
         assert NullSpaceProjection(**budget).share == "output"

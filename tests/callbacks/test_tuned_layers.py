@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from support.multimodal_fits import trainer as stream_trainer
 from support.resumed_fits import build
 from support.tiny_mllms import training_records
 
-from hpa_lightning.callbacks import CalibrationSettings, HarmoniousFusion, SequentialTuning
+from hpa_lightning.callbacks import CalibrationSettings, HarmoniousFusion, NullSpaceProjection, SequentialTuning
 
 SMALL = {"safety_samples": 4, "task_samples": 4, "batch_size": 4}
 
@@ -58,3 +59,25 @@ def test_frozen_model_is_refused(tmp_path: Path) -> None:
     module.model.layers.requires_grad_(False)
     with pytest.raises(ValueError, match="no tuned linear layer"):
         fit(module, [HarmoniousFusion(**settings())], tmp_path)
+
+
+def test_an_adapter_that_holds_an_update_already_is_told(tmp_path: Path) -> None:
+    """In-training methods take from the whole adapter; what it has learnt before cannot be told from the task's."""
+    tuned = foreign_module(OPTIMIZERS["adamw_decay"], True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*hold an update already")
+        fit(tuned, [NullSpaceProjection(**calibration_data())], tmp_path)  # fresh
+        with pytest.raises(
+            UserWarning, match=r"NullSpaceProjection: the adapters of \d+ layers hold an update already"
+        ):
+            fit(tuned, [NullSpaceProjection(**calibration_data())], tmp_path)
+        whole = foreign_module(OPTIMIZERS["adamw_decay"], False)
+        for _ in range(2):
+            fit(whole, [NullSpaceProjection(**calibration_data())], tmp_path)
+        fused = foreign_module(OPTIMIZERS["adamw_decay"], True)
+        for _ in range(2):
+            fit(fused, [HarmoniousFusion(**settings())], tmp_path)  # leaves an empty adapter
+        stream_trainer(
+            tmp_path,
+            [SequentialTuning(), HarmoniousFusion(**{**calibration_data(), "safety_data": training_records(8)})],
+        ).fit(module(), stream())
