@@ -54,7 +54,7 @@ def answer_positions(batch: Any) -> Tensor | tuple[Tensor, ...]:
         raise ValueError(
             f"a batch of type {type(batch).__name__} holds no labels of shape (batch, tokens); expected them, -100 "
             "outside of the answers, as safety_positions='answers' asks for (null-space projection's default; "
-            "calibration={'safety_positions': 'all'} counts every position)."
+            "calibration={'safety_samples': 128, 'safety_positions': 'all'} counts every position)."
         )
     valid = [mask.bool() for mask in _tokenwise(batch, "attention_mask")]
     if [mask.shape for mask in valid] != [one.shape for one in labels]:

@@ -243,7 +243,10 @@ class NullSpaceProjection(StepCallback):
                 f"({', '.join(short[:3])}{', ...' if short[3:] else ''}). Set a larger rank."
             )
         held, all_of_them = (sum(basis.shape[side] for basis in self._bases.values()) for side in (1, 0))
-        rank_zero_info(f"Task {task.index} ({task.name}): {held} of {all_of_them} input directions are kept.")
+        rank_zero_info(
+            f"Task {task.index} ({task.name}): {held} of the {all_of_them} directions of {len(self._bases)} distinct "
+            "layer inputs are kept from changing."
+        )
         if held == all_of_them:
             rank_zero_warn(
                 f"NullSpaceProjection: task {task.index} ({task.name}) may change nothing: all {held} input directions "
@@ -346,7 +349,7 @@ class NullSpaceProjection(StepCallback):
         for event in events:
             self.record(trainer, event)
         left, columns = (sum(getattr(event, key) for event in events) for key in ("directions", "columns"))
-        text = f"Task {task.index} ({task.name}): {left:.0f} of {columns} input directions were left"
+        text = f"Task {task.index} ({task.name}): {left:.0f} of {columns} input directions were left by the updates"
         if self.output is not None:
             most = max(share["change"] for share in shares.values())
             text += f"; outputs on protected inputs changed by at most {100 * most:.2g} %"
