@@ -105,7 +105,7 @@ def test_names_and_defaults_are_those_of_the_classes() -> None:
     """The parsers repeat them, since importing the classes imports PyTorch."""
     assert data_command.BENCHMARKS == BENCHMARKS
     options = fuse_command.parser().parse_args(NEEDED["fuse"])
-    for settings in (RetentionSettings(), CalibrationSettings()):
+    for settings in (RetentionSettings(), CalibrationSettings().settled()):
         for field in dataclasses.fields(settings):
             if field.name in options:
                 assert getattr(options, field.name) == getattr(settings, field.name), field.name
