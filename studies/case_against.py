@@ -105,7 +105,7 @@ GROUPS: dict[str, dict[str, Stream | Attack]] = {
     "default": {
         **{f"all, {count}": Stream(samples=count, energy="default") for count in (8, 32, 128, 512)},
         **{kind: Stream(kind, energy="default") for kind in ("text", "image", "typeset")},
-        "10 % harmful samples": Stream(harmful=0.1, energy="default"),
+        **{f"{share:g} % harmful samples": Stream(harmful=share / 100, energy="default") for share in (0.1, 1, 10)},
     },
     "attack": {
         "no projection": Attack(),
