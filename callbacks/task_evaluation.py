@@ -25,6 +25,7 @@ from hpa_lightning.callbacks.running import (
     to_device,
 )
 from hpa_lightning.callbacks.sequential_tuning import SequentialTuning
+from hpa_lightning.callbacks.shared_scores import shared_scores
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.data.needs import evaluation_data, provenance_of, records_of
 from hpa_lightning.data.record import Record, open_image
@@ -183,21 +184,31 @@ class TaskEvaluation(TaskCallback):
         after: str | None,
         phase: str = "evaluate",
     ) -> None:
-        sets = evaluation_data(trainer, "TaskEvaluation").evaluation_sets()
+        data = evaluation_data(trainer, "TaskEvaluation")
+        sets = data.evaluation_sets()
+        shared = shared_scores(trainer, pl_module, data, sets) if step < 0 else None
+        known = None if shared is None else shared.read()
+        if shared is not None and known is not None:
+            rank_zero_info(f"Aligned model: scores as another fit of the study measured them, {shared.file}.")
+        scored: list[ScoredSet] = []
         bar = tqdm(
             total=len(sets),
             desc="Evaluating " + ("the aligned model" if after is None else f"after {after}"),
             leave=False,
             disable=not (trainer.is_global_zero and trainer.progress_bar_callback is not None),
         )
-        with self.timed(trainer, step, phase), bar:
-            for evaluation_set in sets:
-                fields, answers = score_set(trainer, pl_module, evaluation_set)
+        with self.timed(trainer, step, phase if known is None else "shared"), bar:
+            for place, evaluation_set in enumerate(sets):
+                scored.append(score_set(trainer, pl_module, evaluation_set) if known is None else known[place])
+                fields, answers = scored[-1]
+                answers = [dict(answer) for answer in answers]
                 if self.keep_predictions and not is_dev_run(trainer):
                     self._keep_images(trainer, answers, evaluation_set)
                     self._keep_answers(trainer, answers, evaluation_set, step, decoding_of(evaluation_set, pl_module))
                 self.record(trainer, ScoreEvent(step=step, after=after, **fields))
                 bar.update()
+        if shared is not None and known is None:
+            shared.write(scored)
         results = RunResults(list(self._events))
         summary = results.summary(step)
         names = {"AP": "average_performance", "BWT": "backward_transfer", "MASR": "mean_attack_success_rate"}

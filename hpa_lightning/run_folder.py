@@ -20,6 +20,9 @@ from hpa_lightning.results.run_results import RunResults
 RUN_FILE = "run.json"
 """``{"run": identity}``; checkpoints hold the same."""
 
+INITIAL_SCORES = "HPA_LIGHTNING_INITIAL_SCORES"
+"""The environment variable by which a study tells its fits the folder in which they share the first scores."""
+
 IN_USE = "another process fits into"
 """How the error begins that a fit ends with, where another one has the folder."""
 

@@ -253,7 +253,8 @@ class TimeEvent(Event):
 
     Args:
         step: of the task.
-        phase: ``train``, ``prepare``, ``calibrate``, ``fuse``, ``evaluate``, ``drift``, ``gate`` or ``evaluate_again``.
+        phase: ``train``, ``prepare``, ``calibrate``, ``fuse``, ``evaluate``, ``drift``, ``gate``,
+            ``evaluate_again``, or ``shared``: what another fit of a study measured of the aligned model was read.
         seconds: null in a file where it was not finite.
     """
 

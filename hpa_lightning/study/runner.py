@@ -23,11 +23,12 @@ from hpa_lightning.allowed_imports import LIMIT
 from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.files import write_text
 from hpa_lightning.results.result_file import RESULT_FILE
-from hpa_lightning.run_folder import IN_USE
+from hpa_lightning.run_folder import IN_USE, INITIAL_SCORES
 from hpa_lightning.study.grid import Cell
 from hpa_lightning.study.store import CONFIG, Store
 
 _LOG = "log.txt"
+_INITIAL = "initial-scores"
 _POLL_SECONDS = 0.5
 _STATUS_SECONDS = 60.0
 
@@ -59,8 +60,9 @@ def run_cells(
     cores; more threads than cores make every step wait); with GPUs each job sees one of them. A cell that was cut off
     continues from its newest checkpoint, if its configuration writes any and has not changed, and otherwise starts
     again. Several of these may work on one store at once; each ends when all cells are finished or have failed: a cell
-    that another process is running is waited for, and taken over if that process ends without finishing it. A cell that
-    fails is reported, and the others continue.
+    that another process is running is waited for, and taken over if that process ends without finishing it. Cells that
+    start from the same model score it once (:mod:`hpa_lightning.callbacks.shared_scores`). A cell that fails is
+    reported, and the others continue.
 
     Args:
         cells: in the order in which they are started.
@@ -83,6 +85,7 @@ def run_cells(
         raise ValueError(f"jobs is {jobs}; expected at least 1.")
     threads = max(1, cores // jobs)
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment[INITIAL_SCORES] = str((store.root / _INITIAL).resolve())
     if packages is not None:
         environment[LIMIT] = ",".join(packages)
     unfinished = [cell for cell in cells if store.finished(cell) is None]
