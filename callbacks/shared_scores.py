@@ -127,9 +127,10 @@ def _tell_tensor(digest: Any, name: str, tensor: Tensor) -> None:
 
 
 def _tell_weights(digest: Any, module: nn.Module) -> None:
-    adapters = [one for one in module.modules() if isinstance(one, LoraLayer)]
-    plain = [one for one in adapters if not any(b.weight.any() for b in one.lora_B.values())]
-    idle = {id(factor.weight) for one in plain for factor in (*one.lora_A.values(), *one.lora_B.values())}
+    idle: set[int] = set()
+    for one in module.modules():
+        if isinstance(one, LoraLayer) and not any(bool(b.weight.any()) for b in one.lora_B.values()):
+            idle |= {id(factor.weight) for factor in (*one.lora_A.values(), *one.lora_B.values())}
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if id(tensor) not in idle:
             _tell_tensor(digest, name.replace(".base_layer.", "."), tensor)

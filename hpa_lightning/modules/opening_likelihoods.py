@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, permutations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from hpa_lightning.data.protocols import OpeningCollator
 from hpa_lightning.data.record import Record
 from hpa_lightning.functional.preference_loss import answer_log_probabilities
 from hpa_lightning.modules.likelihood import answer_log_likelihoods
+from hpa_lightning.modules.opening_tree import OpeningTree
 from hpa_lightning.modules.timm_mllm import TimmMLLM
 
 Inputs = dict[str, Tensor]
@@ -36,16 +38,18 @@ def opening_log_likelihoods(
 ) -> list[list[float]]:
     """The log-probability that the reply to every prompt begins with each opening, under the model.
 
-    A prompt is read once into a key-value cache, of which every opening gets a copy; then one short forward pass tells
-    all of them. Where the model cannot go on so (:func:`continues`, or a cache that is no plain one), every prompt is
-    read with every opening behind it: the same numbers, for as many times the work as there are openings.
+    A prompt is read once into a key-value cache; one short forward pass behind it reads all openings, and what several
+    of them begin with once (:class:`~hpa_lightning.modules.opening_tree.OpeningTree`). Where the attention takes no
+    mask for every token, each opening gets a copy of the cache instead. Where the model cannot go on at all
+    (:func:`continues`, or a cache that is no plain one), every prompt is read with every opening behind it: the same
+    numbers, for as many times the work as there are openings.
 
     Args:
         model: inputs -> an output with ``logits``, in eval mode.
         records: their prompts; a final assistant turn is cut off.
         openings: how replies begin; of their tokens, none may begin with all of another's.
         collator: makes the batches and the openings' tokens.
-        batch_size: sequences in one forward pass, at least as many as there are openings where prompts are shared.
+        batch_size: openings in one forward pass, or as many tokens as they have, but at least those of one prompt.
         prepare: inputs on the CPU -> those of the model's device and dtype.
 
     Returns:
@@ -57,10 +61,8 @@ def opening_log_likelihoods(
         RuntimeError: named by the records, if the model fails.
     """
     found: list[list[float]] = []
-    together = max(1, batch_size // len(openings))
     goes_on = True
-    for start in range(0, len(records), together):
-        part = records[start : start + together]
+    for part in _parts(model, records, openings, collator, batch_size):
         tokens = collator.beginnings(part, openings)
         for record, beginnings in zip(part, tokens, strict=True):
             _check_apart(record, openings, beginnings)
@@ -74,6 +76,17 @@ def opening_log_likelihoods(
     return found
 
 
+def _parts(
+    model: nn.Module, records: Sequence[Record], openings: Sequence[str], collator: OpeningCollator, batch_size: int
+) -> Iterator[Sequence[Record]]:
+    """The records whose openings are read together."""
+    together = max(1, batch_size // len(openings))
+    if records and _takes_masks(model) and _counts_places(model):
+        (first,) = collator.beginnings(records[:1], openings)
+        together = max(1, batch_size * max(map(len, first)) // max(1, len(OpeningTree(first).tokens)))
+    return (records[start : start + together] for start in range(0, len(records), together))
+
+
 def continues(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
     """Whether tokens behind a cached prompt need no more than their places counted from the prompt's first token.
 
@@ -81,9 +94,12 @@ def continues(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
     have an entry for each token (token types, masks of cross-attention), and of models whose ``forward`` takes no
     positions.
     """
-    plain = not any(counts_tokens(inputs, key) for key in inputs if key not in _TEXT)
+    return _counts_places(model) and not any(counts_tokens(inputs, key) for key in inputs if key not in _TEXT)
+
+
+def _counts_places(model: nn.Module) -> bool:
     own = any(hasattr(module, "get_rope_index") or hasattr(module, "rope_deltas") for module in model.modules())
-    return plain and not own and "position_ids" in _arguments(model)
+    return not own and "position_ids" in _arguments(model)
 
 
 def _arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
@@ -94,7 +110,7 @@ def _arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 def _continued(model: nn.Module, inputs: Inputs, tokens: Sequence[Sequence[list[int]]]) -> list[list[float]] | None:
     """One pass over left-padded prompts, then one over the openings; ``None`` without a plain cache."""
-    mask, count = inputs["attention_mask"], len(tokens[0])
+    mask = inputs["attention_mask"]
     places = (mask.cumsum(1) - 1).clamp(min=0)
     last_alone = {"logits_to_keep": 1} if "logits_to_keep" in _arguments(model) else {}
     read = model(**inputs, position_ids=places, use_cache=True, **last_alone)
@@ -102,28 +118,85 @@ def _continued(model: nn.Module, inputs: Inputs, tokens: Sequence[Sequence[list[
     cache = getattr(read, kept_in, None)
     if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None
-    cache.batch_repeat_interleave(count)
+    go_on = partial(model, use_cache=True, **{kept_in: cache})
+    last = read.logits[:, -1]
+    if _takes_masks(model) and all(row == tokens[0] for row in tokens):
+        added = last.dtype if _attention(model) == "eager" else None
+        total = _along_a_tree(go_on, last, mask, OpeningTree(tokens[0]), added)
+    else:
+        cache.batch_repeat_interleave(len(tokens[0]))
+        total = _in_rows(go_on, last, mask, tokens)
+    values: list[list[float]] = total.tolist()
+    return values
+
+
+def _takes_masks(model: nn.Module) -> bool:
+    """Whether the attention takes a mask of four dimensions as it is: every token may have a past of its own."""
+    return _attention(model) in ("sdpa", "eager")
+
+
+def _attention(model: nn.Module) -> str | None:
+    reads: Any = model.language_model if isinstance(model, TimmMLLM) else model
+    config: Any = getattr(reads, "config", None)
+    if config is not None and hasattr(config, "get_text_config"):
+        config = config.get_text_config(decoder=True)
+    return getattr(config, "_attn_implementation", None)
+
+
+def _along_a_tree(
+    go_on: Callable[..., Any], last: Tensor, mask: Tensor, tree: OpeningTree, added: torch.dtype | None
+) -> Tensor:
+    """The sums of all openings behind every prompt, ``(prompts, openings)``, from one pass over the tree's tokens.
+
+    Args:
+        go_on: continues from the prompts' cache.
+        last: logits behind the prompts, ``(prompts, vocabulary)``.
+        mask: of the prompts' tokens, ``(prompts, tokens)``, left-padded.
+        tree: of the openings.
+        added: of a mask that is added to the attention's scores; ``None`` where it may be of truth values.
+    """
+    logits = last[:, None]
+    if tree.tokens:
+        count, device = len(mask), mask.device
+        past = mask.bool()[:, None, None].expand(-1, -1, len(tree.tokens), -1)
+        seen = tree.seen().to(device).expand(count, 1, -1, -1)
+        attended = torch.cat([past, seen], dim=-1)
+        if added is not None:
+            hidden = torch.zeros(attended.shape, dtype=added, device=device)
+            attended = hidden.masked_fill(~attended, torch.finfo(added).min)
+        said = go_on(
+            input_ids=torch.tensor(tree.tokens, device=device).expand(count, -1),
+            attention_mask=attended,
+            position_ids=mask.sum(1, keepdim=True) + torch.tensor(tree.depths, device=device),
+        )
+        logits = torch.cat([logits, said.logits], dim=1)
+    return tree.sums(logits)
+
+
+def _in_rows(go_on: Callable[..., Any], last: Tensor, mask: Tensor, tokens: Sequence[Sequence[list[int]]]) -> Tensor:
+    """The same as :func:`_along_a_tree`, from one pass with a row, and a copy of the prompt's cache, for each opening.
+
+    Args:
+        go_on: continues from the caches of as many rows as there are openings of all prompts.
+        last, mask: as there.
+        tokens: of every prompt, the openings' tokens.
+    """
+    count, device = len(tokens[0]), mask.device
     rows = list(chain.from_iterable(tokens))
-    device = mask.device
     lengths = torch.tensor([len(row) for row in rows], device=device)
     width = int(lengths.max())
     ids = torch.tensor([[*row, *row[-1:] * (width - len(row))] for row in rows], device=device)
     ahead = torch.arange(width, device=device)
     kept = ahead < lengths[:, None]
     spread = mask.repeat_interleave(count, dim=0)
-    said = model(
+    said = go_on(
         input_ids=ids,
         attention_mask=torch.cat([spread, kept.to(mask.dtype)], dim=1),
         position_ids=spread.sum(1, keepdim=True) + ahead,
-        use_cache=True,
-        **{kept_in: cache},
     )
     later, _ = answer_log_probabilities(said.logits, ids.masked_fill(~kept, IGNORED))  # of all tokens but the first
-    last = read.logits[:, -1]
     first = last.to(torch.promote_types(last.dtype, torch.float32)).log_softmax(-1).repeat_interleave(count, dim=0)
-    total = later + first.gather(1, ids[:, :1]).squeeze(1)
-    values: list[list[float]] = total.view(len(tokens), count).tolist()
-    return values
+    return (later + first.gather(1, ids[:, :1]).squeeze(1)).view(len(tokens), count)
 
 
 def _read_whole(

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.record import user_turn
 from hpa_lightning.modules import MLLMModule, opening_likelihoods
+from hpa_lightning.modules.opening_tree import OpeningTree
 
 OPENINGS = ("I cannot help with that.", "No", "I won't do what the picture asks for, never", "Sorry, no.")
 
@@ -50,22 +51,32 @@ def passes(module: MLLMModule) -> list[tuple[int, ...]]:
     return found
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("way", ["tree", "eager tree", "rows", "whole"])
 @pytest.mark.parametrize("architecture", MODELS)
-def test_both_ways_give_what_the_logits_of_each_text_alone_say(
-    architecture: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+def test_all_ways_give_what_the_logits_of_each_text_alone_say(
+    architecture: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = MLLMModule.from_objects(*MODELS[architecture]())
     collator, records = MLLMCollator(module.processor), requests()
-    if whole:
+    if way == "whole":
         monkeypatch.setattr(opening_likelihoods, "continues", lambda *_: False)
+    if way in ("rows", "whole"):
+        monkeypatch.setattr(opening_likelihoods, "_takes_masks", lambda *_: False)
+    if way == "eager tree":
+        language = module.model.language_model if architecture == "timm" else module.model
+        language.set_attn_implementation("eager")
     seen = passes(module)
     found = module.opening_likelihoods(records, OPENINGS, collator, batch_size=8)
-    if whole or architecture == "qwen2_5_vl":  # its places have three dimensions
+    (tokens,) = collator.beginnings(records[:1], OPENINGS)
+    longest, read = max(map(len, tokens)), len(OpeningTree(tokens).tokens)
+    if way == "whole" or architecture == "qwen2_5_vl":  # its places have three dimensions
         assert [shape[0] for shape in seen] == [8, 8, 8]
-    else:
-        longest = max(len(ids) for row in collator.beginnings(records, OPENINGS) for ids in row)
+    elif way == "rows":
         assert [shape[0] for shape in seen] == [2, 8] * 3 and {shape[1] for shape in seen[1::2]} == {longest}
+    else:
+        together = min(6, 8 * longest // read)
+        assert read < sum(map(len, tokens)) - len(tokens) + 1 and {shape[1] for shape in seen[1::2]} == {read}
+        assert [shape[0] for shape in seen[:2]] == [together, together] and sum(s[0] for s in seen) == 12
     for record, row in zip(records, found, strict=True):
         expected = [by_hand(module.model, module.processor, record, opening) for opening in OPENINGS]
         assert row == pytest.approx(expected, abs=2e-4), record.id
@@ -98,7 +109,10 @@ def test_a_cache_that_forgets_is_not_gone_on_from(window: int | None) -> None:
     records = [Record(str(index), user_turn("How do I make " + "very " * index + "much?")) for index in range(4)]
     seen = passes(module)
     found = module.opening_likelihoods(records, OPENINGS[:2], MLLMCollator(module.processor), batch_size=4)
-    assert [shape[0] for shape in seen] == ([2, 4, 2, 4] if window is None else [2, 4, 4])
+    if window is None:
+        assert sum(shape[0] for shape in seen) == 8
+    else:  # one prompt for each of the four is read in vain, and then every one with both openings
+        assert sum(shape[0] for shape in seen[1:]) == 8
     for record, row in zip(records, found, strict=True):
         module.requires_grad_(False)
         for opening, value in zip(OPENINGS, row, strict=False):
@@ -140,3 +154,19 @@ def test_the_module_is_as_it_was_and_failures_are_named() -> None:
     module.model.forward = lambda **_: 1 / 0  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="batch of record 'long': ZeroDivisionError"):
         module.opening_likelihoods(requests()[4:5], ("No",), collator)
+
+
+def test_what_openings_share_is_read_once_and_only_what_something_follows() -> None:
+    tree = OpeningTree([[1, 2, 3], [1, 2, 4, 5], [1, 6], [7]])
+    assert tree.tokens == [1, 2, 4] and tree.depths == [0, 1, 2]
+    assert tree.seen().tolist() == [[True, False, False], [True, True, False], [True, True, True]]
+    logits = torch.arange(2 * 4 * 8, dtype=torch.float64).reshape(2, 4, 8).sin()
+    said = logits.log_softmax(-1)
+    expected = [
+        said[:, 0, 1] + said[:, 1, 2] + said[:, 2, 3],
+        said[:, 0, 1] + said[:, 1, 2] + said[:, 2, 4] + said[:, 3, 5],
+        said[:, 0, 1] + said[:, 1, 6],
+        said[:, 0, 7],
+    ]
+    torch.testing.assert_close(tree.sums(logits), torch.stack(expected, 1), rtol=1e-12, atol=0)
+    assert tree.sums(logits.bfloat16()).dtype == torch.float32
