@@ -129,8 +129,8 @@ def _tell_tensor(digest: Any, name: str, tensor: Tensor) -> None:
 def _tell_weights(digest: Any, module: nn.Module) -> None:
     idle: set[int] = set()
     for one in module.modules():
-        if isinstance(one, LoraLayer) and not any(bool(b.weight.any()) for b in one.lora_B.values()):
-            idle |= {id(factor.weight) for factor in (*one.lora_A.values(), *one.lora_B.values())}
+        if isinstance(one, LoraLayer) and not any(bool(b.any()) for b in one.lora_B.parameters()):
+            idle |= {id(factor) for factor in (*one.lora_A.parameters(), *one.lora_B.parameters())}
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if id(tensor) not in idle:
             _tell_tensor(digest, name.replace(".base_layer.", "."), tensor)
