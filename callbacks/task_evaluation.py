@@ -35,6 +35,7 @@ from hpa_lightning.evaluation import ScoredSet, SetScoring, check_scoring
 from hpa_lightning.files import whole_file
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.modules.fsdp import is_sharded
+from hpa_lightning.peak_memory import peak_memory
 from hpa_lightning.redaction import masked_values
 from hpa_lightning.results.events import EndEvent, ResumeEvent, RunEvent, ScoreEvent
 from hpa_lightning.results.predictions import FOLDER as PREDICTIONS
@@ -169,7 +170,8 @@ class TaskEvaluation(TaskCallback):
         directory = results_directory(trainer)
         if unfinished(trainer) is None:
             tasks = len(evaluation_data(trainer, "TaskEvaluation").tasks)
-            self.record(trainer, EndEvent(finished_tasks=self._finished_tasks, tasks=tasks))
+            held = peak_memory(trainer.strategy.root_device)
+            self.record(trainer, EndEvent(finished_tasks=self._finished_tasks, tasks=tasks, peak_memory=held))
         if self.report and trainer.is_global_zero and (directory / RESULT_FILE).exists():
             from hpa_lightning.report import write_report  # matplotlib, which training does not need
 

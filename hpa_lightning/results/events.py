@@ -375,12 +375,15 @@ class EndEvent(Event):
 
     Args:
         finished_tasks, tasks: how many, of how many.
+        peak_memory: bytes, of the process that wrote it: the most that was allocated on its GPU, or that the process
+            held where it trained on the CPU; ``None`` where that is not known (Windows, older files).
     """
 
     event: ClassVar[str] = "end"
 
     finished_tasks: int | None = null_field()
     tasks: int | None = null_field()
+    peak_memory: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
