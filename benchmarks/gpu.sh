@@ -3,20 +3,27 @@
 #
 #   benchmarks/gpu.sh [--output FOLDER]      # or: make gpu
 #   benchmarks/gpu.sh --small                # the same steps on a CPU, tiny: shows that the script works
+#   benchmarks/gpu.sh --grid "three decisions" --output FOLDER
+#                                            # instead: cells of studies/smol.yaml, as many as 500 seconds carry
 #
 # Each step has a time limit of its own, the most valuable one comes first, and one that fails or runs out of time does not
 # stop the others. FOLDER/report.md holds every table as soon as it is printed and ends with a line for each step,
 # FOLDER/log.txt the rest of the output; the exit code is 1 if a step failed. For a machine that reaches no package
 # registry, run benchmarks/wheels.sh elsewhere before. HPA_COMMIT names the commit where there is no git.
+#
+# The grid needs the built benchmark: elsewhere, benchmarks/smol_parts.sh packs it into benchmarks/smol-parts/, in parts that
+# may be brought one after the other (GRID_SECONDS and GRID_JOBS, 8 processes on one GPU, can be set). FOLDER/smol.jsonl
+# then holds the finished cells, beside those of docs/results/smol.jsonl, which it replaces; the same command goes on.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 root=$PWD
-small='' output="runs/gpu"
+small='' grid='' output="runs/gpu"
 while [ $# -gt 0 ]; do
   case $1 in
     --small) small=yes ;;
+    --grid) [ $# -gt 1 ] || { echo "--grid needs groups of studies/smol.yaml"; exit 2; }; grid=$2; shift ;;
     --output) [ $# -gt 1 ] || { echo "--output needs a folder"; exit 2; }; output=$2; shift ;;
-    *) echo "unknown argument $1; expected --small or --output FOLDER"; exit 2 ;;
+    *) echo "unknown argument $1; expected --small, --grid GROUPS or --output FOLDER"; exit 2 ;;
   esac
   shift
 done
@@ -40,6 +47,36 @@ if ! "$python" -c 'import hpa_lightning.callbacks' 2>/dev/null; then
   cp -r hpa_lightning callbacks setup.cfg pyproject.toml README.md LICENSE "$scratch" || exit 2
   "${install[@]}" --target "$scratch/package" "$scratch" || exit 2
   export PYTHONPATH="$scratch/package:$PYTHONPATH"
+fi
+
+if [ -n "$grid" ]; then
+  folder=runs/smol-grid
+  mkdir -p "$folder"
+  if [ ! -f "$folder/smol/build.json" ]; then
+    cat benchmarks/smol-parts/part-* | tar -x -C "$folder" || exit 2
+  fi
+  "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$scratch/smol-site" "$folder"/readers/*.whl || exit 2
+  export PYTHONPATH="$PYTHONPATH:$scratch/smol-site"
+  "$python" - "$folder" <<'PY' || exit 2
+import sys
+from functools import partial
+from pathlib import Path
+
+from hpa_lightning.smol.inputs import find_input
+from hpa_lightning.smol.model_build import build_model
+
+folder = Path(sys.argv[1])
+build_model(folder / "smol" / "model", partial(find_input, cache=folder / "inputs", given=folder / "packages"))
+PY
+  [ -e smol ] || ln -s "$folder/smol" smol
+  # shellcheck disable=SC2086  # several groups
+  timeout --signal=INT --kill-after=30 "${GRID_SECONDS:-500}" "$python" -m hpa_lightning.cli study run studies/smol.yaml \
+    --groups $grid --store "$folder/store" --jobs "${GRID_JOBS:-8}" --archive docs/results/smol.jsonl 2>&1 | tee "$report"
+  cp docs/results/smol.jsonl "$output/smol.jsonl"
+  # shellcheck disable=SC2086
+  "$python" -m hpa_lightning.cli study archive studies/smol.yaml --groups $grid --store "$folder/store" \
+    --archive docs/results/smol.jsonl --output "$output/smol.jsonl" || exit 1
+  exit 0
 fi
 
 if [ -n "$small" ]; then
