@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger
-from support.smol_adaptation import write_smol_stages
+from support.smol_stage_folders import write_smol_stages
 from support.tiny_mllms import tiny_llava
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
@@ -19,8 +19,8 @@ from hpa_lightning.lightning_commands import command_parsers
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.smol import SmolAdaptationDataModule
-from hpa_lightning.smol.adaptation import STAGE_OF, told_pictures
 from hpa_lightning.smol.picture_sentences import ASKED
+from hpa_lightning.smol.smol_adaptation import STAGE_OF, told_pictures
 from hpa_lightning.smol.stages import SETTINGS, stage_records
 from hpa_lightning.study import read_study
 
