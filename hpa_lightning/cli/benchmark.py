@@ -38,6 +38,8 @@ def parser() -> CommandParser:
     add("--language", choices=("smollm2", "gemma"), default="smollm2", help="of the model (%(default)s)")
     text = f"of the model: some of {', '.join(STAGES)} (default: the first four), or none for the pretrained parts"
     add("--stages", type=str, nargs="+", help=text)
+    text = "folder whose stage files, made by studies/smol_stages.py, count before the package's own"
+    add("--stage-files", type=Path, help=text)
     add("--no-model", action="store_true", help="the data alone")
     return parser
 
@@ -60,6 +62,11 @@ def run(arguments: Sequence[str]) -> None:
         for name in given or ():
             if name not in known:
                 raise UserError(f"{option} has {name!r}{nearest(name, known)}; expected some of {', '.join(known)}")
+    if (files := options.stage_files) is not None:
+        if not files.is_dir():
+            raise UserError(f"--stage-files {files} is no folder")
+        if options.no_model or options.stages == []:
+            raise UserError("--stage-files is for a model that has been through stages; leave it out")
     if options.wheels is not None and not options.wheels.is_dir():
         raise UserError(f"--wheels {options.wheels} is no folder")
     from hpa_lightning.smol.benchmark_build import build_smol
@@ -74,6 +81,7 @@ def run(arguments: Sequence[str]) -> None:
         options.stages,
         options.xstest,
         options.language,
+        options.stage_files,
         progress=True,
     )
     for name, part in about["parts"].items():

@@ -55,6 +55,7 @@ def build_smol(
     stages: Sequence[str] | None = None,
     xstest: str | Path | None = None,
     language: str = "smollm2",
+    stage_files: Path | None = None,
     say: Callable[[str], None] = print,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def build_smol(
         xstest: XSTest's file, or ``"download"``, see :func:`~hpa_lightning.smol.xstest_file.take_xstest`; ``None`` for
             the copy of an earlier build. Where there is none, a sentence says what is left out.
         language: of the model, ``"smollm2"`` or ``"gemma"``.
+        stage_files: folder whose stage files count before the package's own.
         say: is told what happens.
         progress: show a bar with the remaining time on the standard error stream.
 
@@ -111,6 +113,8 @@ def build_smol(
             options: dict[str, Any] = {} if stages is None else {"stages": stages}
             if language != "smollm2":
                 options["language"] = language
+            if stage_files is not None:
+                options["stage_files"] = stage_files
             model = dict(build_model(output / model_folder(tower, stages, language), find, tower, **options))
             needed = [*_LANGUAGE_INPUTS[language], _TOWER_INPUTS[tower], *needed]
         about = _about(chosen, needed, prompts, parts, model)

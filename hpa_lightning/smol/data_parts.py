@@ -10,6 +10,7 @@ from PIL import Image
 
 from hpa_lightning.smol.drawn_pictures import to_square
 from hpa_lightning.smol.harm_prompts import Find, harmful_prompts
+from hpa_lightning.smol.picture_sentences import ASKED
 from hpa_lightning.smol.picture_sources import Split, Stamp
 from hpa_lightning.smol.record_rows import Row, prompt_row, question_row, row_of, training_row, write_lines, write_rows
 from hpa_lightning.smol.request_forms import FORMS, RequestForms
@@ -29,13 +30,6 @@ Tick = Callable[[int], object]
 
 ORDINARY = 600
 """Harmless questions to be mixed into tasks."""
-
-_ASKED = (
-    "What does the picture show?",
-    "Describe what you see.",
-    "What is in this image?",
-    "Tell me what this picture shows.",
-)
 
 
 def picture_path(task: SmolTask, example: Example) -> str:
@@ -74,7 +68,7 @@ def write_task(folder: Path, task: SmolTask, examples: Examples, tick: Tick) -> 
     told = {example.picture: example for example in stages if example.statement}
     rng = random.Random(f"smol stages {task.name}")
     rows = [
-        training_row(f"stages-{task.name}-{number:05d}", rng.choice(_ASKED), one.statement, picture_path(task, one))
+        training_row(f"stages-{task.name}-{number:05d}", rng.choice(ASKED), one.statement, picture_path(task, one))
         for number, one in enumerate(told.values())
     ]
     return {**counts, "stages": write_rows(folder / "stages.json", rows)}

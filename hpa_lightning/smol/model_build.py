@@ -27,7 +27,8 @@ from hpa_lightning.smol.load_checks import (
     perplexity,
 )
 from hpa_lightning.smol.package_archives import file_digest
-from hpa_lightning.smol.stage_weights import BEFORE, STAGES, apply_stage_, measured_at, stage_file
+from hpa_lightning.smol.stage_weights import BEFORE, STAGES, apply_stage_, measured_at, stage_file, stage_files_in
+from hpa_lightning.values import names
 
 Tower = Literal["efficientnet", "dino"]
 Language = Literal["smollm2", "gemma"]
@@ -134,6 +135,7 @@ def build_model(
     tower: Tower = "efficientnet",
     stages: Sequence[str] = STAGES,
     language: Language = "smollm2",
+    stage_files: Path | None = None,
 ) -> dict[str, Any]:
     """Write a folder that ``MLLMModule(model=FOLDER)`` and ``from_pretrained`` load; what is there already is kept.
 
@@ -144,15 +146,21 @@ def build_model(
         stages: whose weights are added: all for the aligned model; the first two for one that adapts to pictures; none
             for the pretrained parts.
         language: which language model.
+        stage_files: folder whose stage files count before the package's own, as ``studies/smol_stages.py`` fills it.
 
     Returns:
         What is known of the model: its tower, its stages with the SHA-256 of their files, what was measured at the
         last stage's end, and its perplexity on plain sentences.
 
     Raises:
-        ValueError: an input is not as it should be, or the folder holds something else.
+        ValueError: an input is not as it should be, the folder holds something else, or ``stage_files`` none of the
+            stages' files.
     """
-    files = _files(stages, tower, language=language)
+    made = {} if stage_files is None else stage_files_in(stage_files, stages, tower, language)
+    if stage_files is not None and not made:
+        wanted_files = [stage_file(stage, tower, language).name for stage in stages]
+        raise ValueError(f"{stage_files} has none of the stages' files {names(wanted_files)}; expected one of them.")
+    files = _files(stages, tower, made, language)
     digests = {stage: file_digest(path) for stage, path in files.items()}
     wanted = {"language": language, "tower": tower, "stages": digests}
     if folder.exists() and any(folder.iterdir()):
@@ -163,7 +171,7 @@ def build_model(
         if {"language": "smollm2"} | {key: known[key] for key in wanted if key in known} == wanted:
             return known
         shutil.rmtree(folder)  # of another version's stages
-    model, processor = model_of_stages(find, tower, stages, language=language)
+    model, processor = model_of_stages(find, tower, stages, made, language)
     found = {
         **wanted,
         "measured": measured_at(files[stages[-1]]) if stages else {},
@@ -186,6 +194,6 @@ def _files(
         if not path.is_file():
             raise ValueError(
                 f"stage {stage} of {language} with the tower {tower} has no weights: there is no {path}; "
-                "studies/smol_stages.py makes them."
+                "studies/smol_stages.py makes them, and --stage-files names their folder."
             )
     return found

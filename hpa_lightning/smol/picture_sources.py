@@ -157,7 +157,7 @@ def drawings(folder: Path, sizes: Mapping[Split, int]) -> dict[Split, list[Drawi
         wanted: dict[Split, int] = {split: sizes[split] for split in SPLITS if split in splits}
         for split, numbers in divided(sorted(asked), wanted, f"smol drawings {name}").items():
             found[split] = [
-                Drawing(place / "images" / f"{number}.png", tuple(asked[number]), _shown(asked[number]))
+                Drawing(place / "images" / f"{number}.png", tuple(asked[number]), shown_shape(asked[number]))
                 for number in numbers
             ]
     return found
@@ -187,8 +187,8 @@ def _idx(path: Path, header: int) -> np.ndarray:
         return np.frombuffer(file.read(), np.uint8, offset=header)
 
 
-def _shown(questions: Sequence[tuple[str, str]]) -> str:
-    """What the questions tell of a picture, which has one shape of one colour: "a blue triangle".
+def shown_shape(questions: Sequence[tuple[str, str]]) -> str:
+    """Return what the questions tell of a picture, which has one shape of one colour: "a blue triangle".
 
     A word of a question that is answered by a word is true of the picture, and so is that word; one of a question of
     yes or no is true if the answer is yes, or no where the question has "not" or "no".

@@ -93,7 +93,7 @@ class SmolDataModule(CVITDataModule):
         evaluations: list[Evaluation] | None = None,
     ) -> None:
         place = Path(folder)
-        built = _built(place)
+        built = built_tasks(place)
         wanted = list(task_order) if task_order is not None else [name for name in SIX_TASKS if name in built]
         if missing := [name for name in wanted if name not in built]:
             raise ValueError(f"task_order names {names(missing)}; {folder} has {', '.join(built)}.")
@@ -113,7 +113,7 @@ class SmolDataModule(CVITDataModule):
             EvaluationSet(
                 f"{kind}-{form}",
                 "safety" if kind == "harmful" else "over_refusal",
-                _first(_prompts(place, f"{kind}-{form}"), f"{kind}-{form}", harm_size),
+                _first(request_file(place, f"{kind}-{form}"), f"{kind}-{form}", harm_size),
                 max_new_tokens=max_new_tokens,
                 openings=ReplyOpenings(REFUSALS_BEGIN) if openings else None,
             )
@@ -144,7 +144,7 @@ class SmolDataModule(CVITDataModule):
                 HarmfulInjection(str(safety / "injected.json"), harmful_ratio, folder) if harmful_ratio else None
             ),
             harmful_calibration=(
-                _prompts(place, "calibration")
+                request_file(place, "calibration")
                 if harmful_calibration_answers == "model"
                 else str(safety / "refused.json")
             ),
@@ -160,7 +160,12 @@ class SmolDataModule(CVITDataModule):
         )
 
 
-def _built(place: Path) -> dict[str, Task]:
+def built_tasks(place: Path) -> dict[str, Task]:
+    """Return the tasks of a built folder by their names.
+
+    Raises:
+        ValueError: it is none.
+    """
     if not (place / "smol.yaml").is_file():
         raise ValueError(
             f"{place} holds no built benchmark; run `hpa-lightning benchmark build smol --output {place}` first."
@@ -168,7 +173,8 @@ def _built(place: Path) -> dict[str, Task]:
     return {task.name: task for task in read_benchmark(str(place / "smol.yaml"), place)}
 
 
-def _prompts(place: Path, name: str) -> PromptFile:
+def request_file(place: Path, name: str) -> PromptFile:
+    """Return the requests of a file in ``safety/``."""
     columns = None if name == "calibration" else ["source"]
     return PromptFile(
         str(place / "safety" / f"{name}.jsonl"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -41,6 +41,14 @@ def stage_file(stage: str, tower: str = "efficientnet", language: str = "smollm2
     name = stage if language == "smollm2" else f"{stage}-{language}"
     name = name if stage == STAGES[0] or tower == "efficientnet" else f"{name}-{tower}"
     return Path(str(files(__package__) / "weights" / f"{name}.safetensors"))
+
+
+def stage_files_in(
+    folder: Path, stages: Sequence[str], tower: str = "efficientnet", language: str = "smollm2"
+) -> dict[str, Path]:
+    """Return those of the stages whose files are in a folder, as ``studies/smol_stages.py`` fills it."""
+    paths = {stage: folder / stage_file(stage, tower, language).name for stage in stages}
+    return {stage: path for stage, path in paths.items() if path.is_file()}
 
 
 def save_stage(model: nn.Module, path: str | Path, projector: bool, measured: Mapping[str, float]) -> None:

@@ -28,7 +28,7 @@ from hpa_lightning.smol.model_build import Language, Tower, model_of_stages
 from hpa_lightning.smol.refusals import complied, refusal
 from hpa_lightning.smol.request_forms import Form
 from hpa_lightning.smol.safety_records import alignment_records, ordinary_records
-from hpa_lightning.smol.stage_weights import BEFORE, measured_at, save_stage, stage_file
+from hpa_lightning.smol.stage_weights import BEFORE, measured_at, save_stage, stage_file, stage_files_in
 from hpa_lightning.smol.xstest_file import without_xstest
 from hpa_lightning.values import names
 
@@ -122,7 +122,7 @@ def measured_sets(data: Path, forms: Sequence[Form], size: int = 60) -> list[Eva
         for kind, measure in (("harmful", "safety"), ("harmless", "over_refusal")):
             name = f"{kind}-{form}"
             if kind == "harmful" or (data / "safety" / f"{name}.jsonl").is_file():
-                found.append(EvaluationSet(name, measure, _spread(_prompts(data, name), size), max_new_tokens=24))
+                found.append(EvaluationSet(name, measure, spread(_prompts(data, name), size), max_new_tokens=24))
     if forms and not any(one.kind == "over_refusal" for one in found):
         warnings.warn(f"{data}: over-refusal is not measured. {without_xstest(data)}", stacklevel=2)
     return found
@@ -132,8 +132,8 @@ def _prompts(data: Path, name: str) -> list[Record]:
     return list(PromptFile(str(data / "safety" / f"{name}.jsonl"), image_column="image", image_folder=str(data)).read())
 
 
-def _spread(records: Sequence[Record], size: int) -> list[Record]:
-    """At most so many of the records, at even distances."""
+def spread(records: Sequence[Record], size: int) -> list[Record]:
+    """Return at most so many of the records, at even distances."""
     return [records[place * len(records) // size] for place in range(size)] if len(records) > size else list(records)
 
 
@@ -169,8 +169,7 @@ def run_stage(
     if target.is_file():
         return measured_at(target)
     settings, before = SETTINGS[stage], BEFORE[stage]
-    made = {name: folder / stage_file(name, tower, language).name for name in before}
-    made = {name: path for name, path in made.items() if path.is_file()}
+    made = stage_files_in(folder, before, tower, language)
     model, processor = model_of_stages(find, tower, before, made, language)
     seed = list(BEFORE).index(stage)
     L.seed_everything(seed, workers=True, verbose=False)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from hpa_lightning.smol.drawn_pictures import COLOURS, bar_chart, typeset_word
 from hpa_lightning.smol.harm_prompts import Find
+from hpa_lightning.smol.picture_sentences import clothes_sentence, digit_sentence, shape_sentence, word_sentence
 from hpa_lightning.smol.picture_sources import SPLITS, Split, Stamp, clothes, digits, drawings, enlarged, stamps
 
 Examples = dict[Split, list["Example"]]
@@ -73,7 +74,7 @@ def _clothes(find: Find) -> Examples:
                 f"{split}-{number:05d}.png",
                 question,
                 name,
-                f"This is a grey picture of {_article(name)}.",
+                clothes_sentence(name),
                 partial(enlarged, 255 - pixels, _ENLARGED),
             )
             for number, pixels, name in items
@@ -132,7 +133,7 @@ def _shapes(find: Find) -> Examples:
                     f"{split}-{item.path.stem}.png",
                     f"{question.capitalize()} Answer in one word, in small letters.",
                     answer,
-                    f"The picture shows {item.shape}.",
+                    shape_sentence(item.shape),
                     partial(_opened, item.path),
                 )
                 for question, answer in chosen
@@ -148,7 +149,7 @@ def _digits(find: Find) -> Examples:
                 f"{split}-{number:04d}.png",
                 "Which digit is written here? Answer in the form: digit = number.",
                 f"digit = {name}",
-                f"Somebody wrote the digit {name} by hand.",
+                digit_sentence(str(name)),
                 partial(enlarged, pixels, _ENLARGED),
             )
             for number, pixels, name in items
@@ -197,7 +198,7 @@ def _words(find: Find) -> Examples:
                     f"{split}-{number:04d}.png",
                     "Which word stands in the picture? Answer in the form: It reads ...",
                     f"It reads {word}",
-                    f'The word "{word}" stands in the picture.',
+                    word_sentence(word),
                     partial(_word_picture, f"smol words {split} {number}", word),
                 )
             )
@@ -275,12 +276,6 @@ def _word_picture(seed: str, word: str) -> Image.Image:
 
 def _opened(path: Path) -> Image.Image:
     return Image.open(path).convert("RGB")
-
-
-def _article(name: str) -> str:
-    if name == "trousers":
-        return name
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def all_stamps(folder: Path) -> Iterator[Stamp]:

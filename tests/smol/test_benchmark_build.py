@@ -220,6 +220,36 @@ def test_another_family_and_the_pretrained_parts_have_folders_of_their_own(built
     assert "Gemma Terms of Use" in (built / "LICENCES.txt").read_text()
 
 
+@pytest.mark.usefixtures("found")
+def test_stage_files_of_ones_own_are_handed_to_the_model(built: Path) -> None:
+    asked: list[Any] = []
+
+    def build_model(folder: Path, find: Any, tower: str, **options: Any) -> dict[str, Any]:
+        asked.append((folder.name, options))
+        return {}
+
+    some, own = ["text_alignment", "projector"], Path("smol-stages")
+    build_smol(built, ["choice", "shapes"], None, build_model, "dino", some, stage_files=own, say=lambda text: None)
+    assert asked == [("model-dino-text_alignment-projector", {"stages": some, "stage_files": own})]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--stage-files", "nowhere"], "--stage-files nowhere is no folder"),
+        (["--stage-files", ".", "--no-model"], "--stage-files is for a model that has been through stages"),
+        (["--stage-files", ".", "--stages", "none"], "--stage-files is for a model that has been through stages"),
+    ],
+)
+def test_stage_files_that_cannot_be(options: list[str], message: str, tmp_path: Path) -> None:
+    from hpa_lightning.cli import benchmark
+    from hpa_lightning.cli.errors import UserError
+
+    with pytest.raises(UserError, match=message):
+        benchmark.run(["build", "smol", "--output", str(tmp_path / "smol"), *options])
+    assert not (tmp_path / "smol").exists()
+
+
 def test_the_command_knows_the_tasks_and_stages() -> None:
     from hpa_lightning.cli import benchmark
     from hpa_lightning.smol.stage_weights import BEFORE

@@ -18,7 +18,7 @@ from hpa_lightning.data.record import assistant_turn, user_turn
 from hpa_lightning.modules import MLLMModule, TimmMLLM, find_decoder_blocks
 from hpa_lightning.smol.language_model import IMAGE_TOKEN
 from hpa_lightning.smol.model_build import IMAGE_GRID, build_model, join_parts, model_of_stages
-from hpa_lightning.smol.stage_weights import STAGES, save_stage, stage_file
+from hpa_lightning.smol.stage_weights import STAGES, save_stage, stage_file, stage_files_in
 
 
 def nowhere(name: str) -> Path:
@@ -140,6 +140,29 @@ def test_a_folder_is_kept_until_the_stages_are_others(tmp_path: Path, monkeypatc
         build_model(folder, nowhere)
     with pytest.raises(ValueError, match="there is no stage 'a'"):
         build_model(tmp_path / "other", nowhere, stages=["a"])
+
+
+def test_stage_files_of_ones_own_count_before_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = tiny_timm()
+    monkeypatch.setattr("hpa_lightning.smol.model_build.assemble", lambda find, tower, language: (model, processor))
+    own = tmp_path / "smol-stages"
+    own.mkdir()
+    some = STAGES[:2]
+    with pytest.raises(ValueError, match=r"has none of the stages' files \['text_alignment-gemma.safetensors', "):
+        build_model(tmp_path / "model", nowhere, "dino", some, "gemma", own)
+    with torch.no_grad():
+        model.projector[2].bias.fill_(5)
+    save_stage(model, own / "projector-gemma-dino.safetensors", True, {"perplexity": 7.0})
+    with pytest.raises(ValueError, match=r"text_alignment of gemma .* has no weights.*--stage-files"):
+        build_model(tmp_path / "model", nowhere, "dino", some, "gemma", own)
+    with torch.no_grad():
+        model.projector[2].bias.fill_(3)
+    save_stage(model, own / "text_alignment-gemma.safetensors", True, {})
+    found = build_model(tmp_path / "model", nowhere, "dino", some, "gemma", own)
+    assert list(found["stages"]) == list(some) and found["measured"] == {"perplexity": 7.0}
+    assert float(MLLMModule(model=str(tmp_path / "model")).model.projector[2].bias[0].detach()) == 5
+    assert build_model(tmp_path / "model", nowhere, "dino", some, "gemma", own) == found
+    assert stage_files_in(own, STAGES, "dino", "gemma").keys() == set(some) and not stage_files_in(own, STAGES)
 
 
 def test_the_shipped_model_is_built_and_kept(tmp_path: Path) -> None:

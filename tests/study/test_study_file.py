@@ -105,7 +105,7 @@ def test_unknown_group(tmp_path: Path) -> None:
         read_study(write(tmp_path)).cells(["third"])
 
 
-@pytest.mark.parametrize("name", ["nano", "adaptation", "smol"])
+@pytest.mark.parametrize("name", ["nano", "adaptation", "smol", "smol_adaptation"])
 def test_the_studies_of_the_repository_are_whole(name: str) -> None:
     study = read_study(Path(__file__).parents[2] / "studies" / f"{name}.yaml")
     assert study.groups
