@@ -172,8 +172,8 @@ def label_points(
     taken = [Bbox([centre - 6 * pixels, centre + 6 * pixels]) for centre in centres]
     weights = [12.0] * len(taken)
     for left, right, low, high in bars:
-        (x0, y0), (x1, y1) = ax.transData.transform([(left, low), (right, high)])
-        taken.append(Bbox([[x0, y0], [x1, y1]]).padded(2 * pixels))
+        corners = np.sort(ax.transData.transform([(left, low), (right, high)]), axis=0)  # an axis may be turned round
+        taken.append(Bbox(corners).padded(2 * pixels))
         weights.append(4.0)
     inside = ax.get_window_extent()
     # Points in a crowd have the least choice: they choose first.
