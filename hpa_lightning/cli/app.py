@@ -29,7 +29,7 @@ COMMANDS = {
     "fuse": ("fuse", "post-training HPA on two checkpoints that were trained elsewhere"),
     "merge": ("merge", "a safety-tuned and a task-tuned model in one, at a ratio or along a front"),
     "drift": ("drift_between", "two checkpoints block by block: hidden states and weights, before against after"),
-    "study": ("study", "a grid of runs from one YAML file: run, status, report, archive"),
+    "study": ("study", "a grid of runs from one YAML file: run, status, report, archive; `study agree`: two of them"),
     "judge": ("judge", "judge the answers of an earlier run again, and compare judges"),
     "answers": ("answers", "one HTML page of a run's answers before and after, with filters"),
     "rate": ("rate", "people rate answers: `rate export` writes a blinded form, `rate import` puts forms together"),

@@ -17,8 +17,11 @@ run      runs the cells that are not finished; interrupt it at any moment, the s
 status   lists the cells of every group and whether they are finished
 report   tables and figures of the finished cells, as results.md and results.html
 archive  gathers the finished cells in one file, to be kept or committed
-windows  freezes each window of decoder blocks in turn in the fit of a configuration, and reports it (with --output)"""
+windows  freezes each window of decoder blocks in turn in the fit of a configuration, and reports it (with --output)
+agree    whether two studies put the methods that a file pairs in the same order (Kendall's tau; --output: a page)"""
 
+_WHAT = "what to do with the study"
+_STUDY = "the study's YAML file; windows: the configuration of a fit; agree: a file of pairs"
 _IMPORTS = "run: packages of your own whose classes the study names; their code runs"
 
 
@@ -26,14 +29,14 @@ def parser() -> CommandParser:
     """Options of the command."""
     parser = CommandParser("study", _DESCRIPTION)
     add = parser.add_argument
-    add("action", choices=["run", "status", "report", "archive", "windows"], help="what to do with the study")
-    add("study", type=Path, help="the study's YAML file; windows: the configuration of a fit")
+    add("action", choices=["run", "status", "report", "archive", "windows", "agree"], help=_WHAT)
+    add("study", type=Path, help=_STUDY)
     add("--groups", type=str, nargs="+", help="only these groups of the study (default: all)")
     add("--store", type=Path, help="folder of the runs (default: runs/ and the study file's name)")
     add("--archive", type=Path, nargs="+", default=[], help="files of finished cells that count too")
     add("--jobs", type=Optional[int], help="run: processes at a time (default: one for each GPU or core)")  # noqa: UP045
     add("--imports", type=str, nargs="+", default=[], help=_IMPORTS)
-    add("--output", type=Path, help="report, windows: a folder; archive: a file")
+    add("--output", type=Path, help="report, windows, agree: a folder; archive: a file")
     add("--size", type=int, default=2, help="windows: blocks that are frozen together (default: 2)")
     add("--stride", type=int, default=1, help="windows: blocks from one window to the next (default: 1)")
     add("--seeds", type=int, nargs="+", default=[0], help="windows: seeds of the runs (default: 0)")
@@ -46,6 +49,9 @@ def run(arguments: Sequence[str]) -> None:
     options = parser().parse_args(arguments)
     if options.action in ("report", "archive") and options.output is None:
         raise UserError(f"{options.action} needs --output")
+    if options.action == "agree":
+        _agree(options)
+        return
     from hpa_lightning.declarations import check_classes
     from hpa_lightning.study import Store, read_study, run_cells
     from hpa_lightning.study.runner import Interrupted
@@ -85,3 +91,18 @@ def _windows(options: Any) -> Any:
 
     config = load_yaml(read_text(options.study), str(options.study))
     return windows_study(config, options.study, options.size, options.stride, options.seeds, options.blocks)
+
+
+def _agree(options: Any) -> None:
+    if options.groups or options.archive or options.store:
+        raise UserError("agree takes groups, archives and stores from its file, which names those of both studies")
+    from hpa_lightning.report.agreement_page import agreement_text, write_agreement
+    from hpa_lightning.study.agreeing import agreement_sections
+    from hpa_lightning.study.pairs_file import read_pairs
+
+    pairs = read_pairs(options.study)
+    sections = agreement_sections(pairs, options.study, options.output)
+    print(agreement_text(sections))
+    if options.output is not None:
+        written = write_agreement(sections, options.output, pairs.title, pairs.text)
+        print(f"\n{written['markdown']}\n{written['html']}")

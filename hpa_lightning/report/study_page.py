@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
+from hpa_lightning.files import staged
 from hpa_lightning.report.meanings import MEANINGS
+from hpa_lightning.report.run_tables import seed_label
+from hpa_lightning.report.study_tables import StudyCell, short_commits
 from hpa_lightning.report.templating import Fact, Image, render
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Table
+
+BY_HAND = "<!-- Below: by hand, kept when the page is made again. -->"
+"""What stands in a page of Markdown from this line on is kept."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class TitledTable:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the numbers of a table come from."""
+    """Where the numbers of a table come from; ``study`` names the one of several that it tells of."""
 
     runs: int
     methods: int
@@ -46,6 +54,7 @@ class Origin:
     machine: tuple[str, ...]
     command: str
     missing: tuple[str, ...]
+    study: str = ""
 
     def sentences(self) -> list[str]:
         """What can be said of the origin, without the command; code in backticks."""
@@ -53,7 +62,8 @@ class Origin:
         if self.runs:
             several = len(self.commits) > 1
             commits = ", ".join(commit if " " in commit else f"`{commit}`" for commit in self.commits)
-            found.append(f"Runs: {self.runs}, of {self.methods} methods; seeds {self.seeds}.")
+            whose = f" of {self.study}" if self.study else ""
+            found.append(f"Runs{whose}: {self.runs}, of {self.methods} methods; seeds {self.seeds}.")
             found.append(f"Commit{'s' if several else ''}: {commits}.")
         if self.machine:
             found.append(f"Device: {'; '.join(self.machine)}.")
@@ -66,6 +76,38 @@ class Origin:
 
 Block = Heading | TextBlock | TitledTable | Origin | Image
 
+
+def origin_of(cells: Sequence[StudyCell], command: str, missing: Sequence[str], study: str = "") -> Origin:
+    """Where numbers come from that were made of these runs.
+
+    Args:
+        cells: the runs.
+        command: what makes them and their tables again; may have several lines.
+        missing: runs that belong here and do not exist, in words.
+        study: which of several studies they are of.
+    """
+    runs = [cell.run for cell in cells]
+    seeds = sorted({cell.seed for cell in cells})
+    return Origin(
+        runs=len(runs),
+        methods=len({cell.method for cell in cells}),
+        seeds=", ".join(map(seed_label, seeds)),
+        commits=tuple(short_commits([commit for run in runs for commit in run.commits]).values()),
+        machine=tuple(dict.fromkeys(filter(None, map(_machine, runs)))),
+        command=command,
+        missing=tuple(missing),
+        study=study,
+    )
+
+
+def _machine(run: RunResults) -> str:
+    """Device and number of threads, as far as the run recorded them."""
+    known = {**(run.about.versions or {}), **run.about.extra}
+    parts = [str(known["device"])] if known.get("device") else []
+    parts += [f"{key} {known[key]}" for key in ("devices", "threads") if known.get(key)]
+    return ", ".join(parts)
+
+
 _SHOWN = ("AP", "BWT", "MASR", "DASR", "Over-refusal")
 _TERMS = (
     Fact("Learnt", ("Mean score on each task right after it was learnt.",)),
@@ -76,10 +118,49 @@ _TERMS = (
 )
 
 
-def study_markdown(title: str, text: str, blocks: Sequence[Block], folder: Path) -> str:
+def write_page(
+    blocks_in: Callable[[Path], Sequence[Block]],
+    folder: str | PathLike[str],
+    name: str,
+    title: str,
+    text: str,
+    terms: Sequence[Fact] = _TERMS,
+) -> dict[str, Path]:
+    """Write ``NAME.md``, with images beside it in ``figures/``, and ``NAME.html``, which holds all of it.
+
+    Args:
+        blocks_in: makes the blocks, and their images in the folder that it is given.
+        folder: made if need be; files of the same name are replaced, but for what stands in ``NAME.md`` from `BY_HAND`
+            on.
+        name: of the two files.
+        title, text: heading and introduction.
+        terms: what the page explains before its first block.
+
+    Returns:
+        ``"markdown"``, ``"html"`` and every figure under its file name without ``.png``.
+    """
+    files = {"markdown": f"{name}.md", "html": f"{name}.html"}
+    with staged(folder, last=[*files.values()]) as inside:
+        (inside / "figures").mkdir()
+        blocks = blocks_in(inside / "figures")
+        paths = {block.path.stem: block.path for block in blocks if isinstance(block, Image)}
+        markdown = study_markdown(title, text, blocks, inside, terms) + _kept(Path(folder) / files["markdown"])
+        for key, content in (("markdown", markdown), ("html", study_html(title, text, blocks, terms))):
+            paths[key] = inside / files[key]
+            paths[key].write_text(content, encoding="utf-8")
+    return {key: Path(folder) / path.relative_to(inside) for key, path in paths.items()}
+
+
+def _kept(page: Path) -> str:
+    """What was written by hand below the tables of an earlier page."""
+    _, mark, rest = (page.read_text(encoding="utf-8") if page.is_file() else "").partition(BY_HAND)
+    return f"\n{mark}{rest}" if mark else ""
+
+
+def study_markdown(title: str, text: str, blocks: Sequence[Block], folder: Path, terms: Sequence[Fact] = _TERMS) -> str:
     """GitHub-flavoured Markdown; images are linked relative to ``folder``."""
     parts = [f"# {title}", text, "## What the numbers mean"]
-    parts.append("\n".join(f"- **{fact.term}**: {' '.join(fact.values)}" for fact in _TERMS))
+    parts.append("\n".join(f"- **{fact.term}**: {' '.join(fact.values)}" for fact in terms))
     parts += [_block_markdown(block, folder) for block in blocks]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
@@ -99,7 +180,7 @@ def _block_markdown(block: Block, folder: Path) -> str:
     return "\n\n".join(filter(None, [block.left_out(), " ".join([*block.sentences(), *again]), code]))
 
 
-def study_html(title: str, text: str, blocks: Sequence[Block]) -> str:
+def study_html(title: str, text: str, blocks: Sequence[Block], terms: Sequence[Fact] = _TERMS) -> str:
     """One self-contained page."""
     named = [(type(block).__name__, block) for block in blocks]
-    return render("study_page.html", {"title": title, "text": text, "terms": _TERMS, "blocks": named})
+    return render("study_page.html", {"title": title, "text": text, "terms": terms, "blocks": named})

@@ -118,7 +118,7 @@ def plot_against_performance(
     ax.set_ylabel("average performance (AP), %   better →")
     if not math.isnan(aligned):
         bars.append((aligned, aligned, -100.0, 200.0))  # the dashed line is an obstacle to labels too
-    _label_points(figure, ax, points, bars)
+    label_points(figure, ax, points, bars)
     return figure
 
 
@@ -151,13 +151,20 @@ def _limits(low: float, high: float, lowest: float = -4.0) -> tuple[float, float
     return max(low - room, lowest), min(high + room, 104.0)
 
 
-def _label_points(
+def label_points(
     figure: Figure,
     ax: Axes,
     points: Sequence[tuple[float, float, str]],
     bars: Sequence[tuple[float, float, float, float]],
 ) -> None:
-    """Write the labels beside their points where they cover the least of points, intervals and other labels."""
+    """Write the labels beside their points where they cover the least of points, intervals and other labels.
+
+    Args:
+        figure: settled but for the labels.
+        ax: with its final limits.
+        points: x, y and label; a point without a label is an obstacle alone.
+        bars: left, right, low and high end of each interval that is drawn.
+    """
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()  # settles the layout
     pixels = figure.dpi / 72  # of one point (1/72 inch)
@@ -165,8 +172,8 @@ def _label_points(
     taken = [Bbox([centre - 6 * pixels, centre + 6 * pixels]) for centre in centres]
     weights = [12.0] * len(taken)
     for left, right, low, high in bars:
-        (x0, y0), (x1, y1) = ax.transData.transform([(left, low), (right, high)])
-        taken.append(Bbox([[x0, y0], [x1, y1]]).padded(2 * pixels))
+        corners = np.sort(ax.transData.transform([(left, low), (right, high)]), axis=0)  # an axis may be turned round
+        taken.append(Bbox(corners).padded(2 * pixels))
         weights.append(4.0)
     inside = ax.get_window_extent()
     # Points in a crowd have the least choice: they choose first.

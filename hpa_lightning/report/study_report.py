@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from hpa_lightning.files import staged
 from hpa_lightning.metrics.scoring import broken_not_safe
 from hpa_lightning.report.drift_prediction import drift_columns_table, has_drift
 from hpa_lightning.report.judges import warn_of_mixed_judges
@@ -23,7 +22,7 @@ from hpa_lightning.report.run_tables import seed_label
 from hpa_lightning.report.safety_curve_plot import plot_safety_curve
 from hpa_lightning.report.study_columns import plot_columns
 from hpa_lightning.report.study_drift import plot_study_drift
-from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, study_html, study_markdown
+from hpa_lightning.report.study_page import Block, Heading, Origin, TextBlock, TitledTable, origin_of, write_page
 from hpa_lightning.report.study_plots import common_title, final_estimate, plot_against_performance, plot_sweep
 from hpa_lightning.report.study_tables import (
     BROKEN,
@@ -42,7 +41,6 @@ from hpa_lightning.report.study_tables import (
     origin_table,
     refuses,
     set_table,
-    short_commits,
     step_table,
 )
 from hpa_lightning.report.style import save_figure, slug
@@ -60,9 +58,6 @@ __all__ = [
     "step_table",
     "write_study_report",
 ]
-
-BY_HAND = "<!-- Below: by hand, kept when the page is made again. -->"
-"""What stands in ``results.md`` from this line on is kept."""
 
 _MOST_CURVES = 8
 _MOST_BROKEN = 8
@@ -144,31 +139,15 @@ def write_study_report(
         raise ValueError(
             f"got the groups {[group.name for group in groups]}; expected at least one, of distinct names."
         )
-    with staged(folder, last=["results.md", "results.html"]) as inside:
-        figures = inside / "figures"
-        figures.mkdir()
-        blocks: list[Block] = []
+
+    def blocks(figures: Path) -> list[Block]:
+        found: list[Block] = []
         for group in groups:
             warn_of_mixed_judges(cell.run for cell in group.cells)
-            blocks += _section(group, figures)
-        paths = {block.path.stem: block.path for block in blocks if isinstance(block, Image)}
-        for key, name, content in (
-            (
-                "markdown",
-                "results.md",
-                study_markdown(title, text, blocks, inside) + _kept(Path(folder) / "results.md"),
-            ),
-            ("html", "results.html", study_html(title, text, blocks)),
-        ):
-            paths[key] = inside / name
-            paths[key].write_text(content, encoding="utf-8")
-    return {key: Path(folder) / path.relative_to(inside) for key, path in paths.items()}
+            found += _section(group, figures)
+        return found
 
-
-def _kept(page: Path) -> str:
-    """What was written by hand below the tables of an earlier page."""
-    _, mark, rest = (page.read_text(encoding="utf-8") if page.is_file() else "").partition(BY_HAND)
-    return f"\n{mark}{rest}" if mark else ""
+    return write_page(blocks, folder, "results", title, text)
 
 
 def _section(group: StudyGroup, figures: Path) -> list[Block]:
@@ -177,7 +156,7 @@ def _section(group: StudyGroup, figures: Path) -> list[Block]:
     missing = [*group.missing, *(_unfinished(cell) for cell in group.cells if not cell.finished)]
     conditions = list(dict.fromkeys(cell.condition for cell in finished))
     if not conditions:
-        return [*blocks, TextBlock("No run is finished."), _origin([], group, missing)]
+        return [*blocks, TextBlock("No run is finished."), origin_of([], group.command, missing)]
     for condition in conditions:
         cells = [cell for cell in finished if cell.condition == condition]
         name = slug(f"{group.name}-{condition}" if len(conditions) > 1 else group.name)
@@ -200,7 +179,7 @@ def _condition(
     labels, runs = checked(cells)
     shown = {labels[method]: list(by_seed.values()) for method, by_seed in runs.items()}
     styles = {label: number for number, label in enumerate(shown)}
-    origin = _origin(cells, group, missing)
+    origin = origin_of(cells, group.command, missing)
     blocks: list[Block] = []
     families = _families(cells, labels)
     joined = " The settings of one method are joined by a line, in the order of the tables." if families else ""
@@ -402,25 +381,3 @@ def _values_in_words(groups: Mapping[str, Sequence[RunResults]], keys: Sequence[
         for label, runs in groups.items()
     ]
     return f"Percent, mean over seeds. {'; '.join(each)}."
-
-
-def _origin(cells: Sequence[StudyCell], group: StudyGroup, missing: Sequence[str]) -> Origin:
-    runs = [cell.run for cell in cells]
-    seeds = sorted({cell.seed for cell in cells})
-    return Origin(
-        runs=len(runs),
-        methods=len({cell.method for cell in cells}),
-        seeds=", ".join(map(seed_label, seeds)),
-        commits=tuple(short_commits([commit for run in runs for commit in run.commits]).values()),
-        machine=tuple(dict.fromkeys(filter(None, map(_machine, runs)))),
-        command=group.command,
-        missing=tuple(missing),
-    )
-
-
-def _machine(run: RunResults) -> str:
-    """Device and number of threads, as far as the run recorded them."""
-    known = {**(run.about.versions or {}), **run.about.extra}
-    parts = [str(known["device"])] if known.get("device") else []
-    parts += [f"{key} {known[key]}" for key in ("devices", "threads") if known.get(key)]
-    return ", ".join(parts)

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 
 from hpa_lightning.report.study_report import StudyCell, StudyGroup, SweepAxis, write_study_report
+from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.study.grid import Cell, Group, Study
 from hpa_lightning.study.store import Store
 
@@ -43,6 +44,12 @@ def report_study(
     return write_study_report(parts, folder, study.title, study.text)
 
 
+def study_cell(cell: Cell, run: RunResults) -> StudyCell:
+    """A cell with its results, as tables take it."""
+    start = "" if cell.after is None else cell.after.method
+    return StudyCell(cell.method, cell.title, cell.condition, cell.seed, run, cell.family, start)
+
+
 def _group(group: Group, store: Store, command: str) -> StudyGroup:
     cells: list[StudyCell] = []
     seeds: dict[tuple[str, str], list[int]] = {}  # of what is missing
@@ -51,9 +58,7 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
         if finished is None:
             seeds.setdefault((cell.title, cell.condition), []).append(cell.seed)
         else:
-            start = "" if cell.after is None else cell.after.method
-            run = finished.run
-            cells.append(StudyCell(cell.method, cell.title, cell.condition, cell.seed, run, cell.family, start))
+            cells.append(study_cell(cell, finished.run))
     axis = None
     if group.x is not None:
         name = group.x["setting"]

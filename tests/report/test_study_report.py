@@ -11,8 +11,8 @@ from markupsafe import escape
 from PIL import Image
 from support.study_cells import HASH, cell, results, two_tasks
 
+from hpa_lightning.report.study_page import BY_HAND
 from hpa_lightning.report.study_report import (
-    BY_HAND,
     StudyCell,
     StudyGroup,
     SweepAxis,
