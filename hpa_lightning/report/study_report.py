@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hpa_lightning.metrics.scoring import broken_not_safe
+from hpa_lightning.report.cost_table import cost_table
 from hpa_lightning.report.drift_prediction import drift_columns_table, has_drift
 from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import plot_scores, plot_steps
@@ -97,6 +98,7 @@ class StudyGroup:
         curves: methods in the figure of every step; by default all, up to eight with the (first) reference among them.
         matrices: methods whose mean score matrix is shown.
         columns: heading -> evaluation sets whose mean score is a further column, such as text-only attack success.
+        costs: show what the methods cost in time and memory, beside the (first) reference.
     """
 
     name: str
@@ -110,6 +112,7 @@ class StudyGroup:
     curves: Sequence[str] | None = None
     matrices: Sequence[str] = ()
     columns: Columns = field(default_factory=dict)
+    costs: bool = False
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -287,6 +290,12 @@ def _condition(
             plot_scores(mean, by_seed[0].tasks, by_seed[0].tested),
             f"{caption}; framed, the task just learnt.",
             f"Heat map of the mean score matrix of {label}; the table above it holds the same numbers.",
+        )
+    if group.costs:
+        table(
+            cost_table(cells, next(iter(group.references), None)),
+            "What a run cost: wall minutes and the most memory that its process held, mean ± 95 % confidence interval "
+            "over seeds; other work on the machine counts in the times",
         )
     if len(origin.commits) > 1:
         blocks.append(TitledTable(origin_table(cells), "Which commits the runs were made with"))

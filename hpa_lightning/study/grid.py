@@ -75,6 +75,7 @@ class Group:
         matrices: methods whose mean score matrix is shown.
         columns: further columns of the tables: heading -> evaluation sets whose mean score it shows.
         optional_columns: headings of those that are left out where no run has their sets.
+        costs: whether a table of time and memory is shown.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Group:
     matrices: tuple[str, ...] = ()
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     optional_columns: frozenset[str] = frozenset()
+    costs: bool = False
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
         curves=group.curves,
         matrices=group.matrices,
         columns=columns,
+        costs=group.costs,
     )
 
 

@@ -17,7 +17,19 @@ from hpa_lightning.study.method_points import MethodPoint, check_order, method_p
 from hpa_lightning.values import names, shown
 
 _STUDY_KEYS = {"title", "text", "base", "columns", "conditions", "methods", "groups"}
-_GROUP_KEYS = {"title", "text", "methods", "conditions", "seeds", "reference", "x", "curves", "matrices", "columns"}
+_GROUP_KEYS = {
+    "title",
+    "text",
+    "methods",
+    "conditions",
+    "seeds",
+    "reference",
+    "x",
+    "curves",
+    "matrices",
+    "columns",
+    "costs",
+}
 _AXIS_KEYS = {"setting", "label", "logarithmic"}
 _NO_FOLDER = re.compile(r"^\.|^\s|\s$|[/\\\x00-\x1f]|^\w:")
 
@@ -80,6 +92,7 @@ def _group(
     check_keys(entry, _GROUP_KEYS, {"title", "methods", "seeds"}, where)
     check_texts(entry, ("title", "text"), where)
     check_types(entry, dict.fromkeys(("methods", "seeds", "conditions", "curves", "matrices"), list), where)
+    check_types(entry, {"costs": bool}, where)
     if not entry["seeds"] or not all(type(seed) is int for seed in entry["seeds"]):
         raise ValueError(f"{where}: seeds are {shown(entry['seeds'])}; expected whole numbers.")
     reference = entry.get("reference")
@@ -127,6 +140,7 @@ def _group(
         curves,
         tuple(lists["matrices"]),
         *(_columns(entry["columns"], where) if "columns" in entry else columns),
+        costs=entry.get("costs", False),
     )
 
 
