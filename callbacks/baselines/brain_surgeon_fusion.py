@@ -8,12 +8,15 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from hpa_lightning import functional as F
 from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.results.events import FusionEvent
+
+_KNOBS = "Its settings are out of range for this model; `kept_share` in the result file tells of each layer."
 
 
 def fuse_by_surgeon(
@@ -29,7 +32,8 @@ def fuse_by_surgeon(
     """Make each layer's weight from those before and after the task and the Hessian of the layer's inputs; write it.
 
     Layers that are fed the same tensor share one factorisation. The results of all layers are held in host memory
-    until the calibration pass is over. A ``fusion`` event is recorded for each layer.
+    until the calibration pass is over. A ``fusion`` event is recorded for each layer. It warns of a task of which all
+    layers keep everything, or nothing.
 
     Args:
         calibrator: of the callback, which is to be in its task's end.
@@ -67,6 +71,7 @@ def fuse_by_surgeon(
             enter(name)
         calibrator.visit_hessians(trainer, pl_module, batches, what, visit)
     callback = calibrator.owner
+    _warn_of_extremes([kept for _, kept in results.values()], type(callback).__name__, task)
     callback.starts_writing("fusing")
     for linear in calibrator.layers:
         weight, kept_share = results.pop(linear.name)
@@ -81,3 +86,12 @@ def fuse_by_surgeon(
                 kept_share=kept_share,
             ),
         )
+
+
+def _warn_of_extremes(kept: Sequence[float], method: str, task: CurrentTask) -> None:
+    where = f"{method}: after task {task.name!r}"
+    layers = f"of all {len(kept)} linear layers"
+    if kept and min(kept) == 1.0:
+        rank_zero_warn(f"{where} every entry {layers} keeps its tuned value: the method has changed nothing. {_KNOBS}")
+    elif kept and max(kept) == 0.0:
+        rank_zero_warn(f"{where} no entry {layers} keeps its tuned value: the task is taken back. {_KNOBS}")

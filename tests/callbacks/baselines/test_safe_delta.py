@@ -95,3 +95,15 @@ def test_safety_data_are_required(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         SafeDelta(**setting)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [(0.0, "no entry of all 14 linear layers"), (math.inf, "every entry of all 14 linear layers"), (30.0, None)],
+)
+def test_a_budget_that_changes_nothing_or_takes_all_back_is_told(
+    budget: float, said: str | None, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    fit(foreign_module(OPTIMIZERS["adamw_decay"], lora=True), [SafeDelta(budget, **calibration_data())], tmp_path)
+    told = [str(one.message) for one in recwarn if "SafeDelta: after task 'fit'" in str(one.message)]
+    assert len(told) == (said is not None) and all(str(said) in text and "kept_share" in text for text in told)
