@@ -99,7 +99,7 @@ def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("budget", "said"),
-    [(0.0, "no entry of all 12 linear layers"), (math.inf, "every entry of all 14 linear layers"), (30.0, None)],
+    [(0.0, "no entry of all 12 linear layers"), (math.inf, "every entry of all 12 linear layers"), (30.0, None)],
 )
 def test_a_budget_that_changes_nothing_or_takes_all_back_is_told(
     budget: float, said: str | None, tmp_path: Path, recwarn: pytest.WarningsRecorder
