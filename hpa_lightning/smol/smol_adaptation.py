@@ -19,7 +19,7 @@ from hpa_lightning.data.tasks import SafetyReplay, Task
 from hpa_lightning.smol.picture_sentences import ASKED, SAID, picture_sentence
 from hpa_lightning.smol.refusals import REFUSALS_BEGIN
 from hpa_lightning.smol.request_forms import FORMS
-from hpa_lightning.smol.smol_datamodule import built_tasks, request_file
+from hpa_lightning.smol.smol_datamodule import built_tasks, calibration_data
 from hpa_lightning.smol.stages import BATCH, SETTINGS, measured_sets, spread, stage_records
 from hpa_lightning.values import names, shown
 
@@ -136,13 +136,7 @@ class SmolAdaptationDataModule(CVITDataModule):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
-            harmful_calibration=(
-                request_file(place, "calibration")
-                if harmful_calibration_answers == "model"
-                else str(safety / "refused.json")
-            ),
-            harmful_calibration_answers=harmful_calibration_answers,
-            harmful_image_folder=folder if harmful_calibration_answers == "given" else None,
+            **calibration_data(place, harmful_calibration_answers),
             safety_replay=(
                 SafetyReplay(str(safety / "alignment.json"), safety_size, safety_share, folder) if safety_size else None
             ),

@@ -143,13 +143,7 @@ class SmolDataModule(CVITDataModule):
             harmful_injection=(
                 HarmfulInjection(str(safety / "injected.json"), harmful_ratio, folder) if harmful_ratio else None
             ),
-            harmful_calibration=(
-                request_file(place, "calibration")
-                if harmful_calibration_answers == "model"
-                else str(safety / "refused.json")
-            ),
-            harmful_calibration_answers=harmful_calibration_answers,
-            harmful_image_folder=folder if harmful_calibration_answers == "given" else None,
+            **calibration_data(place, harmful_calibration_answers),
             replay=Replay(replay_size, replay_share) if replay_size else None,
             safety_replay=(
                 SafetyReplay(str(safety / "refused.json"), safety_replay_size, safety_replay_share, folder)
@@ -171,6 +165,21 @@ def built_tasks(place: Path) -> dict[str, Task]:
             f"{place} holds no built benchmark; run `hpa-lightning benchmark build smol --output {place}` first."
         )
     return {task.name: task for task in read_benchmark(str(place / "smol.yaml"), place)}
+
+
+def calibration_data(place: Path, answers: Literal["model", "given"]) -> dict[str, Any]:
+    """Return the arguments of :class:`CVITDataModule` about the harmful inputs that safety is calibrated on.
+
+    Args:
+        place: a built folder.
+        answers: ``"model"``: requests alone; ``"given"``: requests with the refusals that the alignment teaches.
+    """
+    given = answers == "given"
+    return {
+        "harmful_calibration": str(place / "safety" / "refused.json") if given else request_file(place, "calibration"),
+        "harmful_calibration_answers": answers,
+        "harmful_image_folder": str(place) if given else None,
+    }
 
 
 def request_file(place: Path, name: str) -> PromptFile:
