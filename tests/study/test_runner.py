@@ -19,6 +19,7 @@ from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.cli import main
 from hpa_lightning.cli.study import PACKAGES
 from hpa_lightning.results.result_file import ResultWriter
+from hpa_lightning.run_folder import INITIAL_SCORES
 from hpa_lightning.study import Store, read_study, run_cells, runner
 from hpa_lightning.study.runner import _steps
 
@@ -72,6 +73,21 @@ def test_how_far_a_cell_is_and_how_long_the_rest_will_take(tmp_path: Path) -> No
     writer.write({"event": "run", "method": "m", "tasks": ["a", "b"], "sets": []})
     writer.write({"event": "time", "step": 0, "phase": "evaluate", "seconds": 1.0})
     assert _steps(job, store) == "1 tasks done, about 4 min left"
+
+
+def test_all_cells_are_told_one_folder_for_the_scores_of_the_model_they_start_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = (
+        "import os, pathlib, sys; "
+        f"pathlib.Path(sys.argv[1]).with_name('told').write_text(os.environ[{INITIAL_SCORES!r}])"
+    )
+    monkeypatch.setattr(runner, "_command", lambda config, checkpoint: [sys.executable, "-c", program, str(config)])
+    cells, store = cells_of(tmp_path, {"good": "run", "other": "run"}, [1]), Store("store")
+    run_cells(cells, store, jobs=2, say=lambda line: None)
+    told = {(store.folder(cell) / "told").read_text() for cell in cells}
+    assert told == {str(tmp_path.resolve() / "store" / "initial-scores")}
 
 
 def test_a_changed_configuration_is_refused(stand_in: None, tmp_path: Path) -> None:
