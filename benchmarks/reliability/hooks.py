@@ -86,7 +86,7 @@ def fit(data: Path, folder: Path, before: list[L.Callback], behind: list[L.Callb
 def events(folder: Path) -> list[dict[str, Any]]:
     """What the result file holds, without times and resumes."""
     kept = [event for event in read_results(folder) if event["event"] not in ("time", "resume")]
-    left_out = ("command", "commit", "started")
+    left_out = ("command", "commit", "started", "peak_memory")
     return [{key: value for key, value in event.items() if key not in left_out} for event in kept]
 
 

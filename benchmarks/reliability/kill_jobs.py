@@ -31,7 +31,7 @@ from hpa_lightning.results.result_file import read_results  # noqa: E402
 
 CHANGES = ("time", "resume")
 """Events that differ between two runs."""
-SAID = ("command", "versions", "commit")
+SAID = ("command", "versions", "commit", "peak_memory")
 _TIMED = {"run.json", "cell.json", "started.json", "metrics.csv", "config.yaml", "config.in.yaml", "lock"}
 
 

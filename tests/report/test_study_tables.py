@@ -13,10 +13,9 @@ from hpa_lightning.report.study_report import (
     learning_table,
     mean_matrix_table,
     origin_table,
-    short_commits,
     step_table,
 )
-from hpa_lightning.report.study_tables import broken_cells, set_table
+from hpa_lightning.report.study_tables import broken_cells, set_table, short_commits
 from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Table, format_cell
 
