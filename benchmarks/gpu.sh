@@ -72,11 +72,16 @@ PY
   # shellcheck disable=SC2086  # several groups
   timeout --signal=INT --kill-after=30 "${GRID_SECONDS:-500}" "$python" -m hpa_lightning.cli study run studies/smol.yaml \
     --groups $grid --store "$folder/store" --jobs "${GRID_JOBS:-8}" --archive docs/results/smol.jsonl 2>&1 | tee "$report"
+  code=${PIPESTATUS[0]}
   cp docs/results/smol.jsonl "$output/smol.jsonl"
   # shellcheck disable=SC2086
   "$python" -m hpa_lightning.cli study archive studies/smol.yaml --groups $grid --store "$folder/store" \
     --archive docs/results/smol.jsonl --output "$output/smol.jsonl" || exit 1
-  exit 0
+  case $code in
+    0) exit 0 ;;
+    124) echo "cut off after ${GRID_SECONDS:-500} s; the same command goes on" | tee -a "$report"; exit 0 ;;
+    *) echo "the study ended with $code; cells that failed are named above" | tee -a "$report"; exit 1 ;;
+  esac
 fi
 
 if [ -n "$small" ]; then

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Packs what `benchmarks/gpu.sh --grid` needs on a machine that reaches no package registry into benchmarks/smol-parts/, in
-# parts of a few MiB that may be carried one after the other (about 150 MB in all; not committed): a built benchmark without
+# parts of a few MiB that may be carried one after the other (about 180 MB in all; not committed): a built benchmark without
 # its model, which is put together there, the packages of the model's parts, and the readers of their files.
 #
 #   benchmarks/smol_parts.sh SMOL [MIB]     # SMOL: folder of `hpa-lightning benchmark build smol`; 24 MiB a part by default

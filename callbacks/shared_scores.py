@@ -64,7 +64,7 @@ class SharedScores:
     def write(self, scored: Iterable[ScoredSet]) -> None:
         """Keep what was measured for the other fits; a file is whole or not there."""
         entries = [{"fields": one.fields, "rows": one.rows} for one in scored]
-        write_text(self.file, json.dumps({"sets": entries}) + "\n")
+        write_text(self.file, json.dumps({"sets": entries}, default=str) + "\n")  # as predictions are written
 
 
 def shared_scores(

@@ -203,7 +203,7 @@ class TaskEvaluation(TaskCallback):
             for place, evaluation_set in enumerate(sets):
                 scored.append(score_set(trainer, pl_module, evaluation_set) if known is None else known[place])
                 fields, answers = scored[-1]
-                answers = [dict(answer) for answer in answers]
+                answers = [dict(answer) for answer in answers]  # images are named in these; what is shared has none
                 if self.keep_predictions and not is_dev_run(trainer):
                     self._keep_images(trainer, answers, evaluation_set)
                     self._keep_answers(trainer, answers, evaluation_set, step, decoding_of(evaluation_set, pl_module))

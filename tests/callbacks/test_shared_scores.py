@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,4 +121,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     one = ScoredSet({"set": "a", "score": 1 / 3}, [{"id": "1", "response": "ja\n\u2603", "openings": [-0.1]}])
     shared.write([one])
     assert shared.read() == [one]
+    shared.write([ScoredSet({"set": "a", "score": 0.5}, [{"picture": Path("a.png"), "openings": [-math.inf]}])])
+    assert shared.read() == [ScoredSet({"set": "a", "score": 0.5}, [{"picture": "a.png", "openings": [-math.inf]}])]
+    shared.write([one])
     assert json.loads((tmp_path / "x.json").read_text())["sets"][0]["fields"]["score"] == 1 / 3
