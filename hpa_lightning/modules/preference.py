@@ -46,6 +46,10 @@ class PreferenceSettings:
             ``"robust"``, ``"apo_zero"``, ``"apo_down"``, ``"bco_pair"``, ``"nca_pair"``.
         beta: strength of the reference.
         label_smoothing: share of labels taken to be wrong; above 0 with ``"sigmoid"`` it is cDPO.
+        sft_weight: weight of a second term, the chosen answer's cross-entropy per token, so that it becomes likelier and
+            not only likelier than the rejected one (Pang et al., NeurIPS 2024, arXiv 2404.19733, eq. 1, which weighs
+            the other term). Decision: each pair's mean over its tokens, as there; TRL's loss ``"sft"`` is one mean over
+            the tokens of all pairs of a batch.
         learning_rate: of the tasks with pairs in a stream; that of the optimizer when ``None``.
         reference: name or folder of the reference model, which is held in memory beside the tuned one. ``None``: with
             adapters the model without them; without adapters what ``reference_cache`` holds, which is made from the
@@ -55,18 +59,21 @@ class PreferenceSettings:
             settings is an error; a file that was not finished is gone on with.
 
     Raises:
-        ValueError: an unknown loss, a beta, a smoothing or a learning rate that it cannot have.
+        ValueError: an unknown loss, a beta, a smoothing, a weight or a learning rate that it cannot have.
     """
 
     loss: PreferenceLoss = "sigmoid"
     beta: float = 0.1
     label_smoothing: float = 0.0
+    sft_weight: float = 0.0
     learning_rate: float | None = None
     reference: str | None = None
     reference_cache: str | None = None
 
     def __post_init__(self) -> None:
         check_preference_loss(self.loss, self.beta, self.label_smoothing)
+        if not 0 <= self.sft_weight < float("inf"):
+            raise ValueError(f"preference.sft_weight is {self.sft_weight}; expected a number of at least 0.")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"preference.learning_rate is {self.learning_rate}; expected a number above 0, or None.")
 
@@ -144,6 +151,8 @@ class PreferenceModule(MLLMModule):
         losses = preference_loss(
             chosen, rejected, settings.loss, settings.beta, settings.label_smoothing, *tokens.chunk(2)
         )
+        if settings.sft_weight:
+            losses = losses - settings.sft_weight * total.chunk(2)[0] / tokens.chunk(2)[0].clamp(min=1)
         loss = losses.mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(numbers))
         self._log_rewards(chosen.detach(), rejected.detach(), total.detach())

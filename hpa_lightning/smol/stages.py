@@ -20,7 +20,14 @@ from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.data import CVITDataModule, EvaluationSet, PromptFile, Record, Task, read_records
 from hpa_lightning.data.tasks import Objective
 from hpa_lightning.files import write_text
-from hpa_lightning.modules import LoraSettings, MLLMModule, PreferenceModule, TaskSchedule, TrainableParts
+from hpa_lightning.modules import (
+    LoraSettings,
+    MLLMModule,
+    PreferenceModule,
+    PreferenceSettings,
+    TaskSchedule,
+    TrainableParts,
+)
 from hpa_lightning.parsing import read_text
 from hpa_lightning.smol.harm_prompts import Find
 from hpa_lightning.smol.load_checks import SENTENCES, perplexity
@@ -49,6 +56,7 @@ class Stage:
         seeing: share of samples that are safe visual instructions.
         measured: forms of the requests that it is measured with; none: the stage does not change what is said to them.
         objective: answers are learnt, or preferences: a refusal of what is harmful, an answer to what is not.
+        sft_weight: of preferences, weight of the preferred answer's own cross-entropy.
     """
 
     steps: int
@@ -58,6 +66,7 @@ class Stage:
     seeing: float = 0.0
     measured: tuple[Form, ...] = ("text", "picture")
     objective: Objective = "answer"
+    sft_weight: float = 0.0
 
 
 SETTINGS: dict[str, Stage] = {
@@ -65,7 +74,9 @@ SETTINGS: dict[str, Stage] = {
     "projector": Stage(140, 2e-3, seeing=1.0, measured=()),
     "visual_tuning": Stage(40, 7e-4, rank=8, seeing=0.85),
     "safety_alignment": Stage(200, 1.5e-3, rank=4, harm="all", seeing=0.2),
-    "safety_alignment_dpo": Stage(60, 5e-4, rank=2, harm="all", seeing=0.2, objective="preference"),
+    "safety_alignment_dpo": Stage(
+        60, 1e-3, rank=2, harm="all", seeing=0.2, objective="preference", sft_weight=1.0
+    ),
 }
 
 
@@ -212,9 +223,12 @@ def run_stage(
 
 
 def _trained(settings: Stage) -> dict[str, Any]:
-    if settings.rank:
-        return {"lora": LoraSettings(rank=settings.rank, alpha=2.0 * settings.rank)}
-    return {"trainable": TrainableParts(projector=True)}
+    if not settings.rank:
+        return {"trainable": TrainableParts(projector=True)}
+    found: dict[str, Any] = {"lora": LoraSettings(rank=settings.rank, alpha=2.0 * settings.rank)}
+    if settings.objective == "preference":
+        found["preference"] = PreferenceSettings(sft_weight=settings.sft_weight)
+    return found
 
 
 def measure(module: MLLMModule, source: CVITDataModule, folder: Path) -> dict[str, float]:

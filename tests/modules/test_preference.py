@@ -97,6 +97,47 @@ def test_loss_and_gradient_are_those_of_trl(loss: Any, tmp_path: Path) -> None:
     }
 
 
+def test_the_chosen_answers_cross_entropy_is_that_of_trl(tmp_path: Path) -> None:
+    """Its losses `sigmoid` and `sft` together, of one pair: of several it takes one mean over all their tokens."""
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+
+    ours = scattered(module(preference=PreferenceSettings(beta=0.3, sft_weight=0.7)))
+    theirs = trl.DPOTrainer(
+        model=scattered(module()).model,
+        ref_model=tiny_llava()[0],
+        args=trl.DPOConfig(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to=[],
+            beta=0.3,
+            loss_type=["sigmoid", "sft"],
+            loss_weights=[1.0, 0.7],
+            max_length=None,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c", "images": []}]),
+        processing_class=ours.processor,
+    )
+    theirs.model.train()
+    of_one = []
+    for pair in pairs(4):
+        batch = MLLMCollator(ours.processor).pairs([pair])
+        inputs = {key: value for key, value in batch.items() if key not in ("labels", "pair_numbers")}
+        expected = theirs.compute_loss(theirs.model, {**inputs, "completion_mask": (batch["labels"] != -100).long()})
+        of_one.append(float(ours.training_step(batch, 0)))
+        assert of_one[-1] == pytest.approx(float(expected), abs=1e-6)
+    together = ours.training_step(MLLMCollator(ours.processor).pairs(pairs(4)), 0)
+    assert float(together) == pytest.approx(sum(of_one) / 4, abs=1e-6)  # so that accumulated batches are one batch
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_a_weight_that_is_none(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"preference\.sft_weight is .*; expected a number of at least 0"):
+        PreferenceSettings(sft_weight=weight)
+
+
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_the_reference_is_the_model_without_adapters(architecture: str) -> None:
     """On each architecture: the difference of two models' own losses, the labels' mean times their number."""
