@@ -46,10 +46,10 @@ class PreferenceSettings:
             ``"robust"``, ``"apo_zero"``, ``"apo_down"``, ``"bco_pair"``, ``"nca_pair"``.
         beta: strength of the reference.
         label_smoothing: share of labels taken to be wrong; above 0 with ``"sigmoid"`` it is cDPO.
-        sft_weight: weight of a second term, the chosen answer's cross-entropy per token, so that it becomes likelier and
-            not only likelier than the rejected one (Pang et al., NeurIPS 2024, arXiv 2404.19733, eq. 1, which weighs
-            the other term). Decision: each pair's mean over its tokens, as there; TRL's loss ``"sft"`` is one mean over
-            the tokens of all pairs of a batch.
+        sft_weight: weight of a second term, the chosen answer's cross-entropy per token, so that it becomes likelier
+            and not only likelier than the rejected one (Pang et al., NeurIPS 2024, arXiv 2404.19733, eq. 1, which
+            weighs the other term). Decision: each pair's mean over its tokens, as there; TRL's loss ``"sft"`` is one
+            mean over the tokens of all pairs of a batch.
         learning_rate: of the tasks with pairs in a stream; that of the optimizer when ``None``.
         reference: name or folder of the reference model, which is held in memory beside the tuned one. ``None``: with
             adapters the model without them; without adapters what ``reference_cache`` holds, which is made from the
