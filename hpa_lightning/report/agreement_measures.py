@@ -64,6 +64,39 @@ class MethodPair:
     second: Sequence[StudyCell]
 
 
+def on_common_seeds(sides: Sequence[Sequence[StudyCell]]) -> tuple[list[list[StudyCell]], str]:
+    """The methods' runs of one side with the seeds that all of them have.
+
+    What a seed does to all methods alike would otherwise count as a difference between methods with other seeds. Where
+    they have no seed in common, all runs stay.
+
+    Args:
+        sides: for each method its runs.
+
+    Returns:
+        The runs, and in words what was left out or why nothing was; empty if all have the same seeds.
+    """
+    seeds = [{cell.seed for cell in cells} for cells in sides]
+    common = set.intersection(*seeds) if seeds else set()
+    every = set().union(*seeds)
+    if common == every:
+        return [list(cells) for cells in sides], ""
+    if not common:
+        return [list(cells) for cells in sides], (
+            "The methods have no seed in common: what a seed does to all methods alike counts as a difference between "
+            "them."
+        )
+    kept = [[cell for cell in cells if cell.seed in common] for cells in sides]
+    return kept, (
+        f"Compared with the seeds that all of these methods have, {_listed(common)}; left out are runs that some of "
+        f"them have with {_listed(every - common)}."
+    )
+
+
+def _listed(seeds: set[int]) -> str:
+    return ", ".join(map(str, sorted(seeds)))
+
+
 @dataclass(frozen=True)
 class Compared:
     """One figure of the methods that have it on both sides.

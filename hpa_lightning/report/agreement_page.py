@@ -63,6 +63,7 @@ class AgreementSection:
         pairs: the methods that both have.
         left_out: in words, methods of which one side has no finished run.
         command: what makes the section again.
+        seeds: in words, where methods have different seeds on a side, which of them are compared.
     """
 
     first: str
@@ -70,6 +71,7 @@ class AgreementSection:
     pairs: Sequence[MethodPair]
     left_out: Sequence[str] = ()
     command: str = ""
+    seeds: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -134,8 +136,8 @@ def rank_table(section: AgreementSection) -> Table:
 
 
 def notes(section: AgreementSection) -> list[str]:
-    """What the table does not say of itself: single seeds, ties, what was not measured or has no order."""
-    found = []
+    """What the table does not say of itself: seeds, ties, what was not measured or has no order."""
+    found = list(section.seeds)
     for name, sides in (
         (section.first, [(pair.title, pair.first) for pair in section.pairs]),
         (section.second, [(pair.title, pair.second) for pair in section.pairs]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 
-from hpa_lightning.report.agreement_measures import MethodPair
+from hpa_lightning.report.agreement_measures import MethodPair, on_common_seeds
 from hpa_lightning.report.agreement_page import AgreementSection
 from hpa_lightning.report.study_tables import StudyCell
 from hpa_lightning.study.grid import Study
@@ -46,9 +46,19 @@ def agreement_sections(
                 if absent
             ]
             command = "\n".join([_run(pairs.first, one), _run(pairs.second, other), again])
-            whole = [pair for pair in both if pair.first and pair.second]
-            sections.append(AgreementSection(one.title, other.title, whole, left_out, command))
+            whole, seeds = _on_common_seeds([pair for pair in both if pair.first and pair.second], one, other)
+            sections.append(AgreementSection(one.title, other.title, whole, left_out, command, seeds))
     return sections
+
+
+def _on_common_seeds(
+    pairs: Sequence[MethodPair], one: Selection, other: Selection
+) -> tuple[list[MethodPair], list[str]]:
+    first, of_first = on_common_seeds([pair.first for pair in pairs])
+    second, of_second = on_common_seeds([pair.second for pair in pairs])
+    narrowed = [MethodPair(pair.title, *cells) for pair, *cells in zip(pairs, first, second, strict=True)]
+    said = [f"{side.title}: {what}" for side, what in ((one, of_first), (other, of_second)) if what]
+    return narrowed, said
 
 
 def _found(side: Side, methods: Sequence[str]) -> list[dict[str, list[StudyCell]]]:

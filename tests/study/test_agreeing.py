@@ -28,8 +28,8 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement_page, "rank_agreement", partial(rank_agreement, draws=20))
 
 
-def study(folder: Path, name: str, scores: dict[str, float], not_run: tuple[str, ...] = ()) -> Path:
-    """A study with two seeds of each method, of which some are not run."""
+def study(folder: Path, name: str, scores: dict[str, float], not_run: tuple[str | tuple[str, int], ...] = ()) -> Path:
+    """A study with two seeds of each method, of which some, or one seed of some, are not run."""
     content = {
         "base": {"seed": "${seed}"},
         "methods": {method: {"title": method.upper(), "config": {"x": method}} for method in scores},
@@ -43,7 +43,7 @@ def study(folder: Path, name: str, scores: dict[str, float], not_run: tuple[str,
     path.write_text(yaml.safe_dump(content))
     store = Store(folder / name)
     for cell in read_study(path).cells(["all"]):
-        if cell.method in not_run:
+        if cell.method in not_run or (cell.method, cell.seed) in not_run:
             continue
         writer = ResultWriter(store.folder(cell) / "results.jsonl")
         sets = [{"name": "t", "kind": "task"}]
@@ -95,6 +95,31 @@ def test_what_is_not_run_is_left_out_by_name(tmp_path: Path) -> None:
     assert [pair.title for pair in section.pairs] == [f"Method {key}" for key in METHODS]
     assert section.left_out == ["first: Method e"]
     assert [(cell.method, cell.seed) for cell in section.pairs[0].first] == [("a", 1), ("a", 2)]
+
+
+def test_methods_are_compared_with_the_seeds_that_all_of_them_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A method that was not run with the worse seed would otherwise rank before one that was."""
+    study(tmp_path, "first", METHODS), study(tmp_path, "second", METHODS, not_run=(("a", 2), ("d", 2)))
+    path = pairs_file(tmp_path)
+    (section,) = agreement_sections(read_pairs(path), path)
+    assert [[cell.seed for cell in pair.first] for pair in section.pairs] == [[1, 2]] * 4
+    assert [[cell.seed for cell in pair.second] for pair in section.pairs] == [[1]] * 4
+    said = (
+        "second: Compared with the seeds that all of these methods have, 1; "
+        "left out are runs that some of them have with 2."
+    )
+    assert section.seeds == [said]
+    main(["study", "agree", str(path), "--output", str(tmp_path / "page")])
+    assert said in capsys.readouterr().out and said in (tmp_path / "page" / "agreement.md").read_text()
+
+
+def test_without_a_common_seed_all_count_and_it_is_said(tmp_path: Path) -> None:
+    study(tmp_path, "first", METHODS), study(tmp_path, "second", METHODS, not_run=(("a", 2), ("d", 1)))
+    (section,) = agreement_sections(read_pairs(path := pairs_file(tmp_path)), path)
+    assert [[cell.seed for cell in pair.second] for pair in section.pairs] == [[1], [1, 2], [1, 2], [2]]
+    assert section.seeds[0].startswith("second: The methods have no seed in common")
 
 
 def test_seeds_and_groups_narrow_the_runs(tmp_path: Path) -> None:
