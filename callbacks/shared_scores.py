@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterable, Sequence
-from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import lightning as L
 import torch
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-import hpa_lightning
-from hpa_lightning.callbacks.running import evaluation_mode
-from hpa_lightning.data.digests import records_digest
+from hpa_lightning.callbacks.facts_digest import FactsDigest, UntoldError
+from hpa_lightning.callbacks.running import evaluation_mode, to_device
+from hpa_lightning.data.digests import folder_digest, records_digest
 from hpa_lightning.data.needs import records_of
 from hpa_lightning.data.protocols import EvaluationData
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.tasks import EvaluationSet
+from hpa_lightning.data.template import tokenizer_of
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.evaluation import ScoredSet
 from hpa_lightning.files import write_text
@@ -44,6 +44,21 @@ class SharedScores:
         self.file = file
         self._sets = list(sets)
 
+    def known(self) -> list[ScoredSet] | None:
+        """As :meth:`read`; what cannot be read is warned of and measured again."""
+        try:
+            return self.read()
+        except (OSError, ValueError) as error:
+            rank_zero_warn(f"the scores of the aligned model are measured again: {error}")
+            return None
+
+    def keep(self, scored: Iterable[ScoredSet]) -> None:
+        """As :meth:`write`; where nothing can be written, a warning: this fit has its scores."""
+        try:
+            self.write(scored)
+        except OSError as error:
+            rank_zero_warn(f"the scores of the aligned model are not shared with other fits: {error}")
+
     def read(self) -> list[ScoredSet] | None:
         """The scores and answers of each set; ``None`` if no fit has measured them yet.
 
@@ -62,9 +77,11 @@ class SharedScores:
         return [ScoredSet(entry["fields"], entry["rows"]) for entry in entries]
 
     def write(self, scored: Iterable[ScoredSet]) -> None:
-        """Keep what was measured for the other fits; a file is whole or not there."""
+        """Keep what was measured for the other fits; a file is whole or not there, however many write it at once."""
         entries = [{"fields": one.fields, "rows": one.rows} for one in scored]
-        write_text(self.file, json.dumps({"sets": entries}, default=str) + "\n")  # as predictions are written
+        beside = self.file.with_name(f"{self.file.stem}.{uuid4().hex}")
+        write_text(beside, json.dumps({"sets": entries}, default=str) + "\n")  # as predictions are written
+        os.replace(beside, self.file)
 
 
 def shared_scores(
@@ -73,10 +90,12 @@ def shared_scores(
     """Return where the scores of the model as it is are shared; ``None`` if they are not.
 
     They are where a study says so (:data:`~hpa_lightning.run_folder.INITIAL_SCORES`), in a fit of one process with
-    greedy answers. The digest is of the code of this package, of the module and of the datamodule, and of the versions
-    of the rest; of device, threads and precision; of all weights and buffers, without LoRA adapters that change nothing
-    yet (B = 0), whose A differs between seeds; of the model's configuration; and of every set: its records, its first
-    batch as the model reads it, how it is judged and decoded.
+    greedy answers. The digest is of the code of this package, of the user's that is loaded, and of the classes of
+    module, datamodule, processor and judges; of the versions of the rest; of device, precision and the switches of
+    PyTorch that change rounding; of the model (:meth:`FactsDigest.tell_module`), without LoRA adapters that change
+    nothing yet (B = 0), whose A differs between seeds; of the tokenizer and the collator; and of every set: its
+    records, all its batches as the model gets them, how it is judged and decoded. What of this cannot be told, a
+    function as a judge or a hook on a layer, is never left out: nothing is shared then.
 
     Args:
         trainer: of the fit.
@@ -87,81 +106,105 @@ def shared_scores(
     folder = os.environ.get(INITIAL_SCORES)
     if not folder or trainer.world_size > 1 or is_sharded(pl_module) or is_dev_run(trainer):
         return None
-    decodings = [decoding_of(one, pl_module) for one in sets]
-    known = [records_of(data.evaluation_dataloader(one)) for one in sets]
-    if any(one.get("do_sample") for one in decodings) or any(records is None for records in known):
+    try:
+        digest = _digest(trainer, pl_module, data, sets)
+    except UntoldError as error:
+        rank_zero_info(f"The scores of the aligned model are not shared with other fits: {error}.")
         return None
-    digest = hashlib.sha256()
-    _tell(digest, run_origin()["versions"], _package_digest(), _own_code(pl_module, data))
-    _tell(digest, type(pl_module).__qualname__, str(pl_module.device), trainer.precision)
-    _tell(digest, torch.get_num_threads(), torch.get_float32_matmul_precision())
-    _tell(digest, [str(getattr(one, "config", "")) for one in pl_module.children()])
-    _tell_weights(digest, pl_module)
+    return SharedScores(Path(folder) / f"{digest[:32]}.json", [one.name for one in sets])
+
+
+def _digest(
+    trainer: L.Trainer, pl_module: L.LightningModule, data: EvaluationData, sets: Sequence[EvaluationSet]
+) -> str:
+    if not callable(getattr(pl_module, "decoding", None)):
+        raise UntoldError(f"{type(pl_module).__name__} does not say how it decodes")
+    told = FactsDigest()
+    collator = getattr(data, "collator", None)
+    processors = [getattr(one, "processor", None) for one in (pl_module, collator)]
+    judges = [one.judge for one in sets]
+    told.tell_code((*pl_module.modules(), data, collator, *processors, *map(_tokenizer, processors), *judges))
+    told.tell(run_origin()["versions"], version("tokenizers"), str(pl_module.device), trainer.precision, _rounding())
+    told.tell_module(pl_module)
+    for one in processors:
+        told.tell(_decoder(one))
+    told.tell(_settings(collator), data.eval_batch_size)
     with evaluation_mode(pl_module):  # a loader draws a number when it is begun
-        for one, records, decoding in zip(sets, known, decodings, strict=True):
-            about = [one.name, one.kind, one.metric, _judge(one.judge), repr(one.openings)]
-            _tell(digest, *about, decoding, records_digest(records or ()))
-            _tell_batch(digest, next(iter(data.evaluation_dataloader(one)), None))
-    return SharedScores(Path(folder) / f"{digest.hexdigest()[:32]}.json", [one.name for one in sets])
+        for one in sets:
+            _tell_set(told, one, trainer, pl_module, data)
+    return told.hexdigest()
+
+
+def _tell_set(
+    told: FactsDigest,
+    one: EvaluationSet,
+    trainer: L.Trainer,
+    pl_module: L.LightningModule,
+    data: EvaluationData,
+) -> None:
+    loader, decoding = data.evaluation_dataloader(one), decoding_of(one, pl_module)
+    records = records_of(loader)
+    if decoding.get("do_sample"):
+        raise UntoldError(f"the answers to {one.name!r} are sampled")
+    if records is None or not all(isinstance(record, Record) for record in records):
+        raise UntoldError(f"{one.name!r} does not come from records")
+    told.tell(one.name, one.kind, one.metric, one.openings, decoding, records_digest(records))
+    told.tell(one.judge, _files_of(one.judge))
+    for batch in loader:
+        told.tell(to_device(trainer, batch))
+
+
+def _rounding() -> list[Any]:
+    """What of PyTorch's state changes the last digits."""
+    return [
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.get_default_dtype().__repr__(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cpu.get_cpu_capability(),
+        torch.backends.mkldnn.is_available(),
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.benchmark,
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+        torch.backends.cuda.cudnn_sdp_enabled(),
+        torch.backends.cuda.math_sdp_enabled(),
+    ]
+
+
+def _tokenizer(processor: Any) -> Any:
+    return None if processor is None else tokenizer_of(processor)
+
+
+def _decoder(processor: Any) -> Any:
+    """What makes texts of tokens, and tokens of texts; how the last call padded and cut them does not count."""
+    tokenizer = _tokenizer(processor)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer
+    whole = json.loads(backend.to_str())
+    kept = {key: value for key, value in whole.items() if key not in ("padding", "truncation")}
+    return [kept, getattr(tokenizer, "clean_up_tokenization_spaces", None), getattr(processor, "chat_template", None)]
+
+
+def _settings(collator: Any) -> dict[str, Any]:
+    """The attributes of a collator, but for those that are told by themselves."""
+    held = {key: value for key, value in vars(collator).items() if key not in ("processor", "template")}
+    return held | {"describes": getattr(collator, "described_processor", None)} if held else {}
+
+
+def _files_of(judge: object) -> list[str]:
+    """The content of what a judge names: a file of rules, a folder of a guard model."""
+    named = judge if isinstance(judge, str | Path) else [getattr(judge, key, None) for key in ("rules", "model")]
+    found = []
+    for name in [named] if isinstance(named, str | Path) else named:
+        if isinstance(name, str | Path):
+            path = Path(str(name).removeprefix("guard:"))
+            found += [path.read_text()] if path.is_file() else [folder_digest(path)] if path.is_dir() else []
+    return found
 
 
 def _name(entry: Any) -> str | None:
     fields = entry.get("fields") if isinstance(entry, dict) and isinstance(entry.get("rows"), list) else None
     return fields.get("set") if isinstance(fields, dict) else None
-
-
-def _judge(judge: object) -> str:
-    """A judge by its name or what it says of itself, a file of rules by its content."""
-    if isinstance(judge, str | Path) and Path(judge).is_file():
-        return _files_digest([Path(judge)])
-    return repr(judge)
-
-
-def _tell(digest: Any, *facts: Any) -> None:
-    digest.update(json.dumps(facts, default=str, sort_keys=True).encode() + b"\n")
-
-
-def _tell_tensor(digest: Any, name: str, tensor: Tensor) -> None:
-    _tell(digest, name, str(tensor.dtype), list(tensor.shape))
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-
-
-def _tell_weights(digest: Any, module: nn.Module) -> None:
-    idle: set[int] = set()
-    for one in module.modules():
-        if isinstance(one, LoraLayer) and not any(bool(b.any()) for b in one.lora_B.parameters()):
-            idle |= {id(factor) for factor in (*one.lora_A.parameters(), *one.lora_B.parameters())}
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if id(tensor) not in idle:
-            _tell_tensor(digest, name.replace(".base_layer.", "."), tensor)
-
-
-def _tell_batch(digest: Any, batch: Any) -> None:
-    """What the model reads of a batch; its texts count by the records."""
-    inputs = batch.get("inputs", batch) if isinstance(batch, dict) else {}
-    for name, value in inputs.items():
-        if isinstance(value, Tensor):
-            _tell_tensor(digest, name, value)
-
-
-@cache
-def _package_digest() -> str:
-    """Of this package's code; ``callbacks`` may lie beside the rest, as in an editable install."""
-    folders = {Path(hpa_lightning.__file__).resolve().parent, Path(__file__).resolve().parent}
-    files = {path.resolve() for folder in folders for path in folder.rglob("*.py")}
-    return _files_digest(sorted(files, key=lambda path: (path.parent.name, path.name)))
-
-
-def _own_code(*objects: object) -> str:
-    """A digest of the files that define the objects' classes and those that they inherit from."""
-    classes = {kind for one in objects for kind in type(one).__mro__}
-    modules = sorted({kind.__module__ for kind in classes})
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in modules]
-    return _files_digest([Path(file) for file in files if file])
-
-
-def _files_digest(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -189,7 +189,7 @@ class TaskEvaluation(TaskCallback):
         data = evaluation_data(trainer, "TaskEvaluation")
         sets = data.evaluation_sets()
         shared = shared_scores(trainer, pl_module, data, sets) if step < 0 else None
-        known = None if shared is None else shared.read()
+        known = None if shared is None else shared.known()
         if shared is not None and known is not None:
             rank_zero_info(f"Aligned model: scores as another fit of the study measured them, {shared.file}.")
         scored: list[ScoredSet] = []
@@ -210,7 +210,7 @@ class TaskEvaluation(TaskCallback):
                 self.record(trainer, ScoreEvent(step=step, after=after, **fields))
                 bar.update()
         if shared is not None and known is None:
-            shared.write(scored)
+            shared.keep(scored)
         results = RunResults(list(self._events))
         summary = results.summary(step)
         names = {"AP": "average_performance", "BWT": "backward_transfer", "MASR": "mean_attack_success_rate"}

@@ -131,16 +131,23 @@ def _continued(model: nn.Module, inputs: Inputs, tokens: Sequence[Sequence[list[
 
 
 def _takes_masks(model: nn.Module) -> bool:
-    """Whether the attention takes a mask of four dimensions as it is: every token may have a past of its own."""
-    return _attention(model) in ("sdpa", "eager")
+    """Whether the attention takes a mask of four dimensions as it is: every token may have a past of its own.
+
+    Not where it goes by the place of a token in the cache too: ALiBi (Falcon), windows of its own (GPT-Neo).
+    """
+    config = _text_config(model)
+    by_place = getattr(config, "alibi", False) or "local" in getattr(config, "attention_layers", ())
+    return not by_place and _attention(model) in ("sdpa", "eager")
 
 
 def _attention(model: nn.Module) -> str | None:
+    return getattr(_text_config(model), "_attn_implementation", None)
+
+
+def _text_config(model: nn.Module) -> Any:
     reads: Any = model.language_model if isinstance(model, TimmMLLM) else model
     config: Any = getattr(reads, "config", None)
-    if config is not None and hasattr(config, "get_text_config"):
-        config = config.get_text_config(decoder=True)
-    return getattr(config, "_attn_implementation", None)
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
 def _along_a_tree(

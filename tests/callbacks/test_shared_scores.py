@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,44 @@ def test_whatever_decides_a_score_decides_the_file(change: str, tmp_path: Path, 
         data.safety_sets[1].max_new_tokens = 2
     fit(tmp_path / "second", tuned, data, **options)
     assert len(counted) == 2 * 3 * 4 and len(files(tmp_path)) == 2
+
+
+def test_records_count_with_their_ids_and_categories(tmp_path: Path, counted: list[str]) -> None:
+    """A score by category and the rows of predictions are shared too."""
+    for kind in ("a", "b"):
+        data = stream(evaluated=True)
+        records = [replace(one, categories={"kind": kind}) for one in evaluation_records(3, seed=90)]
+        data.safety_sets[0] = replace(data.safety_sets[0], data=records)
+        run = fit(tmp_path / kind, module(), data)
+        assert [list(e.categories["kind"]) for e in scores(run, -1) if e.set == "harmful"] == [[kind]]
+    assert len(files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("broken", ["unreadable", "unwritable"])
+def test_a_fit_has_its_scores_where_none_can_be_shared(
+    broken: str, tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(tmp_path / "first", module())
+    if broken == "unreadable":
+        (tmp_path / "shared" / files(tmp_path)[0]).write_text('{"sets": [')
+    else:
+        monkeypatch.setenv(INITIAL_SCORES, str(tmp_path / "first" / "results.jsonl"))  # a folder cannot be there
+    with pytest.warns(UserWarning, match=r"aligned model are (measured again|not shared)"):
+        run = fit(tmp_path / "second", module())
+    assert len(counted) == 2 * 3 * 4 and len(scores(run, -1)) == 4
+
+
+def test_many_write_one_file_at_once(tmp_path: Path) -> None:
+    shared = SharedScores(tmp_path / "x.json", ["a"])
+    one = ScoredSet({"set": "a", "score": 0.5}, [{"response": "x" * 1000}] * 300)
+
+    def work(_: int) -> bool:
+        shared.write([one])
+        return shared.read() == [one]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(40)))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_sampled_answers_are_not_shared(tmp_path: Path, counted: list[str]) -> None:

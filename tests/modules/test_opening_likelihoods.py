@@ -9,7 +9,16 @@ import pytest
 import torch
 from support.multimodal_fits import MODELS
 from support.tiny_mllms import tiny_llava, tiny_tokenizer, training_records
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.record import user_turn
@@ -124,6 +133,30 @@ def test_a_cache_that_forgets_is_not_gone_on_from(window: int | None) -> None:
             likelihoods = module.model(input_ids=whole).logits.log_softmax(-1)[0, asked.shape[1] - 1 : -1]
             expected = likelihoods.gather(1, whole[0, asked.shape[1] :, None]).sum()
             assert value == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["ALiBi", "local"])
+def test_attention_by_the_place_in_the_cache_reads_no_tree(attention: str) -> None:
+    """Siblings in a tree stand in different places of the cache and at the same distance from the prompt."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "vocab_size": 343}
+    if attention == "ALiBi":
+        config: Any = FalconConfig(**sizes, num_hidden_layers=2, alibi=True)
+        module = text_model(FalconForCausalLM(config))
+    else:
+        config = GPTNeoConfig(**sizes, num_layers=2, num_heads=4, attention_types=[[["local"], 2]], window_size=8)
+        module = text_model(GPTNeoForCausalLM(config))
+    module.eval()
+    records = [Record(str(index), user_turn("How do I make " + "very " * index + "much?")) for index in range(3)]
+    collator = MLLMCollator(module.processor)
+    found = module.opening_likelihoods(records, OPENINGS, collator, batch_size=8)
+    for record, row, openings in zip(records, found, collator.beginnings(records, OPENINGS), strict=True):
+        asked = collator.generate([record])["inputs"]["input_ids"]
+        for tokens, value in zip(openings, row, strict=True):
+            whole = torch.cat([asked, torch.tensor([tokens])], dim=1)
+            with torch.no_grad():
+                said = module.model(input_ids=whole).logits[0, asked.shape[1] - 1 : -1].log_softmax(-1)
+            assert value == pytest.approx(float(said.gather(1, torch.tensor(tokens)[:, None]).sum()), abs=1e-4)
 
 
 def test_the_probabilities_of_all_first_tokens_add_up_to_one() -> None:
