@@ -215,12 +215,17 @@ def write_agreement(
     styles = {title: number for number, title in enumerate(titles)}
 
     def blocks(figures: Path) -> list[Block]:
-        return [block for section in sections for block in _section(section, figures, styles)]
+        slugs = [slug(section.title) for section in sections]
+        found: list[Block] = []
+        for number, (section, name) in enumerate(zip(sections, slugs, strict=True), 1):
+            name = f"{number}-{name}" if slugs.count(name) > 1 else name
+            found += _section(section, figures / f"{name}.png", styles)
+        return found
 
     return write_page(blocks, folder, "agreement", title, text, _TERMS)
 
 
-def _section(section: AgreementSection, figures: Path, styles: Mapping[str, int]) -> list[Block]:
+def _section(section: AgreementSection, path: Path, styles: Mapping[str, int]) -> list[Block]:
     first = [cell for pair in section.pairs for cell in pair.first]
     second = [cell for pair in section.pairs for cell in pair.second]
     origins = [
@@ -232,7 +237,6 @@ def _section(section: AgreementSection, figures: Path, styles: Mapping[str, int]
         return [heading, TextBlock(section.problem), *origins]
     for cells in (first, second):
         warn_of_mixed_judges(cell.run for cell in cells)
-    path = figures / f"{slug(section.title)}.png"
     save_figure(plot_agreement(section.agreements, section.first, section.second, styles), path)
     names = {"first": section.first, "second": section.second}
     caption = (

@@ -54,8 +54,8 @@ def rank_agreement(
     239-251), by `scipy.stats.kendalltau`.
 
     The p-value without ties is that of the exact distribution over all orders (`scipy.stats.kendalltau`). With ties it
-    is of a permutation test (`scipy.stats.permutation_test`): over all orders of up to six methods, over 1999 drawn
-    ones of more. It takes the means as they are and knows nothing of seeds.
+    is how often `abs(tau)` is as large in a permutation test (`scipy.stats.permutation_test`): over all orders of up to
+    six methods, over 1999 drawn ones of more. It takes the means as they are and knows nothing of seeds.
 
     The interval is a percentile bootstrap at two levels. Each resample
 
@@ -146,8 +146,9 @@ def _p_value(one: NDArray[np.float64], other: NDArray[np.float64], ties: bool, s
         return float(kendalltau(one, other, method="exact").pvalue)
     test = permutation_test(
         (one,),
-        lambda order: _tau(order, other),
+        lambda order: abs(_tau(order, other)),
         permutation_type="pairings",
+        alternative="greater",
         n_resamples=PERMUTATIONS,
         random_state=seed,
     )

@@ -78,6 +78,13 @@ def test_page_and_picture(tmp_path: Path) -> None:
     assert "Kendall" in paths["html"].read_text()
 
 
+def test_titles_that_make_one_file_name_have_a_figure_each(tmp_path: Path) -> None:
+    sections = [AgreementSection(title, "new", FOUR) for title in ("A b", "A-b", "c")]
+    write_agreement(sections, tmp_path, "Order")
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"1-a-b-and-new.png", "2-a-b-and-new.png", "c-and-new.png"}
+
+
 def test_a_figure_that_one_method_lacks_is_compared_without_it() -> None:
     bare = MethodPair("E", [cell("e", 0, two_tasks(0.9, 0.8, 0.1, float("nan")))], FOUR[0].second)
     found = section(*FOUR, bare)
