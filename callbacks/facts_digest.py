@@ -163,7 +163,7 @@ def _is_idle(one: nn.Module) -> bool:
     return bool(factors) and not any(bool(factor.any()) for factor in factors)
 
 
-def _parts_of_adapter(one: LoraLayer) -> Iterator[nn.Module | Tensor]:
+def _parts_of_adapter(one: Any) -> Iterator[nn.Module | Tensor]:
     """An adapter's layer and the modules in it, without the layer below it; its factors A and B."""
     yield one
     for name, child in one.named_children():

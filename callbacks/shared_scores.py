@@ -128,7 +128,7 @@ def _digest(
     told.tell_module(pl_module)
     for one in processors:
         told.tell(_decoder(one))
-    told.tell(_settings(collator), data.eval_batch_size)
+    told.tell(_settings(collator), getattr(data, "eval_batch_size", None))  # choosing and openings have it
     with evaluation_mode(pl_module):  # a loader draws a number when it is begun
         for one in sets:
             _tell_set(told, one, trainer, pl_module, data)
