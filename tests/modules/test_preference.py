@@ -27,6 +27,16 @@ from hpa_lightning.modules import LoraSettings, MLLMModule, PreferenceModule, Pr
 from hpa_lightning.modules.lora import adapters_off
 from hpa_lightning.results.run_results import RunResults
 
+PLAIN: dict[str, Any] = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": [],
+    "beta": 0.3,
+    "max_length": None,
+}
+"""TRL's settings of every comparison with it."""
+
 
 def scattered(tuned: Any) -> Any:
     """With adapters that are not 0, the same at every call."""
@@ -51,17 +61,7 @@ def test_loss_and_gradient_are_those_of_trl(loss: Any, tmp_path: Path) -> None:
     ours = scattered(module(preference=settings, lora=lora))
     logged: dict[str, float] = {}
     ours.log_dict = lambda values, **_: logged.update(values)
-    arguments = trl.DPOConfig(
-        output_dir=str(tmp_path),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to=[],
-        beta=0.3,
-        loss_type=loss,
-        label_smoothing=smoothing,
-        max_length=None,
-    )
+    arguments = trl.DPOConfig(**PLAIN, output_dir=str(tmp_path), loss_type=loss, label_smoothing=smoothing)
     theirs = trl.DPOTrainer(
         model=tiny_llava()[0],
         args=arguments,
@@ -106,17 +106,7 @@ def test_the_chosen_answers_cross_entropy_is_that_of_trl(tmp_path: Path) -> None
     theirs = trl.DPOTrainer(
         model=scattered(module()).model,
         ref_model=tiny_llava()[0],
-        args=trl.DPOConfig(
-            output_dir=str(tmp_path),
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            report_to=[],
-            beta=0.3,
-            loss_type=["sigmoid", "sft"],
-            loss_weights=[1.0, 0.7],
-            max_length=None,
-        ),
+        args=trl.DPOConfig(**PLAIN, output_dir=str(tmp_path), loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7]),
         train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c", "images": []}]),
         processing_class=ours.processor,
     )
