@@ -316,7 +316,7 @@ class NullSpaceProjection(StepCallback):
             self.refusals.check_(trainer, pl_module, last=True)
         self._report(trainer, task)
         if self.memory_weight > 0:
-            with self.timed(trainer, task.index, "calibrate"):
+            with self.timed(trainer, task.index, "remember"):
                 batches = self.calibrator.task_batches(trainer, task)
                 tasks, first = self.memory.gather(trainer, pl_module, batches, "task")
             self.memory.remember(trainer, pl_module, task, tasks, first)

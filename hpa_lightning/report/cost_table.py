@@ -12,7 +12,7 @@ from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Cell, Table
 
 _TRAINING = ("train",)
-_METHOD = ("prepare", "calibrate", "fuse", "gate")
+_METHOD = ("prepare", "calibrate", "remember", "fuse", "gate")
 _SCORING = ("evaluate", "evaluate_again", "shared", "drift")
 
 

@@ -253,7 +253,7 @@ class TimeEvent(Event):
 
     Args:
         step: of the task.
-        phase: ``train``, ``prepare``, ``calibrate``, ``fuse``, ``evaluate``, ``drift``, ``gate``,
+        phase: ``train``, ``prepare``, ``calibrate``, ``remember``, ``fuse``, ``evaluate``, ``drift``, ``gate``,
             ``evaluate_again``, or ``shared``: what another fit of a study measured of the aligned model was read.
         seconds: null in a file where it was not finite.
     """

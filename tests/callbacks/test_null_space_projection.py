@@ -14,7 +14,7 @@ from support.foreign_module import foreign_module, token_loader
 from support.layer_inputs import inputs_of
 from support.method_fits import OPTIMIZERS, TRAINERS, calibration_data, dense, fit
 
-from hpa_lightning.callbacks import CalibrationSettings, NullSpaceProjection
+from hpa_lightning.callbacks import CalibrationSettings, HarmoniousFusion, NullSpaceProjection, RegressionFusion
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.functional import InputSketch
 
@@ -254,3 +254,13 @@ def test_a_task_that_may_change_nothing_is_told(tmp_path: Path) -> None:
 def test_what_two_shares_do_not_go_with(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NullSpaceProjection(**options)
+
+
+@pytest.mark.parametrize("method", [NullSpaceProjection, RegressionFusion, HarmoniousFusion])
+def test_every_time_of_a_task_has_a_name_of_its_own(method: Any, tmp_path: Path) -> None:
+    """Two times of one step and phase are one event to a reader, which keeps the later one."""
+    callback = method(**calibration_data())
+    fit(foreign_module(OPTIMIZERS["adamw_decay"], True), [callback], tmp_path)
+    times = [(entry["step"], entry["phase"]) for entry in callback._events if entry["event"] == "time"]
+    assert len(times) == len(set(times)) >= 2
+    assert (0, "calibrate") in times

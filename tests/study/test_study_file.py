@@ -112,12 +112,14 @@ def test_the_studies_of_the_repository_are_whole(name: str) -> None:
 
 
 def test_the_study_on_smol_gives_every_method_the_same_small_budget() -> None:
-    """Four settings of each on the development seed; plain tuning has none."""
+    """Two settings of each on the development seed, as HUSH's two pairs of shares; plain tuning has none."""
     study = read_study(Path(__file__).parents[2] / "studies" / "smol.yaml")
     groups = {group.name: group for group in study.groups}
     tuned = {cell.method for cell in groups["tuning"].cells} - {"sequential"}
-    counts = Counter(point.partition("[")[0] for point in tuned)
-    assert set(counts.values()) == {4} and len(counts) >= 10
+    counts = Counter(point.partition("[")[0].replace("hpa-paper", "hpa-post") for point in tuned)
+    assert set(counts.values()) == {2} and len(counts) >= 10
+    hush = {cell.method for cell in groups["refusal-inputs"].cells if "null-space-refusals" in cell.method}
+    assert len(hush) == 2 and {cell.seed for cell in groups["refusal-inputs"].cells} == {100}
     seeds = {name: {cell.seed for cell in group.cells} for name, group in groups.items()}
     assert all(seeds[name] == {100} for name in ("alone", "regime", "tuning"))
     assert all(seeds[name] == {101, 102, 103} for name in ("comparison", "decisions", "injection"))
