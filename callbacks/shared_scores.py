@@ -189,7 +189,11 @@ def _decoder(processor: Any) -> Any:
 
 
 def _settings(collator: Any) -> dict[str, Any]:
-    """The attributes of a collator, but for those that are told by themselves."""
+    """The attributes of a collator, but for those that are told by themselves; none where the data have none."""
+    if collator is None:
+        return {}
+    if not hasattr(collator, "__dict__"):
+        raise UntoldError(f"a {type(collator).__name__} has no attributes that could be told")
     held = {key: value for key, value in vars(collator).items() if key not in ("processor", "template")}
     return held | {"describes": getattr(collator, "described_processor", None)} if held else {}
 

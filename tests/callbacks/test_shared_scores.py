@@ -15,7 +15,8 @@ from support.tiny_mllms import evaluation_records
 
 import hpa_lightning.callbacks.task_evaluation as evaluating
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
-from hpa_lightning.callbacks.shared_scores import SharedScores
+from hpa_lightning.callbacks.facts_digest import UntoldError
+from hpa_lightning.callbacks.shared_scores import SharedScores, _settings
 from hpa_lightning.data import CVITDataModule
 from hpa_lightning.evaluation import ScoredSet
 from hpa_lightning.modules import MLLMModule
@@ -164,3 +165,9 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert shared.read() == [ScoredSet({"set": "a", "score": 0.5}, [{"picture": "a.png", "openings": [-math.inf]}])]
     shared.write([one])
     assert json.loads((tmp_path / "x.json").read_text())["sets"][0]["fields"]["score"] == 1 / 3
+
+
+def test_data_without_a_collator_or_with_one_that_cannot_be_told_end_no_fit() -> None:
+    assert _settings(None) == {}
+    with pytest.raises(UntoldError, match="a tuple has no attributes"):  # which shared_scores turns into a sentence
+        _settings((1, 2))
