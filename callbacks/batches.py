@@ -43,8 +43,10 @@ def valid_positions(batch: Any) -> Tensor | tuple[Tensor, ...] | None:
 def answer_positions(batch: Any) -> Tensor | tuple[Tensor, ...]:
     """Boolean ``(batch, tokens)``, True where an answer's tokens are told from: one before each of the ``labels``.
 
-    A label of -100 is none, as in transformers, and neither is one of padding or one that is told from padding. A batch
-    of several loaders holds several; all of them in their order then. Labels that leave no token out are warned of.
+    A label of -100 is none, as in transformers, and neither is one of padding or one that is told from padding: where
+    the ``attention_mask`` is 0. Without one of that shape the labels alone decide. A batch of several loaders holds
+    several; all of them in their order then. Labels that leave no token out are warned of, and masks ``(batch,
+    tokens)`` of which there is not one of each labels' shape.
 
     Raises:
         ValueError: the batch holds no ``labels`` of that shape, or none that is told from a token.
@@ -58,6 +60,11 @@ def answer_positions(batch: Any) -> Tensor | tuple[Tensor, ...]:
         )
     valid = [mask.bool() for mask in _tokenwise(batch, "attention_mask")]
     if [mask.shape for mask in valid] != [one.shape for one in labels]:
+        if valid:
+            rank_zero_warn(
+                f"a batch has attention masks of shapes {_shapes(valid)} and labels of {_shapes(labels)}: no mask "
+                "tells which of the labels are padding, and all that are not -100 count. Give one of the labels' shape."
+            )
         valid = [torch.ones_like(one, dtype=torch.bool) for one in labels]
     masks, everything = [], True
     for one, mask in zip(labels, valid, strict=True):
@@ -75,6 +82,10 @@ def answer_positions(batch: Any) -> Tensor | tuple[Tensor, ...]:
             "Set their labels to -100."
         )
     return masks[0] if len(masks) == 1 else tuple(masks)
+
+
+def _shapes(tensors: list[Tensor]) -> str:
+    return " and ".join(str(tuple(one.shape)) for one in tensors)
 
 
 def _tokenwise(batch: Any, key: str) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -279,6 +280,18 @@ def test_labels_that_leave_no_token_out_are_told() -> None:
     assert found.tolist() == [[True, True, False, False]]
     with pytest.raises(ValueError, match="no label of a batch is told from a token before it"):
         answer_positions({"labels": torch.tensor([[5, -100]])})
+
+
+def test_a_mask_of_other_tokens_than_the_labels_is_told_and_the_labels_decide() -> None:
+    """Of an encoder's tokens, as sequence-to-sequence collators have it; a square mask per token is none of these."""
+    labels = torch.tensor([[-100, 4, 5, -100]])
+    with pytest.warns(UserWarning, match=r"masks of shapes \(1, 6\) and labels of \(1, 4\): no mask tells which"):
+        found = answer_positions({"attention_mask": torch.ones(1, 6), "labels": labels})
+    assert found.tolist() == [[True, True, False, False]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        square = answer_positions({"attention_mask": torch.ones(1, 1, 4, 4), "labels": labels})
+    assert torch.equal(square, found)
 
 
 def test_a_model_that_takes_the_tokens_first_is_calibrated_at_the_same_positions() -> None:

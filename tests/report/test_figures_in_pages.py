@@ -1,0 +1,272 @@
+"""What the pages say of the benchmark smol is what its archived runs say: their tables, cell by cell.
+
+Worked out here from the runs' scores, not by the package's report; scipy gives Student's t.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?")
+
+
+class Run:
+    """The scores of one archived run, percent; those at its end, or before its first task."""
+
+    def __init__(self, events: Iterable[dict[str, Any]], untuned: bool = False) -> None:
+        self.tasks: list[str] = []
+        self.scores: dict[int, dict[str, float]] = {}
+        self.likelihoods: dict[int, dict[str, float]] = {}
+        self.kinds: dict[str, str] = {}
+        for event in events:
+            if event["event"] == "run":
+                self.tasks = event["tasks"]
+            if event["event"] == "score":
+                step, name = event["step"], event["set"]
+                self.kinds[name] = event["kind"]
+                self.scores.setdefault(step, {})[name] = 100 * event["score"]
+                likelihood = event.get("figures", {}).get("by_likelihood", math.nan)
+                self.likelihoods.setdefault(step, {})[name] = 100 * likelihood
+        self.step = -1 if untuned else len(self.tasks) - 1
+
+    def mean(self, kind: str, step: int | None = None) -> float:
+        scores = self.scores[self.step if step is None else step]
+        return float(np.mean([score for name, score in scores.items() if self.kinds[name] == kind]))
+
+    def at_end(self, name: str) -> float:
+        return self.scores[self.step][name]
+
+    def learnt(self) -> float:
+        return float(np.mean([self.scores[step][task] for step, task in enumerate(self.tasks)]))
+
+    def performance(self) -> float:
+        return float(np.mean([self.at_end(task) for task in self.tasks]))
+
+    def backward_transfer(self) -> float:
+        earlier = list(enumerate(self.tasks))[:-1]
+        return float(np.mean([self.at_end(task) - self.scores[step][task] for step, task in earlier]))
+
+
+Figures = Callable[[Sequence[Run]], list[float]]
+
+
+@cache
+def archive(name: str) -> dict[str, list[dict[str, Any]]]:
+    """Key of a run -> its events."""
+    lines = (ROOT / "docs/results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return {cell["key"]: cell["events"] for cell in map(json.loads, lines)}
+
+
+def estimate(figure: Callable[[Run], float]) -> Figures:
+    """The mean over runs; of several, with the half width of its 95 % interval."""
+
+    def found(runs: Sequence[Run]) -> list[float]:
+        values = [figure(run) for run in runs]
+        if len(values) == 1:
+            return values
+        spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+        return [float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1)) * spread]
+
+    return found
+
+
+def of_each(figure: Callable[[Run], float]) -> Figures:
+    return lambda runs: [figure(run) for run in runs]
+
+
+def joined(*figures: Figures) -> Figures:
+    return lambda runs: [value for figure in figures for value in figure(runs)]
+
+
+def mean(figure: Callable[[Run], float]) -> Figures:
+    return lambda runs: [float(np.mean([figure(run) for run in runs]))]
+
+
+def attack(run: Run) -> float:
+    return run.mean("safety")
+
+
+def refused(run: Run) -> float:
+    return run.mean("over_refusal")
+
+
+def set_score(name: str) -> Callable[[Run], float]:
+    return lambda run: run.at_end(name)
+
+
+TEXT, PICTURE = "harmful-text", "harmful-picture"
+
+SECOND_JUDGE = joined(
+    mean(lambda run: run.likelihoods[run.step][TEXT]), mean(lambda run: run.likelihoods[run.step][PICTURE])
+)
+
+ATTACKS = joined(of_each(attack), of_each(set_score(TEXT)), of_each(set_score(PICTURE)))
+
+COLUMNS: dict[str, Figures] = {
+    "learnt": estimate(Run.learnt),
+    "AP": estimate(Run.performance),
+    "BWT": estimate(Run.backward_transfer),
+    "attack success": estimate(attack),
+    "MASR, and of each seed": joined(estimate(attack), of_each(attack)),
+    "second judge: words / beside a picture": SECOND_JUDGE,
+    "second judge, means: words / beside a picture": SECOND_JUDGE,
+    "over-refusal": estimate(refused),
+    "MASR (words alone / beside a picture)": ATTACKS,
+    "MASR (words / beside a picture)": ATTACKS,
+    "MASR after each task": lambda runs: [run.mean("safety", step) for run in runs for step in range(len(run.tasks))],
+    "attack success in words": of_each(set_score(TEXT)),
+    "beside a picture": of_each(set_score(PICTURE)),
+    "over-refusal in words": of_each(set_score("harmless-text")),
+    "over-refusal beside a picture": of_each(set_score("harmless-picture")),
+    "CIDEr": of_each(lambda run: run.at_end("adaptation") / 100),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's runs: their key without the seed; ``untuned``, the model that they start from."""
+
+    run: str
+    seeds: tuple[int, ...]
+    untuned: bool = False
+
+    def figures(self, heading: str, events: dict[str, list[dict[str, Any]]]) -> list[float]:
+        """What stands under a heading."""
+        if self.untuned and heading in ("learnt", "AP", "BWT"):
+            return []
+        if self.untuned and heading == "MASR, and of each seed":
+            heading = "attack success"
+        return COLUMNS[heading]([Run(events[f"{self.run}/seed_{seed}"], self.untuned) for seed in self.seeds])
+
+
+def rows(condition: str, seeds: tuple[int, ...], *runs: str) -> list[Row]:
+    return [Row(f"{condition}/{run}", seeds) for run in runs]
+
+
+THREE = (101, 102, 103)
+
+HUSH, ALL_INPUTS = "hush-shares-energy-0.95-memory-0.7", "null-space-energy-0.95"
+
+REFUSALS = "null-space-refusals-energy-0.95-memory-0.7"
+
+CORE = rows("three-tasks-0", THREE, "sequential", "hpa-paper", HUSH, ALL_INPUTS)
+
+ALIGNED = Row("three-tasks-0/sequential", (101,), untuned=True)
+
+# Page, how the header of its table begins, archive, the runs of its rows in their order.
+TABLES: list[tuple[str, str, str, list[Row]]] = [
+    ("README.md", "| method | AP | BWT | MASR, and of each seed |", "smol", CORE),
+    ("docs/smol.md", "| | learnt | AP | BWT | MASR, and of each seed |", "smol", [ALIGNED, *CORE]),
+    (
+        "docs/smol.md",
+        "| | learnt | AP | BWT | MASR (words alone / beside a picture) |",
+        "smol",
+        [
+            *rows("three-tasks-0", (101,), "sequential", "hpa-paper", ALL_INPUTS),
+            *rows("three-tasks", (101,), REFUSALS),
+            *rows("three-tasks", (102,), REFUSALS),
+            *rows("three-tasks-0", (101,), HUSH),
+            *rows("three-tasks", (101,), "hush-stream_budget-0.085"),
+            *rows("three-tasks-0", (101,), "olora-weight-0.1", "safe-delta-budget-40.0-protected-0.0"),
+            *rows("three-tasks-0", (101,), "model-tailor-keep-30.0", "sppft-first-6-last-14"),
+            *rows("three-tasks-0", (101,), "linear-aligned-share-0.1", "safety-replay-size-128-share-0.1"),
+        ],
+    ),
+    (
+        "docs/smol.md",
+        "| | learnt | AP | BWT | MASR (words / beside a picture) |",
+        "smol",
+        rows("three-tasks-0", (101,), "hpa-paper", "post-multiply", "post-unnormalised", "post-reverse-alpha"),
+    ),
+    (
+        "docs/smol.md",
+        "| | attack success in words | beside a picture |",
+        "smol_adaptation",
+        [
+            Row("efficientnet/tuning", (101,), untuned=True),
+            *rows("efficientnet", (101, 102), "tuning", "hush"),
+            *rows("efficientnet", (101,), "hpa-paper", "aligned-merging-share-0.5", "multi-task-share-0.1"),
+            *rows("efficientnet", (101,), "sppft-first-1-last-10", "sequential-sft", "merging-share-0.5"),
+        ],
+    ),
+    (
+        "docs/methods/null_space_projection.md",
+        "| | learnt | AP | BWT | attack success | over-refusal |",
+        "smol",
+        [
+            ALIGNED,
+            *rows("three-tasks", (100,), "sequential"),
+            *rows("settings", (100,), ALL_INPUTS, REFUSALS, "null-space-refusals-energy-0.95-memory-0.95", HUSH),
+        ],
+    ),
+]
+
+
+def table(page: str, header: str) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the page's table whose header begins so; of several, of the last."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    start = max(number for number, line in enumerate(lines) if line.startswith(header))
+    found = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    headings, _, *body = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in found]
+    for column, heading in enumerate(headings):
+        if heading == "beside a picture" and headings[column - 1].startswith("over-refusal"):
+            headings[column] = "over-refusal beside a picture"
+    return headings, body
+
+
+def says(cell: str, expected: Sequence[float]) -> bool:
+    """Whether the cell's numbers are these, rounded as it rounds them (a half up, down or to even)."""
+    said = NUMBER.findall(cell)
+    return len(said) == len(expected) and all(
+        abs(float(one) - value) <= 0.5 * 10.0 ** -len(one.partition(".")[2]) + 1e-5
+        for one, value in zip(said, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("page", "header", "name", "expected"), TABLES, ids=[f"{page}-{number}" for number, (page, *_) in enumerate(TABLES)]
+)
+def test_the_table_says_what_the_archived_runs_say(page: str, header: str, name: str, expected: list[Row]) -> None:
+    events = archive(name)
+    headings, body = table(page, header)
+    assert len(body) == len(expected), [row[0] for row in body]
+    mistakes = [
+        (row[0], heading, cell, figures)
+        for row, runs in zip(body, expected, strict=True)
+        for heading, cell in list(zip(headings, row, strict=True))[1:]
+        if not says(cell.replace("**", ""), figures := runs.figures(heading, events))
+    ]
+    assert not mistakes
+
+
+@pytest.mark.parametrize(("place", "tower"), enumerate(["efficientnet", "dino", "gemma"]))
+def test_the_table_of_towers_says_what_the_archived_runs_say(place: int, tower: str) -> None:
+    """Each cell has the model before the adaptation, after it, and after it with HUSH."""
+    _, body = table("docs/smol.md", "| | attack success in words: before, after, with HUSH |")
+    events = archive("smol_adaptation")
+    runs = [Row(f"{tower}/tuning", (101,), untuned=True), *rows(tower, (101,), "tuning", "hush")]
+    sets = ["attack success in words", "beside a picture", "over-refusal in words", "over-refusal beside a picture"]
+    expected = [[figure for run in runs for figure in run.figures(heading, events)] for heading in sets]
+    assert len(body) == 3 and all(says(*pair) for pair in zip(body[place][1:], expected, strict=True))
+
+
+def test_a_wrong_number_and_a_missing_one_are_found() -> None:
+    assert says("43.1 ± 16.3 (56, 40)", [43.14, 16.26, 56.25, 40.0]) and says("", [])
+    assert not says("43.2 ± 16.3", [43.14, 16.26])
+    assert not says("43.1", [43.14, 16.26]) and not says("", [1.0])
+    assert says("-9.4 ± 7.7", [-9.38, 7.7]) and not says("9.4 ± 7.7", [-9.38, 7.7])
+    assert not says("45.7", [45.6466])
