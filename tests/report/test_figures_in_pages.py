@@ -1,4 +1,4 @@
-"""What the pages say of the benchmark smol is what its archived runs say: their tables, cell by cell.
+"""What the pages' tables say of methods is what the archived runs say, cell by cell.
 
 Worked out here from the runs' scores, not by the package's report; scipy gives Student's t.
 """
@@ -71,6 +71,10 @@ def archive(name: str) -> dict[str, list[dict[str, Any]]]:
     return {cell["key"]: cell["events"] for cell in map(json.loads, lines)}
 
 
+class HalfWidth(float):
+    """Of a 95 % interval: a cell may leave it out."""
+
+
 def estimate(figure: Callable[[Run], float]) -> Figures:
     """The mean over runs; of several, with the half width of its 95 % interval."""
 
@@ -79,7 +83,7 @@ def estimate(figure: Callable[[Run], float]) -> Figures:
         if len(values) == 1:
             return values
         spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-        return [float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1)) * spread]
+        return [float(np.mean(values)), HalfWidth(stats.t.ppf(0.975, len(values) - 1) * spread)]
 
     return found
 
@@ -116,11 +120,18 @@ SECOND_JUDGE = joined(
 
 ATTACKS = joined(of_each(attack), of_each(set_score(TEXT)), of_each(set_score(PICTURE)))
 
+NANO_SETS = joined(*(mean(set_score(f"harmful-{name}")) for name in ("text", "image", "typeset")))
+
 COLUMNS: dict[str, Figures] = {
     "learnt": estimate(Run.learnt),
     "AP": estimate(Run.performance),
     "BWT": estimate(Run.backward_transfer),
     "attack success": estimate(attack),
+    "MASR": estimate(attack),
+    "DASR": estimate(lambda run: attack(run) - run.mean("safety", -1)),
+    "right after each task": mean(Run.learnt),
+    "MASR (text / image / typeset)": joined(estimate(attack), NANO_SETS),
+    "text / image / typeset": NANO_SETS,
     "MASR, and of each seed": joined(estimate(attack), of_each(attack)),
     "second judge: words / beside a picture": SECOND_JUDGE,
     "second judge, means: words / beside a picture": SECOND_JUDGE,
@@ -149,8 +160,15 @@ class Row:
         if self.untuned and heading in ("learnt", "AP", "BWT"):
             return []
         if self.untuned and heading == "MASR, and of each seed":
-            heading = "attack success"
-        return COLUMNS[heading]([Run(events[f"{self.run}/seed_{seed}"], self.untuned) for seed in self.seeds])
+            heading = "MASR"
+        run = self.run
+        if heading == "MASR, 0.1 % harmful samples":
+            run, heading = run.replace("clean/", "three-tasks-0.1/"), "MASR"
+        runs = [Run(events[f"{run}/seed_{seed}"], self.untuned) for seed in self.seeds]
+        steps = {"": -1, **{task: step for step, task in enumerate(runs[0].tasks)}}
+        if heading in steps:
+            return mean(lambda run: run.mean("safety", steps[heading]))(runs)
+        return COLUMNS[heading](runs)
 
 
 def rows(condition: str, seeds: tuple[int, ...], *runs: str) -> list[Row]:
@@ -166,6 +184,14 @@ REFUSALS = "null-space-refusals-energy-0.95-memory-0.7"
 CORE = rows("three-tasks-0", THREE, "sequential", "hpa-paper", HUSH, ALL_INPUTS)
 
 ALIGNED = Row("three-tasks-0/sequential", (101,), untuned=True)
+
+FIVE = (101, 102, 103, 104, 105)
+
+NANO_SHARE, NANO_BUDGET = "null-space-energy-0.7", "hush-stream-stream_budget-0.085"
+
+NANO_HPA, NANO_REGRESSION = "hpa-post-p_min-5.0-p_max-15.0", "regression-safety-0.1-memory-0.1"
+
+DEMO = ("sequential", "hpa-in-p-72.0", "hpa-post-p_min-7.0-p_max-18.0")
 
 # Page, how the header of its table begins, archive, the runs of its rows in their order.
 TABLES: list[tuple[str, str, str, list[Row]]] = [
@@ -213,6 +239,62 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
             *rows("settings", (100,), ALL_INPUTS, REFUSALS, "null-space-refusals-energy-0.95-memory-0.95", HUSH),
         ],
     ),
+    (
+        "README.md",
+        "| method | AP | BWT | MASR | MASR, 0.1 % harmful samples |",
+        "nano",
+        rows("clean", FIVE, "sequential", NANO_HPA, NANO_REGRESSION, NANO_SHARE),
+    ),
+    ("docs/nano.md", "| method | AP | BWT | MASR | DASR |", "nano", rows("clean", FIVE, *DEMO)),
+    ("docs/nano.md", "| MASR after | driving |", "nano", rows("clean", FIVE, *DEMO)),
+    (
+        "docs/methods/hush.md",
+        "| | learnt | AP | BWT | MASR (text / image / typeset) |",
+        "nano",
+        rows("clean", FIVE, HUSH, REFUSALS, NANO_SHARE, NANO_BUDGET, "sequential"),
+    ),
+    (
+        "docs/methods/hush.md",
+        "| | | driving |",
+        "nano",
+        rows("clean", FIVE, HUSH, REFUSALS, NANO_SHARE, NANO_BUDGET, "sequential"),
+    ),
+    (
+        "docs/methods/hush.md",
+        "| | AP | BWT | MASR | over-refusal |",
+        "nano",
+        [
+            *rows("clean", FIVE, NANO_SHARE, "null-space-sketch-rank-192"),
+            *rows("clean", FIVE, NANO_REGRESSION, "regression-sketch-rank-384"),
+        ],
+    ),
+    (
+        "docs/methods/null_space_projection.md",
+        "| | learnt | AP | BWT | MASR | over-refusal |",
+        "nano",
+        [
+            *rows("three-tasks", (0,), "sequential", NANO_SHARE, "null-space-large-energy-0.9", REFUSALS, HUSH),
+            *rows("three-tasks", (0,), "null-space-refusals-energy-0.95-memory-0.5"),
+            *rows("three-tasks", (0,), "null-space-refusals-energy-0.9-memory-0.7"),
+            *rows("three-tasks", (0,), "hush-shares-energy-0.98-memory-0.7", "hush-shares-energy-0.98-memory-0.8"),
+        ],
+    ),
+    (
+        "docs/methods/null_space_projection.md",
+        "| | learnt | AP | BWT | MASR (text / image / typeset) |",
+        "nano",
+        rows("clean", FIVE, NANO_BUDGET, NANO_SHARE, "sequential"),
+    ),
+    (
+        "docs/methods/null_space_projection.md",
+        "| `share` | learnt |",
+        "nano",
+        [
+            *rows("three-tasks", (0, 1), NANO_SHARE, "null-space-share-share-output-budget-0.05"),
+            *rows("three-tasks", (0, 1), "null-space-share-share-nearest-budget-0.05"),
+            *rows("three-tasks", (0, 1), "null-space-share-share-refusals-budget-0.05"),
+        ],
+    ),
 ]
 
 
@@ -231,6 +313,8 @@ def table(page: str, header: str) -> tuple[list[str], list[list[str]]]:
 def says(cell: str, expected: Sequence[float]) -> bool:
     """Whether the cell's numbers are these, rounded as it rounds them (a half up, down or to even)."""
     said = NUMBER.findall(cell)
+    if "±" not in cell:
+        expected = [value for value in expected if not isinstance(value, HalfWidth)]
     return len(said) == len(expected) and all(
         abs(float(one) - value) <= 0.5 * 10.0 ** -len(one.partition(".")[2]) + 1e-5
         for one, value in zip(said, expected, strict=True)
