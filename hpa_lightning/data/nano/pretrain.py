@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration, PreTrainedModel
+from transformers import LlavaForConditionalGeneration, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from hpa_lightning.data.nano.batching import Encoder, answer_loss, length_buckets
 from hpa_lightning.data.nano.construction import build_model, build_processor, nano_vocabulary
@@ -116,6 +116,52 @@ def train_stage(
             model.train()
 
 
+def train_and_save(
+    model: PreTrainedModel,
+    processor: ProcessorMixin | PreTrainedTokenizerBase,
+    out: Path,
+    steps: tuple[int, int],
+    learning_rates: tuple[float, float],
+    batch_size: int,
+    seed: int,
+    log: Log,
+    draw: Draw,
+    measured: Measure,
+) -> None:
+    """Trains both stages, and saves model, processor and what is measured of them to `out`.
+
+    An interrupted run goes on where it last saved (`out/training/state.pt`). The model's weights are rounded to
+    bfloat16.
+    """
+    state_file = out / "training" / "state.pt"
+    state_file.parent.mkdir(parents=True, exist_ok=True)
+    encoder = Encoder(processor)
+    for stage, (length, peak) in enumerate(zip(steps, learning_rates, strict=True), start=1):
+        train_stage(model, encoder, stage, length, peak, batch_size, seed, state_file, log, draw, measured)
+    if state_file.exists():
+        model.load_state_dict(torch.load(state_file, weights_only=True)["model"])
+    processor.save_pretrained(out)
+    model.eval().to(torch.bfloat16).save_pretrained(out)
+    model.float()
+    found = measured(400)
+    write_text(out / "measured.json", json.dumps(found, indent=1) + "\n")
+    log(json.dumps(found))
+
+
+def command_line(description: str | None, holds: str, make: Callable[..., object]) -> None:
+    """Make a model as the command line says, with the time before each line of the log."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help=f"folder for {holds}")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    began = time.time()
+
+    def log(line: str) -> None:
+        print(f"[{time.time() - began:7.1f} s] {line}", flush=True)
+
+    make(arguments.out, arguments.seed, log=log)
+
+
 def pretrain(
     out: Path,
     seed: int = 0,
@@ -146,7 +192,7 @@ def pretrain(
     torch.manual_seed(seed)
     processor = build_processor(nano_vocabulary())
     model = build_model(len(processor.tokenizer), seed).train()
-    vision_file, state_file = work / "vision.pt", work / "state.pt"
+    vision_file = work / "vision.pt"
     if vision_file.exists():
         model.load_state_dict(torch.load(vision_file, weights_only=True))
     else:
@@ -157,45 +203,10 @@ def pretrain(
     model.model.vision_tower.requires_grad_(False)
     model.model.multi_modal_projector.requires_grad_(False)
     measured = partial(measure, model, processor)
-    for stage, (length, peak) in enumerate(zip(steps, learning_rates, strict=True), start=1):
-        train_stage(
-            model,
-            Encoder(processor),
-            stage,
-            length,
-            peak,
-            batch_size,
-            seed,
-            state_file,
-            log,
-            conversations,
-            measured,
-        )
-    if state_file.exists():
-        model.load_state_dict(torch.load(state_file, weights_only=True)["model"])
-    processor.save_pretrained(out)
-    model.eval().to(torch.bfloat16).save_pretrained(out)
-    model.float()
-    found = measured(400)
-    write_text(out / "measured.json", json.dumps(found, indent=1) + "\n")
-    log(json.dumps(found))
+    train_and_save(model, processor, out, steps, learning_rates, batch_size, seed, log, conversations, measured)
     result: LlavaForConditionalGeneration = model
     return result
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model, the processor and the state")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    began = time.time()
-
-    def log(line: str) -> None:
-        print(f"[{time.time() - began:7.1f} s] {line}", flush=True)
-
-    pretrain(arguments.out, arguments.seed, log=log)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, "the model, the processor and the state", pretrain)

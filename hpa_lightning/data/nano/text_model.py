@@ -7,9 +7,6 @@ before the questions, so that it can answer about pictures once they are transla
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +14,12 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from hpa_lightning.data.nano.batching import Encoder, answer
+from hpa_lightning.data.nano.batching import answer
 from hpa_lightning.data.nano.examples import draw
 from hpa_lightning.data.nano.lexicon import ALARMING_PAIRS, HARMFUL_PAIRS
-from hpa_lightning.data.nano.pretrain import Log, train_stage
+from hpa_lightning.data.nano.pretrain import Log, command_line, train_and_save
 from hpa_lightning.data.nano.shipped_model import load_nano_processor
 from hpa_lightning.data.nano.text_conversations import TEXT_SKILLS, spoken_request, text_conversations, text_skill
-from hpa_lightning.files import write_text
 from hpa_lightning.metrics.judges.string_match import StringRefusalJudge
 
 _FEW = {"digits": 24, "icons": 100, "roads": 100}
@@ -93,51 +89,15 @@ def pretrain_text(
     Returns:
         The model in float32, its weights rounded to bfloat16.
     """
-    state_file = out / "training" / "state.pt"
-    state_file.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     tokenizer = load_nano_processor().tokenizer
     tokenizer.chat_template = load_nano_processor().chat_template
     model = build_text_model(len(tokenizer), seed).train()
     measured = partial(measure_text, model, tokenizer)
-    for stage, (length, peak) in enumerate(zip(steps, learning_rates, strict=True), start=1):
-        train_stage(
-            model,
-            Encoder(tokenizer),
-            stage,
-            length,
-            peak,
-            batch_size,
-            seed,
-            state_file,
-            log,
-            text_conversations,
-            measured,
-        )
-    model.load_state_dict(torch.load(state_file, weights_only=True)["model"])
-    tokenizer.save_pretrained(out)
-    model.eval().to(torch.bfloat16).save_pretrained(out)
-    model.float()
-    found = measured(400)
-    write_text(out / "measured.json", json.dumps(found, indent=1) + "\n")
-    log(json.dumps(found))
+    train_and_save(model, tokenizer, out, steps, learning_rates, batch_size, seed, log, text_conversations, measured)
     result: LlamaForCausalLM = model
     return result
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model, the tokenizer and the state")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    began = time.time()
-
-    def log(line: str) -> None:
-        print(f"[{time.time() - began:7.1f} s] {line}", flush=True)
-
-    pretrain_text(arguments.out, arguments.seed, log=log)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, "the model, the tokenizer and the state", pretrain_text)
