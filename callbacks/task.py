@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
@@ -122,6 +123,7 @@ class TaskCallback(L.Callback):
         self._torn: str | None = None
         self._finished_tasks = 0
         self._events = EventLog()
+        self._times: Counter[tuple[Any, Any]] = Counter()  # how many of a task and phase the events hold
         self._restored = False
         self._started_at: float | None = None
         self._train_seconds = 0.0
@@ -178,8 +180,15 @@ class TaskCallback(L.Callback):
         """Record the seconds spent inside as a ``time`` event."""
         start = time.monotonic()
         yield
-        seconds = round(time.monotonic() - start, 3)
-        self.record(trainer, TimeEvent(step=task_index, phase=phase, seconds=seconds))
+        self._record_time(trainer, task_index, phase, time.monotonic() - start)
+
+    def _record_time(self, trainer: L.Trainer, task_index: int, phase: str, seconds: float) -> None:
+        """Record a time; its number tells several of a phase apart, and those of a resumed run from a repeated one."""
+        number = self._times[task_index, phase]
+        self._times[task_index, phase] += 1
+        seconds = round(seconds, 3)
+        event = TimeEvent(step=task_index, phase=phase, seconds=seconds, by=self.state_key, number=number)
+        self.record(trainer, event)
 
     def starts_writing(self, what: str) -> None:
         """To be called in ``on_task_end`` before the first layer is written, which cannot be repeated.
@@ -359,6 +368,8 @@ class TaskCallback(L.Callback):
         self._ended = state_dict.get("ended", False)
         self._finished_tasks = state_dict["finished_tasks"]
         self._events = EventLog.from_state(state_dict)
+        times = (entry for entry in self._events if entry["event"] == TimeEvent.event)
+        self._times = Counter((entry.get("step"), entry.get("phase")) for entry in times)
         self._train_seconds = state_dict["train_seconds"]
         self._restored = True
         for part in self.parts:
@@ -431,8 +442,7 @@ class TaskCallback(L.Callback):
         if self._started_at is not None:
             self._train_seconds += time.monotonic() - self._started_at
             self._started_at = None
-            seconds = round(self._train_seconds, 3)
-            self.record(trainer, TimeEvent(step=task.index, phase="train", seconds=seconds))
+            self._record_time(trainer, task.index, "train", self._train_seconds)
         for callback in task_callbacks(trainer):
             callback._ending = True
         self._dispatch(trainer, pl_module, "on_task_end", task)

@@ -256,6 +256,9 @@ class TimeEvent(Event):
         phase: ``train``, ``prepare``, ``calibrate``, ``remember``, ``fuse``, ``evaluate``, ``drift``, ``gate``,
             ``evaluate_again``, or ``shared``: what another fit of a study measured of the aligned model was read.
         seconds: null in a file where it was not finite.
+        by: the callback that took it; null in files that are older than this key.
+        number: how many times of this callback, task and phase are before it, from 0; null as ``by``. A resumed run
+            that takes a time once more gives it the same number.
     """
 
     event: ClassVar[str] = "time"
@@ -263,6 +266,8 @@ class TimeEvent(Event):
     step: int = -1
     phase: str | None = null_field()
     seconds: float | None = null_field()
+    by: str | None = null_field()
+    number: int | None = null_field()
 
 
 @dataclass(frozen=True, kw_only=True)

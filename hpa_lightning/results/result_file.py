@@ -28,7 +28,7 @@ _WRITING = threading.Lock()
 #: The keys that distinguish two lines of one event; every other key is a value.
 IDENTITY_KEYS = (
     "event", "step", "after", "task", "set", "kind", "metric", "layer", "module", "phase", "at", "commit",
-    "optimizer_step", "moment",
+    "optimizer_step", "moment", "by", "number",
 )  # fmt: skip
 
 

@@ -258,7 +258,7 @@ def test_what_two_shares_do_not_go_with(options: dict[str, Any], message: str) -
 
 @pytest.mark.parametrize("method", [NullSpaceProjection, RegressionFusion, HarmoniousFusion])
 def test_every_time_of_a_task_has_a_name_of_its_own(method: Any, tmp_path: Path) -> None:
-    """Two times of one step and phase are one event to a reader, which keeps the later one."""
+    """A table of costs that adds up by phase can tell them apart."""
     callback = method(**calibration_data())
     fit(foreign_module(OPTIMIZERS["adamw_decay"], True), [callback], tmp_path)
     times = [(entry["step"], entry["phase"]) for entry in callback._events if entry["event"] == "time"]
