@@ -22,7 +22,7 @@ from hpa_lightning.callbacks import TaskEvaluation
 from hpa_lightning.callbacks.fit_end import saving
 from hpa_lightning.checkpoints import checkpoint_fault, newest_checkpoint
 from hpa_lightning.cli.errors import UserError, on_one_line
-from hpa_lightning.cli.parser import OneLineErrors
+from hpa_lightning.cli.parser import OneLineErrors, what_was_said
 from hpa_lightning.command_results import CommandResults
 from hpa_lightning.data import CVITDataModule
 from hpa_lightning.files import unused_path
@@ -83,7 +83,7 @@ class TuningCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, OSError, MisconfigurationException) as error:
-            raise UserError(on_one_line(str(error))) from error
+            raise UserError(what_was_said(str(error))) from error
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand in ("validate", "test"):

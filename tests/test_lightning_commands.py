@@ -175,6 +175,18 @@ def test_a_mistake_before_the_first_batch_is_one_line(
     assert said.startswith(f"hpa-lightning {command}: there is no data file '/none/train.json'; expected JSON")
 
 
+def test_a_model_that_is_not_there_is_told_without_what_the_parser_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_configuration(tmp_path)
+    config = yaml.safe_load(path.read_text())
+    config["model"] = {"class_path": "hpa_lightning.modules.MLLMModule", "init_args": {"model": "/none/model"}}
+    path.write_text(yaml.safe_dump(config))
+    said = told(["fit", "--config", str(path)], capsys)
+    assert said.startswith("hpa-lightning fit: model /none/model is no folder here, and the Hub gave no model: ")
+    assert "Namespace" not in said and "Subtypes" not in said
+
+
 class Asked(L.Callback):
     """The process is asked to stop in its second step."""
 

@@ -69,9 +69,9 @@ def run(arguments: Sequence[str]) -> None:
             raise UserError("--stage-files is for a model that has been through stages; leave it out")
     if options.wheels is not None and not options.wheels.is_dir():
         raise UserError(f"--wheels {options.wheels} is no folder")
+    model = None if options.no_model else _model(options)
     from hpa_lightning.smol.benchmark_build import build_smol
 
-    model = _model(options.no_model)
     about = build_smol(
         options.output,
         options.tasks,
@@ -92,9 +92,11 @@ def run(arguments: Sequence[str]) -> None:
     print(f"{options.output}: {len(about['tasks'])} tasks; licences are in {options.output / 'LICENCES.txt'}.")
 
 
-def _model(left_out: bool) -> Any:
-    if left_out:
-        return None
-    from hpa_lightning.smol.model_build import build_model
+def _model(options: Any) -> Any:
+    """What makes the model, once every stage that was asked for is known to have weights: data take minutes."""
+    from hpa_lightning.smol.model_build import build_model, files_of_stages
+    from hpa_lightning.smol.stage_weights import STAGES as aligned
 
+    stages = aligned if options.stages is None else options.stages
+    files_of_stages(stages, options.tower, options.language, options.stage_files)
     return build_model

@@ -117,6 +117,11 @@ def explain(message: str, parser: Any) -> str:
             return _no_class(found, trail)
         for pattern, kind in ((_KEY, "key"), (_CLASS, "class")):
             trail += [(indent, kind, match[1]) for match in pattern.finditer(line)]
+    return what_was_said(message)
+
+
+def what_was_said(message: str) -> str:
+    """Put a message of jsonargparse into one line, without the types it has tried and the values it was given."""
     lines = [line.lstrip(" -") for line in message.splitlines() if not _UNINFORMATIVE.search(line)]
     text = re.sub(r'Parser key "([^"]+)":', r"\1:", on_one_line(" ".join(lines)))
     text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)

@@ -21,7 +21,8 @@ def build_model(model: Any, config: str | dict[str, Any] | None, dtype: str, att
     The model is an image-text-to-text model or, where its configuration is one's, a causal language model.
 
     Raises:
-        ValueError: neither or both were given, a model of another type, or an architecture that is refused.
+        ValueError: neither or both were given, a name that leads to no model, a model of another type, or an
+            architecture that is refused.
     """
     if (model is None) == (config is None):
         raise ValueError(
@@ -35,7 +36,7 @@ def build_model(model: Any, config: str | dict[str, Any] | None, dtype: str, att
     if attn_implementation is not None:
         settings["attn_implementation"] = attn_implementation
     if isinstance(model, str | Path):
-        return auto_class_of(AutoConfig.from_pretrained(model)).from_pretrained(model, **settings)
+        return auto_class_of(_config_of(model)).from_pretrained(model, **settings)
     if model is not None:
         raise ValueError(f"model is a {type(model).__name__}; expected a name, a folder or a torch module.")
     if isinstance(config, dict):
@@ -45,6 +46,18 @@ def build_model(model: Any, config: str | dict[str, Any] | None, dtype: str, att
     else:
         loaded = AutoConfig.from_pretrained(str(config))
     return auto_class_of(loaded).from_config(loaded, **settings)
+
+
+def _config_of(model: str | Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(model)
+    except OSError as error:
+        here = "is a folder without a model" if Path(model).is_dir() else "is no folder here, and the Hub gave no model"
+        reason = str(error).rstrip(". ")
+        raise ValueError(
+            f"model {model} {here}: {reason}. Expected a folder that a model was saved to, or a name on the Hub; "
+            "`hpa-lightning benchmark build` makes the model of a benchmark."
+        ) from error
 
 
 def load_processor(processor: Any, model: Any, config: Any) -> Any:

@@ -156,11 +156,7 @@ def build_model(
         ValueError: an input is not as it should be, the folder holds something else, or ``stage_files`` none of the
             stages' files.
     """
-    made = {} if stage_files is None else stage_files_in(stage_files, stages, tower, language)
-    if stage_files is not None and not made:
-        wanted_files = [stage_file(stage, tower, language).name for stage in stages]
-        raise ValueError(f"{stage_files} has none of the stages' files {names(wanted_files)}; expected one of them.")
-    files = _files(stages, tower, made, language)
+    files = files_of_stages(stages, tower, language, stage_files)
     digests = {stage: file_digest(path) for stage, path in files.items()}
     wanted = {"language": language, "tower": tower, "stages": digests}
     if folder.exists() and any(folder.iterdir()):
@@ -171,7 +167,7 @@ def build_model(
         if {"language": "smollm2"} | {key: known[key] for key in wanted if key in known} == wanted:
             return known
         shutil.rmtree(folder)  # of another version's stages
-    model, processor = model_of_stages(find, tower, stages, made, language)
+    model, processor = model_of_stages(find, tower, stages, files, language)
     found = {
         **wanted,
         "measured": measured_at(files[stages[-1]]) if stages else {},
@@ -184,6 +180,24 @@ def build_model(
     return found
 
 
+def files_of_stages(
+    stages: Sequence[str] = STAGES,
+    tower: Tower = "efficientnet",
+    language: Language = "smollm2",
+    stage_files: Path | None = None,
+) -> dict[str, Path]:
+    """Return the file of every stage that :func:`build_model` takes with these arguments.
+
+    Raises:
+        ValueError: a stage has none, or ``stage_files`` none of the stages'.
+    """
+    made = {} if stage_files is None else stage_files_in(stage_files, stages, tower, language)
+    if stage_files is not None and not made:
+        wanted = [stage_file(stage, tower, language).name for stage in stages]
+        raise ValueError(f"{stage_files} has none of the stages' files {names(wanted)}; expected one of them.")
+    return _files(stages, tower, made, language)
+
+
 def _files(
     stages: Sequence[str], tower: str, made: Mapping[str, Path] | None = None, language: str = "smollm2"
 ) -> dict[str, Path]:
@@ -194,6 +208,7 @@ def _files(
         if not path.is_file():
             raise ValueError(
                 f"stage {stage} of {language} with the tower {tower} has no weights: there is no {path}; "
-                "studies/smol_stages.py makes them, and --stage-files names their folder."
+                "studies/smol_stages.py makes them, and --stage-files names their folder. --stages names stages that "
+                "have weights, or none for the pretrained parts."
             )
     return found

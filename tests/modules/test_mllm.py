@@ -102,6 +102,8 @@ def test_settings_that_cannot_be_are_refused() -> None:
         MLLMModule(model=model, config={}, processor=processor)
     with pytest.raises(ValueError, match="no processor: pass processor="):
         MLLMModule(model=model)
+    with pytest.raises(ValueError, match=r"model /none/model is no folder here, and the Hub gave no model: .*build`"):
+        MLLMModule(model="/none/model")
     with pytest.raises(ValueError, match="expected 'model_type' among them"):
         MLLMModule(config={"hidden_size": 3}, processor=processor)
     with pytest.raises(ValueError, match=r"train_modules \['model.nothing'\] are no submodules"):

@@ -250,6 +250,20 @@ def test_stage_files_that_cannot_be(options: list[str], message: str, tmp_path: 
     assert not (tmp_path / "smol").exists()
 
 
+@pytest.mark.parametrize("options", [["--tower", "dino"], ["--language", "gemma"], ["--stage-files", "."]])
+def test_a_model_without_weights_is_refused_before_anything_is_downloaded(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hpa_lightning.cli import benchmark
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match="has no weights: .* --stages names stages that have|none of the stages' files"
+    ):
+        benchmark.run(["build", "smol", "--output", "smol", *options])
+    assert not Path("smol").exists()
+
+
 def test_the_command_knows_the_tasks_and_stages() -> None:
     from hpa_lightning.cli import benchmark
     from hpa_lightning.smol.stage_weights import BEFORE
