@@ -23,7 +23,7 @@ COMMANDS = {
     "predict": ("tuning", "write the answers"),
     "export": ("export", "one Hugging Face folder or a peft adapter from a checkpoint, with a model card"),
     "doctor": ("doctor", "versions, devices, what is supported and the memory that a configuration needs"),
-    "demo": ("demo", "sequential tuning against both modes of HPA on the embedded benchmark, one table"),
+    "demo": ("demo", "several methods side by side on the embedded benchmark, or on smol: one table"),
     "benchmark": ("benchmark", "`benchmark build smol`: a benchmark with a real model, put together from packages"),
     "data": ("data", "`data check`: everything that can be wrong with a stream's data; `data filter`: harm out of it"),
     "fuse": ("fuse", "post-training HPA on two checkpoints that were trained elsewhere"),
