@@ -21,6 +21,7 @@ ACROSS = {
     "test_conftest.py": "what every test goes through",
     "test_cost.py": "the scripts of benchmarks/ at small sizes",
     "test_examples.py": "every file of examples/",
+    "test_figures_in_pages.py": "tables of methods in README.md and docs/ against the archived runs",
     "test_forked_programs.py": "tests/support/forked_programs.py",
     "test_fuzz.py": "broken inputs for every reader",
     "test_fuzz_functional.py": "any tensors for every function of the core",
