@@ -258,7 +258,7 @@ def test_a_model_without_weights_is_refused_before_anything_is_downloaded(
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ValueError, match="has no weights: .* --stages names stages that have|none of the stages' files"
+        ValueError, match=r"has no weights: .* --stages names stages that have|none of the stages' files"
     ):
         benchmark.run(["build", "smol", "--output", "smol", *options])
     assert not Path("smol").exists()
