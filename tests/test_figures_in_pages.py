@@ -32,7 +32,13 @@ class Run:
         self.scores: dict[int, dict[str, float]] = {}
         self.likelihoods: dict[int, dict[str, float]] = {}
         self.kinds: dict[str, str] = {}
+        self.minutes: dict[str, float] = {}  # phase -> its sum
+        self.memory = math.nan
         for event in events:
+            if event["event"] == "time":
+                self.minutes[event["phase"]] = self.minutes.get(event["phase"], 0.0) + event["seconds"] / 60
+            if event["event"] == "end":
+                self.memory = event.get("peak_memory", math.nan) / 1e9
             if event["event"] == "run":
                 self.tasks = event["tasks"]
             if event["event"] == "score":
@@ -108,6 +114,10 @@ def refused(run: Run) -> float:
     return run.mean("over_refusal")
 
 
+def beside_training(run: Run) -> float:
+    return sum(run.minutes.get(phase, 0.0) for phase in ("prepare", "calibrate", "remember", "fuse", "gate"))
+
+
 def set_score(name: str) -> Callable[[Run], float]:
     return lambda run: run.at_end(name)
 
@@ -143,6 +153,9 @@ COLUMNS: dict[str, Figures] = {
     "beside a picture": of_each(set_score(PICTURE)),
     "over-refusal in words": of_each(set_score("harmless-text")),
     "over-refusal beside a picture": of_each(set_score("harmless-picture")),
+    "training, min": of_each(lambda run: run.minutes["train"]),
+    "the method beside it, min": of_each(beside_training),
+    "most memory, GB": of_each(lambda run: run.memory),
     "CIDEr": of_each(lambda run: run.at_end("adaptation") / 100),
 }
 
@@ -217,6 +230,12 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         "| | learnt | AP | BWT | MASR (words / beside a picture) |",
         "smol",
         rows("three-tasks-0", (101,), "hpa-paper", "post-multiply", "post-unnormalised", "post-reverse-alpha"),
+    ),
+    (
+        "docs/smol.md",
+        "| | training, min |",
+        "smol",
+        rows("three-tasks-0", (103,), "sequential", "hpa-paper", HUSH, ALL_INPUTS),
     ),
     (
         "docs/smol.md",
