@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hpa_lightning.modules.fsdp import local_tensor
+from hpa_lightning.modules.lora import PLAIN_DTYPES
 
 _SHOWN = 3
-_PLAIN = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 
 class TrainingDivergedError(RuntimeError):
@@ -114,7 +114,7 @@ def warn_of_frozen(pl_module: L.LightningModule) -> None:
     They may be rows of tokens that nothing uses. Where they are used, the loss or a calibration is not finite.
     """
     frozen = [(name, parameter) for name, parameter in pl_module.named_parameters() if not parameter.requires_grad]
-    bad = [name for name, parameter in frozen if parameter.dtype in _PLAIN and not is_finite(parameter.detach())]
+    bad = [name for name, parameter in frozen if parameter.dtype in PLAIN_DTYPES and not is_finite(parameter.detach())]
     if bad:
         rank_zero_warn(
             f"the weights of {_listed(bad)}, which are not trained, hold values that are not finite from the start. "

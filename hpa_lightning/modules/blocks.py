@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+_LANGUAGE = ("language", "text", "llm")
 _NOT_LANGUAGE = ("vision", "visual", "image", "video", "audio", "projector", "connector")
 
 
@@ -14,8 +15,9 @@ def find_decoder_blocks(root: nn.Module, path: str | None = None) -> tuple[str, 
     Args:
         root: any module, for example a LightningModule that holds a Hugging Face model.
         path: dotted name of the block list (``"model.language_model.layers"``). Without it the blocks are found
-            through ``get_decoder()`` of the Hugging Face model inside ``root``; failing that, as the largest
-            ``ModuleList`` of equal blocks outside vision, audio and projector parts.
+            through ``get_decoder()`` of the Hugging Face model inside ``root``, of several the first that is trained (a
+            frozen reference may stand beside it); failing that, as the largest ``ModuleList`` of equal blocks outside
+            vision, audio and projector parts.
 
     Returns:
         ``(name, blocks)``: the qualified name of the list inside ``root`` and its modules in order.
@@ -58,10 +60,14 @@ def _find(root: nn.Module, path: str | None) -> tuple[str, list[nn.Module]]:
 
 
 def _is_perception(name: str) -> bool:
-    return any(word in part.lower() for part in name.split(".") for word in _NOT_LANGUAGE)
+    parts = [part.lower() for part in name.split(".")]
+    return any(
+        any(word in part for word in _NOT_LANGUAGE) and not any(word in part for word in _LANGUAGE) for part in parts
+    )
 
 
 def _from_hugging_face(root: nn.Module) -> tuple[str, list[nn.Module]] | None:
+    frozen = None
     for module in root.modules():
         if not callable(getattr(type(module), "get_decoder", None)):
             continue
@@ -74,8 +80,10 @@ def _from_hugging_face(root: nn.Module) -> tuple[str, list[nn.Module]] | None:
         if isinstance(layers, nn.ModuleList) and len(layers):
             for name, candidate in root.named_modules():
                 if candidate is layers and not _is_perception(name):
-                    return name, list(layers)
-    return None
+                    if any(parameter.requires_grad for parameter in layers.parameters()):
+                        return name, list(layers)
+                    frozen = frozen or (name, list(layers))
+    return frozen
 
 
 def _largest_list(root: nn.Module) -> tuple[str, list[nn.Module]] | None:

@@ -8,7 +8,7 @@ Language Models" (ICLR 2022): ``W = W_prev + scaling * B @ A`` with ``A (rank, i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,9 @@ from hpa_lightning import functional as F
 from hpa_lightning.modules.fsdp import assign_, full_tensor, local_tensor
 from hpa_lightning.modules.linear_names import linear_names
 from hpa_lightning.modules.moe_lora import MixtureOfLora, check_experts, has_mixtures
+
+PLAIN_DTYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+"""Of weights that can be written into; 8-bit floats are not, whose scales stand elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def lora_factors(module: nn.Module, name: str = "") -> LoraFactors | None:
         raise ValueError(f"{label}: the adapter is merged into the base weight; call unmerge() first.")
     base = module.get_base_layer()
     weight = getattr(base, "weight", None)
-    if not isinstance(base, nn.Linear) or weight is None or not weight.dtype.is_floating_point or weight.ndim != 2:
+    if not isinstance(base, nn.Linear) or weight is None or weight.dtype not in PLAIN_DTYPES or weight.ndim != 2:
         raise ValueError(
             f"{label}: the base layer is a {type(base).__name__}"
             + (f" with a {weight.dtype} weight" if weight is not None else "")
@@ -168,6 +171,30 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraFactors]]:
         factors = lora_factors(module, name)
         if factors is not None:
             yield name, factors
+
+
+def check_own_bases(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
+    """Refuse adapters on a base weight that is another module's, too: an update that is merged into it would be both's.
+
+    Args:
+        model: whose modules may hold the weights, all of it.
+        weights: name of a LoRA layer -> its base weight.
+
+    Raises:
+        ValueError: a base weight is tied to another module (``tie_word_embeddings``), or stands in several layers.
+    """
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name.removesuffix(".base_layer"))
+    for name, weight in weights.items():
+        others = [owner for owner in owners.get(id(weight), []) if owner != name]
+        if others:
+            raise ValueError(
+                f"{name}: the adapter's base weight is that of {', '.join(others[:3])}, too; expected one of its own, "
+                "since merging or fusing the adapter would change both. Leave the layer out of target_modules, or load "
+                "the model with untied weights (tie_word_embeddings=False)."
+            )
 
 
 @contextmanager
@@ -230,9 +257,10 @@ def merge_lora_(model: nn.Module) -> int:
         The number of layers merged.
 
     Raises:
-        ValueError: an update is not finite; no weight has been changed then.
+        ValueError: an update is not finite, or a base weight is another module's, too; no weight has been changed then.
     """
     layers = list(lora_layers(model))
+    check_own_bases(model, {name: factors.weight for name, factors in layers})
     for name, factors in layers:
         if not all(bool(torch.isfinite(full_tensor(factor)).all()) for factor in (factors.lora_a, factors.lora_b)):
             raise ValueError(f"{name}: the adapter holds values that are not finite; the training has diverged.")

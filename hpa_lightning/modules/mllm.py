@@ -454,6 +454,7 @@ class MLLMModule(TokenWeightedModule):
         return found
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if self._reports_parts:
             rank_zero_info(f"{type(self).__name__} {describe_trainable(self.model)}")
 

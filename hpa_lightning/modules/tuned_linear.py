@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hpa_lightning import functional as F
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.fsdp import assign_, check_rows_sharded, full_tensor, local_tensor, rows_like
-from hpa_lightning.modules.lora import LoraFactors, lora_factors
+from hpa_lightning.modules.lora import LoraFactors, check_own_bases, lora_factors
 
 
 class TunedLinear(ABC):
@@ -247,10 +247,12 @@ def find_tuned_linears(
         The decoder blocks in order, and the handles in the order of the blocks.
 
     Raises:
-        ValueError: no block list, no tuned layer, or a name in ``target_modules`` that no tuned layer has.
+        ValueError: no block list, no tuned layer, or a name in ``target_modules`` that no tuned layer has; a LoRA layer
+            whose base weight is trained, or another module's, too.
     """
     prefix, modules = find_decoder_blocks(root, blocks)
     handles: list[TunedLinear] = []
+    bases: dict[str, nn.Parameter] = {}
     for index, block in enumerate(modules, start=1):
         inside_adapter: set[int] = set()
         for name, module in block.named_modules():
@@ -258,11 +260,18 @@ def find_tuned_linears(
                 continue
             in_blocks = f"{index - 1}.{name}"
             qualified = f"{prefix}.{in_blocks}"
-            if lora_factors(module, qualified) is not None:
+            if (factors := lora_factors(module, qualified)) is not None:
+                if factors.weight.requires_grad:
+                    raise ValueError(
+                        f"{qualified}: the base weight is trained beside its adapter; expected it frozen, since the "
+                        "adapter is taken for all that changes. Freeze it, or train the layer without an adapter."
+                    )
+                bases[qualified] = factors.weight
                 inside_adapter.update(id(inner) for inner in module.modules())
                 handles.append(LoraLinear(qualified, index, module, in_blocks))
             elif isinstance(module, nn.Linear) and module.weight.requires_grad:
                 handles.append(FullLinear(qualified, index, module, in_blocks))
+    check_own_bases(root, bases)
     if target_modules is not None:
         names = {handle.name.rsplit(".", 1)[-1] for handle in handles}
         unknown = sorted(set(target_modules) - names)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from support.adapted_models import adapted
 from support.foreign_module import LanguageModel
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hpa_lightning.modules.lora import LoraSettings, add_lora, lora_layers, merge_lora_, restart_lora_
+from hpa_lightning.modules.tuned_linear import find_tuned_linears
 
 TOKENS = torch.arange(12).view(2, 6)
 
@@ -87,3 +93,44 @@ def test_restart_is_reproducible_and_changes_no_output() -> None:
     for expected, (_, factors) in zip(first, lora_layers(model), strict=True):
         assert torch.equal(factors.lora_a, expected)
     assert identities == [id(factors.lora_a) for _, factors in lora_layers(model)]
+
+
+def tiny_llama(**settings: Any) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, **settings)).eval()
+
+
+def test_an_adapter_on_tied_embeddings_is_not_merged_into_both() -> None:
+    model = tiny_llama(tie_word_embeddings=True)
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False), model)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"lm_head: the adapter's base weight is that of model.embed_tokens, too;"):
+        merge_lora_(model)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    untied = tiny_llama(tie_word_embeddings=False)
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False), untied)
+    ids = torch.arange(12)[None]
+    expected = untied(input_ids=ids).logits
+    assert merge_lora_(untied) == 3
+    torch.testing.assert_close(untied(input_ids=ids).logits, expected)
+
+
+def test_layers_that_peft_replicates_share_their_base() -> None:
+    settings = LoraConfig(r=2, target_modules=["q_proj"], layer_replication=[(0, 2), (0, 2)], init_lora_weights=False)
+    model = get_peft_model(tiny_llama(), settings)
+    message = r"layers\.0\.self_attn\.q_proj: the adapter's base weight is that of .*layers\.2\.self_attn\.q_proj"
+    with pytest.raises(ValueError, match=message):
+        merge_lora_(model)
+    with pytest.raises(ValueError, match=message):
+        find_tuned_linears(model)
+
+
+def test_a_base_in_eight_bits_is_refused() -> None:
+    """What transformers loads for FP8: linear layers whose weight is a float, and its scale another parameter."""
+    model = adapted()
+    layer = next(module for module in model.modules() if isinstance(module, LoraLayer))
+    base = layer.get_base_layer()
+    base.weight = nn.Parameter(base.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(ValueError, match=r"with a torch.float8_e4m3fn weight; expected a plain, not quantised"):
+        merge_lora_(model)

@@ -49,6 +49,24 @@ def test_a_short_answer_does_not_weigh_more_in_accumulation(tmp_path: Path) -> N
     assert seen.losses == pytest.approx([loss / 2 for loss in fit(tmp_path, (3, 33)).losses])
 
 
+class BrokenOff(L.Callback):
+    """The fit ends in the middle of an accumulation window, as out of memory or by Ctrl-C."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, index: int) -> None:
+        if index == 1:
+            raise RuntimeError("out of memory")
+
+
+def test_a_fit_after_one_that_was_broken_off_counts_its_own_tokens(tmp_path: Path) -> None:
+    model, processor = tiny_llava()
+    module = MLLMModule.from_objects(model, processor, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(tmp_path, (3, 33), (BrokenOff(),), module, accumulate_grad_batches=2)
+    module.zero_grad()
+    (step,) = fit(tmp_path, (3, 33), (), module, accumulate_grad_batches=2).steps
+    assert_same(step, one_batch((3, 33)))
+
+
 def test_the_last_incomplete_window_is_a_mean_too(tmp_path: Path) -> None:
     seen = fit(tmp_path, LENGTHS[:5], accumulate_grad_batches=3)
     assert len(seen.steps) == 2

@@ -29,6 +29,13 @@ def test_shared_weights_are_refused() -> None:
         check_linears(find_tuned_linears(model)[1])
 
 
+def test_a_base_that_is_trained_beside_its_adapter_is_refused() -> None:
+    model = adapted()
+    model.layers[1].q_proj.base_layer.weight.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"layers.1.q_proj: the base weight is trained beside its adapter"):
+        find_tuned_linears(model)
+
+
 def test_two_adapters_are_refused() -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
