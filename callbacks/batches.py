@@ -105,11 +105,15 @@ def _tokenwise(batch: Any, key: str) -> list[Tensor]:
 
 
 def batch_length(batch: Any) -> int:
-    """Number of samples in a batch: the first dimension of its first tensor, or the length of its first list.
+    """Number of samples in a batch: the rows of its tokens, else the first dimension of its first tensor, or the length
+    of its first list. (Pictures may come in patches, of all samples one behind the other.)
 
     Raises:
         ValueError: the batch holds neither.
     """
+    for key in ("input_ids", "labels", "attention_mask"):
+        if tokens := _tokenwise(batch, key):
+            return int(tokens[0].shape[0])
 
     def of_tensors(value: Any) -> int | None:
         if isinstance(value, Tensor):

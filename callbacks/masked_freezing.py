@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
@@ -13,10 +14,12 @@ from hpa_lightning import functional as F
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.kept_weights import bit_sum
+from hpa_lightning.callbacks.null_space_projection import NullSpaceProjection
 from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.trainer_checks import required_callback
 from hpa_lightning.modules.fsdp import local_tensor
+from hpa_lightning.trainer_attributes import callbacks_of
 
 
 class MaskedFreezing(StepCallback):
@@ -35,7 +38,8 @@ class MaskedFreezing(StepCallback):
     a decision of this project.
 
     Raises:
-        MisconfigurationException: before the fit: not exactly one :class:`FocusPartition`, or manual optimization.
+        MisconfigurationException: before the fit: not exactly one :class:`FocusPartition`, a
+            :class:`NullSpaceProjection`, or manual optimization.
 
     Example:
         >>> from hpa_lightning.callbacks import FocusPartition, MaskedFreezing
@@ -50,6 +54,11 @@ class MaskedFreezing(StepCallback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             required_callback(trainer, FocusPartition, self)
+            if any(isinstance(callback, NullSpaceProjection) for callback in callbacks_of(trainer)):
+                raise MisconfigurationException(
+                    "MaskedFreezing beside NullSpaceProjection: columns that are set to zero behind the projection "
+                    "bring back what it took from the update, step after step. Use one of the two."
+                )
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         super().on_task_start(trainer, pl_module, task)

@@ -240,6 +240,12 @@ class TaskCallback(L.Callback):
             self._end(trainer, pl_module, task_by_index(trainer, self._open_task))
             current = current_task(trainer, self._finished_tasks)
         self._check_kept(trainer, pl_module)
+        if current.last_epoch is None and trainer.ckpt_path is not None and current.index > 0:
+            rank_zero_warn(
+                "The checkpoint is of a fit whose task had ended: what is trained now counts as another task, with its "
+                "own calibration, fusion and merge, though the optimizer goes on. A longer fit of one task is one "
+                "that is started anew, with the larger max_epochs."
+            )
         self._train_seconds = 0.0
         for callback in task_callbacks(trainer):
             callback._open_task, callback._task_name = current.index, current.name

@@ -261,6 +261,14 @@ def test_lengths_and_masks() -> None:
     assert [len(batch["input_ids"]) for batch in plain_loader(token_loader(0, 6))] == [4, 2]
 
 
+def test_samples_are_rows_of_tokens_not_patches_of_pictures() -> None:
+    """Qwen2-VL's processor gives the patches of all pictures in one tensor, 256 of each here."""
+    patches = {"pixel_values": torch.zeros(512, 1176), "image_grid_thw": torch.tensor([[1, 16, 16]] * 2)}
+    assert batch_length({**patches, "input_ids": torch.ones(2, 80, dtype=torch.long)}) == 2
+    assert batch_length({**patches, "labels": torch.ones(2, 80, dtype=torch.long)}) == 2
+    assert batch_length(patches) == 512
+
+
 @pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
 def test_answers_are_told_from_tokens_alone(left: bool) -> None:
     """Labels that were copied from the tokens, padding included, but for the prompt."""

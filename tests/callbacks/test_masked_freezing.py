@@ -14,7 +14,7 @@ from support.method_fits import OPTIMIZERS, Watcher, calibration_data, fit, sett
 from support.method_registry import METHODS
 from support.resumed_fits import build, trainer
 
-from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, OrthogonalProjection
+from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, NullSpaceProjection, OrthogonalProjection
 from hpa_lightning.modules.lora import lora_layers
 
 
@@ -51,3 +51,9 @@ def test_frozen_columns_that_something_else_wrote_are_put_back(tmp_path: Path) -
     runner = trainer(tmp_path, every, max_epochs=1, enable_checkpointing=False)
     with pytest.warns(UserWarning, match=r"the frozen columns of 1 layers \(model.layers.0.q_proj\)"):
         runner.fit(build(False), token_loader(1, 20))
+
+
+def test_it_is_refused_beside_null_space_projection(tmp_path: Path) -> None:
+    methods = [NullSpaceProjection(**calibration_data()), FocusPartition(probe_steps=2, **settings()), MaskedFreezing()]
+    with pytest.raises(MisconfigurationException, match="bring back what it took from the update"):
+        fit(foreign_module(OPTIMIZERS["adamw_decay"], True), methods, tmp_path)

@@ -58,6 +58,15 @@ def test_a_longer_fit_goes_on_from_trained_and_not_ended(tmp_path: Path) -> None
     assert resumed.global_step == 20 and fusions(tmp_path / "second") == [0]
 
 
+def test_going_on_with_a_finished_fit_is_told_to_be_another_task(tmp_path: Path) -> None:
+    save = ModelCheckpoint(tmp_path, filename="finished", save_last=True, save_on_train_epoch_end=True)
+    trainer(tmp_path, [*METHODS["post_training"](calibration_data()), save]).fit(build(True), ResumableLoader())
+    resumed = trainer(tmp_path / "second", METHODS["post_training"](calibration_data()), max_epochs=4)
+    with pytest.warns(UserWarning, match="what is trained now counts as another task"):
+        resumed.fit(build(True), ResumableLoader(), ckpt_path=tmp_path / "last.ckpt")
+    assert fusions(tmp_path / "second") == [0, 1]
+
+
 def test_a_checkpoint_of_half_written_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (fusion,) = METHODS["post_training"](calibration_data())
 
