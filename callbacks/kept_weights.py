@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from hpa_lightning.modules.fsdp import local_tensor
+from hpa_lightning.modules.lora import adapters_are_empty
 from hpa_lightning.trainer_attributes import callbacks_of
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -65,6 +68,38 @@ def check_unmoved(trainer: L.Trainer, pl_module: L.LightningModule, kept: Digest
         + "Remove what writes weights outside the optimizer step (averages of weights, swaps of models); the "
         "checkpoint of the task's end holds the right ones."
     )
+
+
+@dataclass(frozen=True)
+class LeftModel:
+    """The model as the last task of a fit left it.
+
+    Args:
+        weights: of every parameter.
+        merged: whether its adapters were empty, so that the base weights are the model.
+    """
+
+    weights: Digest
+    merged: bool
+
+    @classmethod
+    def of(cls, module: nn.Module, weights: Digest) -> LeftModel:
+        return cls(weights, adapters_are_empty(module))
+
+    def differing(self, now: Digest) -> list[str]:
+        """Parameters that say that it is another model.
+
+        Parameters that are gone, cast or reshaped are not compared. Where adapters were left filled and base weights
+        have changed, the former are taken for merged into the latter.
+        """
+        moved: dict[str, list[str]] = {"adapter": [], "base": [], "other": []}
+        for name, (dtype, shape, bits) in self.weights.items():
+            if name in now and now[name][:2] == (dtype, shape) and now[name][2] != bits:
+                kind = "adapter" if ".lora_" in name else "base" if ".base_layer." in name else "other"
+                moved[kind].append(name)
+        if self.merged:
+            return moved["other"] + moved["base"]
+        return moved["other"] + ([] if moved["base"] else moved["adapter"])
 
 
 def _overrides(item: object, hook: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
@@ -32,7 +32,7 @@ from hpa_lightning.callbacks.current_task import (
 from hpa_lightning.callbacks.divergence import DivergenceWatch, warn_of_frozen
 from hpa_lightning.callbacks.event_log import EventLog
 from hpa_lightning.callbacks.fit_end import Marks, checkpoint_marks, save_after_end, unfinished
-from hpa_lightning.callbacks.kept_weights import Digest, check_unmoved, digest
+from hpa_lightning.callbacks.kept_weights import Digest, LeftModel, check_unmoved, digest
 from hpa_lightning.callbacks.parts import Part, explain_unknown_arguments
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase, check_phase
 from hpa_lightning.callbacks.process_exit import exit_cleanly_at_exit
@@ -129,6 +129,7 @@ class TaskCallback(L.Callback):
         self._train_seconds = 0.0
         self._before_end: Marks | None = None  # the checkpoints there were when the last task of this fit ended
         self._kept: Digest | None = None  # of the weights then, until the next task starts
+        self._left: LeftModel | None = None  # the model then, for the next fit with this callback
         self._divergence = DivergenceWatch()
         self._settings: dict[str, Any] | None = None  # of the whole fit, where this is the first task callback
         self._saved_optimizers: list[dict[str, Any]] | None = None
@@ -401,6 +402,8 @@ class TaskCallback(L.Callback):
                     setattr(callback, name, getattr(restored[0], name))
                 callback._finished_tasks = restored[0]._finished_tasks
             callback._restored = False
+        if not restored:
+            self._tell_another_model(pl_module, callbacks)
         for callback in callbacks:
             callback.on_fit_begins(trainer, bool(restored))
         for callback in restored:
@@ -409,6 +412,24 @@ class TaskCallback(L.Callback):
             self._dispatch(trainer, pl_module, "on_task_resume", task_by_index(trainer, self._open_task))
             self._require_one_model(trainer, pl_module)
             self._started_at = time.monotonic()
+
+    def _tell_another_model(self, pl_module: L.LightningModule, callbacks: Sequence[TaskCallback]) -> None:
+        """Warn where callbacks that have ended a task go on with another model than the one that was left."""
+        if all(callback._left is None for callback in callbacks):
+            return
+        now = digest(pl_module)
+        differing = {
+            type(callback).__name__: names
+            for callback in callbacks
+            if callback._left is not None and (names := callback._left.differing(now))
+        }
+        if differing:
+            names = next(iter(differing.values()))
+            rank_zero_warn(
+                f"{', '.join(differing)} ended a task before, and {len(names)} parameters ({', '.join(names[:3])}) are "
+                "not as that task left them. What a callback remembers (its safety set, earlier tasks) is of that "
+                "model; make new callbacks for another one."
+            )
 
     def _end_late(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """End the open task when the fit has trained all that it will, and see that a checkpoint holds what is kept."""
@@ -457,6 +478,9 @@ class TaskCallback(L.Callback):
             callback._trained = callback._ending = callback._ended = False
             callback._finished_tasks = task.index + 1
         self._before_end, self._kept = checkpoint_marks(trainer), digest(pl_module)
+        left = LeftModel.of(pl_module, self._kept)
+        for callback in task_callbacks(trainer):
+            callback._left = left
 
     def _require_one_model(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A mask or weights that differ between processes would never be noticed: each keeps to its own."""

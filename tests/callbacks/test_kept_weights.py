@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from timm.utils import ModelEmaV2
 from torch.optim.swa_utils import AveragedModel
 
 from hpa_lightning.callbacks import SequentialTuning
+from hpa_lightning.modules.lora import merge_lora_, restart_lora_
 
 
 class TimmEma(L.Callback):
@@ -107,3 +109,30 @@ def test_weights_that_move_between_two_tasks_are_noticed(tmp_path: Path) -> None
 def test_weights_that_are_put_back_are_not(tmp_path: Path) -> None:
     every = [*METHODS["post_training"](calibration_data()), SwapsBack()]
     trainer(tmp_path, every, max_epochs=1, enable_checkpointing=False).fit(build(True), token_loader(1, 20))
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("merges", [True, False], ids=["merged by the callback", "merged by the user"])
+def test_callbacks_that_go_on_with_another_model_are_told(lora: bool, merges: bool, tmp_path: Path) -> None:
+    options = {"max_epochs": 1, "enable_checkpointing": False}
+    every: list[L.Callback] = []
+
+    def fit_again(tuned: L.LightningModule) -> None:
+        trainer(tmp_path, every, **options).fit(tuned, token_loader(1, 20))
+
+    def after_a_first_fit() -> L.LightningModule:
+        every[:] = [*([SequentialTuning()] if merges else []), *METHODS["null_space"](calibration_data())]
+        tuned = build(lora)
+        fit_again(tuned)
+        return tuned
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*not as that task left them")
+        tuned = after_a_first_fit()
+        if lora and not merges:
+            merge_lora_(tuned)
+            restart_lora_(tuned, torch.Generator().manual_seed(0))
+        fit_again(copy.deepcopy(tuned))  # the next task, on the same model out of a file, say
+    after_a_first_fit()
+    with pytest.warns(UserWarning, match=r"ended a task before, and \d+ parameters \(.*make new callbacks"):
+        fit_again(build(lora))
