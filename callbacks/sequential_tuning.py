@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
@@ -52,10 +52,22 @@ class SequentialTuning(TaskCallback):
         if has_osf(pl_module):
             self._restart_osf(trainer, pl_module, task)
         elif not has_mixtures(pl_module):
+            if task.index == 0:
+                self._warn_of_starts(pl_module)
             merge_lora_(pl_module)  # an adapter that the user brought along is kept, not lost
             restart_lora_(pl_module, torch.Generator().manual_seed(self.seed * 1_000_003 + task.index))
         if task.index > 0:
             trainer.strategy.setup_optimizers(trainer)
+
+    def _warn_of_starts(self, pl_module: L.LightningModule) -> None:
+        """Adapters that were to start in a way of their own do not, in any task."""
+        configs: list[Any] = [module.peft_config for module in pl_module.modules() if hasattr(module, "peft_config")]
+        every = {getattr(one, "init_lora_weights", True) for config in configs for one in config.values()}
+        if asked := sorted(start for start in every if isinstance(start, str)):
+            rank_zero_warn(
+                f"init_lora_weights is {', '.join(map(repr, asked))}: SequentialTuning merges what the adapters hold "
+                "into the base weights and starts every task with a Kaiming-uniform A and B = 0."
+            )
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         """Make the schedule for the task again: Lightning builds it before it knows which epoch continues."""

@@ -99,9 +99,10 @@ class TunedLayers(Part):
         if adapted:
             rank_zero_warn(
                 f"{self.caller}: the adapters of {len(adapted)} layers hold an update already when the task begins "
-                f"({', '.join(adapted[:3])}{', ...' if adapted[3:] else ''}). It counts as part of this task's: what "
-                f"{self.caller} takes from an update, it takes from that, too. Merge it into the base weights first "
-                "(peft's merge_and_unload and a new adapter; SequentialTuning merges at every task's end)."
+                f"({', '.join(adapted[:3])}{', ...' if adapted[3:] else ''}), an earlier task's or a start's such as "
+                f"PiSSA's. It counts as part of this task's: what {self.caller} takes from an update, it takes from "
+                "that, too. Merge it into the base weights first (peft's merge_and_unload and a new adapter; "
+                "SequentialTuning merges at every task's end)."
             )
 
     def resume(self, pl_module: L.LightningModule) -> None:

@@ -10,9 +10,11 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from peft import LoraConfig, get_peft_model
 from support.method_registry import TUNING_IDS, TUNINGS
 from support.multimodal_fits import method, module, stream, trainer
 from support.tiny_mllms import training_records
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.callbacks.current_task import CurrentTask
@@ -165,3 +167,16 @@ def test_gradient_checkpointing_changes_no_result(name: str, lora: bool, tmp_pat
     assert once < twice, "nothing was computed again"
     for key, weight in plain.items():
         torch.testing.assert_close(checkpointed[key], weight, rtol=0, atol=1e-6, msg=key)
+
+
+def test_a_start_of_the_adapters_own_is_told_and_keeps_the_function(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1)).eval()
+    inputs = torch.arange(12)[None]
+    expected = model(input_ids=inputs).logits
+    holder = L.LightningModule()
+    holder.model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="pissa"))
+    with pytest.warns(UserWarning, match="init_lora_weights is 'pissa': SequentialTuning merges"):
+        SequentialTuning().on_task_open(L.Trainer(logger=False), holder, CurrentTask(0, "one", None))
+    torch.testing.assert_close(holder.model(input_ids=inputs).logits, expected, rtol=1e-4, atol=1e-4)
