@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from hpa_lightning.report.run_tables import by_method, step_name
+from hpa_lightning.report.run_tables import all_shares, by_method, step_name
 from hpa_lightning.report.significance import estimate
 from hpa_lightning.report.style import (
     COLOURS,
+    interval_ends,
     legend_beside,
     new_axes,
     new_figure,
@@ -209,8 +210,11 @@ def plot_trade_off(runs: Sequence[RunResults]) -> Figure | None:
                 label=None if several else method,
             )
             if several:
-                (mean_x, half_x), (mean_y, half_y) = estimate(x), estimate(y)
-                ax.errorbar(mean_x, mean_y, half_y, half_x, markersize=9, capsize=3, label=method, **style)
+                found_x, found_y = estimate(x), estimate(y)
+                (left, right), (low, high) = interval_ends(*found_x), interval_ends(*found_y, all_shares(runs))
+                (mean_x, _), (mean_y, _) = found_x, found_y
+                reach_x, reach_y = [[mean_x - left], [right - mean_x]], [[mean_y - low], [high - mean_y]]
+                ax.errorbar(mean_x, mean_y, reach_y, reach_x, markersize=9, capsize=3, label=method, **style)
     aligned = estimate([100 * run.summary(-1)["MASR"] for run in runs if -1 in run.steps]).mean
     if not math.isnan(aligned):
         ax.axvline(aligned, color="#555555", linestyle="--", linewidth=1, label="MASR of the aligned model")
@@ -238,15 +242,15 @@ def plot_steps(groups: Mapping[str, Sequence[RunResults]], styles: Mapping[str, 
     axes = new_axes(figure, 2, sharex=True)
     steps = sorted({step for run in runs for step in run.steps})
     same_stream = len({tuple(run.tasks) for run in runs}) == 1
-    for ax, key in zip(axes, ("AP", "MASR"), strict=True):
+    for ax, key, share in zip(axes, ("AP", "MASR"), (all_shares(runs), True), strict=True):
         for index, (label, group) in enumerate(groups.items()):
             shown = [step for step in steps if any(step in run.steps for run in group) and (key != "AP" or step >= 0)]
             estimates = [estimate([100 * r.summary(s)[key] for r in group if s in r.steps]) for s in shown]
-            means = np.array([e.mean for e in estimates])
-            widths = np.nan_to_num([e.half_width for e in estimates])
+            means, widths = (np.array([e[part] for e in estimates]) for part in (0, 1))
             style = series_style(index if styles is None else styles[label])
             ax.plot(shown, means, label=label, linewidth=1.8, markersize=6, **style)
-            ax.fill_between(shown, means - widths, means + widths, color=style["color"], alpha=0.15, linewidth=0)
+            low, high = interval_ends(means, widths, share)
+            ax.fill_between(shown, low, high, color=style["color"], alpha=0.15, linewidth=0)
         percent_axis(ax, f"{key}, %", whole=key == "AP")
     axes[0].set_title("Average performance on the tasks learnt so far (higher is better)", loc="left", fontsize=11)
     axes[1].set_title("Mean attack success rate (lower is better)", loc="left", fontsize=11)

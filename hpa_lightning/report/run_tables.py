@@ -57,6 +57,11 @@ def by_method(runs: Sequence[RunResults]) -> dict[str, list[RunResults]]:
     return groups
 
 
+def all_shares(runs: Sequence[RunResults], kind: str = "task") -> bool:
+    """Whether the scores of every set of a kind, and so their means, are shares (`RunResults.is_share`)."""
+    return all(run.is_share(name) for run in runs for name in run.names(kind))
+
+
 def summary_columns(runs: Sequence[RunResults]) -> tuple[tuple[str, str, float], ...]:
     """`SUMMARY_COLUMNS`, and those of `FURTHER_COLUMNS` and `ANSWER_COLUMNS` that any of the runs has."""
     counted = {key for run in runs for key, value in run.summary().items() if not math.isnan(value)}

@@ -36,7 +36,8 @@ from hpa_lightning.report.study_tables import (
     broken_cells,
     checked,
     comparison_table,
-    difference_columns,
+    difference_table,
+    in_points,
     learning_table,
     mean_matrix_table,
     origin_table,
@@ -198,42 +199,44 @@ def _condition(
             save_figure(figure, path)
             blocks.append(Image(path, caption, alt))
 
+    points = [heading for heading, sets in group.columns.items() if in_points(sets)]
+    but_points = f" ({', '.join(points)}: points)" if points else ""
     table(
         comparison_table(cells, None, group.columns),
-        "After the last task, percent: mean ± 95 % confidence interval over seeds",
+        f"After the last task, percent{but_points}: mean ± 95 % confidence interval over seeds",
         _notes(cells, any(refuses(by_label) for by_label in shown.values())),
     )
     for reference in group.references:
-        whole = comparison_table(cells, reference, group.columns)
-        rows = [row for row, method in zip(whole.rows, runs, strict=True) if method != reference]
         table(
-            Table(whole.columns, rows).select(["Method", *difference_columns(group.columns)]),
-            f"Difference to {labels.get(reference, reference)} over the seeds that both have, percentage points: mean "
-            "± 95 % confidence interval; p of the two-sided paired t-test, corrected after Holm over the methods of "
-            "this table for each metric (not over metrics: what is just below 0.05 would not survive that)",
+            difference_table(cells, reference, group.columns),
+            f"Difference to {labels.get(reference, reference)} over the seeds that both have, percentage points"
+            f"{but_points}: mean ± 95 % confidence interval; p of the two-sided paired t-test, corrected after Holm "
+            "over the methods of this table for each metric (not over metrics: what is just below 0.05 would not "
+            "survive that)",
         )
     if any(len(cell.run.names(kind)) > 1 for cell in cells for kind in SET_HEADINGS):  # else the means tell all
         table(set_table(cells), "Set by set after the last task, percent: mean ± 95 % confidence interval over seeds")
     image(
         "columns",
         plot_columns(shown, group.columns, styles),
-        "After the last task: mean over seeds with 95 % confidence intervals, cut at 0 and 100; hollow: fewer than "
-        "three seeds, no interval.",
+        "After the last task: mean over seeds with 95 % confidence intervals, those of shares cut at 0 and 100; "
+        "hollow: fewer than three seeds, no interval.",
         "One panel for each of the columns " + ", ".join(group.columns) + "; the table above holds the numbers.",
     )
     image(
         "trade-off",
         plot_against_performance(shown, "MASR", styles, families),
         "What is known after the last task against what it cost in safety: mean over seeds with 95 % confidence "
-        f"intervals, cut at 0 and 100; hollow: fewer than three seeds, no interval. The upper left is best.{joined}",
+        "intervals, those of shares cut at 0 and 100; hollow: fewer than three seeds, no interval. The upper left is "
+        f"best.{joined}",
         _values_in_words(shown, ("AP", "MASR")),
     )
     image(
         "over-refusal",
         plot_against_performance(shown, "over_refusal", styles, families),
         "Usefulness both ways: average performance against the share of harmless inputs that are refused; mean over "
-        "seeds with 95 % confidence intervals, cut at 0 and 100; hollow: fewer than three seeds, no interval. The "
-        f"upper left is best.{joined}",
+        "seeds with 95 % confidence intervals, those of shares cut at 0 and 100; hollow: fewer than three seeds, no "
+        f"interval. The upper left is best.{joined}",
         _values_in_words(shown, ("AP", "over_refusal")),
     )
     if group.x is not None:

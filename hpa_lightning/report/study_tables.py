@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hpa_lightning.report.run_tables import mostly_empty_steps, summary_columns
-from hpa_lightning.report.significance import PairedDifference, estimate, holm, paired_difference
+from hpa_lightning.report.significance import NO_DIFFERENCE, estimate, holm, paired_difference
 from hpa_lightning.report.study_plots import final_estimate
-from hpa_lightning.results.run_results import KINDS, RunResults
+from hpa_lightning.results.run_results import KINDS, RunResults, is_count
 from hpa_lightning.table import Cell, Estimate, PValue, Table
 from hpa_lightning.values import names
 
@@ -66,7 +66,7 @@ def comparison_table(cells: Sequence[StudyCell], reference: str | None, columns:
     `Learnt %` is the mean score on each task right after it was learnt (the diagonal of the matrix). The differences in
     AP, BWT, MASR and the further columns are over the seeds that both methods have (`Pairs`), in percentage points;
     their p-values are those of two-sided paired t-tests, corrected after Holm over the methods of the table for each
-    metric. A dash stands where there are fewer than two pairs.
+    metric. A dash stands where there are fewer than two pairs, or where one of them lacks the figure.
 
     Args:
         cells: finished runs of one condition.
@@ -85,43 +85,81 @@ def comparison_table(cells: Sequence[StudyCell], reference: str | None, columns:
     for method, by_seed in runs.items():
         group = list(by_seed.values())
         learnt = estimate([100 * learnt_score(run) for run in group])
-        label = labels[method] + (REFUSES if refuses(group) else "")
-        further = (column_estimate(group, sets) for sets in columns.values())
-        rows.append([label, len(group), learnt, *(final_estimate(group, key) for key, _, _ in final), *further])
-    headings = ["Method", "Seeds", LEARNT, *(heading for _, heading, _ in final), *(f"{name} %" for name in columns)]
+        figures = (final_estimate(group, key) for key, _, _ in final)
+        means = (column_estimate(group, sets) for sets in columns.values())
+        rows.append([_marked(labels[method], group), len(group), learnt, *figures, *means])
+    further = [name if in_points(sets) else f"{name} %" for name, sets in columns.items()]
+    headings = ["Method", "Seeds", LEARNT, *(heading for _, heading, _ in final), *further]
     if reference is None:
         return Table(headings, rows)
+    differences = difference_table(cells, reference, columns)
+    others = iter(differences.rows)
+    for method, row in zip(runs, rows, strict=True):
+        row += [math.nan] * (len(differences.columns) - 1) if method == reference else next(others)[1:]
+    return Table([*headings, *differences.columns[1:]], rows)
+
+
+def difference_table(cells: Sequence[StudyCell], reference: str, columns: Columns | None = None) -> Table:
+    """One row for each other method: the paired differences of `comparison_table` alone.
+
+    A dash stands where a seed of the pairs lacks the figure, as it does for the mean of the method that lacks it.
+
+    Raises:
+        ValueError: as `comparison_table`.
+    """
+    labels, runs = checked(cells)
+    columns = columns or {}
+    _check_columns(columns, cells)
     base = runs.get(reference, {})
     others = [method for method in runs if method != reference]
     pairs = {method: [seed for seed in runs[method] if seed in base] for method in others}
-
-    def test(method: str, key: str) -> PairedDifference:
-        mine, theirs = (
-            [100 * _final(side[seed], columns.get(key, key)) for seed in pairs[method]] for side in (runs[method], base)
-        )
-        return paired_difference(mine, theirs)
-
-    compared = (*_COMPARED, *columns)
-    tests = {key: {method: test(method, key) for method in others} for key in compared}
-    corrected = {key: dict(zip(others, holm([tests[key][m].p for m in others]), strict=True)) for key in compared}
-    for method, row in zip(runs, rows, strict=True):
-        if method == reference:
-            row += [math.nan] * (1 + 2 * len(compared))
-            continue
-        row.append(len(pairs[method]))
-        for key in compared:
-            row += [tests[key][method].difference, PValue(corrected[key][method])]
-    return Table([*headings, *difference_columns(columns)], rows)
+    rows: list[list[Cell]] = [
+        [_marked(labels[method], list(runs[method].values())), len(pairs[method])] for method in others
+    ]
+    compared = {**{key: _figure(key) for key in _COMPARED}, **{name: _mean(sets) for name, sets in columns.items()}}
+    for value in compared.values():
+        tests = [
+            paired_difference([value(runs[method][seed]) for seed in seeds], [value(base[seed]) for seed in seeds])
+            for method, seeds in pairs.items()
+        ]
+        whole = [
+            found if found.pairs == len(pairs[method]) else NO_DIFFERENCE
+            for method, found in zip(others, tests, strict=True)
+        ]
+        for row, found, p in zip(rows, whole, holm([found.p for found in whole]), strict=True):
+            row += [found.difference, PValue(p)]
+    return Table(["Method", "Pairs", *(heading for key in compared for heading in (f"Δ {key}", f"p ({key})"))], rows)
 
 
-def difference_columns(columns: Columns | None = None) -> list[str]:
-    """The columns of `comparison_table` that compare with the reference."""
-    return ["Pairs", *(heading for key in (*_COMPARED, *(columns or ())) for heading in (f"Δ {key}", f"p ({key})"))]
+def _marked(label: str, runs: Sequence[RunResults]) -> str:
+    return label + (REFUSES if refuses(runs) else "")
+
+
+def _figure(key: str) -> Callable[[RunResults], float]:
+    """A figure of the summary after the last task, percent."""
+    return lambda run: 100 * run.summary(len(run.tasks) - 1)[key]
+
+
+def _mean(sets: Sequence[str]) -> Callable[[RunResults], float]:
+    """The mean score of sets after the last task, percent or points."""
+    return lambda run: _column(run, sets, len(run.tasks) - 1)
 
 
 def column_estimate(runs: Sequence[RunResults], sets: Sequence[str], step: int | None = None) -> Estimate:
-    """Mean over runs and 95 % interval of the mean score of some sets, percent; after the last task without a step."""
-    return estimate([100 * run.mean_score(sets, len(run.tasks) - 1 if step is None else step) for run in runs])
+    """Mean over runs and 95 % interval of the mean score of some sets; after the last task without a step.
+
+    In percent, or points (`in_points`).
+    """
+    return estimate([_column(run, sets, len(run.tasks) - 1 if step is None else step) for run in runs])
+
+
+def _column(run: RunResults, sets: Sequence[str], step: int) -> float:
+    return (1 if in_points(sets) else 100) * run.mean_score(sets, step)
+
+
+def in_points(sets: Sequence[str]) -> bool:
+    """Whether the mean of these measures is in points, as those of MME, and not in percent."""
+    return all(map(is_count, sets))
 
 
 def set_table(cells: Sequence[StudyCell]) -> Table:
@@ -143,6 +181,10 @@ def set_table(cells: Sequence[StudyCell]) -> Table:
 def _check_columns(columns: Columns, cells: Sequence[StudyCell]) -> None:
     known = {name for cell in cells for name in cell.run.measures}
     for heading, sets in columns.items():
+        if len({is_count(name) for name in sets}) > 1:
+            raise ValueError(
+                f"the column {heading!r} is the mean of points and shares, {names(sets)}; expected either."
+            )
         if cells and (unknown := [name for name in sets if name not in known]):
             raise ValueError(
                 f"the column {heading!r} is of the evaluation set {unknown[0]!r}, which no run has; they have "
@@ -244,12 +286,6 @@ def mean_matrix_table(runs: Sequence[RunResults]) -> Table:
 def all_scores(run: RunResults) -> np.ndarray:
     """Fractions, shape (1 + T, tested): the aligned model, then the model after every task."""
     return np.vstack([list(run.initial().values()), run.matrix()])
-
-
-def _final(run: RunResults, key: str | Sequence[str]) -> float:
-    """A figure of the summary, or the mean score of sets, after the last task, a fraction."""
-    last = len(run.tasks) - 1
-    return run.summary(last)[key] if isinstance(key, str) else run.mean_score(key, last)
 
 
 def checked(cells: Sequence[StudyCell]) -> tuple[dict[str, str], dict[str, dict[int, RunResults]]]:
