@@ -31,6 +31,25 @@ ANSWER_COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("no_option", "No option %", 100.0),
 )
 
+#: What a further column of a study may not be called, since its tables have one of that name, by any case of letters.
+RESERVED_HEADINGS = frozenset(
+    heading.removesuffix(" %").casefold()
+    for heading in (
+        *("Method", "Seeds", "Pairs", "Learnt"),
+        *(heading for _, heading, _ in (*SUMMARY_COLUMNS, *FURTHER_COLUMNS, *ANSWER_COLUMNS)),
+    )
+)
+
+
+def check_heading(heading: str, where: str = "") -> None:
+    """Check that a further column of a study's tables is not called as one that they have.
+
+    Raises:
+        ValueError: it is; the message begins with ``where``.
+    """
+    if heading.strip().removesuffix("%").strip().casefold() in RESERVED_HEADINGS:
+        raise ValueError(f"{where}the tables have a column {heading!r} already; give this one another heading.")
+
 
 def seed_label(seed: int | None) -> str:
     """The seed, or a dash if none was set (Lightning marks that with -1)."""

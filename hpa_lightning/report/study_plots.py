@@ -61,6 +61,7 @@ def plot_against_performance(
     key: str,
     styles: Mapping[str, int] | None = None,
     families: Mapping[str, str] | None = None,
+    aligned_starts: Sequence[RunResults] | None = None,
 ) -> Figure | None:
     """AP against MASR or over-refusal after the last task: a labelled point per group, 95 % intervals both ways.
 
@@ -70,6 +71,8 @@ def plot_against_performance(
         styles: label -> number of its colour and marker; by default in the order of ``groups``.
         families: label -> name of its family. Points of one family look alike and are joined by a line, and the name
             stands once, at its upper left point.
+        aligned_starts: the runs that start with the aligned model, whose mean before the first task is a dashed line;
+            by default all.
 
     Returns:
         The figure; None if no group has both values.
@@ -104,7 +107,8 @@ def plot_against_performance(
     if families is not None:
         points = _join_families(ax, points, families, styles or {})
     axis_label, aligned_label = _AXIS_LABELS[key]
-    aligned = estimate([100 * run.summary(-1)[key] for runs in groups.values() for run in runs if -1 in run.steps]).mean
+    starts = [run for runs in groups.values() for run in runs] if aligned_starts is None else aligned_starts
+    aligned = estimate([100 * run.summary(-1)[key] for run in starts if -1 in run.steps]).mean
     if not math.isnan(aligned):
         ax.axvline(aligned, color="#555555", linestyle="--", linewidth=1)
         ax.annotate(

@@ -43,6 +43,7 @@ from hpa_lightning.report.study_tables import (
     origin_table,
     refuses,
     set_table,
+    start_name,
     step_table,
 )
 from hpa_lightning.report.style import save_figure, slug
@@ -76,12 +77,23 @@ class SweepAxis:
         values: method -> its value; methods without one are drawn as horizontal lines.
         series: method -> the line it belongs to; one line where this is empty.
         logarithmic: of the axis.
+
+    Raises:
+        ValueError: a logarithmic axis with a value that is not positive.
     """
 
     label: str
     values: Mapping[str, float]
     series: Mapping[str, str] = field(default_factory=dict)
     logarithmic: bool = False
+
+    def __post_init__(self) -> None:
+        for method, value in self.values.items():
+            if self.logarithmic and value <= 0:
+                raise ValueError(
+                    f"{method!r} has {self.label} = {value}, which a logarithmic axis cannot show; expected positive "
+                    "numbers."
+                )
 
 
 @dataclass(frozen=True)
@@ -185,6 +197,7 @@ def _condition(
     styles = {label: number for number, label in enumerate(shown)}
     origin = origin_of(cells, group.command, missing)
     blocks: list[Block] = []
+    aligned = [cell.run for cell in cells if not cell.start]
     families = _families(cells, labels)
     joined = " The settings of one method are joined by a line, in the order of the tables." if families else ""
 
@@ -225,7 +238,7 @@ def _condition(
     )
     image(
         "trade-off",
-        plot_against_performance(shown, "MASR", styles, families),
+        plot_against_performance(shown, "MASR", styles, families, aligned),
         "What is known after the last task against what it cost in safety: mean over seeds with 95 % confidence "
         "intervals, those of shares cut at 0 and 100; hollow: fewer than three seeds, no interval. The upper left is "
         f"best.{joined}",
@@ -233,7 +246,7 @@ def _condition(
     )
     image(
         "over-refusal",
-        plot_against_performance(shown, "over_refusal", styles, families),
+        plot_against_performance(shown, "over_refusal", styles, families, aligned),
         "Usefulness both ways: average performance against the share of harmless inputs that are refused; mean over "
         "seeds with 95 % confidence intervals, those of shares cut at 0 and 100; hollow: fewer than three seeds, no "
         f"interval. The upper left is best.{joined}",
@@ -247,7 +260,7 @@ def _condition(
         chosen = {labels[method]: shown[labels[method]] for method in curves}
         image(
             "steps",
-            plot_steps(chosen, styles),
+            plot_steps(chosen, styles, start_name([cell for cell in cells if cell.method in curves])),
             "Step by step: average performance on the tasks learnt so far and mean attack success rate, mean over "
             f"seeds with 95 % confidence bands{more}.",
             "Lines of average performance and of mean attack success rate per step. After the last task: "
@@ -276,7 +289,11 @@ def _condition(
             "Does drift tell the loss of safety? Rank correlation with the rise of attack success, after tasks and in "
             f"them, over {len(measured)} runs that start with the same model (95 % interval: bootstrap over runs)",
         )
-    table(step_table(cells), "MASR after each task, percent: mean ± 95 % confidence interval over seeds")
+    table(
+        step_table(cells),
+        "MASR after each task, percent: mean ± 95 % confidence interval over seeds",
+        _other_starts(cells, labels),
+    )
     table(
         learning_table(cells),
         "Score on each task right after it was learnt, percent: mean ± 95 % confidence interval over seeds",
@@ -285,12 +302,13 @@ def _condition(
         if method not in runs:
             continue
         label, by_seed = labels[method], list(runs[method].values())
+        start = start_name([cell for cell in cells if cell.method == method])
         mean = np.mean([all_scores(run) for run in by_seed], axis=0)
         caption = f"{label}: score on every task after every task, percent, mean over {len(by_seed)} seeds"
-        table(mean_matrix_table(by_seed), f"{caption} ± 95 % confidence interval")
+        table(mean_matrix_table(by_seed, start), f"{caption} ± 95 % confidence interval")
         image(
             f"matrix-{slug(method)}",
-            plot_scores(mean, by_seed[0].tasks, by_seed[0].tested),
+            plot_scores(mean, by_seed[0].tasks, by_seed[0].tested, start),
             f"{caption}; framed, the task just learnt.",
             f"Heat map of the mean score matrix of {label}; the table above it holds the same numbers.",
         )
@@ -320,6 +338,15 @@ def _notes(cells: Sequence[StudyCell], refusing: bool) -> str:
         more = f". And {len(broken) - _MOST_BROKEN} more runs" if len(broken) > _MOST_BROKEN else ""
         notes.append(f"{BROKEN.strip()} {broken_not_safe('a model', f'in {len(broken)} of the runs')} {listed}{more}.")
     return "\n\n".join(notes)
+
+
+def _other_starts(cells: Sequence[StudyCell], labels: Mapping[str, str]) -> str:
+    """Which methods start with the model of another one's run; empty if all start with the aligned model."""
+    starts: dict[str, list[str]] = {}
+    for method, start in {cell.method: cell.start for cell in cells if cell.start}.items():
+        starts.setdefault(labels.get(start, f"`{start}`"), []).append(labels[method])
+    said = "; ".join(f"the run of {start} of the same seed ended with: {', '.join(of)}" for start, of in starts.items())
+    return f"Before their first task these are the model that {said}. The others are the aligned model." if said else ""
 
 
 def _of_one_start(cells: Sequence[StudyCell], group: StudyGroup) -> list[StudyCell]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpa_lightning.report.run_tables import mostly_empty_steps, summary_columns
+from hpa_lightning.report.run_tables import check_heading, mostly_empty_steps, summary_columns
 from hpa_lightning.report.significance import NO_DIFFERENCE, estimate, holm, paired_difference
 from hpa_lightning.report.study_plots import final_estimate
 from hpa_lightning.results.run_results import KINDS, RunResults, is_count
@@ -181,6 +181,7 @@ def set_table(cells: Sequence[StudyCell]) -> Table:
 def _check_columns(columns: Columns, cells: Sequence[StudyCell]) -> None:
     known = {name for cell in cells for name in cell.run.measures}
     for heading, sets in columns.items():
+        check_heading(heading)
         if len({is_count(name) for name in sets}) > 1:
             raise ValueError(
                 f"the column {heading!r} is the mean of points and shares, {names(sets)}; expected either."
@@ -203,7 +204,7 @@ def refuses(runs: Sequence[RunResults]) -> bool:
 
 
 def step_table(cells: Sequence[StudyCell], key: str = "MASR") -> Table:
-    """One figure of every method after each task (and of the aligned model), mean ± 95 % interval over seeds.
+    """One figure of every method before the first task and after each, mean ± 95 % interval over seeds.
 
     Raises:
         ValueError: as `comparison_table`.
@@ -219,7 +220,7 @@ def step_table(cells: Sequence[StudyCell], key: str = "MASR") -> Table:
         [labels[method], *(estimate([figure(run, task) for run in by_seed.values()]) for task in (None, *tasks))]
         for method, by_seed in runs.items()
     ]
-    return Table([f"{key} %", "aligned", *(f"after {task}" for task in tasks)], rows)
+    return Table([f"{key} %", start_name(cells), *(f"after {task}" for task in tasks)], rows)
 
 
 def learning_table(cells: Sequence[StudyCell]) -> Table:
@@ -274,17 +275,27 @@ def short_commits(commits: Sequence[str]) -> dict[str, str]:
     }
 
 
-def mean_matrix_table(runs: Sequence[RunResults]) -> Table:
-    """The score matrix of one method: mean ± 95 % interval over runs of the same stream."""
+def start_name(cells: Sequence[StudyCell]) -> str:
+    """What the model before the first task is called: ``start`` where some run starts with another run's model."""
+    return "start" if any(cell.start for cell in cells) else "aligned"
+
+
+def mean_matrix_table(runs: Sequence[RunResults], start: str = "aligned") -> Table:
+    """The score matrix of one method: mean ± 95 % interval over runs of the same stream.
+
+    Args:
+        runs: of the method.
+        start: what the model before the first task is called.
+    """
     tasks = runs[0].tasks
     scores = 100 * np.array([all_scores(run) for run in runs])
-    names = ["aligned", *(f"after {task}" for task in tasks)]
+    names = [start, *(f"after {task}" for task in tasks)]
     rows: list[list[Cell]] = [[name, *map(estimate, scores[:, row].T)] for row, name in enumerate(names)]
     return Table(["%", *runs[0].tested], rows)
 
 
 def all_scores(run: RunResults) -> np.ndarray:
-    """Fractions, shape (1 + T, tested): the aligned model, then the model after every task."""
+    """Fractions, shape (1 + T, tested): the model before the first task, then after every task."""
     return np.vstack([list(run.initial().values()), run.matrix()])
 
 

@@ -19,6 +19,7 @@ from hpa_lightning.report.plots import (
     plot_matrix,
     plot_retention,
     plot_trade_off,
+    starting_rates,
 )
 from hpa_lightning.report.run_page import render_page
 from hpa_lightning.report.run_tables import method_table, run_labels, run_table, score_table
@@ -84,7 +85,10 @@ def _overview(runs: Sequence[RunResults], folder: Path) -> list[Image]:
         (
             "trade-off",
             plot_trade_off(runs),
-            "What was learnt against what it cost in safety; the upper left is best.",
+            "What was learnt against what it cost in safety; the upper left is best."
+            + (
+                " Dashed: the models that the runs started with, which differ." if len(starting_rates(runs)) > 1 else ""
+            ),
         )
     ]
     if len(runs) > 1:
