@@ -14,7 +14,7 @@ from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.meanings import MEANINGS
 from hpa_lightning.report.rank_agreement import FEWEST_METHODS, PERMUTATIONS, Agreement, rank_agreement
 from hpa_lightning.report.study_page import Block, Heading, TextBlock, TitledTable, origin_of, write_page
-from hpa_lightning.report.style import save_figure, slug
+from hpa_lightning.report.style import save_figure, slugs
 from hpa_lightning.report.templating import Fact, Image
 from hpa_lightning.table import MISSING, Cell, PValue, Table
 
@@ -215,10 +215,8 @@ def write_agreement(
     styles = {title: number for number, title in enumerate(titles)}
 
     def blocks(figures: Path) -> list[Block]:
-        slugs = [slug(section.title) for section in sections]
         found: list[Block] = []
-        for number, (section, name) in enumerate(zip(sections, slugs, strict=True), 1):
-            name = f"{number}-{name}" if slugs.count(name) > 1 else name
+        for section, name in zip(sections, slugs([section.title for section in sections]), strict=True):
             found += _section(section, figures / f"{name}.png", styles)
         return found
 

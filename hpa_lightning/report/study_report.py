@@ -46,7 +46,7 @@ from hpa_lightning.report.study_tables import (
     start_name,
     step_table,
 )
-from hpa_lightning.report.style import save_figure, slug
+from hpa_lightning.report.style import save_figure, slugs
 from hpa_lightning.report.templating import Image
 from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Table, format_cell
@@ -150,35 +150,46 @@ def write_study_report(
     Raises:
         ValueError: no group, two of one name, or cells that cannot be compared (see `comparison_table`).
     """
-    names = [slug(group.name) for group in groups]
+    names = [group.name for group in groups]
     if not groups or len(set(names)) < len(names):
-        raise ValueError(
-            f"got the groups {[group.name for group in groups]}; expected at least one, of distinct names."
-        )
+        raise ValueError(f"got the groups {names}; expected at least one, of distinct names.")
+    sections = [(group, condition) for group in groups for condition in _conditions(group)]
+    files = dict(zip([(group.name, condition) for group, condition in sections], _files(sections), strict=True))
 
     def blocks(figures: Path) -> list[Block]:
         found: list[Block] = []
         for group in groups:
             warn_of_mixed_judges(cell.run for cell in group.cells)
-            found += _section(group, figures)
+            found += _section(group, figures, files)
         return found
 
     return write_page(blocks, folder, "results", title, text)
 
 
-def _section(group: StudyGroup, figures: Path) -> list[Block]:
+def _conditions(group: StudyGroup) -> list[str]:
+    """The conditions of which a run is finished."""
+    return list(dict.fromkeys(cell.condition for cell in group.cells if cell.finished))
+
+
+def _files(sections: Sequence[tuple[StudyGroup, str]]) -> list[str]:
+    """What the file names of the figures of each group and condition begin with; distinct."""
+    return slugs(
+        [f"{group.name}-{condition}" if len(_conditions(group)) > 1 else group.name for group, condition in sections]
+    )
+
+
+def _section(group: StudyGroup, figures: Path, files: Mapping[tuple[str, str], str]) -> list[Block]:
     blocks: list[Block] = [Heading(2, group.title), TextBlock(group.text)]
     finished = [cell for cell in group.cells if cell.finished]
     missing = [*group.missing, *(_unfinished(cell) for cell in group.cells if not cell.finished)]
-    conditions = list(dict.fromkeys(cell.condition for cell in finished))
+    conditions = _conditions(group)
     if not conditions:
         return [*blocks, TextBlock("No run is finished."), origin_of([], group.command, missing)]
     for condition in conditions:
         cells = [cell for cell in finished if cell.condition == condition]
-        name = slug(f"{group.name}-{condition}" if len(conditions) > 1 else group.name)
         if len(conditions) > 1 or condition:
             blocks.append(Heading(3, f"{group.title}: {condition}" if condition else group.title))
-        blocks += _condition(group, cells, missing, figures, name)
+        blocks += _condition(group, cells, missing, figures, files[group.name, condition])
         missing = []
     return blocks
 
@@ -298,7 +309,7 @@ def _condition(
         learning_table(cells),
         "Score on each task right after it was learnt, percent: mean ± 95 % confidence interval over seeds",
     )
-    for method in group.matrices:
+    for method, file in zip(group.matrices, slugs(group.matrices), strict=True):
         if method not in runs:
             continue
         label, by_seed = labels[method], list(runs[method].values())
@@ -307,7 +318,7 @@ def _condition(
         caption = f"{label}: score on every task after every task, percent, mean over {len(by_seed)} seeds"
         table(mean_matrix_table(by_seed, start), f"{caption} ± 95 % confidence interval")
         image(
-            f"matrix-{slug(method)}",
+            f"matrix-{file}",
             plot_scores(mean, by_seed[0].tasks, by_seed[0].tested, start),
             f"{caption}; framed, the task just learnt.",
             f"Heat map of the mean score matrix of {label}; the table above it holds the same numbers.",

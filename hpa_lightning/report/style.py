@@ -26,6 +26,18 @@ def slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "run"
 
 
+def slugs(labels: Sequence[str]) -> list[str]:
+    """Labels as distinct parts of file names: those that would be equal have their numbers in front.
+
+    >>> slugs(["DARE 0.1", "DARE (0.1)", "HPA"])
+    ['1-dare-0-1', '2-dare-0-1', 'hpa']
+    """
+    found = [slug(label) for label in labels]
+    while len(set(found)) < len(found):
+        found = [f"{number}-{name}" if found.count(name) > 1 else name for number, name in enumerate(found, start=1)]
+    return found
+
+
 def save_figure(figure: Figure, path: str | PathLike[str], dpi: int = 144) -> None:
     """Writes a figure as PNG on a white ground."""
     figure.savefig(path, format="png", dpi=dpi, facecolor="white")
