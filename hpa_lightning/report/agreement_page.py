@@ -14,6 +14,7 @@ from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.meanings import MEANINGS
 from hpa_lightning.report.rank_agreement import FEWEST_METHODS, PERMUTATIONS, Agreement, rank_agreement
 from hpa_lightning.report.study_page import Block, Heading, TextBlock, TitledTable, origin_of, write_page
+from hpa_lightning.report.study_tables import check_same_sets, warn_of_other_numbers
 from hpa_lightning.report.style import save_figure, slugs
 from hpa_lightning.report.templating import Fact, Image
 from hpa_lightning.table import MISSING, Cell, PValue, Table
@@ -234,6 +235,8 @@ def _section(section: AgreementSection, path: Path, styles: Mapping[str, int]) -
     if section.problem:
         return [heading, TextBlock(section.problem), *origins]
     for cells in (first, second):
+        check_same_sets(cells)
+        warn_of_other_numbers(cells)
         warn_of_mixed_judges(cell.run for cell in cells)
     save_figure(plot_agreement(section.agreements, section.first, section.second, styles), path)
     names = {"first": section.first, "second": section.second}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -74,10 +75,11 @@ def comparison_table(cells: Sequence[StudyCell], reference: str | None, columns:
         columns: further columns, such as attack success on text alone.
 
     Raises:
-        ValueError: several conditions or streams, two runs of one method and seed, or a column of sets of which no run
-            has any scores.
+        ValueError: several conditions or streams, other evaluation sets or metrics, two runs of one method and seed, or
+            a column of sets of which no run has any scores.
     """
     labels, runs = checked(cells)
+    warn_of_other_numbers(cells)
     columns = columns or {}
     _check_columns(columns, cells)
     final = [column for column in summary_columns([cell.run for cell in cells]) if column[0] != "minutes"]
@@ -303,7 +305,7 @@ def checked(cells: Sequence[StudyCell]) -> tuple[dict[str, str], dict[str, dict[
     """Method -> label, and method -> seed -> run, of cells that can be in one table.
 
     Raises:
-        ValueError: several conditions or streams, or two runs of one method and seed.
+        ValueError: several conditions or streams, other evaluation sets or metrics, or two runs of one method and seed.
     """
     for what, found in (
         ("conditions", {cell.condition for cell in cells}),
@@ -311,12 +313,56 @@ def checked(cells: Sequence[StudyCell]) -> tuple[dict[str, str], dict[str, dict[
     ):
         if len(found) > 1:
             raise ValueError(f"a table compares runs of one condition and stream; got {len(found)} {what}: {found}.")
+    check_same_sets(cells)
     runs: dict[str, dict[int, RunResults]] = {}
     for cell in cells:
         if cell.seed in runs.setdefault(cell.method, {}):
             raise ValueError(f"two runs of {cell.method!r} with seed {cell.seed} in {cell.condition!r}; expected one.")
         runs[cell.method][cell.seed] = cell.run
     return _labels(cells), runs
+
+
+def check_same_sets(cells: Sequence[StudyCell]) -> None:
+    """Check that runs that are compared were scored on the same evaluation sets, with the same metrics.
+
+    Raises:
+        ValueError: they were not.
+    """
+    for cell in cells[1:]:
+        for what, (own, others) in {
+            "kinds of the evaluation sets": (_kinds(cell.run), _kinds(cells[0].run)),
+            "metrics of the evaluation sets": (_metrics(cell.run), _metrics(cells[0].run)),
+        }.items():
+            if differing := [name for name in {**own, **others} if own.get(name) != others.get(name)]:
+                raise ValueError(
+                    f"{cell.title} (seed {cell.seed}) and {cells[0].title} (seed {cells[0].seed}) cannot be compared: "
+                    f"{what} {names(differing)} are {[own.get(name, 'none') for name in differing]} and "
+                    f"{[others.get(name, 'none') for name in differing]}; expected runs that were scored alike."
+                )
+
+
+def _kinds(run: RunResults) -> dict[str, str]:
+    return {item["name"]: item["kind"] for item in run.sets}
+
+
+def _metrics(run: RunResults) -> dict[str, str]:
+    return {name: event.metric for name, event in run.scored(len(run.tasks) - 1).items()}
+
+
+def warn_of_other_numbers(cells: Sequence[StudyCell]) -> None:
+    """Warn once if a set was scored with other numbers of questions in some runs than in others, where recorded."""
+    counts: dict[str, dict[int, StudyCell]] = {}
+    for cell in cells:
+        for name, event in cell.run.scored(len(cell.run.tasks) - 1).items():
+            if event.n is not None:
+                counts.setdefault(name, {}).setdefault(event.n, cell)
+    for name, found in counts.items():
+        if len(found) > 1:
+            said = ", ".join(f"{n} in {cell.title} (seed {cell.seed})" for n, cell in found.items())
+            warnings.warn(
+                f"runs that are compared answered other numbers of questions of {name!r}: {said}.", stacklevel=3
+            )
+            return
 
 
 def broken_cells(cells: Sequence[StudyCell]) -> list[tuple[StudyCell, str]]:
