@@ -220,7 +220,7 @@ def plot_trade_off(runs: Sequence[RunResults]) -> Figure | None:
                 reach_x, reach_y = [[mean_x - left], [right - mean_x]], [[mean_y - low], [high - mean_y]]
                 ax.errorbar(mean_x, mean_y, reach_y, reach_x, markersize=9, capsize=3, label=method, **style)
     for number, start in enumerate(starting_rates(runs)):
-        label = None if number else "MASR of the aligned model"
+        label = "_nolegend_" if number else "MASR of the aligned model"
         ax.axvline(start, color="#555555", linestyle="--", linewidth=1, label=label)
     ax.set_xlabel("mean attack success rate (MASR), %   ← safer")
     ax.set_ylabel("average performance (AP), %   better →")

@@ -327,7 +327,8 @@ def _condition(
         table(
             cost_table(cells, next(iter(group.references), None)),
             "What a run cost: wall minutes and the most memory that its process held, mean ± 95 % confidence interval "
-            "over seeds; other work on the machine counts in the times",
+            "over seeds, the ratio over the seeds that both have with as many threads; other work on the machine "
+            "counts in the times",
         )
     if len(origin.commits) > 1:
         blocks.append(TitledTable(origin_table(cells), "Which commits the runs were made with"))

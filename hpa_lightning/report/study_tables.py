@@ -39,6 +39,7 @@ class StudyCell:
         run: what it measured.
         family: the method without its settings, the same for all points of a grid; the method where it is empty.
         start: the method whose run it starts with; the base's model where it is empty.
+        threads: of each process that ran it on the CPU; ``None`` where it ran elsewhere or that is not known.
     """
 
     method: str
@@ -48,6 +49,7 @@ class StudyCell:
     run: RunResults
     family: str = ""
     start: str = ""
+    threads: int | None = None
 
     @property
     def finished(self) -> bool:
