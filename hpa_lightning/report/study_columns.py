@@ -42,7 +42,7 @@ def plot_columns(
             if low < high:
                 ax.plot([low, high], [row, row], color=style["color"], linewidth=1.6)
             face = style["color"] if enough else "white"
-            ax.plot([mean], [row], linestyle="", markersize=7, markerfacecolor=face, **style)
+            ax.plot([mean], [row], linestyle="", markersize=7, markerfacecolor=face, clip_on=False, **style)
         points = in_points(sets)
         ax.set_xlim(*whole_ends(min(ends, default=0.0), max(ends, default=0.0), 1.0 if points else 100.0))
         ax.set_title(heading if points else f"{heading}, %", loc="left", fontsize=10)
