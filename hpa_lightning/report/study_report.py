@@ -357,8 +357,11 @@ def _other_starts(cells: Sequence[StudyCell], labels: Mapping[str, str]) -> str:
     starts: dict[str, list[str]] = {}
     for method, start in {cell.method: cell.start for cell in cells if cell.start}.items():
         starts.setdefault(labels.get(start, f"`{start}`"), []).append(labels[method])
+    if not starts:
+        return ""
     said = "; ".join(f"the run of {start} of the same seed ended with: {', '.join(of)}" for start, of in starts.items())
-    return f"Before their first task these are the model that {said}. The others are the aligned model." if said else ""
+    others = "" if all(cell.start for cell in cells) else " The others are the aligned model."
+    return f"Before their first task these are the model that {said}.{others}"
 
 
 def _of_one_start(cells: Sequence[StudyCell], group: StudyGroup) -> list[StudyCell]:

@@ -48,7 +48,8 @@ def test_the_line_of_the_aligned_model_is_of_the_runs_that_start_with_it(
     said = "Before their first task these are the model that the run of PLAIN of the same seed ended with: REPAIRED. "
     assert page.count(f"{said}The others are the aligned model.") == 1
 
-    write_study_report([replace(group, cells=cells()[3:], matrices=[])], tmp_path)
+    alone = write_study_report([replace(group, cells=cells()[3:], matrices=[])], tmp_path)["markdown"].read_text()
+    assert "ended with: REPAIRED." in alone and "The others" not in alone
     assert not [line for line in figures["g-trade-off"].axes[0].lines if line.get_linestyle() == "--"]
 
 
