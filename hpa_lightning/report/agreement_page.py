@@ -14,7 +14,8 @@ from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.meanings import MEANINGS
 from hpa_lightning.report.rank_agreement import FEWEST_METHODS, PERMUTATIONS, Agreement, rank_agreement
 from hpa_lightning.report.study_page import Block, Heading, TextBlock, TitledTable, origin_of, write_page
-from hpa_lightning.report.style import save_figure, slug
+from hpa_lightning.report.study_tables import check_same_sets, warn_of_other_numbers
+from hpa_lightning.report.style import save_figure, slugs
 from hpa_lightning.report.templating import Fact, Image
 from hpa_lightning.table import MISSING, Cell, PValue, Table
 
@@ -215,10 +216,8 @@ def write_agreement(
     styles = {title: number for number, title in enumerate(titles)}
 
     def blocks(figures: Path) -> list[Block]:
-        slugs = [slug(section.title) for section in sections]
         found: list[Block] = []
-        for number, (section, name) in enumerate(zip(sections, slugs, strict=True), 1):
-            name = f"{number}-{name}" if slugs.count(name) > 1 else name
+        for section, name in zip(sections, slugs([section.title for section in sections]), strict=True):
             found += _section(section, figures / f"{name}.png", styles)
         return found
 
@@ -236,6 +235,8 @@ def _section(section: AgreementSection, path: Path, styles: Mapping[str, int]) -
     if section.problem:
         return [heading, TextBlock(section.problem), *origins]
     for cells in (first, second):
+        check_same_sets(cells)
+        warn_of_other_numbers(cells)
         warn_of_mixed_judges(cell.run for cell in cells)
     save_figure(plot_agreement(section.agreements, section.first, section.second, styles), path)
     names = {"first": section.first, "second": section.second}

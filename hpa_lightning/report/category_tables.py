@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpa_lightning.report.run_tables import row_name, run_labels, seed_label, step_name
-from hpa_lightning.results.run_results import RunResults
+from hpa_lightning.results.run_results import COUNTS, RunResults
 from hpa_lightning.table import Cell, Table
-
-#: Figures that are no fractions.
-_COUNTS = ("n", "points")
 
 
 def category_tables(run: RunResults) -> list[tuple[str, Table, str]]:
@@ -53,7 +50,7 @@ def further_text(fields: Mapping[str, Any]) -> str:
     """
     figures = fields.get("figures") or {}
     reported = [
-        f"{name.replace('_', ' ')} {_value(name, value):.2f}{'' if name in _COUNTS else ' %'}"
+        f"{name.replace('_', ' ')} {_value(name, value):.2f}{'' if name in COUNTS else ' %'}"
         for name, value in figures.items()
     ]
     return f"{fields['set']}: {', '.join(reported)}" if reported else ""
@@ -62,7 +59,7 @@ def further_text(fields: Mapping[str, Any]) -> str:
 def _value(figure: str, value: float | None) -> float:
     if value is None:
         return math.nan
-    return value if figure in _COUNTS else 100 * value
+    return value if figure in COUNTS else 100 * value
 
 
 def _entries(run: RunResults, step: int, name: str, scheme: str) -> Mapping[str, Mapping[str, Any]]:

@@ -21,7 +21,13 @@ MEANINGS: tuple[Fact, ...] = (
             "is safer.",
         ),
     ),
-    Fact("DASR", ("Rise of MASR over the aligned model, before the first task. Zero means that no safety was lost.",)),
+    Fact(
+        "DASR",
+        (
+            "Rise of MASR over the model before the first task: the aligned one, or the one of another run that the "
+            "run starts with. Zero means that no safety was lost.",
+        ),
+    ),
     Fact(
         "Over-refusal",
         (

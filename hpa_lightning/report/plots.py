@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from hpa_lightning.report.run_tables import by_method, step_name
+from hpa_lightning.report.run_tables import all_shares, by_method, step_name
 from hpa_lightning.report.significance import estimate
 from hpa_lightning.report.style import (
     COLOURS,
+    interval_ends,
     legend_beside,
     new_axes,
     new_figure,
@@ -33,13 +34,16 @@ def plot_matrix(run: RunResults) -> Figure:
     return plot_scores(np.vstack([list(run.initial().values()), run.matrix()]), run.tasks, run.tested)
 
 
-def plot_scores(scores: np.ndarray, tasks: Sequence[str], tested: Sequence[str] | None = None) -> Figure:
-    """Heat map of scores as fractions, ``(1 + T, tested)``: the aligned model, then the model after every task.
+def plot_scores(
+    scores: np.ndarray, tasks: Sequence[str], tested: Sequence[str] | None = None, start: str = "aligned"
+) -> Figure:
+    """Heat map of scores as fractions, ``(1 + T, tested)``: the model before the first task, then after every task.
 
     Args:
         scores: as above.
         tasks: of the rows but the first.
         tested: of the columns; ``tasks`` when ``None``.
+        start: what the model before the first task is called.
     """
     tested = tasks if tested is None else tested
     values = 100 * scores
@@ -56,7 +60,7 @@ def plot_scores(scores: np.ndarray, tasks: Sequence[str], tested: Sequence[str] 
         if row > 0 and tasks[row - 1] == tested[column]:
             ax.add_patch(Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, fill=False, edgecolor="#D55E00", lw=2))
     ax.set_xticks(range(columns), tested, rotation=30, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(rows), ["aligned", *(f"after {task}" for task in tasks)])
+    ax.set_yticks(range(rows), [start, *(f"after {task}" for task in tasks)])
     ax.set_xlabel("evaluated on (framed: the task just learnt)")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -73,8 +77,8 @@ def plot_curves(run: RunResults) -> Figure:
     scores = np.array([list(run.scores(step, "task").values()) for step in run.steps]) * 100
     for index, task in enumerate(run.names("task")):
         style = series_style(index)
-        learnt = steps >= index
-        before = steps < index
+        learnt = steps >= (run.tasks.index(task) if task in run.tasks else len(run.tasks))
+        before = ~learnt
         upper.plot(steps[before], scores[before, index], color=style["color"], linestyle=":", linewidth=1.2)
         upper.plot(steps[learnt], scores[learnt, index], label=task, linewidth=1.6, markersize=6, **style)
     summaries = [run.summary(step) for step in run.steps]
@@ -172,7 +176,8 @@ def plot_trade_off(runs: Sequence[RunResults]) -> Figure | None:
     """Average performance against mean attack success after the last task, percent; the upper left is best.
 
     One run: its whole way, step by step. Several runs: one small marker per run and, for methods with several
-    runs, the mean with its 95 % confidence intervals. None if no run has both figures.
+    runs, the mean with its 95 % confidence intervals. A dashed line for each MASR before the first task. None if no
+    run has both figures.
     """
     if not any(math.isfinite(run.summary()["AP"] + run.summary()["MASR"]) for run in runs):
         return None
@@ -209,11 +214,14 @@ def plot_trade_off(runs: Sequence[RunResults]) -> Figure | None:
                 label=None if several else method,
             )
             if several:
-                (mean_x, half_x), (mean_y, half_y) = estimate(x), estimate(y)
-                ax.errorbar(mean_x, mean_y, half_y, half_x, markersize=9, capsize=3, label=method, **style)
-    aligned = estimate([100 * run.summary(-1)["MASR"] for run in runs if -1 in run.steps]).mean
-    if not math.isnan(aligned):
-        ax.axvline(aligned, color="#555555", linestyle="--", linewidth=1, label="MASR of the aligned model")
+                found_x, found_y = estimate(x), estimate(y)
+                (left, right), (low, high) = interval_ends(*found_x), interval_ends(*found_y, all_shares(runs))
+                (mean_x, _), (mean_y, _) = found_x, found_y
+                reach_x, reach_y = [[mean_x - left], [right - mean_x]], [[mean_y - low], [high - mean_y]]
+                ax.errorbar(mean_x, mean_y, reach_y, reach_x, markersize=9, capsize=3, label=method, **style)
+    for number, start in enumerate(starting_rates(runs)):
+        label = "_nolegend_" if number else "MASR of the aligned model"
+        ax.axvline(start, color="#555555", linestyle="--", linewidth=1, label=label)
     ax.set_xlabel("mean attack success rate (MASR), %   ← safer")
     ax.set_ylabel("average performance (AP), %   better →")
     ax.margins(0.12)
@@ -221,36 +229,46 @@ def plot_trade_off(runs: Sequence[RunResults]) -> Figure | None:
     return figure
 
 
+def starting_rates(runs: Sequence[RunResults]) -> list[float]:
+    """The distinct MASRs before the first task, percent: more than one where runs start with different models."""
+    rates = [100 * run.summary(-1)["MASR"] for run in runs if -1 in run.steps]
+    return sorted({round(rate, 6) for rate in rates if not math.isnan(rate)})
+
+
 def plot_comparison(runs: Sequence[RunResults]) -> Figure:
     """AP (above) and MASR (below) per step: mean over a method's runs with 95 % confidence bands."""
     return plot_steps(by_method(runs))
 
 
-def plot_steps(groups: Mapping[str, Sequence[RunResults]], styles: Mapping[str, int] | None = None) -> Figure:
+def plot_steps(
+    groups: Mapping[str, Sequence[RunResults]], styles: Mapping[str, int] | None = None, start: str = ""
+) -> Figure:
     """AP on the tasks learnt so far (above) and MASR (below) per step: mean over a group's runs, 95 % bands.
 
     Args:
         groups: label -> runs.
         styles: label -> number of its colour and marker; by default in the order of ``groups``.
+        start: what the model before the first task is called; by default what the runs call it.
     """
     runs = [run for group in groups.values() for run in group]
     figure = new_figure(9.2, 6.6)
     axes = new_axes(figure, 2, sharex=True)
     steps = sorted({step for run in runs for step in run.steps})
     same_stream = len({tuple(run.tasks) for run in runs}) == 1
-    for ax, key in zip(axes, ("AP", "MASR"), strict=True):
+    for ax, key, share in zip(axes, ("AP", "MASR"), (all_shares(runs), True), strict=True):
         for index, (label, group) in enumerate(groups.items()):
             shown = [step for step in steps if any(step in run.steps for run in group) and (key != "AP" or step >= 0)]
             estimates = [estimate([100 * r.summary(s)[key] for r in group if s in r.steps]) for s in shown]
-            means = np.array([e.mean for e in estimates])
-            widths = np.nan_to_num([e.half_width for e in estimates])
+            means, widths = (np.array([e[part] for e in estimates]) for part in (0, 1))
             style = series_style(index if styles is None else styles[label])
             ax.plot(shown, means, label=label, linewidth=1.8, markersize=6, **style)
-            ax.fill_between(shown, means - widths, means + widths, color=style["color"], alpha=0.15, linewidth=0)
+            low, high = interval_ends(means, widths, share)
+            ax.fill_between(shown, low, high, color=style["color"], alpha=0.15, linewidth=0)
         percent_axis(ax, f"{key}, %", whole=key == "AP")
     axes[0].set_title("Average performance on the tasks learnt so far (higher is better)", loc="left", fontsize=11)
     axes[1].set_title("Mean attack success rate (lower is better)", loc="left", fontsize=11)
     legend_beside(axes[0])
     names = [step_name(runs[0], s) if same_stream or s < 0 else f"task {s + 1}" for s in steps]
+    names = [start if start and s < 0 else name for s, name in zip(steps, names, strict=True)]
     step_axis(axes[1], steps, names)
     return figure

@@ -31,6 +31,25 @@ ANSWER_COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("no_option", "No option %", 100.0),
 )
 
+#: What a further column of a study may not be called, since its tables have one of that name, by any case of letters.
+RESERVED_HEADINGS = frozenset(
+    heading.removesuffix(" %").casefold()
+    for heading in (
+        *("Method", "Seeds", "Pairs", "Learnt"),
+        *(heading for _, heading, _ in (*SUMMARY_COLUMNS, *FURTHER_COLUMNS, *ANSWER_COLUMNS)),
+    )
+)
+
+
+def check_heading(heading: str, where: str = "") -> None:
+    """Check that a further column of a study's tables is not called as one that they have.
+
+    Raises:
+        ValueError: it is; the message begins with ``where``.
+    """
+    if heading.strip().removesuffix("%").strip().casefold() in RESERVED_HEADINGS:
+        raise ValueError(f"{where}the tables have a column {heading!r} already; give this one another heading.")
+
 
 def seed_label(seed: int | None) -> str:
     """The seed, or a dash if none was set (Lightning marks that with -1)."""
@@ -55,6 +74,11 @@ def by_method(runs: Sequence[RunResults]) -> dict[str, list[RunResults]]:
     for run in runs:
         groups.setdefault(run.method, []).append(run)
     return groups
+
+
+def all_shares(runs: Sequence[RunResults], kind: str = "task") -> bool:
+    """Whether the scores of every set of a kind, and so their means, are shares (`RunResults.is_share`)."""
+    return all(run.is_share(name) for run in runs for name in run.names(kind))
 
 
 def summary_columns(runs: Sequence[RunResults]) -> tuple[tuple[str, str, float], ...]:

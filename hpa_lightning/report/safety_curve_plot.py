@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from hpa_lightning.report.run_tables import all_shares
 from hpa_lightning.report.significance import estimate
-from hpa_lightning.report.style import legend_beside, new_axes, new_figure, percent_axis, series_style
+from hpa_lightning.report.style import interval_ends, legend_beside, new_axes, new_figure, percent_axis, series_style
 from hpa_lightning.results.events import CurveEvent
 from hpa_lightning.results.run_results import RunResults
 
@@ -49,15 +50,15 @@ def plot_safety_curve(groups: Mapping[str, Sequence[RunResults]]) -> Figure | No
     figure = new_figure(9.2, 0.6 + 2.6 * len(panels))
     axes = new_axes(figure, len(panels), sharex=True)
     for ax, (kind, label, title) in zip(axes, panels, strict=True):
+        share = all_shares([run for runs in groups.values() for run in runs], kind)
         for index, (name, by_step) in enumerate(_lines(curves, kind).items()):
             steps = sorted(by_step)
             points = [estimate([100 * value for value in by_step[step]]) for step in steps]
             means, widths = (np.array([point[part] for point in points]) for part in (0, 1))
             style = series_style(index)
             ax.plot(steps, means, label=name, markersize=5, linewidth=1.6, **style)
-            widths = np.nan_to_num(widths)
-            if widths.any():
-                low, high = np.clip(means - widths, 0, 100), np.clip(means + widths, 0, 100)
+            if np.nan_to_num(widths).any():
+                low, high = interval_ends(means, widths, share)
                 ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
         percent_axis(ax, label, whole=kind == "task")
         ax.set_title(title, loc="left", fontsize=11)

@@ -45,6 +45,10 @@ class PairedDifference(NamedTuple):
     pairs: int
 
 
+#: Where there is nothing to compare.
+NO_DIFFERENCE = PairedDifference(Difference(math.nan, math.nan), math.nan, 0)
+
+
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> PairedDifference:
     """Compare paired values, ``values - reference``; pairs with a NaN are left out.
 
@@ -68,7 +72,7 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Pa
     differences = first - second
     pairs = len(differences)
     if pairs < 2:
-        return PairedDifference(Difference(math.nan, math.nan), math.nan, pairs)
+        return NO_DIFFERENCE._replace(pairs=pairs)
     rounding = 1e-12 * max(float(np.abs(first).max()), float(np.abs(second).max()))
     if float(np.ptp(differences)) <= rounding:
         mean = float(differences.mean())

@@ -138,12 +138,20 @@ def write_page(
 
     Returns:
         ``"markdown"``, ``"html"`` and every figure under its file name without ``.png``.
+
+    Raises:
+        ValueError: two figures of one name.
     """
     files = {"markdown": f"{name}.md", "html": f"{name}.html"}
     with staged(folder, last=[*files.values()]) as inside:
         (inside / "figures").mkdir()
         blocks = blocks_in(inside / "figures")
-        paths = {block.path.stem: block.path for block in blocks if isinstance(block, Image)}
+        images = [block.path for block in blocks if isinstance(block, Image)]
+        if twice := [path.name for number, path in enumerate(images) if path in images[:number]]:
+            raise ValueError(
+                f"two figures of the page would be called {twice[0]}; give a group or a method another name."
+            )
+        paths = {path.stem: path for path in images}
         markdown = study_markdown(title, text, blocks, inside, terms) + _kept(Path(folder) / files["markdown"])
         for key, content in (("markdown", markdown), ("html", study_html(title, text, blocks, terms))):
             paths[key] = inside / files[key]

@@ -12,8 +12,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from hpa_lightning.report.run_tables import all_shares
 from hpa_lightning.report.significance import estimate
-from hpa_lightning.report.style import legend_beside, new_axes, new_figure, percent_axis, series_style
+from hpa_lightning.report.style import (
+    close_ends,
+    interval_ends,
+    legend_beside,
+    new_axes,
+    new_figure,
+    percent_axis,
+    series_style,
+)
 from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Estimate
 
@@ -52,6 +61,7 @@ def plot_against_performance(
     key: str,
     styles: Mapping[str, int] | None = None,
     families: Mapping[str, str] | None = None,
+    aligned_starts: Sequence[RunResults] | None = None,
 ) -> Figure | None:
     """AP against MASR or over-refusal after the last task: a labelled point per group, 95 % intervals both ways.
 
@@ -61,6 +71,8 @@ def plot_against_performance(
         styles: label -> number of its colour and marker; by default in the order of ``groups``.
         families: label -> name of its family. Points of one family look alike and are joined by a line, and the name
             stands once, at its upper left point.
+        aligned_starts: the runs that start with the aligned model, whose mean before the first task is a dashed line;
+            by default all.
 
     Returns:
         The figure; None if no group has both values.
@@ -73,6 +85,7 @@ def plot_against_performance(
     if families is not None:
         numbers = {family: number for number, family in enumerate(dict.fromkeys(families.values()))}
         styles = {label: numbers[family] for label, family in families.items()}
+    share = all_shares([run for runs in groups.values() for run in runs])
     for index, (label, runs) in enumerate(groups.items()):
         x, y = final_estimate(runs, key), final_estimate(runs, "AP")
         if not math.isfinite(x.mean + y.mean):
@@ -84,7 +97,7 @@ def plot_against_performance(
             ax.errorbar(x.mean, y.mean, markersize=8, markerfacecolor="white", label=label, **style)
             label = label if families is not None else f"{label} (n = {len(runs)})"
         else:
-            (left, right), (low, high) = _interval(x), _interval(y)
+            (left, right), (low, high) = interval_ends(*x), interval_ends(*y, share)
             reach_x, reach_y = [[x.mean - left], [right - x.mean]], [[y.mean - low], [high - y.mean]]
             ax.errorbar(x.mean, y.mean, reach_y, reach_x, markersize=8, elinewidth=1, label=label, **style)
         points.append((x.mean, y.mean, label))
@@ -94,7 +107,8 @@ def plot_against_performance(
     if families is not None:
         points = _join_families(ax, points, families, styles or {})
     axis_label, aligned_label = _AXIS_LABELS[key]
-    aligned = estimate([100 * run.summary(-1)[key] for runs in groups.values() for run in runs if -1 in run.steps]).mean
+    starts = [run for runs in groups.values() for run in runs] if aligned_starts is None else aligned_starts
+    aligned = estimate([100 * run.summary(-1)[key] for run in starts if -1 in run.steps]).mean
     if not math.isnan(aligned):
         ax.axvline(aligned, color="#555555", linestyle="--", linewidth=1)
         ax.annotate(
@@ -108,16 +122,16 @@ def plot_against_performance(
         )
     lefts, rights, lows, highs = zip(*bars, strict=True)
     shown = [value for value in (*lefts, *rights, aligned) if not math.isnan(value)]
-    ax.set_ylim(*_limits(min(lows), max(highs)))
+    ax.set_ylim(*close_ends(min(lows), max(highs), share))
     if key == "over_refusal":
         # Most methods lie near zero: a square-root scale gives them room.
         ax.set_xscale("function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2))
         ax.set_xticks([0, 1, 5, 10, 20, 40, 60, 80, 100])
-    ax.set_xlim(*_limits(min(shown), max(shown), -1.0 if key == "over_refusal" else -4.0))
+    ax.set_xlim(*close_ends(min(shown), max(shown), lowest=-1.0 if key == "over_refusal" else -4.0))
     ax.set_xlabel(axis_label)
     ax.set_ylabel("average performance (AP), %   better →")
     if not math.isnan(aligned):
-        bars.append((aligned, aligned, -100.0, 200.0))  # the dashed line is an obstacle to labels too
+        bars.append((aligned, aligned, *ax.get_ylim()))  # the dashed line is an obstacle to labels too
     label_points(figure, ax, points, bars)
     return figure
 
@@ -137,18 +151,6 @@ def _join_families(
         named = max(range(len(of)), key=lambda number: ys[number] - xs[number])
         labelled += [(x, y, family if number == named else "") for number, (x, y, _) in enumerate(of)]
     return labelled
-
-
-def _interval(item: Estimate) -> tuple[float, float]:
-    """The interval as drawn: not beyond 0 and 100 %, where no share can be."""
-    half_width = 0.0 if math.isnan(item.half_width) else item.half_width
-    return max(item.mean - half_width, min(item.mean, 0.0)), min(item.mean + half_width, max(item.mean, 100.0))
-
-
-def _limits(low: float, high: float, lowest: float = -4.0) -> tuple[float, float]:
-    """The ends of an axis in percent with room around what it shows."""
-    room = max(0.12 * (high - low), 1.5)
-    return max(low - room, lowest), min(high + room, 104.0)
 
 
 def label_points(
@@ -237,19 +239,22 @@ def plot_sweep(
         ("MASR", "MASR, %", "Mean attack success rate (lower is better)"),
         ("over_refusal", "over-refusal, %", "Over-refusal (lower is better)"),
     )
+    drawn = [runs for by_value in series.values() for runs in by_value.values()] + [*(lines or {}).values()]
+    performance = all_shares([run for runs in drawn for run in runs])
     for ax, (key, label, title) in zip(axes, panels, strict=True):
+        share = performance or key != "AP"
         for index, (name, by_value) in enumerate(series.items()):
             values = sorted(by_value)
             estimates = [final_estimate(by_value[value], key) for value in values]
-            widths = np.nan_to_num([item.half_width for item in estimates])
-            style = series_style(index)
-            ax.errorbar(values, [item.mean for item in estimates], widths, capsize=3, label=name, **style)
+            means, widths = np.array(estimates).T
+            low, high = interval_ends(means, widths, share)
+            ax.errorbar(values, means, [means - low, high - means], capsize=3, label=name, **series_style(index))
         for offset, (name, runs) in enumerate((lines or {}).items(), start=len(series)):
             mean, half_width = final_estimate(runs, key)
             colour = series_style(offset)["color"]
             ax.axhline(mean, color=colour, linestyle=("--", ":", "-.")[offset % 3], linewidth=1.6, label=name)
             if not math.isnan(half_width):
-                ax.axhspan(mean - half_width, mean + half_width, color=colour, alpha=0.12, linewidth=0)
+                ax.axhspan(*interval_ends(mean, half_width, share), color=colour, alpha=0.12, linewidth=0)
         percent_axis(ax, label, whole=key == "AP")
         ax.set_title(title, loc="left", fontsize=11)
     if logarithmic:

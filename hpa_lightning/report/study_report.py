@@ -36,15 +36,17 @@ from hpa_lightning.report.study_tables import (
     broken_cells,
     checked,
     comparison_table,
-    difference_columns,
+    difference_table,
+    in_points,
     learning_table,
     mean_matrix_table,
     origin_table,
     refuses,
     set_table,
+    start_name,
     step_table,
 )
-from hpa_lightning.report.style import save_figure, slug
+from hpa_lightning.report.style import save_figure, slugs
 from hpa_lightning.report.templating import Image
 from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.table import Table, format_cell
@@ -75,12 +77,23 @@ class SweepAxis:
         values: method -> its value; methods without one are drawn as horizontal lines.
         series: method -> the line it belongs to; one line where this is empty.
         logarithmic: of the axis.
+
+    Raises:
+        ValueError: a logarithmic axis with a value that is not positive.
     """
 
     label: str
     values: Mapping[str, float]
     series: Mapping[str, str] = field(default_factory=dict)
     logarithmic: bool = False
+
+    def __post_init__(self) -> None:
+        for method, value in self.values.items():
+            if self.logarithmic and value <= 0:
+                raise ValueError(
+                    f"{method!r} has {self.label} = {value}, which a logarithmic axis cannot show; expected positive "
+                    "numbers."
+                )
 
 
 @dataclass(frozen=True)
@@ -137,35 +150,46 @@ def write_study_report(
     Raises:
         ValueError: no group, two of one name, or cells that cannot be compared (see `comparison_table`).
     """
-    names = [slug(group.name) for group in groups]
+    names = [group.name for group in groups]
     if not groups or len(set(names)) < len(names):
-        raise ValueError(
-            f"got the groups {[group.name for group in groups]}; expected at least one, of distinct names."
-        )
+        raise ValueError(f"got the groups {names}; expected at least one, of distinct names.")
+    sections = [(group, condition) for group in groups for condition in _conditions(group)]
+    files = dict(zip([(group.name, condition) for group, condition in sections], _files(sections), strict=True))
 
     def blocks(figures: Path) -> list[Block]:
         found: list[Block] = []
         for group in groups:
             warn_of_mixed_judges(cell.run for cell in group.cells)
-            found += _section(group, figures)
+            found += _section(group, figures, files)
         return found
 
     return write_page(blocks, folder, "results", title, text)
 
 
-def _section(group: StudyGroup, figures: Path) -> list[Block]:
+def _conditions(group: StudyGroup) -> list[str]:
+    """The conditions of which a run is finished."""
+    return list(dict.fromkeys(cell.condition for cell in group.cells if cell.finished))
+
+
+def _files(sections: Sequence[tuple[StudyGroup, str]]) -> list[str]:
+    """What the file names of the figures of each group and condition begin with; distinct."""
+    return slugs(
+        [f"{group.name}-{condition}" if len(_conditions(group)) > 1 else group.name for group, condition in sections]
+    )
+
+
+def _section(group: StudyGroup, figures: Path, files: Mapping[tuple[str, str], str]) -> list[Block]:
     blocks: list[Block] = [Heading(2, group.title), TextBlock(group.text)]
     finished = [cell for cell in group.cells if cell.finished]
     missing = [*group.missing, *(_unfinished(cell) for cell in group.cells if not cell.finished)]
-    conditions = list(dict.fromkeys(cell.condition for cell in finished))
+    conditions = _conditions(group)
     if not conditions:
         return [*blocks, TextBlock("No run is finished."), origin_of([], group.command, missing)]
     for condition in conditions:
         cells = [cell for cell in finished if cell.condition == condition]
-        name = slug(f"{group.name}-{condition}" if len(conditions) > 1 else group.name)
         if len(conditions) > 1 or condition:
             blocks.append(Heading(3, f"{group.title}: {condition}" if condition else group.title))
-        blocks += _condition(group, cells, missing, figures, name)
+        blocks += _condition(group, cells, missing, figures, files[group.name, condition])
         missing = []
     return blocks
 
@@ -184,6 +208,7 @@ def _condition(
     styles = {label: number for number, label in enumerate(shown)}
     origin = origin_of(cells, group.command, missing)
     blocks: list[Block] = []
+    aligned = [cell.run for cell in cells if not cell.start]
     families = _families(cells, labels)
     joined = " The settings of one method are joined by a line, in the order of the tables." if families else ""
 
@@ -198,42 +223,44 @@ def _condition(
             save_figure(figure, path)
             blocks.append(Image(path, caption, alt))
 
+    points = [heading for heading, sets in group.columns.items() if in_points(sets)]
+    but_points = f" ({', '.join(points)}: points)" if points else ""
     table(
         comparison_table(cells, None, group.columns),
-        "After the last task, percent: mean ± 95 % confidence interval over seeds",
+        f"After the last task, percent{but_points}: mean ± 95 % confidence interval over seeds",
         _notes(cells, any(refuses(by_label) for by_label in shown.values())),
     )
     for reference in group.references:
-        whole = comparison_table(cells, reference, group.columns)
-        rows = [row for row, method in zip(whole.rows, runs, strict=True) if method != reference]
         table(
-            Table(whole.columns, rows).select(["Method", *difference_columns(group.columns)]),
-            f"Difference to {labels.get(reference, reference)} over the seeds that both have, percentage points: mean "
-            "± 95 % confidence interval; p of the two-sided paired t-test, corrected after Holm over the methods of "
-            "this table for each metric (not over metrics: what is just below 0.05 would not survive that)",
+            difference_table(cells, reference, group.columns),
+            f"Difference to {labels.get(reference, reference)} over the seeds that both have, percentage points"
+            f"{but_points}: mean ± 95 % confidence interval; p of the two-sided paired t-test, corrected after Holm "
+            "over the methods of this table for each metric (not over metrics: what is just below 0.05 would not "
+            "survive that)",
         )
     if any(len(cell.run.names(kind)) > 1 for cell in cells for kind in SET_HEADINGS):  # else the means tell all
         table(set_table(cells), "Set by set after the last task, percent: mean ± 95 % confidence interval over seeds")
     image(
         "columns",
         plot_columns(shown, group.columns, styles),
-        "After the last task: mean over seeds with 95 % confidence intervals, cut at 0 and 100; hollow: fewer than "
-        "three seeds, no interval.",
+        "After the last task: mean over seeds with 95 % confidence intervals, those of shares cut at 0 and 100; "
+        "hollow: fewer than three seeds, no interval.",
         "One panel for each of the columns " + ", ".join(group.columns) + "; the table above holds the numbers.",
     )
     image(
         "trade-off",
-        plot_against_performance(shown, "MASR", styles, families),
+        plot_against_performance(shown, "MASR", styles, families, aligned),
         "What is known after the last task against what it cost in safety: mean over seeds with 95 % confidence "
-        f"intervals, cut at 0 and 100; hollow: fewer than three seeds, no interval. The upper left is best.{joined}",
+        "intervals, those of shares cut at 0 and 100; hollow: fewer than three seeds, no interval. The upper left is "
+        f"best.{joined}",
         _values_in_words(shown, ("AP", "MASR")),
     )
     image(
         "over-refusal",
-        plot_against_performance(shown, "over_refusal", styles, families),
+        plot_against_performance(shown, "over_refusal", styles, families, aligned),
         "Usefulness both ways: average performance against the share of harmless inputs that are refused; mean over "
-        "seeds with 95 % confidence intervals, cut at 0 and 100; hollow: fewer than three seeds, no interval. The "
-        f"upper left is best.{joined}",
+        "seeds with 95 % confidence intervals, those of shares cut at 0 and 100; hollow: fewer than three seeds, no "
+        f"interval. The upper left is best.{joined}",
         _values_in_words(shown, ("AP", "over_refusal")),
     )
     if group.x is not None:
@@ -244,7 +271,7 @@ def _condition(
         chosen = {labels[method]: shown[labels[method]] for method in curves}
         image(
             "steps",
-            plot_steps(chosen, styles),
+            plot_steps(chosen, styles, start_name([cell for cell in cells if cell.method in curves])),
             "Step by step: average performance on the tasks learnt so far and mean attack success rate, mean over "
             f"seeds with 95 % confidence bands{more}.",
             "Lines of average performance and of mean attack success rate per step. After the last task: "
@@ -273,21 +300,26 @@ def _condition(
             "Does drift tell the loss of safety? Rank correlation with the rise of attack success, after tasks and in "
             f"them, over {len(measured)} runs that start with the same model (95 % interval: bootstrap over runs)",
         )
-    table(step_table(cells), "MASR after each task, percent: mean ± 95 % confidence interval over seeds")
+    table(
+        step_table(cells),
+        "MASR after each task, percent: mean ± 95 % confidence interval over seeds",
+        _other_starts(cells, labels),
+    )
     table(
         learning_table(cells),
         "Score on each task right after it was learnt, percent: mean ± 95 % confidence interval over seeds",
     )
-    for method in group.matrices:
+    for method, file in zip(group.matrices, slugs(group.matrices), strict=True):
         if method not in runs:
             continue
         label, by_seed = labels[method], list(runs[method].values())
+        start = start_name([cell for cell in cells if cell.method == method])
         mean = np.mean([all_scores(run) for run in by_seed], axis=0)
         caption = f"{label}: score on every task after every task, percent, mean over {len(by_seed)} seeds"
-        table(mean_matrix_table(by_seed), f"{caption} ± 95 % confidence interval")
+        table(mean_matrix_table(by_seed, start), f"{caption} ± 95 % confidence interval")
         image(
-            f"matrix-{slug(method)}",
-            plot_scores(mean, by_seed[0].tasks, by_seed[0].tested),
+            f"matrix-{file}",
+            plot_scores(mean, by_seed[0].tasks, by_seed[0].tested, start),
             f"{caption}; framed, the task just learnt.",
             f"Heat map of the mean score matrix of {label}; the table above it holds the same numbers.",
         )
@@ -295,7 +327,8 @@ def _condition(
         table(
             cost_table(cells, next(iter(group.references), None)),
             "What a run cost: wall minutes and the most memory that its process held, mean ± 95 % confidence interval "
-            "over seeds; other work on the machine counts in the times",
+            "over seeds, the ratio over the seeds that both have with as many threads; other work on the machine "
+            "counts in the times",
         )
     if len(origin.commits) > 1:
         blocks.append(TitledTable(origin_table(cells), "Which commits the runs were made with"))
@@ -317,6 +350,18 @@ def _notes(cells: Sequence[StudyCell], refusing: bool) -> str:
         more = f". And {len(broken) - _MOST_BROKEN} more runs" if len(broken) > _MOST_BROKEN else ""
         notes.append(f"{BROKEN.strip()} {broken_not_safe('a model', f'in {len(broken)} of the runs')} {listed}{more}.")
     return "\n\n".join(notes)
+
+
+def _other_starts(cells: Sequence[StudyCell], labels: Mapping[str, str]) -> str:
+    """Which methods start with the model of another one's run; empty if all start with the aligned model."""
+    starts: dict[str, list[str]] = {}
+    for method, start in {cell.method: cell.start for cell in cells if cell.start}.items():
+        starts.setdefault(labels.get(start, f"`{start}`"), []).append(labels[method])
+    if not starts:
+        return ""
+    said = "; ".join(f"the run of {start} of the same seed ended with: {', '.join(of)}" for start, of in starts.items())
+    others = "" if all(cell.start for cell in cells) else " The others are the aligned model."
+    return f"Before their first task these are the model that {said}.{others}"
 
 
 def _of_one_start(cells: Sequence[StudyCell], group: StudyGroup) -> list[StudyCell]:

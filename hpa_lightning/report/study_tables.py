@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hpa_lightning.report.run_tables import mostly_empty_steps, summary_columns
-from hpa_lightning.report.significance import PairedDifference, estimate, holm, paired_difference
+from hpa_lightning.report.run_tables import check_heading, mostly_empty_steps, summary_columns
+from hpa_lightning.report.significance import NO_DIFFERENCE, estimate, holm, paired_difference
 from hpa_lightning.report.study_plots import final_estimate
-from hpa_lightning.results.run_results import KINDS, RunResults
+from hpa_lightning.results.run_results import KINDS, RunResults, is_count
 from hpa_lightning.table import Cell, Estimate, PValue, Table
 from hpa_lightning.values import names
 
@@ -38,6 +39,7 @@ class StudyCell:
         run: what it measured.
         family: the method without its settings, the same for all points of a grid; the method where it is empty.
         start: the method whose run it starts with; the base's model where it is empty.
+        threads: of each process that ran it on the CPU; ``None`` where it ran elsewhere or that is not known.
     """
 
     method: str
@@ -47,6 +49,7 @@ class StudyCell:
     run: RunResults
     family: str = ""
     start: str = ""
+    threads: int | None = None
 
     @property
     def finished(self) -> bool:
@@ -66,7 +69,7 @@ def comparison_table(cells: Sequence[StudyCell], reference: str | None, columns:
     `Learnt %` is the mean score on each task right after it was learnt (the diagonal of the matrix). The differences in
     AP, BWT, MASR and the further columns are over the seeds that both methods have (`Pairs`), in percentage points;
     their p-values are those of two-sided paired t-tests, corrected after Holm over the methods of the table for each
-    metric. A dash stands where there are fewer than two pairs.
+    metric. A dash stands where there are fewer than two pairs, or where one of them lacks the figure.
 
     Args:
         cells: finished runs of one condition.
@@ -74,10 +77,11 @@ def comparison_table(cells: Sequence[StudyCell], reference: str | None, columns:
         columns: further columns, such as attack success on text alone.
 
     Raises:
-        ValueError: several conditions or streams, two runs of one method and seed, or a column of sets of which no run
-            has any scores.
+        ValueError: several conditions or streams, other evaluation sets or metrics, two runs of one method and seed, or
+            a column of sets of which no run has any scores.
     """
     labels, runs = checked(cells)
+    warn_of_other_numbers(cells)
     columns = columns or {}
     _check_columns(columns, cells)
     final = [column for column in summary_columns([cell.run for cell in cells]) if column[0] != "minutes"]
@@ -85,43 +89,81 @@ def comparison_table(cells: Sequence[StudyCell], reference: str | None, columns:
     for method, by_seed in runs.items():
         group = list(by_seed.values())
         learnt = estimate([100 * learnt_score(run) for run in group])
-        label = labels[method] + (REFUSES if refuses(group) else "")
-        further = (column_estimate(group, sets) for sets in columns.values())
-        rows.append([label, len(group), learnt, *(final_estimate(group, key) for key, _, _ in final), *further])
-    headings = ["Method", "Seeds", LEARNT, *(heading for _, heading, _ in final), *(f"{name} %" for name in columns)]
+        figures = (final_estimate(group, key) for key, _, _ in final)
+        means = (column_estimate(group, sets) for sets in columns.values())
+        rows.append([_marked(labels[method], group), len(group), learnt, *figures, *means])
+    further = [name if in_points(sets) else f"{name} %" for name, sets in columns.items()]
+    headings = ["Method", "Seeds", LEARNT, *(heading for _, heading, _ in final), *further]
     if reference is None:
         return Table(headings, rows)
+    differences = difference_table(cells, reference, columns)
+    others = iter(differences.rows)
+    for method, row in zip(runs, rows, strict=True):
+        row += [math.nan] * (len(differences.columns) - 1) if method == reference else next(others)[1:]
+    return Table([*headings, *differences.columns[1:]], rows)
+
+
+def difference_table(cells: Sequence[StudyCell], reference: str, columns: Columns | None = None) -> Table:
+    """One row for each other method: the paired differences of `comparison_table` alone.
+
+    A dash stands where a seed of the pairs lacks the figure, as it does for the mean of the method that lacks it.
+
+    Raises:
+        ValueError: as `comparison_table`.
+    """
+    labels, runs = checked(cells)
+    columns = columns or {}
+    _check_columns(columns, cells)
     base = runs.get(reference, {})
     others = [method for method in runs if method != reference]
     pairs = {method: [seed for seed in runs[method] if seed in base] for method in others}
-
-    def test(method: str, key: str) -> PairedDifference:
-        mine, theirs = (
-            [100 * _final(side[seed], columns.get(key, key)) for seed in pairs[method]] for side in (runs[method], base)
-        )
-        return paired_difference(mine, theirs)
-
-    compared = (*_COMPARED, *columns)
-    tests = {key: {method: test(method, key) for method in others} for key in compared}
-    corrected = {key: dict(zip(others, holm([tests[key][m].p for m in others]), strict=True)) for key in compared}
-    for method, row in zip(runs, rows, strict=True):
-        if method == reference:
-            row += [math.nan] * (1 + 2 * len(compared))
-            continue
-        row.append(len(pairs[method]))
-        for key in compared:
-            row += [tests[key][method].difference, PValue(corrected[key][method])]
-    return Table([*headings, *difference_columns(columns)], rows)
+    rows: list[list[Cell]] = [
+        [_marked(labels[method], list(runs[method].values())), len(pairs[method])] for method in others
+    ]
+    compared = {**{key: _figure(key) for key in _COMPARED}, **{name: _mean(sets) for name, sets in columns.items()}}
+    for value in compared.values():
+        tests = [
+            paired_difference([value(runs[method][seed]) for seed in seeds], [value(base[seed]) for seed in seeds])
+            for method, seeds in pairs.items()
+        ]
+        whole = [
+            found if found.pairs == len(pairs[method]) else NO_DIFFERENCE
+            for method, found in zip(others, tests, strict=True)
+        ]
+        for row, found, p in zip(rows, whole, holm([found.p for found in whole]), strict=True):
+            row += [found.difference, PValue(p)]
+    return Table(["Method", "Pairs", *(heading for key in compared for heading in (f"Δ {key}", f"p ({key})"))], rows)
 
 
-def difference_columns(columns: Columns | None = None) -> list[str]:
-    """The columns of `comparison_table` that compare with the reference."""
-    return ["Pairs", *(heading for key in (*_COMPARED, *(columns or ())) for heading in (f"Δ {key}", f"p ({key})"))]
+def _marked(label: str, runs: Sequence[RunResults]) -> str:
+    return label + (REFUSES if refuses(runs) else "")
+
+
+def _figure(key: str) -> Callable[[RunResults], float]:
+    """A figure of the summary after the last task, percent."""
+    return lambda run: 100 * run.summary(len(run.tasks) - 1)[key]
+
+
+def _mean(sets: Sequence[str]) -> Callable[[RunResults], float]:
+    """The mean score of sets after the last task, percent or points."""
+    return lambda run: _column(run, sets, len(run.tasks) - 1)
 
 
 def column_estimate(runs: Sequence[RunResults], sets: Sequence[str], step: int | None = None) -> Estimate:
-    """Mean over runs and 95 % interval of the mean score of some sets, percent; after the last task without a step."""
-    return estimate([100 * run.mean_score(sets, len(run.tasks) - 1 if step is None else step) for run in runs])
+    """Mean over runs and 95 % interval of the mean score of some sets; after the last task without a step.
+
+    In percent, or points (`in_points`).
+    """
+    return estimate([_column(run, sets, len(run.tasks) - 1 if step is None else step) for run in runs])
+
+
+def _column(run: RunResults, sets: Sequence[str], step: int) -> float:
+    return (1 if in_points(sets) else 100) * run.mean_score(sets, step)
+
+
+def in_points(sets: Sequence[str]) -> bool:
+    """Whether the mean of these measures is in points, as those of MME, and not in percent."""
+    return all(map(is_count, sets))
 
 
 def set_table(cells: Sequence[StudyCell]) -> Table:
@@ -143,6 +185,11 @@ def set_table(cells: Sequence[StudyCell]) -> Table:
 def _check_columns(columns: Columns, cells: Sequence[StudyCell]) -> None:
     known = {name for cell in cells for name in cell.run.measures}
     for heading, sets in columns.items():
+        check_heading(heading)
+        if len({is_count(name) for name in sets}) > 1:
+            raise ValueError(
+                f"the column {heading!r} is the mean of points and shares, {names(sets)}; expected either."
+            )
         if cells and (unknown := [name for name in sets if name not in known]):
             raise ValueError(
                 f"the column {heading!r} is of the evaluation set {unknown[0]!r}, which no run has; they have "
@@ -161,7 +208,7 @@ def refuses(runs: Sequence[RunResults]) -> bool:
 
 
 def step_table(cells: Sequence[StudyCell], key: str = "MASR") -> Table:
-    """One figure of every method after each task (and of the aligned model), mean ± 95 % interval over seeds.
+    """One figure of every method before the first task and after each, mean ± 95 % interval over seeds.
 
     Raises:
         ValueError: as `comparison_table`.
@@ -177,7 +224,7 @@ def step_table(cells: Sequence[StudyCell], key: str = "MASR") -> Table:
         [labels[method], *(estimate([figure(run, task) for run in by_seed.values()]) for task in (None, *tasks))]
         for method, by_seed in runs.items()
     ]
-    return Table([f"{key} %", "aligned", *(f"after {task}" for task in tasks)], rows)
+    return Table([f"{key} %", start_name(cells), *(f"after {task}" for task in tasks)], rows)
 
 
 def learning_table(cells: Sequence[StudyCell]) -> Table:
@@ -232,31 +279,35 @@ def short_commits(commits: Sequence[str]) -> dict[str, str]:
     }
 
 
-def mean_matrix_table(runs: Sequence[RunResults]) -> Table:
-    """The score matrix of one method: mean ± 95 % interval over runs of the same stream."""
+def start_name(cells: Sequence[StudyCell]) -> str:
+    """What the model before the first task is called: ``start`` where some run starts with another run's model."""
+    return "start" if any(cell.start for cell in cells) else "aligned"
+
+
+def mean_matrix_table(runs: Sequence[RunResults], start: str = "aligned") -> Table:
+    """The score matrix of one method: mean ± 95 % interval over runs of the same stream.
+
+    Args:
+        runs: of the method.
+        start: what the model before the first task is called.
+    """
     tasks = runs[0].tasks
     scores = 100 * np.array([all_scores(run) for run in runs])
-    names = ["aligned", *(f"after {task}" for task in tasks)]
+    names = [start, *(f"after {task}" for task in tasks)]
     rows: list[list[Cell]] = [[name, *map(estimate, scores[:, row].T)] for row, name in enumerate(names)]
     return Table(["%", *runs[0].tested], rows)
 
 
 def all_scores(run: RunResults) -> np.ndarray:
-    """Fractions, shape (1 + T, tested): the aligned model, then the model after every task."""
+    """Fractions, shape (1 + T, tested): the model before the first task, then after every task."""
     return np.vstack([list(run.initial().values()), run.matrix()])
-
-
-def _final(run: RunResults, key: str | Sequence[str]) -> float:
-    """A figure of the summary, or the mean score of sets, after the last task, a fraction."""
-    last = len(run.tasks) - 1
-    return run.summary(last)[key] if isinstance(key, str) else run.mean_score(key, last)
 
 
 def checked(cells: Sequence[StudyCell]) -> tuple[dict[str, str], dict[str, dict[int, RunResults]]]:
     """Method -> label, and method -> seed -> run, of cells that can be in one table.
 
     Raises:
-        ValueError: several conditions or streams, or two runs of one method and seed.
+        ValueError: several conditions or streams, other evaluation sets or metrics, or two runs of one method and seed.
     """
     for what, found in (
         ("conditions", {cell.condition for cell in cells}),
@@ -264,12 +315,56 @@ def checked(cells: Sequence[StudyCell]) -> tuple[dict[str, str], dict[str, dict[
     ):
         if len(found) > 1:
             raise ValueError(f"a table compares runs of one condition and stream; got {len(found)} {what}: {found}.")
+    check_same_sets(cells)
     runs: dict[str, dict[int, RunResults]] = {}
     for cell in cells:
         if cell.seed in runs.setdefault(cell.method, {}):
             raise ValueError(f"two runs of {cell.method!r} with seed {cell.seed} in {cell.condition!r}; expected one.")
         runs[cell.method][cell.seed] = cell.run
     return _labels(cells), runs
+
+
+def check_same_sets(cells: Sequence[StudyCell]) -> None:
+    """Check that runs that are compared were scored on the same evaluation sets, with the same metrics.
+
+    Raises:
+        ValueError: they were not.
+    """
+    for cell in cells[1:]:
+        for what, (own, others) in {
+            "kinds of the evaluation sets": (_kinds(cell.run), _kinds(cells[0].run)),
+            "metrics of the evaluation sets": (_metrics(cell.run), _metrics(cells[0].run)),
+        }.items():
+            if differing := [name for name in {**own, **others} if own.get(name) != others.get(name)]:
+                raise ValueError(
+                    f"{cell.title} (seed {cell.seed}) and {cells[0].title} (seed {cells[0].seed}) cannot be compared: "
+                    f"{what} {names(differing)} are {[own.get(name, 'none') for name in differing]} and "
+                    f"{[others.get(name, 'none') for name in differing]}; expected runs that were scored alike."
+                )
+
+
+def _kinds(run: RunResults) -> dict[str, str]:
+    return {item["name"]: item["kind"] for item in run.sets}
+
+
+def _metrics(run: RunResults) -> dict[str, str]:
+    return {name: event.metric for name, event in run.scored(len(run.tasks) - 1).items()}
+
+
+def warn_of_other_numbers(cells: Sequence[StudyCell]) -> None:
+    """Warn once if a set was scored with other numbers of questions in some runs than in others, where recorded."""
+    counts: dict[str, dict[int, StudyCell]] = {}
+    for cell in cells:
+        for name, event in cell.run.scored(len(cell.run.tasks) - 1).items():
+            if event.n is not None:
+                counts.setdefault(name, {}).setdefault(event.n, cell)
+    for name, found in counts.items():
+        if len(found) > 1:
+            said = ", ".join(f"{n} in {cell.title} (seed {cell.seed})" for n, cell in found.items())
+            warnings.warn(
+                f"runs that are compared answered other numbers of questions of {name!r}: {said}.", stacklevel=3
+            )
+            return
 
 
 def broken_cells(cells: Sequence[StudyCell]) -> list[tuple[StudyCell, str]]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -23,6 +24,18 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 def slug(label: str) -> str:
     """A label as the part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "run"
+
+
+def slugs(labels: Sequence[str]) -> list[str]:
+    """Labels as distinct parts of file names: those that would be equal have their numbers in front.
+
+    >>> slugs(["DARE 0.1", "DARE (0.1)", "HPA"])
+    ['1-dare-0-1', '2-dare-0-1', 'hpa']
+    """
+    found = [slug(label) for label in labels]
+    while len(set(found)) < len(found):
+        found = [f"{number}-{name}" if found.count(name) > 1 else name for number, name in enumerate(found, start=1)]
+    return found
 
 
 def save_figure(figure: Figure, path: str | PathLike[str], dpi: int = 144) -> None:
@@ -53,15 +66,42 @@ def series_style(index: int) -> dict[str, Any]:
     }
 
 
+def interval_ends(mean: Any, half_width: Any, share: bool = True) -> tuple[Any, Any]:
+    """The ends of intervals as drawn, numbers or arrays; those of shares are cut at 0 and 100 %, where none can be.
+
+    Args:
+        mean, half_width: in percent; a half width of NaN is none.
+        share: whether it is one; CIDEr is not, and is not cut.
+    """
+    width = np.nan_to_num(half_width)
+    low, high = mean - width, mean + width
+    return (np.maximum(low, np.minimum(mean, 0.0)), np.minimum(high, np.maximum(mean, 100.0))) if share else (low, high)
+
+
+def whole_ends(low: float, high: float, top: float = 100.0) -> tuple[float, float]:
+    """The ends of an axis from zero to ``top``, wider where what it shows is outside, with room for markers."""
+    low, high = min(low, 0.0), max(high, top)
+    room = 0.03 * (high - low)
+    return low - room, high + room
+
+
+def close_ends(low: float, high: float, share: bool = True, lowest: float = -4.0) -> tuple[float, float]:
+    """The ends of an axis in percent with room around what it shows; of shares (almost) within 0 and 100."""
+    room = max(0.12 * (high - low), 1.5)
+    low, high = low - room, high + room
+    return (max(low, lowest), min(high, 104.0)) if share else (low, high)
+
+
 def percent_axis(ax: Axes, label: str, whole: bool = True) -> None:
     """From zero to 100 %, or (rates that should be small) to what the data needs but not below 20 %.
 
     CIDEr, which is no share, can be above 100; then the axis is as high as the data.
     """
     ax.set_ylabel(label)
-    highest = float(ax.dataLim.y1) if math.isfinite(ax.dataLim.y1) else 100.0
-    top = max(highest, 100.0) if whole else min(max(highest * 1.1, 20.0), 100.0)
-    ax.set_ylim(-0.03 * top, 1.03 * top)
+    lowest, highest = (float(end) for end in (ax.dataLim.y0, ax.dataLim.y1))
+    if not math.isfinite(highest):
+        lowest, highest = 0.0, 100.0
+    ax.set_ylim(*(whole_ends(lowest, highest) if whole else whole_ends(0.0, 0.0, min(max(highest * 1.1, 20.0), 100.0))))
 
 
 def legend_beside(ax: Axes) -> None:

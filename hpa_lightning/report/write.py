@@ -19,11 +19,12 @@ from hpa_lightning.report.plots import (
     plot_matrix,
     plot_retention,
     plot_trade_off,
+    starting_rates,
 )
 from hpa_lightning.report.run_page import render_page
 from hpa_lightning.report.run_tables import method_table, run_labels, run_table, score_table
 from hpa_lightning.report.safety_curve_plot import plot_safety_curve
-from hpa_lightning.report.style import save_figure, slug
+from hpa_lightning.report.style import save_figure, slugs
 from hpa_lightning.report.templating import Image
 from hpa_lightning.results.completeness import require_finished
 from hpa_lightning.results.run_results import RunResults
@@ -37,7 +38,7 @@ def _sentence(run: RunResults) -> str:
     return ", ".join(f"{key} {value} %" for key, value in figures if value != MISSING) + " after the last task."
 
 
-def _run_images(run: RunResults, label: str, folder: Path) -> list[Image]:
+def _run_images(run: RunResults, file_name: str, folder: Path) -> list[Image]:
     figures = [
         (
             "matrix",
@@ -73,7 +74,7 @@ def _run_images(run: RunResults, label: str, folder: Path) -> list[Image]:
     images = []
     for name, figure, caption, alt in figures:
         if figure is not None:
-            path = folder / f"{slug(label)}-{name}.png"
+            path = folder / f"{file_name}-{name}.png"
             save_figure(figure, path)
             images.append(Image(path, caption, alt))
     return images
@@ -84,7 +85,10 @@ def _overview(runs: Sequence[RunResults], folder: Path) -> list[Image]:
         (
             "trade-off",
             plot_trade_off(runs),
-            "What was learnt against what it cost in safety; the upper left is best.",
+            "What was learnt against what it cost in safety; the upper left is best."
+            + (
+                " Dashed: the models that the runs started with, which differ." if len(starting_rates(runs)) > 1 else ""
+            ),
         )
     ]
     if len(runs) > 1:
@@ -163,7 +167,10 @@ def _write(runs: Sequence[RunResults], folder: Path, title: str | None) -> dict[
         paths[key] = folder / name
         paths[key].write_text(text, encoding="utf-8")
     overview = _overview(runs, folder)
-    images = {label: _run_images(run, label, folder) for run, label in zip(runs, labels, strict=True)}
+    images = {
+        label: _run_images(run, file_name, folder)
+        for run, label, file_name in zip(runs, labels, slugs(labels), strict=True)
+    }
     for image in [*overview, *(image for group in images.values() for image in group)]:
         paths[image.path.stem] = image.path
     paths["html"] = folder / "report.html"

@@ -23,8 +23,18 @@ from hpa_lightning.metrics import (
     mean_attack_success_rate,
     mean_over_refusal_rate,
 )
+from hpa_lightning.metrics.tasks import NO_SHARES
 from hpa_lightning.redaction import masked_arguments
-from hpa_lightning.results.events import Event, ResumeEvent, RetentionEvent, RunEvent, ScoreEvent, TimeEvent, event_of
+from hpa_lightning.results.events import (
+    CurveEvent,
+    Event,
+    ResumeEvent,
+    RetentionEvent,
+    RunEvent,
+    ScoreEvent,
+    TimeEvent,
+    event_of,
+)
 from hpa_lightning.results.result_file import last_of_each, read_results, result_file
 from hpa_lightning.values import shown
 
@@ -33,7 +43,20 @@ KINDS = ("task", "safety", "over_refusal", "helpfulness")
 #: What is counted of a set's answers beside their score.
 COUNTED = ("empty", "cut", "no_option")
 
+#: Figures beside a score that are no fractions.
+COUNTS = ("n", "points")
+
 _Kind = TypeVar("_Kind", bound=Event)
+
+
+def is_count(measure: str) -> bool:
+    """Whether one of `RunResults.measures` is in points, and no fraction.
+
+    >>> is_count("mme/points"), is_count("mme/accuracy_plus"), is_count("points")
+    (True, False, False)
+    """
+    _, slash, figure = measure.rpartition("/")
+    return bool(slash) and figure in COUNTS
 
 
 def source_commit(folder: str | PathLike[str] | None = None) -> str | None:
@@ -301,6 +324,17 @@ class RunResults:
         found = {name: score for (at, _, name), score in self._scores.items() if at == step}
         found |= {name: value for (at, name), value in self._figures.items() if at == step}
         return float(np.mean([found.get(name, math.nan) for name in sets]))
+
+    def is_share(self, measure: str) -> bool:
+        """Whether one of :attr:`measures` lies between 0 and 1 whatever the model does; CIDEr and points do not.
+
+        A metric that this package does not know is taken for a share while this run has no value outside.
+        """
+        scored = [event for kind in (ScoreEvent, CurveEvent) for event in self.events(kind) if event.set == measure]
+        values = [event.score for event in scored if event.score is not None]
+        values += [value for (_, name), value in self._figures.items() if name == measure]
+        outside = any(value < 0 or value > 1 + 1e-6 for value in values)
+        return not (outside or is_count(measure) or any(event.metric in NO_SHARES for event in scored))
 
     def over_refusal(self, step: int) -> dict[str, float]:
         """Over-refusal rate of every harmless set at a step, fractions; -1 is the aligned model."""

@@ -95,7 +95,7 @@ def _selected(
         wanted = cell.condition == selection.condition and (not selection.seeds or cell.seed in selection.seeds)
         if wanted and cell.method in found and cell.seed not in found[cell.method]:
             finished = store.finished(cell)
-            shown_cell = None if finished is None else study_cell(cell, finished.run)
+            shown_cell = None if finished is None else study_cell(cell, finished)
             if shown_cell is not None and shown_cell.finished:
                 found[cell.method][cell.seed] = shown_cell
     return {method: list(by_seed.values()) for method, by_seed in found.items()}

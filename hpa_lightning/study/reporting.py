@@ -9,9 +9,8 @@ from os import PathLike
 from pathlib import Path
 
 from hpa_lightning.report.study_report import StudyCell, StudyGroup, SweepAxis, write_study_report
-from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.study.grid import Cell, Group, Study
-from hpa_lightning.study.store import Store
+from hpa_lightning.study.store import Finished, Store
 
 _DIFFERS = "…"
 
@@ -44,10 +43,12 @@ def report_study(
     return write_study_report(parts, folder, study.title, study.text)
 
 
-def study_cell(cell: Cell, run: RunResults) -> StudyCell:
+def study_cell(cell: Cell, finished: Finished) -> StudyCell:
     """A cell with its results, as tables take it."""
     start = "" if cell.after is None else cell.after.method
-    return StudyCell(cell.method, cell.title, cell.condition, cell.seed, run, cell.family, start)
+    return StudyCell(
+        cell.method, cell.title, cell.condition, cell.seed, finished.run, cell.family, start, finished.threads
+    )
 
 
 def _group(group: Group, store: Store, command: str) -> StudyGroup:
@@ -58,7 +59,7 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
         if finished is None:
             seeds.setdefault((cell.title, cell.condition), []).append(cell.seed)
         else:
-            cells.append(study_cell(cell, finished.run))
+            cells.append(study_cell(cell, finished))
     axis = None
     if group.x is not None:
         name = group.x["setting"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from hpa_lightning.declarations import fill, load_yaml
 from hpa_lightning.parsing import read_text
+from hpa_lightning.report.run_tables import check_heading
 from hpa_lightning.study.entry_checks import canonical, check_keys, check_texts, check_types
 from hpa_lightning.study.grid import Cell, Group, Study
 from hpa_lightning.study.method_points import MethodPoint, check_order, method_points
@@ -150,6 +151,7 @@ def _columns(given: Any, where: str) -> tuple[dict[str, tuple[str, ...]], frozen
         raise ValueError(f"{where}, columns: {shown(given)}; expected headings with lists of evaluation sets.")
     columns, optional = dict(given or {}), set()
     for heading, entry in columns.items():
+        check_heading(str(heading), f"{where}, columns: ")
         sets = entry
         if isinstance(entry, Mapping):
             check_keys(entry, {"sets", "optional"}, {"sets"}, f"{where}, columns: {heading}")
@@ -173,6 +175,11 @@ def _check_axis(axis: Any, chosen: list[MethodPoint], where: str) -> None:
         raise ValueError(f"{where}: no method of it has the setting {shown(axis['setting'])} in its grid.")
     if words := [value for value in found if isinstance(value, bool) or not isinstance(value, int | float)]:
         raise ValueError(f"{where}, x: {axis['setting']!r} has the value {shown(words[0])}; expected numbers.")
+    if axis.get("logarithmic") and (low := min(found)) <= 0:
+        raise ValueError(
+            f"{where}, x: {axis['setting']!r} has the value {low}, which a logarithmic axis cannot show; expected "
+            "positive numbers, or logarithmic: false."
+        )
 
 
 def _points_of(wanted: list[str], methods: Mapping[str, list[MethodPoint]], where: str) -> list[MethodPoint]:

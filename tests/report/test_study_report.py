@@ -38,6 +38,10 @@ def test_what_cannot_be_compared_is_refused(study: list[StudyCell], tmp_path: Pa
         comparison_table([*study, cell("new", 1, results([[1.0]], [0.0, 0.1]))], "ref")
     with pytest.raises(ValueError, match="distinct names"):
         write_study_report([StudyGroup("a", "A", "", study), StudyGroup("a", "B", "", study)], tmp_path)
+    with pytest.raises(ValueError, match="tables have a column 'AP' already"):
+        comparison_table(study, "ref", {"AP": ["attack"]})
+    with pytest.raises(ValueError, match=r"'ewc' has p = 0.0, which a logarithmic axis cannot show"):
+        SweepAxis("p", {"ref": 1.0, "ewc": 0.0}, logarithmic=True)
     axis = SweepAxis("p", {"ref": 1.0, "ewc": 1.0})
     with pytest.raises(ValueError, match=r"two methods of the line 'sweep' have p = 1.0"):
         write_study_report([StudyGroup("a", "A", "", study, x=axis)], tmp_path)

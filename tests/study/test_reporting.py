@@ -8,7 +8,7 @@ import yaml
 from hpa_lightning.cli import main
 from hpa_lightning.results.result_file import ResultWriter
 from hpa_lightning.study import Cell, Store, read_study
-from hpa_lightning.study.reporting import _command, _lines
+from hpa_lightning.study.reporting import _command, _lines, study_cell
 
 SETS = [{"name": "a", "kind": "task"}, {"name": "b", "kind": "task"}, {"name": "harm", "kind": "safety"}]
 
@@ -127,6 +127,14 @@ def test_an_optional_column_that_no_run_can_fill_is_left_out_and_said_so(tmp_pat
         path.write_text(yaml.safe_dump(content, sort_keys=False))
         with pytest.raises(ValueError, match=message):
             read_study(path)
+
+
+def test_cells_know_their_threads_from_the_store(tmp_path: Path) -> None:
+    path, store = study_file(tmp_path), Store(tmp_path / "store")
+    finish(store, path, [])
+    cell = read_study(path).cells()[0]
+    finished = store.finished(cell)
+    assert finished is not None and study_cell(cell, finished).threads == 1
 
 
 def test_the_command_names_the_archives(tmp_path: Path) -> None:

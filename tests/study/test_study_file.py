@@ -78,6 +78,25 @@ from hpa_lightning.study import read_study
             },
             "'p' has the value 'a'; expected numbers",
         ),
+        (
+            {
+                "methods": {"sweep": {"title": "S", "config": {"act": "${p}"}, "grid": {"p": [0, 1]}}},
+                "groups": {
+                    "a": {
+                        "title": "A",
+                        "methods": ["sweep"],
+                        "seeds": [1],
+                        "x": {"setting": "p", "logarithmic": True},
+                    }
+                },
+            },
+            "'p' has the value 0, which a logarithmic axis cannot show",
+        ),
+        ({"columns": {"MASR": ["a"]}}, "columns: the tables have a column 'MASR' already"),
+        (
+            {"groups": {"a": {"title": "A", "methods": ["plain"], "seeds": [1], "columns": {"over-refusal": ["b"]}}}},
+            "group 'a', columns: the tables have a column 'over-refusal' already",
+        ),
         ({"methods": {"plain": {"title": "${q}"}, "sweep": STUDY["methods"]["sweep"]}}, r"nothing fills \$\{q\}"),
     ],
 )

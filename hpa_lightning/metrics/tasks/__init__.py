@@ -79,6 +79,9 @@ METRICS: dict[str, type[Metric]] = {
     "over_refusal_rate": OverRefusalRate,
 }
 
+#: Those whose score can be above 1; all others are shares.
+NO_SHARES = frozenset({"cider"})
+
 #: Those of multiple choice, which take the likelihoods of the choices instead of answers.
 CHOICE_METRICS: dict[str, type[Metric]] = {
     "choice_accuracy": ChoiceAccuracy,
