@@ -14,7 +14,9 @@ UNSEEDED = {"seed_everything": 0, "data": {"init_args": {"seed": 0}}}
 
 
 def test_two_seeds_of_one_run_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"study\.yaml, group 'first': the seeds 1 and 2 of 'plain' in 'clean' are the"):
+    with pytest.raises(
+        ValueError, match=r"study\.yaml, group 'first': the seeds 1 and 2 of 'plain' in 'clean' are the"
+    ):
         read_study(write(tmp_path, base=UNSEEDED))
 
 
@@ -57,8 +59,6 @@ def test_a_seed_may_come_with_the_run_that_a_method_starts_with(tmp_path: Path) 
         ({"columns": {"Text ${p}": ["a"]}}, r"columns: 'Text \$\{p\}': nothing fills"),
     ],
 )
-def test_headings_hold_no_placeholder_that_nothing_fills(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_headings_hold_no_placeholder_that_nothing_fills(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         read_study(write(tmp_path, **changes))
