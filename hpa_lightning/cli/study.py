@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -55,12 +56,14 @@ def run(arguments: Sequence[str]) -> None:
     from hpa_lightning.declarations import check_classes
     from hpa_lightning.study import Store, read_study, run_cells
     from hpa_lightning.study.runner import Interrupted
+    from hpa_lightning.study.store import default_store
 
     if options.action == "windows":
         study = _windows(options)
     else:
         study = read_study(options.study)
-    store = Store(options.store or Path("runs") / options.study.stem, options.archive)
+    store = Store(options.store or default_store(options.study), options.archive)
+    store.warn_of_other_archives(study)
     cells = study.cells(options.groups)
     if options.action in ("run", "windows"):
         packages = (*PACKAGES, *options.imports)
@@ -74,13 +77,16 @@ def run(arguments: Sequence[str]) -> None:
             raise SystemExit(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again.")
     if options.action == "status":
         for cell in cells:
-            print(f"{'finished' if store.finished(cell) else 'to run  '}  {cell.key}")
+            lacks = store.lacks(cell)
+            reason = f" (run, but {lacks})" if lacks else ""
+            print(f"{'finished' if store.finished(cell) else 'to run  '}  {cell.key}{reason}")
     elif options.action == "archive":
         print(f"{options.output}: {store.archive(cells, options.output)} cells")
     elif options.action == "report" or (options.action == "windows" and options.output is not None):
         from hpa_lightning.study.reporting import report_study  # matplotlib, which running does not need
 
-        written = report_study(study, store, options.study, options.groups, options.output)
+        command = _windows_command(options) if options.action == "windows" else None
+        written = report_study(study, store, options.study, options.groups, options.output, command)
         print(f"{written['markdown']}\n{written['html']}")
 
 
@@ -91,6 +97,18 @@ def _windows(options: Any) -> Any:
 
     config = load_yaml(read_text(options.study), str(options.study))
     return windows_study(config, options.study, options.size, options.stride, options.seeds, options.blocks)
+
+
+def _windows_command(options: Any) -> str:
+    """What makes the study and its page again."""
+    from hpa_lightning.study.store import store_options
+
+    given: dict[str, Any] = {"--size": [options.size], "--stride": [options.stride], "--seeds": options.seeds}
+    given |= {"--blocks": [options.blocks] if options.blocks is not None else []}
+    given |= {"--archive": options.archive, "--imports": options.imports, "--output": [options.output]}
+    words = [str(word) for option, values in given.items() if values for word in (option, *values)]
+    store = [] if options.store is None else store_options(options.store, options.study)
+    return shlex.join(["hpa-lightning", "study", "windows", str(options.study), *store, *words])
 
 
 def _agree(options: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hpa_lightning.report.templating import render
 from hpa_lightning.results.completeness import require_finished
 from hpa_lightning.results.predictions import FOLDER, read_predictions
 from hpa_lightning.results.run_results import RunResults
+from hpa_lightning.values import shown
 
 #: What the filter offers: value and words.
 CHANGES = {
@@ -85,8 +88,9 @@ def write_answers(
         The file.
 
     Raises:
-        ValueError: a limit below 1, an output that is no page, no such step or set, no stored answers, an image
-            outside the run's folder, or a run that is not finished, unless asked for.
+        ValueError: a limit below 1, an output that is no page, no such step or set, no stored answers, answers of the
+            two steps to other samples of a set, an image outside the run's folder, or a run that is not finished,
+            unless asked for.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected at least 1 sample of each set (0 for all on the command line).")
@@ -120,9 +124,25 @@ def _pairs(
     limit: int | None,
 ) -> Iterator[Answer]:
     for name, kind in kinds.items():
-        earlier = before.get(name, ())
-        for index, row in enumerate(after.get(name, ())[:limit]):
-            yield Answer(name, kind, earlier[index] if index < len(earlier) else None, row)
+        earlier, later = (dict(_by_sample(step.get(name, ()))) for step in (before, after))
+        if name in before and name in after and earlier.keys() != later.keys():
+            lone = [*(earlier.keys() - later.keys()), *(later.keys() - earlier.keys())]
+            raise ValueError(
+                f"the answers to {name!r} before and after are to different samples: {len(lone)} of them, such as the "
+                f"one of the id {shown(lone[0][0])}, have one of the two alone. The set's data has changed between the "
+                "steps; compare other steps, or name the other sets alone (--sets)."
+            )
+        for sample, row in islice(later.items(), limit):
+            yield Answer(name, kind, earlier.get(sample), row)
+
+
+def _by_sample(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[Any, str, int], dict[str, Any]]]:
+    """Every answer under its sample: the id and the prompt, and which one it is of those that share both."""
+    seen: Counter[tuple[Any, str]] = Counter()
+    for row in rows:
+        sample = (row.get("id"), row["prompt"])
+        yield (*sample, seen[sample]), row
+        seen[sample] += 1
 
 
 def _page(results: RunResults, answers: Sequence[Answer], names: Sequence[str], run: Path, limit: int | None) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.report.significance import estimate
@@ -68,12 +69,49 @@ def run_labels(runs: Sequence[RunResults]) -> list[str]:
     return labels
 
 
+@dataclass(frozen=True)
+class _Stream:
+    """What runs have to share so that a mean over them is one: the method, its tasks and the evaluation sets."""
+
+    method: str
+    tasks: tuple[str, ...]
+    sets: frozenset[str]
+
+    def label(self, others: Collection[_Stream]) -> str:
+        """The method, with what tells this stream from its other ones."""
+        alike = [other for other in others if other.method == self.method]
+        parts = [self.method]
+        if len(streams := {other.tasks for other in alike}) > 1:
+            by_number = len({len(tasks) for tasks in streams}) == len(streams)
+            number = f"{len(self.tasks)} task{'s' * (len(self.tasks) > 1)}"
+            parts.append(number if by_number else f"tasks {', '.join(self.tasks)}")
+        scored = [other.sets for other in alike if other.tasks == self.tasks]
+        if own := self.sets - frozenset.intersection(*scored):
+            parts.append(f"sets {', '.join(sorted(own))}")
+        return ", ".join(parts)
+
+
 def by_method(runs: Sequence[RunResults]) -> dict[str, list[RunResults]]:
-    """The runs of every method, methods in the order of their first run."""
-    groups: dict[str, list[RunResults]] = {}
+    """The runs of every method, methods in the order of their first run.
+
+    A method's runs on other tasks, or with other evaluation sets, stand apart, and the labels say which they are.
+
+    Raises:
+        ValueError: two runs of one method and seed on the same tasks and sets.
+    """
+    groups: dict[_Stream, list[RunResults]] = {}
     for run in runs:
-        groups.setdefault(run.method, []).append(run)
-    return groups
+        stream = _Stream(run.method, tuple(run.tasks), frozenset(entry["name"] for entry in run.sets))
+        group = groups.setdefault(stream, [])
+        seeded = run.seed is not None and run.seed >= 0
+        if seeded and (twin := next((other for other in group if other.seed == run.seed), None)) is not None:
+            raise ValueError(
+                f"{twin.path} and {run.path} are both of the method {run.method!r} with seed {run.seed}, which would "
+                "count as two runs. Pass one of them; if they are of other settings, name the methods apart "
+                "(TaskEvaluation's `method`)."
+            )
+        group.append(run)
+    return {stream.label(groups): group for stream, group in groups.items()}
 
 
 def all_shares(runs: Sequence[RunResults], kind: str = "task") -> bool:
@@ -99,7 +137,11 @@ def run_table(runs: Sequence[RunResults]) -> Table:
 
 
 def method_table(runs: Sequence[RunResults]) -> Table:
-    """The figures after the last task, one row per method: mean ± 95 % confidence interval over its runs."""
+    """The figures after the last task, one row per method: mean ± 95 % confidence interval over its runs.
+
+    Raises:
+        ValueError: as `by_method`.
+    """
     rows: list[list[Cell]] = []
     columns = summary_columns(runs)
     for method, group in by_method(runs).items():

@@ -6,7 +6,7 @@ Percent throughout. Only finished runs count (every set scored after the last ta
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -111,6 +111,7 @@ class StudyGroup:
         curves: methods in the figure of every step; by default all, up to eight with the (first) reference among them.
         matrices: methods whose mean score matrix is shown.
         columns: heading -> evaluation sets whose mean score is a further column, such as text-only attack success.
+        without: condition -> headings of the columns that it has not.
         costs: show what the methods cost in time and memory, beside the (first) reference.
     """
 
@@ -125,6 +126,7 @@ class StudyGroup:
     curves: Sequence[str] | None = None
     matrices: Sequence[str] = ()
     columns: Columns = field(default_factory=dict)
+    without: Mapping[str, Collection[str]] = field(default_factory=dict)
     costs: bool = False
 
     @property
@@ -189,7 +191,10 @@ def _section(group: StudyGroup, figures: Path, files: Mapping[tuple[str, str], s
         cells = [cell for cell in finished if cell.condition == condition]
         if len(conditions) > 1 or condition:
             blocks.append(Heading(3, f"{group.title}: {condition}" if condition else group.title))
-        blocks += _condition(group, cells, missing, figures, files[group.name, condition])
+        absent = group.without.get(condition, ())
+        columns = {heading: sets for heading, sets in group.columns.items() if heading not in absent}
+        own = dataclasses.replace(group, columns=columns)
+        blocks += _condition(own, cells, missing, figures, files[group.name, condition])
         missing = []
     return blocks
 

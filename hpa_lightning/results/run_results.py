@@ -32,6 +32,7 @@ from hpa_lightning.results.events import (
     RetentionEvent,
     RunEvent,
     ScoreEvent,
+    TestedEvent,
     TimeEvent,
     event_of,
 )
@@ -239,11 +240,13 @@ class RunResults:
     def method(self) -> str:
         """Name of the method; a run that has not been scored after all of its tasks says after how many it was.
 
-        Means over a part of the stream are not those of the stream: such runs are in rows of their own.
+        Means over a part of the stream are not those of the stream: such runs are in rows of their own. A model that
+        was tested alone has no stream.
         """
         name = "unknown" if self.about.method is None else self.about.method
         done = max(self.steps, default=-1) + 1
-        return name if done in (0, len(self.tasks)) else f"{name} ({done} of {len(self.tasks)} tasks)"
+        whole = done == len(self.tasks) or isinstance(self.about, TestedEvent)
+        return name if whole else f"{name} ({done} of {len(self.tasks)} tasks)"
 
     @property
     def seed(self) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 
 from hpa_lightning.report.agreement_measures import MethodPair, on_common_seeds
@@ -11,7 +13,7 @@ from hpa_lightning.report.study_tables import StudyCell
 from hpa_lightning.study.grid import Study
 from hpa_lightning.study.pairs_file import PairsFile, Selection, Side
 from hpa_lightning.study.reporting import study_cell
-from hpa_lightning.study.store import Store
+from hpa_lightning.study.store import Store, store_options
 from hpa_lightning.study.study_file import read_study
 from hpa_lightning.values import names, nearest, shown
 
@@ -27,21 +29,24 @@ def agreement_sections(
         output: folder of the page, for the same.
 
     Raises:
-        ValueError: a method, group or condition that a study does not have, or results of another configuration.
+        ValueError: a method, group, condition or seed that a study does not have, or results of another configuration.
         OSError: a study or an archive cannot be read.
     """
     first = _found(pairs.first, [pair.first for pair in pairs.pairs])
     second = _found(pairs.second, [pair.second for pair in pairs.pairs])
-    again = f"hpa-lightning study agree {path}" + (f" --output {output}" if output is not None else "")
+    options = [] if output is None else ["--output", str(output)]
+    again = shlex.join(["hpa-lightning", "study", "agree", str(path), *options])
     sections = []
-    for one, by_first in zip(pairs.first.selections, first, strict=True):
-        for other, by_second in zip(pairs.second.selections, second, strict=True):
-            both = [MethodPair(pair.title, by_first[pair.first], by_second[pair.second]) for pair in pairs.pairs]
+    for one, of_one in zip(pairs.first.selections, first, strict=True):
+        for other, of_other in zip(pairs.second.selections, second, strict=True):
+            both = [
+                MethodPair(pair.title, of_one.cells[pair.first], of_other.cells[pair.second]) for pair in pairs.pairs
+            ]
             left_out = [
                 f"{selection.title}: {'; '.join(absent)}"
                 for selection, absent in (
-                    (one, [pair.title for pair in both if not pair.first]),
-                    (other, [pair.title for pair in both if not pair.second]),
+                    (one, [pair.title for pair in both if not pair.first] + of_one.not_whole),
+                    (other, [pair.title for pair in both if not pair.second] + of_other.not_whole),
                 )
                 if absent
             ]
@@ -61,8 +66,16 @@ def _on_common_seeds(
     return narrowed, said
 
 
-def _found(side: Side, methods: Sequence[str]) -> list[dict[str, list[StudyCell]]]:
-    """For each selection of a study: method -> its finished cells."""
+@dataclass(frozen=True)
+class _Selected:
+    """Method -> its finished cells; and in words, those whose results lack something."""
+
+    cells: dict[str, list[StudyCell]]
+    not_whole: list[str]
+
+
+def _found(side: Side, methods: Sequence[str]) -> list[_Selected]:
+    """What there is of each selection of a study."""
     study = read_study(side.study)
     known = dict.fromkeys(cell.method for group in study.groups for cell in group.cells)
     for method in methods:
@@ -73,34 +86,42 @@ def _found(side: Side, methods: Sequence[str]) -> list[dict[str, list[StudyCell]
                 f"{names(family or known)}."
             )
     store = Store(side.store, side.archives)
+    store.warn_of_other_archives(study)
     return [_selected(study, store, selection, methods, side) for selection in side.selections]
 
 
-def _selected(
-    study: Study, store: Store, selection: Selection, methods: Sequence[str], side: Side
-) -> dict[str, list[StudyCell]]:
+def _selected(study: Study, store: Store, selection: Selection, methods: Sequence[str], side: Side) -> _Selected:
     where = f"{side.study}, {selection.title}"
     groups = {group.name: group for group in study.groups}
     if unknown := [name for name in selection.groups if name not in groups]:
         raise ValueError(f"{where}: the study has no group {unknown[0]!r}; its groups are {names(groups)}.")
     chosen = [groups[name] for name in selection.groups] or list(study.groups)
-    conditions = dict.fromkeys(cell.condition for group in chosen for cell in group.cells)
+    cells = [cell for group in chosen for cell in group.cells]
+    conditions = dict.fromkeys(cell.condition for cell in cells)
     if selection.condition not in conditions:
         raise ValueError(
             f"{where}: no cell of these groups has the condition {selection.condition!r}; there are "
             f"{names(conditions)}."
         )
-    found: dict[str, dict[int, StudyCell]] = {method: {} for method in methods}
-    for cell in (cell for group in chosen for cell in group.cells):
-        wanted = cell.condition == selection.condition and (not selection.seeds or cell.seed in selection.seeds)
-        if wanted and cell.method in found and cell.seed not in found[cell.method]:
-            finished = store.finished(cell)
-            shown_cell = None if finished is None else study_cell(cell, finished)
-            if shown_cell is not None and shown_cell.finished:
-                found[cell.method][cell.seed] = shown_cell
-    return {method: list(by_seed.values()) for method, by_seed in found.items()}
+    cells = [cell for cell in cells if cell.condition == selection.condition]
+    seeds = {cell.seed for cell in cells}
+    if unknown_seeds := [seed for seed in selection.seeds if seed not in seeds]:
+        raise ValueError(
+            f"{where}: no cell of these groups has the seed {unknown_seeds[0]} in {selection.condition!r}; there are "
+            f"{names(sorted(seeds))}."
+        )
+    found: dict[str, list[StudyCell]] = {method: [] for method in methods}
+    not_whole = []
+    wanted = {cell.key: cell for cell in cells if cell.method in found and cell.seed in (selection.seeds or seeds)}
+    for cell in wanted.values():  # each once, though it may be in several groups
+        if (finished := store.finished(cell)) is not None:
+            found[cell.method].append(study_cell(cell, finished))
+        elif reason := store.lacks(cell):
+            not_whole.append(f"{cell.method}, seed {cell.seed} ({reason})")
+    return _Selected(found, not_whole)
 
 
 def _run(side: Side, selection: Selection) -> str:
-    groups = f" --groups {' '.join(selection.groups)}" if selection.groups else ""
-    return f"hpa-lightning study run {side.study}{groups}"
+    groups = ["--groups", *selection.groups] if selection.groups else []
+    run = ["hpa-lightning", "study", "run", str(side.study), *groups, *store_options(side.store, side.study)]
+    return shlex.join(run)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hpa_lightning.declarations import fill
 from hpa_lightning.values import cut, names, shown
 
 
@@ -33,6 +34,15 @@ def check_texts(entry: Mapping[str, Any], keys: Iterable[str], where: str) -> No
     for key in keys:
         if key in entry and not isinstance(entry[key], str):
             raise ValueError(f"{where}: {key} is {shown(entry[key])}; expected a text (in quotes).")
+
+
+def check_filled(entry: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
+    """Check that headings hold no ``${name}``: nothing fills it there, and the page would show it as it stands."""
+    for key in keys:
+        try:
+            fill(entry.get(key), {})
+        except ValueError as error:
+            raise ValueError(f"{where}, {key}: {error}") from error
 
 
 def check_types(entry: Mapping[str, Any], types: Mapping[str, type], where: str) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,17 @@ class Cell:
         config = fill(self.config, {"title": "", "folder": "", **start})
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
-    def config_for(self, folder: Path) -> dict[str, Any]:
-        """The configuration with the cell's folder filled in, and that of the run it starts with."""
-        start = {} if self.after is None else {"start": str(folder.parents[2] / self.after.key)}
-        found: dict[str, Any] = fill(self.config, {"title": self.title, "folder": str(folder), **start})
+    def config_for(self, folder: Path, start: Path | None = None) -> dict[str, Any]:
+        """The configuration with the cell's folder filled in, and that of the run it starts with.
+
+        Args:
+            folder: of the cell.
+            start: of the run it starts with; in the same store under that cell's own name when ``None``.
+        """
+        values = {"title": self.title, "folder": str(folder)}
+        if self.after is not None:
+            values["start"] = str(folder.parents[2] / self.after.key if start is None else start)
+        found: dict[str, Any] = fill(self.config, values)
         return found
 
 
@@ -102,7 +109,8 @@ class Study:
     def cells(self, groups: list[str] | None = None) -> list[Cell]:
         """Every run once, seed by seed within each group, so that an interrupted study has whole seeds.
 
-        Of cells that are the same run under several names, the first one stands for all.
+        Of cells that are the same run under several names, the first one stands for all, and what starts with any of
+        them starts with that one.
 
         Raises:
             ValueError: a group that the study does not have.
@@ -119,5 +127,6 @@ class Study:
                 while (before := chain[-1].after) is not None:
                     chain.append(before)
                 for item in reversed(chain):
-                    found.setdefault(item.digest, item)
+                    start = None if item.after is None else found[item.after.digest]
+                    found.setdefault(item.digest, replace(item, after=start))
         return list(found.values())

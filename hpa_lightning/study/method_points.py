@@ -58,15 +58,23 @@ def _points(name: str, entry: Mapping[str, Any]) -> Iterator[MethodPoint]:
             values |= {"first": first, "last": last}
         label = ", ".join(f"{key}={value}" for key, value in values.items())
         kept = {"seed": "${seed}", "folder": "${folder}", "title": "${title}", "start": "${start}"}
-        filled = fill({"title": entry["title"], **_parts(entry)}, {**kept, **values})
+        filled = fill(_parts(entry), {**kept, **values})
         yield MethodPoint(
             f"{name}[{label}]" if values else name,
-            str(filled["title"]),  # of `${p}` alone a number
+            _title(entry["title"], values),
             filled["callbacks"],
             filled["config"],
             values,
             entry.get("after"),
         )
+
+
+def _title(title: str, values: Mapping[str, Any]) -> str:
+    """A method's name at a point of its grid: it stands for all seeds, whose runs have folders of their own."""
+    try:
+        return str(fill(title, values))  # of `${p}` alone a number
+    except ValueError as error:
+        raise ValueError(f"title: {error}") from error
 
 
 def windows_of(blocks: int, size: int, stride: int = 1) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from typing import Any
 from hpa_lightning.declarations import load_yaml
 from hpa_lightning.parsing import read_text
 from hpa_lightning.study.entry_checks import check_keys, check_texts, check_types
+from hpa_lightning.study.store import default_store
 from hpa_lightning.values import shown
 
 _SIDE_KEYS = {"study", "archives", "store", "runs"}
@@ -99,7 +100,7 @@ def _side(entry: Any, folder: Path, where: str) -> Side:
         raise ValueError(f"{where}: runs are empty; expected at least one title with a condition.")
     _check_distinct([item.title for item in selections], f"{where}, runs", "title")
     study = folder / entry["study"]
-    store = folder / entry["store"] if "store" in entry else Path("runs") / study.stem
+    store = folder / entry["store"] if "store" in entry else default_store(study)
     return Side(study, tuple(folder / name for name in archives), store, selections)
 
 

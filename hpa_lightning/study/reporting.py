@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
 
 from hpa_lightning.report.study_report import StudyCell, StudyGroup, SweepAxis, write_study_report
 from hpa_lightning.study.grid import Cell, Group, Study
-from hpa_lightning.study.store import Finished, Store
+from hpa_lightning.study.store import Finished, Store, store_options
 
 _DIFFERS = "…"
 
@@ -21,15 +22,17 @@ def report_study(
     path: str | PathLike[str],
     groups: Sequence[str] | None,
     folder: str | PathLike[str],
+    command: str | None = None,
 ) -> dict[str, Path]:
     """Write tables and figures of the finished cells; what is declared and not finished is listed below each table.
 
     Args:
         study: the study.
         store: its results.
-        path: of the study file, for the command below each table.
+        path: of the study file, for the commands below each table.
         groups: names of the groups to show; all when ``None``.
         folder: for ``results.md``, ``results.html`` and ``figures/``.
+        command: what is below each table instead, where the study is not in a file.
 
     Returns:
         See :func:`write_study_report`.
@@ -39,7 +42,7 @@ def report_study(
     """
     study.cells(list(groups) if groups else None)  # names an unknown group
     shown = [group for group in study.groups if not groups or group.name in groups]
-    parts = [_group(group, store, _command(store, path, group.name, folder)) for group in shown]
+    parts = [_group(group, store, command or _command(store, path, group.name, folder)) for group in shown]
     return write_study_report(parts, folder, study.title, study.text)
 
 
@@ -53,13 +56,15 @@ def study_cell(cell: Cell, finished: Finished) -> StudyCell:
 
 def _group(group: Group, store: Store, command: str) -> StudyGroup:
     cells: list[StudyCell] = []
-    seeds: dict[tuple[str, str], list[int]] = {}  # of what is missing
+    not_run: list[Cell] = []
+    not_whole: list[str] = []
     for cell in group.cells:
-        finished = store.finished(cell)
-        if finished is None:
-            seeds.setdefault((cell.title, cell.condition), []).append(cell.seed)
-        else:
+        if (finished := store.finished(cell)) is not None:
             cells.append(study_cell(cell, finished))
+        elif reason := store.lacks(cell):
+            not_whole.append(f"{_title(cell, group)}, {cell.condition}, seed {cell.seed} (run, but {reason})")
+        else:
+            not_run.append(cell)
     axis = None
     if group.x is not None:
         name = group.x["setting"]
@@ -69,7 +74,7 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
             series=_lines([cell for cell in group.cells if name in cell.values], name),
             logarithmic=bool(group.x.get("logarithmic", False)),
         )
-    columns, left_out = _measured_columns(group, cells)
+    without, left_out = _left_out_columns(group, cells)
     return StudyGroup(
         name=group.name,
         title=group.title,
@@ -78,31 +83,44 @@ def _group(group: Group, store: Store, command: str) -> StudyGroup:
         reference=group.references,
         x=axis,
         command=command,
-        missing=_missing(seeds),
+        missing=[*_missing(not_run, group), *not_whole],
         curves=group.curves,
         matrices=group.matrices,
-        columns=columns,
+        columns=group.columns,
+        without=without,
         costs=group.costs,
     )
 
 
-def _measured_columns(group: Group, cells: Sequence[StudyCell]) -> tuple[dict[str, Sequence[str]], str]:
-    """The columns without the optional ones that no run can fill, and the sentence that says so."""
-    known = {name for cell in cells for name in cell.run.measures}
-    empty = [name for name in group.columns if name in group.optional_columns and not known & {*group.columns[name]}]
-    if not cells or not empty:
-        return dict(group.columns), ""
-    sets = [name for heading in empty for name in group.columns[heading]]
-    said = f"Left out: {', '.join(empty)}, since no run has the evaluation sets {', '.join(sets)}."
-    warnings.warn(f"group {group.name!r}: {said}", stacklevel=2)
-    return {heading: sets for heading, sets in group.columns.items() if heading not in empty}, said
+def _left_out_columns(group: Group, cells: Sequence[StudyCell]) -> tuple[dict[str, list[str]], str]:
+    """Condition -> the optional columns that no run of it can fill, and the sentences that say so."""
+    without: dict[str, list[str]] = {}
+    conditions = list(dict.fromkeys(cell.condition for cell in cells))
+    where: dict[tuple[str, str], list[str]] = {}  # headings and absent sets, in words -> conditions
+    for condition in conditions:
+        known = {name for cell in cells if cell.condition == condition for name in cell.run.measures}
+        absent = {heading: [name for name in sets if name not in known] for heading, sets in group.columns.items()}
+        absent = {heading: sets for heading, sets in absent.items() if sets and heading in group.optional_columns}
+        if absent:
+            without[condition] = list(absent)
+            sets = ", ".join(name for of in absent.values() for name in of)
+            where.setdefault((", ".join(absent), sets), []).append(condition)
+    said = []
+    for (headings, sets), found in where.items():
+        of = "" if found == conditions else f" of {', '.join(found)}"
+        said.append(f"Left out{of}: {headings}, since no run{of} has the evaluation sets {sets}.")
+    if said:
+        warnings.warn(f"group {group.name!r}: {' '.join(said)}", stacklevel=2)
+    return without, " ".join(said)
 
 
 def _command(store: Store, path: str | PathLike[str], group: str, folder: str | PathLike[str]) -> str:
     """What runs all of a group again, and what makes its tables of the runs that there are."""
-    archives = f" --archive {' '.join(store.archives)}" if store.archives else ""
-    run = f"hpa-lightning study run {path} --groups {group}"
-    return f"{run}\n{run.replace('study run', 'study report')}{archives} --output {folder}"
+    study = [str(path), "--groups", group, *store_options(store.root, path)]
+    archives = ["--archive", *store.archives] if store.archives else []
+    run = ["hpa-lightning", "study", "run", *study]
+    report = ["hpa-lightning", "study", "report", *study, *archives, "--output", str(folder)]
+    return f"{shlex.join(run)}\n{shlex.join(report)}"
 
 
 def _lines(cells: Sequence[Cell], axis: str) -> dict[str, str]:
@@ -135,12 +153,17 @@ def _runs(number: int) -> str:
     return f"{number} run{'s' * (number > 1)}"
 
 
-def _missing(seeds: Mapping[tuple[str, str], list[int]]) -> list[str]:
-    """What is not run, one entry for all methods of a condition that lack the same seeds.
+def _title(cell: Cell, group: Group) -> str:
+    """The method's title, with its name behind it where the group has another method of that title."""
+    shared = any(other.title == cell.title and other.method != cell.method for other in group.cells)
+    return f"{cell.title} ({cell.method})" if shared else cell.title
 
-    >>> _missing({("A", "clean"): [1, 2], ("B, 1", "clean"): [1, 2], ("C", "clean"): [2]})
-    ['clean, seeds 1 2 (4 runs): A; B, 1', 'clean, seed 2 (1 run): C']
-    """
+
+def _missing(cells: Sequence[Cell], group: Group) -> list[str]:
+    """What is not run, one entry for all methods of a condition that lack the same seeds."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for cell in cells:
+        seeds.setdefault((_title(cell, group), cell.condition), []).append(cell.seed)
     alike: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for (title, condition), found in seeds.items():
         alike.setdefault((condition, tuple(found)), []).append(title)

@@ -75,7 +75,8 @@ def run_cells(
         The cells that failed.
 
     Raises:
-        ValueError: ``jobs`` below 1, or a cell's results belong to another configuration.
+        ValueError: ``jobs`` below 1, a cell's results belong to another configuration, or a cell starts with one that
+            is neither finished nor among the cells.
         Interrupted: on Ctrl-C or SIGTERM, after the running cells were stopped.
     """
     gpus = _gpus()
@@ -90,8 +91,13 @@ def run_cells(
         environment[LIMIT] = ",".join(packages)
     unfinished = [cell for cell in cells if store.finished(cell) is None]
     # A run that others start with must be here whole, though its results may be archived.
-    needed = {id(cell): cell for item in unfinished for cell in _before(item)}
-    again = {cell.digest for cell in needed.values() if not store.holds_run(cell)}
+    needed = {cell.digest: cell for item in unfinished for cell in _before(item)}
+    again = {digest: cell for digest, cell in needed.items() if store.run_folder(cell) is None}
+    if absent := [cell for digest, cell in again.items() if digest not in {cell.digest for cell in cells}]:
+        raise ValueError(
+            f"{absent[0].key}, which another cell starts with, is neither finished in {store.root} nor one of "
+            "the cells to run; run it too."
+        )
     waiting = deque(cell for cell in cells if cell in unfinished or cell.digest in again)
     elsewhere: deque[Cell] = deque()  # run by other processes
     say(
@@ -108,7 +114,8 @@ def run_cells(
                 for _ in range(len(elsewhere)):
                     cell = elsewhere.popleft()
                     (elsewhere if store.is_locked(cell) else waiting).append(cell)
-                for cell in [cell for cell in waiting if cell.after is not None and cell.after in failed]:
+                lost = {cell.digest for cell in failed}
+                for cell in [cell for cell in waiting if cell.after is not None and cell.after.digest in lost]:
                     waiting.remove(cell)
                     failed.append(cell)
                     say(f"{cell.key}: FAILED, since the run that it starts with has failed.")
@@ -161,7 +168,7 @@ def _before(cell: Cell) -> Iterator[Cell]:
 
 def _next(waiting: Iterable[Cell], store: Store) -> Cell | None:
     """The first cell whose start is in the store."""
-    return next((cell for cell in waiting if cell.after is None or store.holds_run(cell.after)), None)
+    return next((cell for cell in waiting if cell.after is None or store.run_folder(cell.after) is not None), None)
 
 
 def _start(
@@ -177,7 +184,7 @@ def _start(
     lock = store.lock(cell)
     if lock is None:
         return None
-    if store.holds_run(cell):
+    if store.run_folder(cell) is not None:
         lock.release()
         return f"{cell.key}: another process has finished it."
     folder = store.start(cell)
@@ -189,7 +196,7 @@ def _start(
         lock.release()
         return f"{cell.key}: had been finished."
     config = folder / CONFIG
-    write_text(config, yaml.safe_dump(cell.config_for(folder), sort_keys=False))
+    write_text(config, yaml.safe_dump(store.config(cell), sort_keys=False))
     own = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     with (folder / _LOG).open("a") as log:
         process = subprocess.Popen(

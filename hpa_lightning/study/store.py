@@ -22,7 +22,7 @@ from hpa_lightning.results.events import FusionEvent, ProtectionEvent, Retention
 from hpa_lightning.results.result_file import RESULT_FILE, read_results
 from hpa_lightning.results.run_results import RunResults
 from hpa_lightning.run_folder import is_locked
-from hpa_lightning.study.grid import Cell
+from hpa_lightning.study.grid import Cell, Study
 from hpa_lightning.values import shown
 
 _MARK = "cell.json"
@@ -31,6 +31,8 @@ CONFIG = "config.in.yaml"
 _LOCK = "lock"
 _STARTED_KEYS: dict[str, type | UnionType] = {"digest": str, "seconds": int | float}
 _MARK_KEYS: dict[str, type | UnionType] = {"key": str, **_STARTED_KEYS}
+_Run = tuple[str, str]
+"""A cell's key, and the digest of its configuration: of one key, there can be several."""
 _LONG_EVENTS = frozenset({RetentionEvent.event, FusionEvent.event, ProtectionEvent.event})
 """One for each layer and task; left out of an archive."""
 
@@ -54,8 +56,10 @@ class Store:
     """Finished cells, in a folder and in archives.
 
     A cell counts as finished when its mark was written, after its process ended well, for the very configuration that
-    is asked for: a cell whose configuration has changed since is refused, not silently taken or run again. A run that
-    is in a study under several names is found under each of them.
+    is asked for, and its results are whole (:func:`~hpa_lightning.results.completeness.unfinished_run`, with all
+    tasks): a cell whose configuration has changed since is refused, not silently taken or run again. A run that is in a
+    study under several names is found under each of them. Where both the folder and an archive have a run, the folder
+    counts.
 
     Args:
         folder: one folder for each cell, named by its key.
@@ -63,16 +67,22 @@ class Store:
 
     Raises:
         FileNotFoundError: an archive does not exist.
-        ValueError: an archive is broken.
+        ValueError: an archive is broken, or two of their lines have other results of one run.
     """
 
     def __init__(self, folder: str | PathLike[str], archives: Iterable[str | PathLike[str]] = ()) -> None:
         self.root = Path(folder)
         self.archives = tuple(map(str, archives))
-        self._archived: dict[str, dict[str, Any]] = {}
-        for path in self.archives:
-            self._archived |= _read_archive(Path(path))
-        self._keys = {mark["digest"]: key for key, mark in self._archived.items()}
+        archived = {path: _read_archive(Path(path)) for path in self.archives}
+        self._runs = {path: frozenset(lines) for path, lines in archived.items()}
+        self._archived: dict[_Run, dict[str, Any]] = {}
+        places: dict[_Run, str] = {}
+        for path, lines in archived.items():
+            for run, line in lines.items():
+                _check_alike(self._archived.setdefault(run, line), line, places.setdefault(run, path), path)
+        self._by_key = {key: line for (key, _), line in self._archived.items()}
+        self._by_digest = {digest: line for (_, digest), line in self._archived.items()}
+        self._keys: dict[str, str] = {}  # digest -> the name that it was run under
         for file in self.root.glob(f"*/*/*/{_MARK}"):
             mark = _read_note(file, _MARK_KEYS)
             self._keys[mark["digest"]] = mark["key"]
@@ -90,13 +100,44 @@ class Store:
         mark = self._found(cell)
         if mark is None:
             return None
-        folder = self._of(mark)
-        records = mark.get("events") or read_results(folder)
-        return Finished(RunResults(records, folder / RESULT_FILE), mark["seconds"], mark.get("threads"))
+        run = self._results(mark)
+        return None if unfinished_run(run, all_tasks=True) else Finished(run, mark["seconds"], mark.get("threads"))
 
-    def holds_run(self, cell: Cell) -> bool:
-        """Whether the finished run itself is in the folder, with what it wrote; an archive holds results alone."""
-        return self.finished(cell) is not None and (self.folder(cell) / _MARK).is_file()
+    def lacks(self, cell: Cell) -> str | None:
+        """What the results of a cell whose process ended well lack, in words; ``None``: nothing, or it has none.
+
+        Raises:
+            ValueError: as :meth:`finished`.
+        """
+        mark = self._found(cell)
+        return None if mark is None else unfinished_run(self._results(mark), all_tasks=True)
+
+    def run_folder(self, cell: Cell) -> Path | None:
+        """Where the cell's finished run itself is, with what it wrote, under whatever name it was run.
+
+        ``None`` where it is not finished, or where an archive has its results alone.
+        """
+        if self.finished(cell) is None:
+            return None
+        mark = self._in_folder(cell)
+        return None if mark is None else self._of(mark)
+
+    def config(self, cell: Cell) -> dict[str, Any]:
+        """What the cell's process gets: its configuration with its folder, and that of the run it starts with."""
+        return cell.config_for(self.folder(cell), None if cell.after is None else self.run_folder(cell.after))
+
+    def warn_of_other_archives(self, study: Study) -> None:
+        """Warn of every archive without a single cell of the study: another study's file, or renamed methods."""
+        cells = [*study.cells(), *(cell for group in study.groups for cell in group.cells)]
+        keys, digests = {cell.key for cell in cells}, {cell.digest for cell in cells}
+        for path, runs in self._runs.items():
+            if not any(key in keys or digest in digests for key, digest in runs):
+                example = f", such as {min(runs)[0]}" if runs else ""
+                warnings.warn(
+                    f"none of the {len(runs)} cells of {path} is of the study {study.title!r}{example}: none of them "
+                    "counts. Is it another study's file, or were methods renamed?",
+                    stacklevel=2,
+                )
 
     def start(self, cell: Cell) -> Path:
         """Note that a cell is about to run, and return its folder.
@@ -135,7 +176,7 @@ class Store:
             note = _read_note(folder / _STARTED, _STARTED_KEYS)
         except ValueError as error:
             warnings.warn(f"{error} The seconds that the cell has taken so far are lost.", stacklevel=2)
-            same = _configuration(folder / CONFIG) == cell.config_for(folder)
+            same = _configuration(folder / CONFIG) == self.config(cell)
             (folder / _STARTED).unlink()
             if same:
                 _write_note(folder / _STARTED, {"digest": cell.digest, "seconds": 0.0})
@@ -145,7 +186,7 @@ class Store:
     def has_finished_run(self, cell: Cell) -> bool:
         """Whether the run in the cell's folder came to its end, and only the note of it is missing."""
         try:
-            return unfinished_run(RunResults.from_file(self.folder(cell))) is None
+            return unfinished_run(RunResults.from_file(self.folder(cell)), all_tasks=True) is None
         except (ValueError, FileNotFoundError):
             return False
 
@@ -153,12 +194,10 @@ class Store:
         """Mark a cell as finished.
 
         Raises:
-            ValueError: its result file lacks the scores after the last task.
+            ValueError: its results are not whole.
         """
-        run = RunResults.from_file(self.folder(cell))
-        scored = run.scores(len(run.tasks) - 1, "task")
-        if any(score != score for score in scored.values()):
-            raise ValueError(f"{cell.key}: the run ended without scores after its last task: {scored}.")
+        if reason := unfinished_run(RunResults.from_file(self.folder(cell)), all_tasks=True):
+            raise ValueError(f"{cell.key}: the run ended, and its results are not whole: {reason}.")
         mark = {"key": cell.key, "digest": cell.digest, "seconds": round(seconds, 1), "threads": threads}
         _write_note(self.folder(cell) / _MARK, mark)
         self._keys[cell.digest] = cell.key
@@ -192,9 +231,13 @@ class Store:
         """Write the finished cells into one file of JSON lines, beside what it already holds.
 
         The events that tell of single layers are left out, and the folder of the store; what a report shows is kept.
+        A cell of another configuration stays beside the one that has its name now.
 
         Returns:
             The number of cells in the file.
+
+        Raises:
+            ValueError: the file has other results of a run.
         """
         path = Path(path)
         held = _read_archive(path) if path.exists() else {}
@@ -203,8 +246,9 @@ class Store:
             if mark is not None:
                 events = mark.get("events") or read_results(self._of(mark))
                 short = [self._portable(event) for event in events if event["event"] not in _LONG_EVENTS]
-                held[mark["key"]] = {**mark, "events": short}
-        write_text(path, "".join(json.dumps(held[key]) + "\n" for key in sorted(held)))
+                line = {**mark, "events": short}
+                _check_alike(held.setdefault((mark["key"], mark["digest"]), line), line, str(path), "the store")
+        write_text(path, "".join(json.dumps(held[run]) + "\n" for run in sorted(held)))
         return len(held)
 
     def _portable(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +257,12 @@ class Store:
         return {**event, "command": command.replace(f"{self.root}/", "")} if isinstance(command, str) else event
 
     def _found(self, cell: Cell) -> dict[str, Any] | None:
-        mark = self._mark(cell.key) or self._mark(self._keys.get(cell.digest, ""))
+        mark = (
+            self._in_folder(cell)
+            or self._archived.get((cell.key, cell.digest))
+            or self._by_digest.get(cell.digest)
+            or self._by_key.get(cell.key)
+        )
         if mark is None:
             return None
         if mark["digest"] != cell.digest:
@@ -227,13 +276,27 @@ class Store:
     def _of(self, mark: Mapping[str, Any]) -> Path:
         return path_inside(self.root, mark["key"], f"a file of the store {self.root}")
 
+    def _results(self, mark: Mapping[str, Any]) -> RunResults:
+        folder = self._of(mark)
+        return RunResults(mark.get("events") or read_results(folder), folder / RESULT_FILE)
+
+    def _in_folder(self, cell: Cell) -> dict[str, Any] | None:
+        """The mark in the cell's own folder, or in that of the name that it was run under."""
+        return self._mark(cell.key) or self._mark(self._keys.get(cell.digest, cell.key))
+
     def _mark(self, key: str) -> dict[str, Any] | None:
-        if not key:
-            return None
         path = path_inside(self.root, f"{key}/{_MARK}", f"a file of the store {self.root}")
-        if path.is_file():
-            return _read_note(path, _MARK_KEYS)
-        return self._archived.get(key)
+        return _read_note(path, _MARK_KEYS) if path.is_file() else None
+
+
+def default_store(study: str | PathLike[str]) -> Path:
+    """Where the runs of a study file are kept, unless another folder is named."""
+    return Path("runs") / Path(study).stem
+
+
+def store_options(folder: Path, study: str | PathLike[str]) -> list[str]:
+    """The option that names the folder of a study's runs on the command line; none where it is the default."""
+    return [] if folder.resolve() == default_store(study).resolve() else ["--store", str(folder)]
 
 
 def _configuration(path: Path) -> Any:
@@ -266,8 +329,20 @@ def _check_keys(found: Mapping[str, Any], keys: Mapping[str, type | UnionType], 
             raise ValueError(f"{where}: {key!r} is {shown(found.get(key))}, which no study writes there.")
 
 
-def _read_archive(path: Path) -> dict[str, dict[str, Any]]:
-    held = {}
+def _check_alike(one: Mapping[str, Any], other: Mapping[str, Any], where: str, elsewhere: str) -> None:
+    """Check that two results of one run tell the same, so that either can count."""
+    first, second = ([{**event, "command": None} for event in line["events"]] for line in (one, other))
+    if first != second:  # the command alone may name the folder of the store in another way
+        raise ValueError(
+            f"{where} and {elsewhere} have different results of {one['key']} for one configuration (digest "
+            f"{one['digest']}), of which only one can count; remove the other's line from its file (or its folder)."
+        )
+
+
+def _read_archive(path: Path) -> dict[_Run, dict[str, Any]]:
+    """The cells of an archive."""
+    held: dict[_Run, dict[str, Any]] = {}
+    places: dict[_Run, str] = {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -283,5 +358,6 @@ def _read_archive(path: Path) -> dict[str, dict[str, Any]]:
             if not isinstance(event, Mapping) or not isinstance(event.get("event"), str):
                 raise ValueError(f'{where}: {shown(event)} is not an object with the key "event"; restore the file.')
             event_of(event, where)
-        held[entry["key"]] = dict(entry)
+        run = (entry["key"], entry["digest"])
+        _check_alike(held.setdefault(run, dict(entry)), entry, places.setdefault(run, where), where)
     return held

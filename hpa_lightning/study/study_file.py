@@ -12,7 +12,7 @@ from typing import Any
 from hpa_lightning.declarations import fill, load_yaml
 from hpa_lightning.parsing import read_text
 from hpa_lightning.report.run_tables import check_heading
-from hpa_lightning.study.entry_checks import canonical, check_keys, check_texts, check_types
+from hpa_lightning.study.entry_checks import canonical, check_filled, check_keys, check_texts, check_types
 from hpa_lightning.study.grid import Cell, Group, Study
 from hpa_lightning.study.method_points import MethodPoint, check_order, method_points
 from hpa_lightning.values import names, shown
@@ -40,7 +40,7 @@ def read_study(path: str | PathLike[str]) -> Study:
 
     Raises:
         ValueError: unknown or missing keys, a group that names an unknown method or condition, two different runs
-            under one name, or a placeholder without a value.
+            under one name, one run under two seeds, or a placeholder without a value.
     """
     return expand_study(load_yaml(read_text(path), str(path)), path)
 
@@ -53,6 +53,7 @@ def expand_study(content: Any, path: str | PathLike[str]) -> Study:
     """
     check_keys(content, _STUDY_KEYS, {"base", "methods", "groups"}, str(path))
     check_texts(content, ("title", "text"), str(path))
+    check_filled(content, ("title",), str(path))
     for what in ("methods", "groups", "conditions", "base"):
         if what in content and not isinstance(content[what], Mapping):
             raise ValueError(f"{path}, {what}: {shown(content[what])}; expected a mapping by name.")
@@ -78,6 +79,7 @@ def expand_study(content: Any, path: str | PathLike[str]) -> Study:
     )
     study = Study(content.get("title", Path(path).stem), content.get("text", ""), groups)
     _check_names(study)
+    _check_seeds(study, str(path))
     return study
 
 
@@ -92,6 +94,7 @@ def _group(
 ) -> Group:
     check_keys(entry, _GROUP_KEYS, {"title", "methods", "seeds"}, where)
     check_texts(entry, ("title", "text"), where)
+    check_filled(entry, ("title",), where)
     check_types(entry, dict.fromkeys(("methods", "seeds", "conditions", "curves", "matrices"), list), where)
     check_types(entry, {"costs": bool}, where)
     if not entry["seeds"] or not all(type(seed) is int for seed in entry["seeds"]):
@@ -150,6 +153,7 @@ def _columns(given: Any, where: str) -> tuple[dict[str, tuple[str, ...]], frozen
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"{where}, columns: {shown(given)}; expected headings with lists of evaluation sets.")
     columns, optional = dict(given or {}), set()
+    check_filled({"columns": list(map(str, columns))}, ("columns",), where)
     for heading, entry in columns.items():
         check_heading(str(heading), f"{where}, columns: ")
         sets = entry
@@ -169,6 +173,7 @@ def _columns(given: Any, where: str) -> tuple[dict[str, tuple[str, ...]], frozen
 def _check_axis(axis: Any, chosen: list[MethodPoint], where: str) -> None:
     check_keys(axis, _AXIS_KEYS, {"setting"}, f"{where}, x")
     check_texts(axis, ("setting", "label"), f"{where}, x")
+    check_filled(axis, ("label",), f"{where}, x")
     check_types(axis, {"logarithmic": bool}, f"{where}, x")
     found = [point.values[axis["setting"]] for point in chosen if axis["setting"] in point.values]
     if not found:
@@ -240,3 +245,17 @@ def _check_names(study: Study) -> None:
             other = seen.setdefault(cell.key, cell)
             if other.digest != cell.digest:
                 raise ValueError(f"two different runs would both be called {cell.key!r}; give one method another name.")
+
+
+def _check_seeds(study: Study, path: str) -> None:
+    """Check that every seed is another run: one that counts several times is no mean over seeds."""
+    seen: dict[tuple[str, str, str], Cell] = {}
+    for group in study.groups:
+        for cell in group.cells:
+            other = seen.setdefault((cell.method, cell.condition, cell.digest), cell)
+            if other.seed != cell.seed:
+                raise ValueError(
+                    f"{path}, group {group.name!r}: the seeds {other.seed} and {cell.seed} of {cell.method!r} in "
+                    f"{cell.condition!r} are the same run, since nothing in its configuration depends on the seed; "
+                    "write ${seed} where it has to stand (seed_everything, the data's seed), or name one seed."
+                )

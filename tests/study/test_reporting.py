@@ -142,9 +142,10 @@ def test_the_command_names_the_archives(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     archives = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     run, report = _command(Store(tmp_path / "store", archives), "study.yaml", "g", "docs").splitlines()
-    assert run == "hpa-lightning study run study.yaml --groups g", "what is archived is run again too"
+    of = f"study.yaml --groups g --store {tmp_path / 'store'}"
+    assert run == f"hpa-lightning study run {of}", "what is archived is run again too"
     archived = f"--archive {archives[0]} {archives[1]} --output docs"
-    assert report == f"hpa-lightning study report study.yaml --groups g {archived}"
+    assert report == f"hpa-lightning study report {of} {archived}"
 
 
 def test_lines_of_a_grid_are_named_by_what_their_titles_share() -> None:

@@ -43,7 +43,8 @@ def test_a_failure_is_reported_and_the_others_go_on(stand_in: None, tmp_path: Pa
     failed = run_cells(cells, store, jobs=1, say=lines.append)
     assert [cell.method for cell in failed] == ["bad", "short"]
     assert any("exit status 1: no such data" in line for line in lines)
-    assert any("without scores after its last task" in line for line in lines)
+    lacks = "the run ended, and its results are not whole: nothing was scored on a after task 0 ('a')"
+    assert any(f"default/short/seed_1: FAILED, default/short/seed_1: {lacks}." in line for line in lines)
     assert [store.finished(cell) is not None for cell in cells] == [False, False, True]
     run_cells(cells, store, jobs=1, say=lines.append)
     assert [starts(store, cell) for cell in cells] == [2, 2, 1]
