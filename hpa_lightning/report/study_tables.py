@@ -12,7 +12,8 @@ import numpy as np
 from hpa_lightning.report.run_tables import check_heading, mostly_empty_steps, summary_columns
 from hpa_lightning.report.significance import NO_DIFFERENCE, estimate, holm, paired_difference
 from hpa_lightning.report.study_plots import final_estimate
-from hpa_lightning.results.run_results import KINDS, RunResults, is_count
+from hpa_lightning.results.completeness import unfinished_run
+from hpa_lightning.results.run_results import RunResults, is_count
 from hpa_lightning.table import Cell, Estimate, PValue, Table
 from hpa_lightning.values import names
 
@@ -53,10 +54,8 @@ class StudyCell:
 
     @property
     def finished(self) -> bool:
-        """Whether every set was scored after the last task."""
-        last = len(self.run.tasks) - 1
-        scores = [score for kind in KINDS for score in self.run.scores(last, kind).values()]
-        return bool(scores) and not any(math.isnan(score) for score in scores)
+        """Whether every set was scored after every task."""
+        return unfinished_run(self.run, all_tasks=True) is None
 
 
 Columns = Mapping[str, Sequence[str]]
