@@ -73,7 +73,8 @@ class NullSpaceProjection(StepCallback):
     and the rank is small, ``Delta`` is large, and a warning names the layers.
 
     Hooks: task start, the optimizer's step post-hook, the end of a batch (``"refusals"``), task end (the task's
-    Hessian, before adapters are merged).
+    Hessian, before adapters are merged; what something else than the optimizer has written since the last step is
+    projected, with a warning).
     State: the bases, or the spectra and what has been left of them; the weights before the task (full-parameter tuning
     only), the earlier tasks' Hessians or sketches, the safety calibration set; of LLaMA-7B sketches and bases at most
     0.6 GB at rank 192.
@@ -126,7 +127,7 @@ class NullSpaceProjection(StepCallback):
     """
 
     start_order: ClassVar[int] = StartPhase.SUBSPACE
-    end_order: ClassVar[int] = EndPhase.FUSING
+    end_order: ClassVar[int] = EndPhase.RESTORING
 
     def __init__(
         self,
@@ -311,6 +312,8 @@ class NullSpaceProjection(StepCallback):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        trained = {linear.name: local_tensor(linear.trained.detach()) for linear in self.layers}
+        self.keep_again(trainer, pl_module, task, trained)
         super().on_task_end(trainer, pl_module, task)
         if self.refusals is not None:
             self.refusals.check_(trainer, pl_module, last=True)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.trainer_checks import require_automatic_optimization
+
+_ROUNDING = 8.0
+"""Of a tensor's own precision, by norm: what keeping once more may change where nothing else has written."""
 
 
 class StepCallback(TaskCallback, ABC):
@@ -45,6 +51,31 @@ class StepCallback(TaskCallback, ABC):
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self._detach()
 
+    def keep_again(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask, tensors: Mapping[str, Tensor]
+    ) -> None:
+        """Call ``after_step`` at a task's end, and warn where that changes more than rounding does.
+
+        The weights then differ from those that the last step left: something other than the optimizer wrote them.
+
+        Args:
+            trainer, pl_module, task: of the fit.
+            tensors: layer -> this process's rows of what ``after_step`` writes.
+        """
+        before = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+        self.after_step(trainer, pl_module)
+        differs = torch.tensor([_differ(tensors[name], kept) for name, kept in before.items()], device=pl_module.device)
+        differs = trainer.strategy.reduce(differs.float(), reduce_op="sum")
+        moved = [name for name, count in zip(before, differs.tolist(), strict=True) if count]
+        if moved:
+            rank_zero_warn(
+                f"Task {task.index} ({task.name}): {type(self).__name__} found {len(moved)} layers "
+                f"({', '.join(moved[:3])}{', ...' if moved[3:] else ''}) otherwise than it left them after the last "
+                "optimizer step: they were written by something other than the optimizer. What it promises holds again "
+                "for the weights as they are now, but they are those that something else wrote, and part of the task "
+                "may have been trained with others. Remove what writes weights within the task (averages of weights)."
+            )
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
         self._detach()
@@ -65,3 +96,10 @@ class StepCallback(TaskCallback, ABC):
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def _differ(tensor: Tensor, before: Tensor) -> bool:
+    """Whether a tensor differs from what it was by more than rounding."""
+    before = before.to(tensor.device)
+    change, size = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in (tensor - before, before))
+    return bool(change > _ROUNDING * torch.finfo(tensor.dtype).eps * size)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
+import torch
 from support.foreign_module import foreign_module
-from support.method_fits import OPTIMIZERS, fit, settings
+from support.method_fits import OPTIMIZERS, calibration_data, dense, fit, settings
+from torch import Tensor
 
-from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, OrthogonalProjection
+from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, NullSpaceProjection, OrthogonalProjection
+from hpa_lightning.modules.lora import lora_layers
 
 
 def test_hooks_are_removed_after_a_crash(tmp_path: Path) -> None:
@@ -25,3 +29,94 @@ def test_hooks_are_removed_after_a_crash(tmp_path: Path) -> None:
     assert not freezing._handles and not projection._handles
     for inner in module.modules():
         assert not inner._forward_pre_hooks and not inner._forward_hooks and "forward" not in inner.__dict__
+
+
+class Average(L.Callback):
+    """Averages the trained weights from the fit's start on, and swaps the average in when the epoch ends."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.average = {name: p.detach().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        for name, parameter in pl_module.named_parameters():
+            if name in self.average:
+                self.average[name].lerp_(parameter, 0.1)
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for name, parameter in pl_module.named_parameters():
+            if name in self.average:
+                parameter.copy_(self.average[name])
+
+
+class Directions(L.Callback):
+    """Keeps the protected directions of every layer, which a task's end lets go."""
+
+    def __init__(self, projection: NullSpaceProjection) -> None:
+        self.projection = projection
+        self.bases: dict[str, Tensor] = {}
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        projection = self.projection
+        self.bases = {one.name: projection._bases[projection._first[one.name]] for one in projection.layers}
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_an_average_that_is_swapped_in_stays_out_of_the_protected_directions(lora: bool, tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+    before = {name: weight.clone() for name, weight in dense(module).items()}
+    projection = NullSpaceProjection(energy=0.7, **calibration_data())
+    directions = Directions(projection)
+    told = r"NullSpaceProjection found 1\d layers .* written by something other than the optimizer"
+    if lora:
+        with pytest.warns(UserWarning, match=told):
+            fit(module, [Average(), projection, directions], tmp_path, epochs=1)
+        trained = {name: factors.lora_a.detach() for name, factors in lora_layers(module)}
+    else:  # the average of weights that stay out of the directions stays out of them, and nothing is to be told
+        fit(module, [Average(), projection, directions], tmp_path, epochs=1)
+        trained = {name: weight - before[name] for name, weight in dense(module).items()}
+    for name, basis in directions.bases.items():
+        update = trained[name].float()
+        assert float((update @ basis.float()).norm()) <= 1e-4 * float(update.norm()), name
+
+
+class Writes(L.Callback):
+    """Writes into one tensor of every layer after the last step: what is trained there."""
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if trainer.is_last_batch:
+            for name, parameter in pl_module.named_parameters():
+                if ".layers." in name and parameter.requires_grad and parameter.ndim > 1:
+                    parameter.add_(0.02)
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "free"])
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_what_is_written_after_the_last_step_is_orthogonal_at_the_end(lora: bool, frozen: bool, tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS["adamw_decay"], lora)
+    before = {name: weight.clone() for name, weight in dense(module).items()}
+    # The projection stands first in the list: it comes after the freezing all the same, as after every step.
+    methods = [OrthogonalProjection(), *([MaskedFreezing()] if frozen else []), FocusPartition(2, **settings())]
+    with pytest.warns(UserWarning, match=r"OrthogonalProjection found 1\d layers .* other than the optimizer"):
+        fit(module, [*methods, Writes()], tmp_path, epochs=1)
+    for name, weight in dense(module).items():
+        update = weight - before[name]
+        norms = float(update.norm() * before[name].norm())
+        assert abs(float((update * before[name]).sum())) <= 2e-6 * norms, name
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("share", ["energy", "output", "nearest"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_rounding_is_not_told(lora: bool, optimizer: str, share: Any, precision: Any, tmp_path: Path) -> None:
+    module = foreign_module(OPTIMIZERS[optimizer], lora)
+    given: dict[str, Any] = {"energy": 0.7} if share == "energy" else {"share": share, "budget": 0.02}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*something other than the optimizer")
+        fit(module, [NullSpaceProjection(**given, **calibration_data())], tmp_path, epochs=1, precision=precision)
+        module = foreign_module(OPTIMIZERS[optimizer], lora)
+        methods = [FocusPartition(2, **settings()), MaskedFreezing(), OrthogonalProjection()]
+        fit(module, methods, tmp_path, epochs=1, precision=precision)
