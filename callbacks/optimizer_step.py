@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.task import TaskCallback
-from hpa_lightning.callbacks.trainer_checks import require_automatic_optimization
+from hpa_lightning.callbacks.trainer_checks import require_automatic_optimization, require_step_hooks
 
 _ROUNDING = 8.0
 """Of a tensor's own precision, by norm: what keeping once more may change where nothing else has written."""
@@ -26,7 +26,8 @@ class StepCallback(TaskCallback, ABC):
 
     Lightning has no callback hook between the optimizer step and the end of the batch, so this registers torch's step
     post-hook on the trainer's optimizers at each task's start and after a resume. A step that is skipped (fp16 with
-    an infinite gradient) does not call it. Order among several: that of ``start_order``.
+    an infinite gradient) does not call it; an optimizer that calls no hooks is refused. Order among several: that of
+    ``start_order``.
     """
 
     def __init__(self) -> None:
@@ -41,6 +42,10 @@ class StepCallback(TaskCallback, ABC):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             require_automatic_optimization(pl_module, self)
+
+    def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        require_step_hooks(trainer, self)
+        super().on_task_open(trainer, pl_module, task)
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self._attach(trainer, pl_module)
@@ -85,6 +90,7 @@ class StepCallback(TaskCallback, ABC):
 
     def _attach(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._detach()
+        require_step_hooks(trainer, self)  # they may be others since the task was opened
 
         @torch.no_grad()
         def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from support.foreign_module import foreign_module
 from support.method_fits import OPTIMIZERS, calibration_data, dense, fit, settings
+from support.method_registry import METHODS
 from torch import Tensor
 
 from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, NullSpaceProjection, OrthogonalProjection
@@ -29,6 +32,33 @@ def test_hooks_are_removed_after_a_crash(tmp_path: Path) -> None:
     assert not freezing._handles and not projection._handles
     for inner in module.modules():
         assert not inner._forward_pre_hooks and not inner._forward_hooks and "forward" not in inner.__dict__
+
+
+class Wrapper(torch.optim.Optimizer):
+    """Around another optimizer, as Lookahead is written: without Optimizer.__init__, with hooks that nobody calls."""
+
+    def __init__(self, inner: torch.optim.Optimizer, hooks: type) -> None:
+        self.inner, self.state, self.defaults = inner, inner.state, inner.defaults
+        self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = hooks(), hooks()
+
+    @property
+    def param_groups(self) -> Any:  # type: ignore[override]
+        return self.inner.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.inner.zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inner.step(closure)
+
+
+@pytest.mark.parametrize("hooks", [OrderedDict, dict])
+@pytest.mark.parametrize("method", ["null_space", "in_training"])
+def test_an_optimizer_that_calls_no_hooks_is_refused(hooks: type, method: str, tmp_path: Path) -> None:
+    module = foreign_module(lambda p: Wrapper(torch.optim.AdamW(p, lr=0.01), hooks), lora=True)
+    told = r"(NullSpaceProjection|MaskedFreezing) acts after every .*test_optimizer_step\.Wrapper\.step does not call"
+    with pytest.raises(MisconfigurationException, match=told):
+        fit(module, METHODS[method](calibration_data()), tmp_path)
 
 
 class Average(L.Callback):
