@@ -213,7 +213,7 @@ class NullSpaceProjection(StepCallback):
             else:
                 self._take_bases(trainer, pl_module, task, safety)
             if self.refusals is not None:
-                self.refusals.begin(trainer, pl_module)
+                self.refusals.begin(trainer, pl_module, batches)
         self.after_step(trainer, pl_module)
         super().on_task_start(trainer, pl_module, task)
 
@@ -284,6 +284,8 @@ class NullSpaceProjection(StepCallback):
         self.layers.resume(pl_module)
         if self.output is not None:
             self.output.resume(trainer, self._first)
+            if self.refusals is not None:
+                self.refusals.resume(trainer, pl_module)
             super().on_task_resume(trainer, pl_module, task)
             return
         missing = [linear.name for linear in self.layers if self._first.get(linear.name) not in self._bases]
@@ -313,10 +315,11 @@ class NullSpaceProjection(StepCallback):
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         trained = {linear.name: local_tensor(linear.trained.detach()) for linear in self.layers}
-        self.keep_again(trainer, pl_module, task, trained)
+        self.keep_again(trainer, pl_module, task, trained, None if self.output is None else self.output.beyond())
         super().on_task_end(trainer, pl_module, task)
         if self.refusals is not None:
             self.refusals.check_(trainer, pl_module, last=True)
+            self.refusals.clear()
         self._report(trainer, task)
         if self.memory_weight > 0:
             with self.timed(trainer, task.index, "remember"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import lightning as L
@@ -57,7 +57,12 @@ class StepCallback(TaskCallback, ABC):
         self._detach()
 
     def keep_again(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask, tensors: Mapping[str, Tensor]
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        task: CurrentTask,
+        tensors: Mapping[str, Tensor],
+        among: Collection[str] | None = None,
     ) -> None:
         """Call ``after_step`` at a task's end, and warn where that changes more than rounding does.
 
@@ -66,12 +71,14 @@ class StepCallback(TaskCallback, ABC):
         Args:
             trainer, pl_module, task: of the fit.
             tensors: layer -> this process's rows of what ``after_step`` writes.
+            among: the layers that are told of, where ``after_step`` may change others, too; all when ``None``.
         """
         before = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
         self.after_step(trainer, pl_module)
         differs = torch.tensor([_differ(tensors[name], kept) for name, kept in before.items()], device=pl_module.device)
         differs = trainer.strategy.reduce(differs.float(), reduce_op="sum")
         moved = [name for name, count in zip(before, differs.tolist(), strict=True) if count]
+        moved = [name for name in moved if among is None or name in among]
         if moved:
             rank_zero_warn(
                 f"Task {task.index} ({task.name}): {type(self).__name__} found {len(moved)} layers "

@@ -111,6 +111,27 @@ def test_an_average_that_is_swapped_in_stays_out_of_the_protected_directions(lor
         assert float((update @ basis.float()).norm()) <= 1e-4 * float(update.norm()), name
 
 
+@pytest.mark.parametrize("share", ["output", "nearest"])
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_what_is_written_after_the_last_step_keeps_to_the_budget(lora: bool, share: Any, tmp_path: Path) -> None:
+    projection = NullSpaceProjection(share=share, budget=0.02, **calibration_data())
+    bounds: list[float] = []
+
+    told = r"NullSpaceProjection found \d+ layers .* written by something other than the optimizer"
+    output = projection.output
+    assert output is not None
+    clear = output.clear
+
+    def measured() -> None:
+        bounds.extend(one["change"] for one in output.shares().values())
+        clear()
+
+    output.clear = measured  # type: ignore[method-assign]
+    with pytest.warns(UserWarning, match=told):
+        fit(foreign_module(OPTIMIZERS["adamw_decay"], lora), [projection, Writes()], tmp_path, epochs=1)
+    assert bounds and max(bounds) <= 0.02 * 1.001
+
+
 class Writes(L.Callback):
     """Writes into one tensor of every layer after the last step: what is trained there."""
 
