@@ -58,7 +58,7 @@ class TaskEndFusion(TaskCallback):
         fusions = [type(one).__name__ for one in callbacks_of(trainer) if isinstance(one, TaskEndFusion)]
         if stage == "fit" and len(fusions) > 1:
             raise MisconfigurationException(
-                f"the trainer's callbacks have {len(fusions)} that fuse at a task's end: {', '.join(fusions)}; expected "
+                f"the trainer has {len(fusions)} callbacks that fuse at a task's end: {', '.join(fusions)}; expected "
                 "one. Each is made for the weights as trained, and the next would get what the first has made of them "
                 "(with LoRA an empty adapter). Choose one of them."
             )

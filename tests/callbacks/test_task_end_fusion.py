@@ -53,6 +53,6 @@ def test_two_fusions_are_refused_by_name(methods: tuple[str, str], tmp_path: Pat
     callbacks = [callback for method in methods for callback in METHODS[method](calibration_data())]
     first, second = (type(callback).__name__ for callback in callbacks)
     with pytest.raises(
-        MisconfigurationException, match=rf"2 that fuse at a task's end: {first}, {second}; expected one"
+        MisconfigurationException, match=rf"2 callbacks that fuse at a task's end: {first}, {second}; expected one"
     ):
         fit(foreign_module(OPTIMIZERS["adamw_decay"], True), callbacks, tmp_path)
