@@ -315,7 +315,9 @@ class NullSpaceProjection(StepCallback):
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         trained = {linear.name: local_tensor(linear.trained.detach()) for linear in self.layers}
-        self.keep_again(trainer, pl_module, task, trained, None if self.output is None else self.output.beyond())
+        beyond = None if self.output is None else self.output.beyond()
+        # LoRA's A begins with rows of norm 0.6; where all directions are kept, rounding is what is left of it.
+        self.keep_again(trainer, pl_module, task, trained, beyond, row_norm=1.0)
         super().on_task_end(trainer, pl_module, task)
         if self.refusals is not None:
             self.refusals.check_(trainer, pl_module, last=True)

@@ -63,6 +63,7 @@ class StepCallback(TaskCallback, ABC):
         task: CurrentTask,
         tensors: Mapping[str, Tensor],
         among: Collection[str] | None = None,
+        row_norm: float = 0.0,
     ) -> None:
         """Call ``after_step`` at a task's end, and warn where that changes more than rounding does.
 
@@ -72,10 +73,13 @@ class StepCallback(TaskCallback, ABC):
             trainer, pl_module, task: of the fit.
             tensors: layer -> this process's rows of what ``after_step`` writes.
             among: the layers that are told of, where ``after_step`` may change others, too; all when ``None``.
+            row_norm: what the rows' norms count as at least, where next to nothing may be left of them but rounding.
         """
         before = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
         self.after_step(trainer, pl_module)
-        differs = torch.tensor([_differ(tensors[name], kept) for name, kept in before.items()], device=pl_module.device)
+        differs = torch.tensor(
+            [_differ(tensors[name], kept, row_norm) for name, kept in before.items()], device=pl_module.device
+        )
         differs = trainer.strategy.reduce(differs.float(), reduce_op="sum")
         moved = [name for name, count in zip(before, differs.tolist(), strict=True) if count]
         moved = [name for name in moved if among is None or name in among]
@@ -111,8 +115,9 @@ class StepCallback(TaskCallback, ABC):
         self._handles = []
 
 
-def _differ(tensor: Tensor, before: Tensor) -> bool:
+def _differ(tensor: Tensor, before: Tensor, row_norm: float) -> bool:
     """Whether a tensor differs from what it was by more than rounding."""
     before = before.to(tensor.device)
     change, size = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in (tensor - before, before))
+    size = size.clamp(min=row_norm * len(before) ** 0.5)
     return bool(change > _ROUNDING * torch.finfo(tensor.dtype).eps * size)
