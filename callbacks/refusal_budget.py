@@ -17,7 +17,7 @@ from hpa_lightning.callbacks.batches import batch_length, children, run_training
 from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.output_budget import OutputBudget
 from hpa_lightning.callbacks.parts import Part
-from hpa_lightning.callbacks.running import evaluation_mode, forward_context, muted_logging
+from hpa_lightning.callbacks.running import evaluation_mode, forward_context, leaving_no_trace
 from hpa_lightning.modules.fsdp import local_tensor
 
 _HALVINGS = 7
@@ -137,7 +137,7 @@ class RefusalBudget(Part):
         """The module's mean loss over the safety calibration set of all processes, or over its first samples."""
         sums = torch.zeros(2, dtype=torch.float64, device=pl_module.device)
         batches = self._batches if whole else self._batches[: self._few]
-        with evaluation_mode(pl_module), muted_logging(pl_module), forward_context(trainer):
+        with evaluation_mode(pl_module), leaving_no_trace(pl_module), forward_context(trainer):
             for batch in batches:
                 counted = not isinstance(batch, DummyBatch)
                 batch = batch if counted else batch.batch
