@@ -153,6 +153,7 @@ class NullSpaceProjection(StepCallback):
         chosen = ProtectedShare.of(
             share, energy, memory_energy, budget, stream_budget, refusal_budget, safety_weight, memory_weight
         )
+        self._made_with = chosen
         self.share, self.energy, self.memory_energy = chosen.share, chosen.energy, chosen.memory_energy
         self.budget, self.stream_budget, self.refusal_budget = (
             chosen.budget,
@@ -201,6 +202,36 @@ class NullSpaceProjection(StepCallback):
         self._bases: dict[str, Tensor] = {}
         self._turns: dict[str, Tensor] = {}  # basis @ turn is its bfloat16 copy
         self._first: dict[str, str] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._check_share()
+
+    def _check_share(self) -> None:
+        """Refuse settings of the share that were changed since and that the constructor would have to know.
+
+        Raises:
+            ValueError: the rule is another one, or a number is none of its own.
+        """
+        made = self._made_with
+        names = ("share", "energy", "memory_energy", "budget", "stream_budget", "refusal_budget")
+        now = {name: getattr(self, name) for name in names}
+        changed = [name for name in names if now[name] != getattr(made, name)]
+        if made.share == "refusals" and now["refusal_budget"] == made.refusal_budget:
+            now["refusal_budget"] = None  # it says what budget says
+        ProtectedShare.of(**now, safety_weight=self.safety_weight, memory_weight=self.memory_weight)
+        another = [
+            name
+            for name in changed
+            if name == "share" or (getattr(self, name) is None) != (getattr(made, name) is None)
+        ]
+        if another:
+            was, became = (", ".join(f"{name}={getattr(of, name)!r}" for name in another) for of in (made, self))
+            raise ValueError(
+                f"NullSpaceProjection was made with {was}, and has {became} now, which is another rule; give it to the "
+                "constructor. Of the same rule the numbers may be changed."
+            )
 
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.timed(trainer, task.index, "calibrate"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +69,8 @@ class OutputBudget(Part):
         self.change = budget  # of the task; infinite: no bound
         self.nearest = nearest
         self.of_stream = of_stream
+        if budget < math.inf:
+            self.follows = {"stream_budget" if of_stream else "budget": "budget"}
         self._spectra = ProtectedSpectra()
         self._first: Mapping[str, str] = {}
         self._budgets: dict[str, float] = {}

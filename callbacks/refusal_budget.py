@@ -56,6 +56,7 @@ class RefusalBudget(Part):
         self.output = output
         self.calibrator = calibrator
         self.rise = rise
+        self.follows = {"budget" if output.budget == math.inf else "refusal_budget": "rise"}
         self.every = every
         self.rose = math.nan
         """What the refusals' loss had risen by when it was last measured, nats for each token."""
