@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
@@ -111,7 +111,7 @@ class CalibrationData(Part):
         safety_positions: whose inputs of the safety set count where the settings do not say.
     """
 
-    follows: ClassVar[dict[str, str]] = {
+    follows: Mapping[str, str] = {
         "safety_data": "safety_data",
         "task_data": "task_data",
         "calibration": "settings",

@@ -14,7 +14,7 @@ from hpa_lightning.calibration import Accumulator, inverse_hessian_diagonals, vi
 from hpa_lightning.callbacks.batches import run_training_step
 from hpa_lightning.callbacks.calibration_data import CalibrationData, CalibrationSettings, Positions
 from hpa_lightning.callbacks.current_task import CurrentTask
-from hpa_lightning.callbacks.running import evaluation_mode, forward_context, muted_logging
+from hpa_lightning.callbacks.running import evaluation_mode, forward_context, leaving_no_trace
 from hpa_lightning.callbacks.safety_data import naming_data
 from hpa_lightning.callbacks.trainer_checks import require_automatic_optimization
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
@@ -193,7 +193,7 @@ class Calibrator(CalibrationData):
             leave=False,
             disable=not (trainer.is_global_zero and trainer.progress_bar_callback is not None),
         )
-        with bar, naming_data(self.caller, self.named(what)), evaluation_mode(pl_module), muted_logging(pl_module):
+        with bar, naming_data(self.caller, self.named(what)), evaluation_mode(pl_module), leaving_no_trace(pl_module):
             yield {
                 "forward": lambda batch: run_training_step(pl_module, batch),
                 "blocks": self.layers.block_modules,

@@ -22,7 +22,7 @@ from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import StartPhase
 from hpa_lightning.callbacks.processes import rank_zero_mask
 from hpa_lightning.callbacks.retention_audit import audit_of, random_columns, record_audit
-from hpa_lightning.callbacks.running import muted_logging, to_device_as_trained
+from hpa_lightning.callbacks.running import leaving_no_trace, to_device_as_trained
 from hpa_lightning.callbacks.safety_data import settings_of
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
@@ -160,10 +160,9 @@ class FocusPartition(TaskCallback):
         """The model after a few optimizer steps; everything is as before afterwards, whatever happens inside."""
         trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
         weights = [parameter.detach().clone() for parameter in trained]
-        buffers = [(buffer, buffer.detach().clone()) for buffer in pl_module.buffers()]
         optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
         try:
-            with isolate_rng(), muted_logging(pl_module):
+            with isolate_rng(), leaving_no_trace(pl_module):
                 loss = self._probe(trainer, pl_module)
                 rank_zero_info(f"Probed the update with {self.probe_steps} optimizer steps (last loss {loss:.4f}).")
             with torch.no_grad():
@@ -173,8 +172,6 @@ class FocusPartition(TaskCallback):
                 for parameter, weight in zip(trained, weights, strict=True):
                     parameter.copy_(weight)
                     parameter.grad = None
-                for buffer, before in buffers:
-                    buffer.copy_(before)
             for optimizer, state in zip(trainer.optimizers, optimizers, strict=True):
                 optimizer.load_state_dict(state)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -58,7 +58,7 @@ class HessianMemory(Part):
             ``form="exact"`` or without a memory.
     """
 
-    follows: ClassVar[dict[str, str]] = {
+    follows: Mapping[str, str] = {
         name: name for name in ("safety_weight", "memory_weight", "form", "rank", "earlier_tasks", "save_memory")
     }
 

@@ -73,7 +73,8 @@ class NullSpaceProjection(StepCallback):
     and the rank is small, ``Delta`` is large, and a warning names the layers.
 
     Hooks: task start, the optimizer's step post-hook, the end of a batch (``"refusals"``), task end (the task's
-    Hessian, before adapters are merged).
+    Hessian, before adapters are merged; what something else than the optimizer has written since the last step is
+    projected, with a warning).
     State: the bases, or the spectra and what has been left of them; the weights before the task (full-parameter tuning
     only), the earlier tasks' Hessians or sketches, the safety calibration set; of LLaMA-7B sketches and bases at most
     0.6 GB at rank 192.
@@ -126,7 +127,7 @@ class NullSpaceProjection(StepCallback):
     """
 
     start_order: ClassVar[int] = StartPhase.SUBSPACE
-    end_order: ClassVar[int] = EndPhase.FUSING
+    end_order: ClassVar[int] = EndPhase.RESTORING
 
     def __init__(
         self,
@@ -152,6 +153,7 @@ class NullSpaceProjection(StepCallback):
         chosen = ProtectedShare.of(
             share, energy, memory_energy, budget, stream_budget, refusal_budget, safety_weight, memory_weight
         )
+        self._made_with = chosen
         self.share, self.energy, self.memory_energy = chosen.share, chosen.energy, chosen.memory_energy
         self.budget, self.stream_budget, self.refusal_budget = (
             chosen.budget,
@@ -201,6 +203,36 @@ class NullSpaceProjection(StepCallback):
         self._turns: dict[str, Tensor] = {}  # basis @ turn is its bfloat16 copy
         self._first: dict[str, str] = {}
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._check_share()
+
+    def _check_share(self) -> None:
+        """Refuse settings of the share that were changed since and that the constructor would have to know.
+
+        Raises:
+            ValueError: the rule is another one, or a number is none of its own.
+        """
+        made = self._made_with
+        names = ("share", "energy", "memory_energy", "budget", "stream_budget", "refusal_budget")
+        now = {name: getattr(self, name) for name in names}
+        changed = [name for name in names if now[name] != getattr(made, name)]
+        if made.share == "refusals" and now["refusal_budget"] == made.refusal_budget:
+            now["refusal_budget"] = None  # it says what budget says
+        ProtectedShare.of(**now, safety_weight=self.safety_weight, memory_weight=self.memory_weight)
+        another = [
+            name
+            for name in changed
+            if name == "share" or (getattr(self, name) is None) != (getattr(made, name) is None)
+        ]
+        if another:
+            was, became = (", ".join(f"{name}={getattr(of, name)!r}" for name in another) for of in (made, self))
+            raise ValueError(
+                f"NullSpaceProjection was made with {was}, and has {became} now, which is another rule; give it to the "
+                "constructor. Of the same rule the numbers may be changed."
+            )
+
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.timed(trainer, task.index, "calibrate"):
             self.layers.find(pl_module)
@@ -212,7 +244,7 @@ class NullSpaceProjection(StepCallback):
             else:
                 self._take_bases(trainer, pl_module, task, safety)
             if self.refusals is not None:
-                self.refusals.begin(trainer, pl_module)
+                self.refusals.begin(trainer, pl_module, batches)
         self.after_step(trainer, pl_module)
         super().on_task_start(trainer, pl_module, task)
 
@@ -283,6 +315,8 @@ class NullSpaceProjection(StepCallback):
         self.layers.resume(pl_module)
         if self.output is not None:
             self.output.resume(trainer, self._first)
+            if self.refusals is not None:
+                self.refusals.resume(trainer, pl_module)
             super().on_task_resume(trainer, pl_module, task)
             return
         missing = [linear.name for linear in self.layers if self._first.get(linear.name) not in self._bases]
@@ -311,9 +345,14 @@ class NullSpaceProjection(StepCallback):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        trained = {linear.name: local_tensor(linear.trained.detach()) for linear in self.layers}
+        beyond = None if self.output is None else self.output.beyond()
+        # LoRA's A begins with rows of norm 0.6; where all directions are kept, rounding is what is left of it.
+        self.keep_again(trainer, pl_module, task, trained, beyond, row_norm=1.0)
         super().on_task_end(trainer, pl_module, task)
         if self.refusals is not None:
             self.refusals.check_(trainer, pl_module, last=True)
+            self.refusals.clear()
         self._report(trainer, task)
         if self.memory_weight > 0:
             with self.timed(trainer, task.index, "remember"):

@@ -14,7 +14,7 @@ from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.focus_partition import FocusPartition
 from hpa_lightning.callbacks.masked_freezing import MaskedFreezing
 from hpa_lightning.callbacks.optimizer_step import StepCallback
-from hpa_lightning.callbacks.phases import StartPhase
+from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.trainer_checks import required_callback
 from hpa_lightning.modules.fsdp import gather_all, local_tensor, sum_over_rows
 from hpa_lightning.modules.tuned_linear import FullLinear, LoraLinear
@@ -28,7 +28,10 @@ class OrthogonalProjection(StepCallback):
     would not hold it: Adam's rescaled step leaves the subspace. With LoRA, B is corrected within the adapter and the
     base weight is only read. Columns frozen by :class:`MaskedFreezing` stay untouched.
 
-    Hooks: task start, the optimizer's step post-hook (after that of :class:`MaskedFreezing`).
+    What something else than the optimizer has written since the last step is projected at the task's end, with a
+    warning.
+
+    Hooks: task start, task end, the optimizer's step post-hook; the last two after those of :class:`MaskedFreezing`.
     State: none of its own. Strategies: one device, DDP, FSDP2.
     Source: HPA (arXiv 2511.20158), orthogonal adjustment; the in-training form is a decision of this project.
 
@@ -41,6 +44,7 @@ class OrthogonalProjection(StepCallback):
     """
 
     start_order: ClassVar[int] = StartPhase.PROJECTING
+    end_order: ClassVar[int] = EndPhase.RESTORING
     uses_partition: ClassVar[bool] = True
 
     def __init__(self) -> None:
@@ -48,6 +52,9 @@ class OrthogonalProjection(StepCallback):
         self._projections: list[Callable[[], object]] = []
 
     def on_task_end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        partition: FocusPartition = required_callback(trainer, FocusPartition, self)
+        # The last of the written tensors is the one that is trained and corrected: the weight, or LoRA's B.
+        self.keep_again(trainer, pl_module, task, {linear.name: linear.written()[-1] for linear in partition.layers})
         super().on_task_end(trainer, pl_module, task)
         self._projections = []
 

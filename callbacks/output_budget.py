@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from hpa_lightning.callbacks.update_energies import UpdateEnergies, padded
 from hpa_lightning.functional import InputSketch, InputSpectrum
 from hpa_lightning.modules.fsdp import local_tensor
 from hpa_lightning.modules.tuned_linear import TunedLinear
+
+_ROUNDING = 1e-3
+"""Of a budget: what it may be exceeded by after rounding."""
 
 
 class OutputBudget(Part):
@@ -65,6 +69,8 @@ class OutputBudget(Part):
         self.change = budget  # of the task; infinite: no bound
         self.nearest = nearest
         self.of_stream = of_stream
+        if budget < math.inf:
+            self.follows = {"stream_budget" if of_stream else "budget": "budget"}
         self._spectra = ProtectedSpectra()
         self._first: Mapping[str, str] = {}
         self._budgets: dict[str, float] = {}
@@ -175,6 +181,18 @@ class OutputBudget(Part):
                 F.damp_directions_(local_tensor(linear.trained), linear.origin(), directions, kept)
         if not self.nearest:
             self._gone = [zeros for _, _, zeros in plan]
+
+    @torch.no_grad()
+    def beyond(self) -> set[str]:
+        """The layers whose updates are beyond their budgets by more than rounding."""
+        linears = list(self.layers)
+        along = self._updates.along(linears, self._energies.shape[1], [0] * len(linears))
+        changes = ((self._energies * along).sum(1) / self._unit).sqrt().tolist()
+        return {
+            linear.name
+            for linear, change in zip(linears, changes, strict=True)
+            if change > (1 + _ROUNDING) * self.change + 2 * torch.finfo(linear.trained.dtype).eps
+        }
 
     @torch.no_grad()
     def shares(self) -> dict[str, dict[str, float]]:

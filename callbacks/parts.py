@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
@@ -26,7 +26,7 @@ class Part:
         owner: the callback, which the part's messages name.
     """
 
-    follows: ClassVar[dict[str, str]] = {}
+    follows: Mapping[str, str] = {}
     """The callback's settings, by name, that the part holds under another: what is set there is set here."""
 
     def __init__(self, owner: TaskCallback) -> None:

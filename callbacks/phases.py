@@ -36,9 +36,10 @@ class EndPhase(IntEnum):
     REMEMBERING = 5
     """The adapters as trained are remembered (``OrthogonalLoRA``, ``RegLoRA``)."""
     RESTORING = 8
-    """Frozen columns that something moved are put back (``MaskedFreezing``)."""
+    """What holds after every step is made to hold once more, where something else has written since: in the order of
+    the steps, that of ``start_order`` (``NullSpaceProjection``, ``MaskedFreezing``, ``OrthogonalProjection``)."""
     FUSING = 10
-    """The weights before the task and as trained become new ones (fusions, ``NullSpaceProjection``)."""
+    """The weights before the task and as trained become new ones (fusions)."""
     MERGING = 20
     """Adapters are merged into their layers (``SequentialTuning``)."""
     OTHER = 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
@@ -10,13 +11,15 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchmetrics import Metric, MetricCollection
 
 from hpa_lightning.modules.fsdp import reshard_
 from hpa_lightning.modules.mllm import eval_mode
 
 T = TypeVar("T")
+_PLAIN = (int, float, str, type(None), Tensor)
 
 
 @contextmanager
@@ -30,16 +33,53 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def muted_logging(pl_module: L.LightningModule) -> Iterator[None]:
-    """Make ``self.log`` and ``self.log_dict`` do nothing: outside Lightning's loops they raise."""
-    names = ("log", "log_dict")
-    for name in names:
-        pl_module.__dict__[name] = lambda *args, **kwargs: None
+def leaving_no_trace(pl_module: L.LightningModule) -> Iterator[None]:
+    """Inside, the module's steps may be run; afterwards what they count and average is as it was before.
+
+    That is buffers, torchmetrics, and attributes that are numbers, strings, ``None`` or that tensors were assigned to,
+    of every submodule. What a step appends to lists of its own stays, and weights are left alone. ``self.log`` and
+    ``self.log_dict`` do nothing inside: outside Lightning's loops they raise.
+    """
+    plain = [
+        (module, {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)})
+        for module in pl_module.modules()
+    ]
+    logs = {name: lambda *args, **kwargs: None for name in ("log", "log_dict")}
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in pl_module.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    metrics = _metrics(pl_module)
+    memo = {id(parameter): parameter for _, _, metric in metrics for parameter in metric.parameters()}
+    copies = [copy.deepcopy(metric, memo) for _, _, metric in metrics]
     try:
+        pl_module.__dict__.update(logs)
+        for (parent, name, _), copied in zip(metrics, copies, strict=True):
+            parent._modules[name] = copied
         yield
     finally:
-        for name in names:
+        for name in logs:
             pl_module.__dict__.pop(name, None)
+        for parent, name, metric in metrics:
+            parent._modules[name] = metric
+        for module, values in plain:
+            module.__dict__.update(values)
+        with torch.no_grad():
+            for module, name, buffer, before in buffers:
+                buffer.copy_(before)
+                module._buffers[name] = buffer
+
+
+def _metrics(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """The torchmetrics in a module, a collection as one: the module that holds each, its name there, and itself."""
+    found: list[tuple[nn.Module, str, nn.Module]] = []
+    for name, child in module._modules.items():
+        if isinstance(child, (Metric, MetricCollection)):
+            found.append((module, name, child))
+        elif child is not None:
+            found += _metrics(child)
+    return found
 
 
 def forward_context(trainer: L.Trainer) -> AbstractContextManager[Any]:

@@ -24,6 +24,7 @@ from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.metrics import mean_attack_success_rate
 from hpa_lightning.metrics.scoring import answer_counts, listed, mostly_empty
+from hpa_lightning.modules.lora import lora_layers
 from hpa_lightning.results.events import GateEvent
 
 Action = Literal["stop", "rollback", "raise_retention"]
@@ -58,7 +59,8 @@ class SafetyGate(TaskCallback):
         bisection_steps: evaluations of the bisection; the retention found is within ``2^-bisection_steps`` of the
             smallest in ``x``.
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
-        target_modules: last names of the linear layers to roll back; all tuned ones when ``None``.
+        target_modules: last names of linear layers that have to be tuned there; any when ``None``. What is rolled back
+            are all trained weights and all of LoRA's base weights, whatever is named here.
 
     Raises:
         ValueError: a budget outside [0, 1], an unknown action, fewer than one step.
@@ -235,9 +237,7 @@ class SafetyGate(TaskCallback):
 
     def _weights(self, pl_module: L.LightningModule) -> dict[str, Tensor]:
         """CPU copies of the trained parameters and of LoRA's base weights."""
-        self.layers.find(pl_module)
-        bases = {id(linear.weight) for linear in self.layers}
-        self.layers.clear()
+        bases = {id(factors.weight) for _, factors in lora_layers(pl_module)}  # those that merging writes
         parameters = dict(pl_module.named_parameters())
         self._trainable = {name for name, parameter in parameters.items() if parameter.requires_grad}
         wanted = {name: p for name, p in parameters.items() if name in self._trainable or id(p) in bases}

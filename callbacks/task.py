@@ -489,8 +489,14 @@ class TaskCallback(L.Callback):
 
     def _dispatch(self, trainer: L.Trainer, pl_module: L.LightningModule, hook: str, task: CurrentTask) -> None:
         """Call a hook of every task callback that is not through the task's end, in the hook's order."""
-        order = "end_order" if hook == "on_task_end" else "start_order"
-        for callback in sorted(task_callbacks(trainer), key=lambda callback: getattr(callback, order)):
+
+        def order(callback: TaskCallback) -> tuple[int, int]:
+            if hook != "on_task_end":
+                return callback.start_order, 0
+            of_steps = callback.start_order if callback.end_order == EndPhase.RESTORING else 0
+            return callback.end_order, of_steps
+
+        for callback in sorted(task_callbacks(trainer), key=order):
             if not callback._ended:
                 getattr(callback, hook)(trainer, pl_module, task)
                 if hook == "on_task_end":

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info
 
 from hpa_lightning.callbacks.current_task import CurrentTask
@@ -15,6 +16,7 @@ from hpa_lightning.callbacks.phases import EndPhase, StartPhase
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.modules.fsdp import is_sharded
+from hpa_lightning.trainer_attributes import callbacks_of
 
 
 class TaskEndFusion(TaskCallback):
@@ -32,6 +34,9 @@ class TaskEndFusion(TaskCallback):
         target_modules: last names of the linear layers to treat; all tuned ones when ``None``.
         first_block: decoder block from which on layers are treated, counted from 1.
 
+    Raises:
+        MisconfigurationException: before the fit: another fusion among the trainer's callbacks.
+
     Attributes:
         layers: the tuned linear layers, with their weights before the task and after it.
     """
@@ -47,6 +52,16 @@ class TaskEndFusion(TaskCallback):
         self.blocks = blocks
         self.target_modules = target_modules
         self.layers = self.own(TunedLayers(self, blocks, target_modules, first_block))
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        fusions = [type(one).__name__ for one in callbacks_of(trainer) if isinstance(one, TaskEndFusion)]
+        if stage == "fit" and len(fusions) > 1:
+            raise MisconfigurationException(
+                f"the trainer has {len(fusions)} callbacks that fuse at a task's end: {', '.join(fusions)}; expected "
+                "one. Each is made for the weights as trained, and the next would get what the first has made of them "
+                "(with LoRA an empty adapter). Choose one of them."
+            )
 
     def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         """Called at the task's start, when the model is still the one from before."""

@@ -105,6 +105,23 @@ def require_automatic_optimization(pl_module: L.LightningModule, caller: object)
         )
 
 
+def require_step_hooks(trainer: L.Trainer, caller: object) -> None:
+    """Refuse an optimizer whose step does not call the hooks that torch gives every optimizer.
+
+    Raises:
+        MisconfigurationException: there is one: which, and what to do.
+    """
+    for optimizer in trainer.optimizers:
+        kind = type(optimizer)
+        if not getattr(kind.step, "hooked", False):  # set by Optimizer.__init__, on the class of the optimizer made
+            raise MisconfigurationException(
+                f"{type(caller).__name__} acts after every optimizer step, through torch's hooks on the optimizer, and "
+                f"{kind.__module__}.{kind.__qualname__}.step does not call them: its constructor leaves out "
+                "Optimizer.__init__, as wrappers of another optimizer do (Lookahead). Use the optimizer that it wraps, "
+                "or a subclass whose constructor calls torch.optim.Optimizer.__init__(self, params, defaults)."
+            )
+
+
 def required_callback(trainer: L.Trainer, wanted: type, caller: object) -> Any:
     """Return the one callback of type ``wanted``.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -33,7 +33,7 @@ class TunedLayers(Part):
         block_modules: the decoder blocks.
     """
 
-    follows: ClassVar[dict[str, str]] = {name: name for name in ("blocks", "target_modules", "first_block")}
+    follows: Mapping[str, str] = {name: name for name in ("blocks", "target_modules", "first_block")}
 
     def __init__(
         self,

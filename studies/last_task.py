@@ -31,7 +31,7 @@ from hpa_lightning.callbacks.batches import run_training_step
 from hpa_lightning.callbacks.calibrator import Calibrator
 from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import EndPhase, StartPhase
-from hpa_lightning.callbacks.running import evaluation_mode, muted_logging
+from hpa_lightning.callbacks.running import evaluation_mode, leaving_no_trace
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.task_evaluation import score_set
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
@@ -107,7 +107,7 @@ class LastTask(TaskCallback):
             linear.module.register_forward_pre_hook(lambda module, inputs, name=linear.name: add(name, inputs))
             for linear in self.layers
         ]
-        with evaluation_mode(pl_module), muted_logging(pl_module):
+        with evaluation_mode(pl_module), leaving_no_trace(pl_module):
             for batch in batches:
                 told = torch.zeros_like(batch["labels"], dtype=torch.bool)
                 told[:, :-1] = batch["labels"][:, 1:] != -100

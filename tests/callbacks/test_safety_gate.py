@@ -15,6 +15,7 @@ from support.multimodal_fits import method, module, stream, trainer
 
 from hpa_lightning.callbacks import HarmoniousFusion, SafetyGate, SequentialTuning
 from hpa_lightning.callbacks.safety_gate import raised
+from hpa_lightning.modules.lora import lora_layers
 from hpa_lightning.results.result_file import read_results
 from hpa_lightning.results.run_results import RunResults
 
@@ -55,6 +56,18 @@ def test_rollback_goes_back_bit_for_bit_and_the_stream_goes_on(
     ]
     results = RunResults.from_file(tmp_path)
     assert set(results.safety(0).values()) == set(results.safety(1).values()) == {0.0}
+
+
+@pytest.mark.parametrize("target_modules", [None, ["q_proj"]])
+def test_rollback_takes_back_what_was_merged_outside_of_the_treated_layers(
+    target_modules: list[str] | None, tmp_path: Path
+) -> None:
+    tuned = cautious(True, [0.0] * 3, projector=True)
+    before = {name: factors.weight.detach().clone() for name, factors in lora_layers(tuned)}
+    fit(tmp_path, tuned, callbacks(SafetyGate(0.5, "rollback", target_modules=target_modules)))
+    assert any("projector" in name for name in before) and len(gates(tmp_path)) == 2
+    for name, factors in lora_layers(tuned):
+        assert torch.equal(factors.weight, before[name]), name
 
 
 def test_retention_is_raised_as_little_as_the_budget_allows(ungated: tuple[bool, list[float]], tmp_path: Path) -> None:

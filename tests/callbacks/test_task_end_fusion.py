@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from support.foreign_module import foreign_module
-from support.method_fits import OPTIMIZERS, dense, fit
+from support.method_fits import OPTIMIZERS, calibration_data, dense, fit
+from support.method_registry import METHODS
 
 from hpa_lightning.callbacks.divergence import TrainingDivergedError
 from hpa_lightning.callbacks.task_end_fusion import TaskEndFusion
@@ -44,3 +46,13 @@ def test_a_method_that_makes_weights_that_are_not_finite_ends_the_fit_by_name(lo
     module = foreign_module(OPTIMIZERS["adamw_decay"], lora)
     with pytest.raises(TrainingDivergedError, match=r"Scales .* weights that are not finite.* model\.layers\.0\."):
         fit(module, [Scales(math.nan)], tmp_path)
+
+
+@pytest.mark.parametrize("methods", [("post_training", "regression"), ("ties", "safe_delta")])
+def test_two_fusions_are_refused_by_name(methods: tuple[str, str], tmp_path: Path) -> None:
+    callbacks = [callback for method in methods for callback in METHODS[method](calibration_data())]
+    first, second = (type(callback).__name__ for callback in callbacks)
+    with pytest.raises(
+        MisconfigurationException, match=rf"2 callbacks that fuse at a task's end: {first}, {second}; expected one"
+    ):
+        fit(foreign_module(OPTIMIZERS["adamw_decay"], True), callbacks, tmp_path)

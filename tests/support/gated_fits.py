@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from support.method_fits import dense
 from support.multimodal_fits import method, module, stream, trainer
 
@@ -22,9 +23,15 @@ def moved(tuned: MLLMModule) -> torch.Tensor:
     return torch.cat([weight.flatten() for weight in dense(tuned).values()])
 
 
-def cautious(lora: bool, limits: list[float]) -> MLLMModule:
-    """A model that refuses harmful input i while its weights are within ``limits[i]`` of where they began."""
+def cautious(lora: bool, limits: list[float], projector: bool = False) -> MLLMModule:
+    """A model that refuses harmful input i while its weights are within ``limits[i]`` of where they began.
+
+    With ``projector`` the projector has LoRA, too, outside of the decoder blocks.
+    """
     tuned = module(lora)
+    if projector:
+        outside = tuned.get_submodule("model.model.multi_modal_projector")
+        inject_adapter_in_model(LoraConfig(r=2, target_modules=["linear_1", "linear_2"]), outside)
     start = moved(tuned)
 
     def generate(batch: dict[str, Any], max_new_tokens: int | None = None) -> list[str]:
