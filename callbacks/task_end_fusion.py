@@ -35,7 +35,7 @@ class TaskEndFusion(TaskCallback):
         first_block: decoder block from which on layers are treated, counted from 1.
 
     Raises:
-        MisconfigurationException: before the fit: another fusion among the trainer's callbacks.
+        MisconfigurationException: at the task's start: another fusion of the trainer's treats one of the layers, too.
 
     Attributes:
         layers: the tuned linear layers, with their weights before the task and after it.
@@ -53,16 +53,6 @@ class TaskEndFusion(TaskCallback):
         self.target_modules = target_modules
         self.layers = self.own(TunedLayers(self, blocks, target_modules, first_block))
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        fusions = [type(one).__name__ for one in callbacks_of(trainer) if isinstance(one, TaskEndFusion)]
-        if stage == "fit" and len(fusions) > 1:
-            raise MisconfigurationException(
-                f"the trainer has {len(fusions)} callbacks that fuse at a task's end: {', '.join(fusions)}; expected "
-                "one. Each is made for the weights as trained, and the next would get what the first has made of them "
-                "(with LoRA an empty adapter). Choose one of them."
-            )
-
     def prepare(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         """Called at the task's start, when the model is still the one from before."""
 
@@ -73,8 +63,21 @@ class TaskEndFusion(TaskCallback):
     def on_task_start(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         with self.timed(trainer, task.index, "calibrate"):
             self.layers.find(pl_module)
+            self._check_own_layers(trainer)
             self.layers.keep_weights()
             self.prepare(trainer, pl_module, task)
+
+    def _check_own_layers(self, trainer: L.Trainer) -> None:
+        """Refuse a layer that another fusion treats: with LoRA the second one would find an empty adapter."""
+        own = {linear.name for linear in self.layers}
+        others = [one for one in callbacks_of(trainer) if isinstance(one, TaskEndFusion) and one is not self]
+        for other in others:
+            if both := sorted(own & {linear.name for linear in other.layers}):
+                raise MisconfigurationException(
+                    f"{type(other).__name__} and {type(self).__name__} both fuse {len(both)} layers at the task's end "
+                    f"({', '.join(both[:3])}); expected one fusion of each layer, since the second would get what the "
+                    "first has made of the trained weights. Choose one, or give them other target_modules."
+                )
 
     def on_task_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         self.layers.resume(pl_module)

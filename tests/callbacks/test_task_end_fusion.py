@@ -21,8 +21,8 @@ from hpa_lightning.modules.lora import lora_layers
 class Scales(TaskEndFusion):
     """The new weight is the old one, times a factor."""
 
-    def __init__(self, factor: float) -> None:
-        super().__init__()
+    def __init__(self, factor: float, target_modules: list[str] | None = None) -> None:
+        super().__init__(target_modules=target_modules)
         self.factor = factor
 
     def fuse(self, trainer: Any, pl_module: Any, task: Any) -> None:
@@ -49,10 +49,25 @@ def test_a_method_that_makes_weights_that_are_not_finite_ends_the_fit_by_name(lo
 
 
 @pytest.mark.parametrize("methods", [("post_training", "regression"), ("ties", "safe_delta")])
-def test_two_fusions_are_refused_by_name(methods: tuple[str, str], tmp_path: Path) -> None:
+def test_two_fusions_of_one_layer_are_refused_by_name(methods: tuple[str, str], tmp_path: Path) -> None:
     callbacks = [callback for method in methods for callback in METHODS[method](calibration_data())]
     first, second = (type(callback).__name__ for callback in callbacks)
-    with pytest.raises(
-        MisconfigurationException, match=rf"2 callbacks that fuse at a task's end: {first}, {second}; expected one"
-    ):
+    with pytest.raises(MisconfigurationException, match=rf"{first} and {second} both fuse \d+ layers .* expected one"):
         fit(foreign_module(OPTIMIZERS["adamw_decay"], True), callbacks, tmp_path)
+
+
+class ScalesToo(Scales):
+    """Another method, since Lightning keeps the state of one callback of a class."""
+
+
+def test_two_fusions_of_other_layers_do_what_each_does_alone(tmp_path: Path) -> None:
+    def fitted(*callbacks: Scales) -> dict[str, torch.Tensor]:
+        module = foreign_module(OPTIMIZERS["adamw_decay"], True)
+        fit(module, list(callbacks), tmp_path)
+        return {name: weight.clone() for name, weight in module.state_dict().items()}
+
+    queries, downs = Scales(0.5, ["q_proj"]), ScalesToo(0.5, ["down_proj"])
+    both, alone = fitted(queries, downs), fitted(Scales(0.5, ["q_proj"]))
+    for layer, same in (("q_proj.base_layer", True), ("down_proj.base_layer", False)):
+        named = [name for name in both if layer in name]
+        assert named and all(torch.equal(both[name], alone[name]) is same for name in named)
