@@ -146,6 +146,7 @@ COLUMNS: dict[str, Figures] = {
     "second judge: words / beside a picture": SECOND_JUDGE,
     "second judge, means: words / beside a picture": SECOND_JUDGE,
     "over-refusal": estimate(refused),
+    "AP - MASR - over-refusal": estimate(lambda run: run.performance() - attack(run) - refused(run)),
     "MASR (words alone / beside a picture)": ATTACKS,
     "MASR (words / beside a picture)": ATTACKS,
     "MASR after each task": lambda runs: [run.mean("safety", step) for run in runs for step in range(len(run.tasks))],
@@ -223,6 +224,22 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
             *rows("three-tasks-0", (101,), "olora-weight-0.1", "safe-delta-budget-40.0-protected-0.0"),
             *rows("three-tasks-0", (101,), "model-tailor-keep-30.0", "sppft-first-6-last-14"),
             *rows("three-tasks-0", (101,), "linear-aligned-share-0.1", "safety-replay-size-128-share-0.1"),
+        ],
+    ),
+    (
+        "docs/smol.md",
+        "| | learnt | AP | BWT | MASR | over-refusal | AP - MASR - over-refusal |",
+        "smol",
+        [
+            *rows("settings", (100,), ALL_INPUTS, HUSH),
+            *rows(
+                "search", (100,), "hpa-post-p_min-15.0-p_max-25.0", "model-tailor-keep-10.0", "model-tailor-keep-30.0"
+            ),
+            *rows("search", (100,), "linear-aligned-share-0.1", "linear-aligned-share-0.3"),
+            *rows("search", (100,), "safe-delta-budget-10.0-protected-0.0", "safe-delta-budget-1.0-protected-0.0"),
+            *rows("search", (100,), "olora-weight-2.0", "olora-weight-0.1"),
+            *rows("search", (100,), "sppft-first-6-last-14", "sppft-first-6-last-20"),
+            *rows("search", (100,), "safety-replay-size-128-share-0.02", "safety-replay-size-128-share-0.1"),
         ],
     ),
     (
