@@ -155,7 +155,7 @@ class Switched:
         self.turns.call(super().on_before_optimizer_step, *arguments)  # type: ignore[misc]
 
     def after_step(self, *arguments: Any) -> None:
-        # Some call it at the task's start too, where the hooks are on.
+        # Some call it at the task's start and end too, where the hooks are on.
         self.turns.call(super().after_step, *arguments)  # type: ignore[misc]
 
 

@@ -218,6 +218,11 @@ class NullSpaceProjection(StepCallback):
         names = ("share", "energy", "memory_energy", "budget", "stream_budget", "refusal_budget")
         now = {name: getattr(self, name) for name in names}
         changed = [name for name in names if now[name] != getattr(made, name)]
+        if not changed:
+            return
+        for name, weight in (("energy", self.safety_weight), ("memory_energy", self.memory_weight)):
+            if weight == 0 and made.memory_energy is not None and name not in changed:
+                now[name] = None  # the weight says what it is
         if made.share == "refusals" and now["refusal_budget"] == made.refusal_budget:
             now["refusal_budget"] = None  # it says what budget says
         ProtectedShare.of(**now, safety_weight=self.safety_weight, memory_weight=self.memory_weight)

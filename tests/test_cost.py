@@ -90,7 +90,11 @@ def test_steps_alternate_between_plain_and_trio(
     turns, phases = steps.run("in_training", tuning, options, str(tmp_path))
     found = turns.steps
     assert phases["calibrate"] > 0.0
-    assert calls == 4 * ["on_before_optimizer_step", "after_step"], "two steps to warm up, two of the four after them"
+    steps_taken, at_the_end = calls[:-1], calls[-1]
+    assert steps_taken == 4 * ["on_before_optimizer_step", "after_step"], (
+        "two steps to warm up, two of the four after them"
+    )
+    assert at_the_end == "after_step", "once more when the task ends"
     assert [on for on, _, _ in found] == [True, False, False, True]
     for on, seconds, inside in found:
         assert (inside > 0.0) is on

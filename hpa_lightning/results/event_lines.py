@@ -43,8 +43,8 @@ class Event:
         """The event as a line of the file holds it; optional fields without a value are left out.
 
         >>> from hpa_lightning.results.events import TimeEvent
-        >>> TimeEvent(step=0, phase="train", seconds=2.5).record()
-        {'event': 'time', 'step': 0, 'phase': 'train', 'seconds': 2.5}
+        >>> TimeEvent(step=0, phase="train", seconds=2.5, by="Mine", number=0).record()
+        {'event': 'time', 'step': 0, 'phase': 'train', 'seconds': 2.5, 'by': 'Mine', 'number': 0}
         """
         found: dict[str, Any] = {"event": self.event}
         kind: Any = type(self)

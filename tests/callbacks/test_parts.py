@@ -101,6 +101,19 @@ def test_a_share_that_becomes_another_one_is_refused(
         fit(foreign_module(OPTIMIZERS["adamw_decay"], True), [projection], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [({"memory_weight": 0.0}, {}), ({"memory_weight": 0.0}, {"energy": 0.8}), ({"safety_weight": 0.0}, {})],
+)
+def test_what_a_weight_of_0_leaves_out_is_no_other_share(
+    given: dict[str, Any], changed: dict[str, Any], tmp_path: Path
+) -> None:
+    projection = NullSpaceProjection(**given, **calibration_data())
+    for name, value in changed.items():
+        setattr(projection, name, value)
+    fit(foreign_module(OPTIMIZERS["adamw_decay"], True), [projection], tmp_path, epochs=1)
+
+
 @pytest.mark.parametrize("share", ["output", "nearest"])
 def test_a_budget_that_is_changed_before_the_fit_is_the_fits(share: Any, tmp_path: Path) -> None:
     projection = NullSpaceProjection(share=share, budget=0.05, **calibration_data())

@@ -83,7 +83,7 @@ CAPTIONS = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image
 RULES = {"match": "anywhere", "phrases": ["I cannot"], "exact": ["No."], "source": "mine"}
 STUDY = {
     "title": "x",
-    "base": {"trainer": {"callbacks": []}},
+    "base": {"seed_everything": "${seed}", "trainer": {"callbacks": []}},
     "conditions": {"clean": {}, "other": {"data": {"seed": "${seed}"}}},
     "methods": {"a": {"title": "A ${p}", "callbacks": [{"class_path": "x.Y", "p": "${p}"}], "grid": {"p": [1, 2]}}},
     "groups": {
