@@ -232,9 +232,9 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         "smol",
         [
             *rows("settings", (100,), ALL_INPUTS, HUSH),
-            *rows(
-                "search", (100,), "hpa-post-p_min-15.0-p_max-25.0", "model-tailor-keep-10.0", "model-tailor-keep-30.0"
-            ),
+            *rows("three-tasks", (100,), "sequential"),
+            *rows("search", (100,), "hpa-paper", "hpa-post-p_min-15.0-p_max-25.0"),
+            *rows("search", (100,), "model-tailor-keep-10.0", "model-tailor-keep-30.0"),
             *rows("search", (100,), "linear-aligned-share-0.1", "linear-aligned-share-0.3"),
             *rows("search", (100,), "safe-delta-budget-10.0-protected-0.0", "safe-delta-budget-1.0-protected-0.0"),
             *rows("search", (100,), "olora-weight-2.0", "olora-weight-0.1"),
