@@ -93,10 +93,12 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _model(options: Any) -> Any:
-    """What makes the model, once every stage that was asked for is known to have weights: data take minutes."""
-    from hpa_lightning.smol.model_build import build_model, files_of_stages
+    """What makes the model, once it is known that every stage has weights and can be read: data take minutes."""
+    from hpa_lightning.smol.benchmark_build import model_folder
+    from hpa_lightning.smol.model_build import build_model, check_readers, files_of_stages
     from hpa_lightning.smol.stage_weights import STAGES as aligned
 
     stages = aligned if options.stages is None else options.stages
     files_of_stages(stages, options.tower, options.language, options.stage_files)
+    check_readers(options.output / model_folder(options.tower, options.stages, options.language), options.tower)
     return build_model

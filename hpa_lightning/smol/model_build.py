@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -196,6 +197,21 @@ def files_of_stages(
         wanted = [stage_file(stage, tower, language).name for stage in stages]
         raise ValueError(f"{stage_files} has none of the stages' files {names(wanted)}; expected one of them.")
     return _files(stages, tower, made, language)
+
+
+def check_readers(folder: Path, tower: Tower = "efficientnet") -> None:
+    """Check that what the model's files are read with is installed, unless its folder is there already.
+
+    Raises:
+        ValueError: a package is missing.
+    """
+    needed = ["gguf", *(["onnx"] if tower == "dino" else [])]
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing and not folder.exists():
+        raise ValueError(
+            f"the model's files are read with the packages {', '.join(needed)}, and {', '.join(missing)} is not "
+            f"installed: pip install {' '.join(missing)}, or the extra of this package, `pip install '.[smol]'`."
+        )
 
 
 def _files(

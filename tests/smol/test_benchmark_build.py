@@ -264,6 +264,20 @@ def test_a_model_without_weights_is_refused_before_anything_is_downloaded(
     assert not Path("smol").exists()
 
 
+def test_a_missing_reader_of_the_model_is_told_before_anything_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hpa_lightning.cli import benchmark
+    from hpa_lightning.smol import model_build
+
+    monkeypatch.setattr(model_build, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"packages gguf, and gguf is not installed: pip install gguf, or the extra"):
+        benchmark.run(["build", "smol", "--output", str(tmp_path / "smol")])
+    assert not (tmp_path / "smol").exists()
+    (tmp_path / "smol" / "model").mkdir(parents=True)
+    model_build.check_readers(tmp_path / "smol" / "model", "dino")  # built already: nothing is read
+
+
 def test_the_command_knows_the_tasks_and_stages() -> None:
     from hpa_lightning.cli import benchmark
     from hpa_lightning.smol.stage_weights import BEFORE
