@@ -83,7 +83,8 @@ class TuningCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, OSError, MisconfigurationException) as error:
-            raise UserError(what_was_said(str(error))) from error
+            text = str(error)  # of the class itself, or with what jsonargparse has tried around it
+            raise UserError(what_was_said(text) if "Subtypes:" in text else on_one_line(text)) from error
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand in ("validate", "test"):

@@ -121,9 +121,12 @@ def explain(message: str, parser: Any) -> str:
 
 
 def what_was_said(message: str) -> str:
-    """Put a message of jsonargparse into one line, without the types it has tried and the values it was given."""
+    """Put a message of jsonargparse into one line, without the types it has tried and the values it was given.
+
+    A message of which nothing else would be left is kept whole.
+    """
     lines = [line.lstrip(" -") for line in message.splitlines() if not _UNINFORMATIVE.search(line)]
-    text = re.sub(r'Parser key "([^"]+)":', r"\1:", on_one_line(" ".join(lines)))
+    text = re.sub(r'Parser key "([^"]+)":', r"\1:", on_one_line(" ".join(lines) or message))
     text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
     return re.sub(r"\b(?:fit|validate|test|predict)\.(?=model|data|trainer)", "", text)
 

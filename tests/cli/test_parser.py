@@ -16,6 +16,7 @@ from hpa_lightning.callbacks import CalibrationSettings, RetentionSettings
 from hpa_lightning.cli import data as data_command
 from hpa_lightning.cli import fuse as fuse_command
 from hpa_lightning.cli.app import COMMANDS, LIGHTNING
+from hpa_lightning.cli.parser import what_was_said
 from hpa_lightning.data.benchmarks import BENCHMARKS
 from hpa_lightning.functional.hpa import SALIENCIES, UNITS
 
@@ -129,3 +130,9 @@ def test_a_setting_that_occurs_twice_is_not_lost(
     name = content.rstrip("]").replace("\n  ", "\n").rpartition("\n")[2].partition(":")[0]
     said = told([*arguments, "--config", str(tmp_path / "a.yaml")], capsys)
     assert f"the key '{name}' occurs twice in one mapping" in said, said
+
+
+def test_a_message_that_looks_like_what_the_parser_tried_is_not_lost() -> None:
+    assert what_was_said("expected a dict with class_path") == "expected a dict with class_path"
+    tried = "Does not validate against any of the Union subtypes\nErrors:\n  - no such model\nGiven value: Namespace()"
+    assert what_was_said(tried) == "no such model"
