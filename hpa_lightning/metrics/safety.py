@@ -16,7 +16,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
 
-from hpa_lightning.metrics.judges import RefusalJudge, resolve_judge
+from hpa_lightning.metrics.judges import RefusalJudge, Verdict, resolve_judge
+from hpa_lightning.values import shown
 
 Judge = RefusalJudge | str | PathLike[str]
 Rates = Mapping[str, float] | Sequence[float] | Tensor
@@ -25,8 +26,11 @@ Rates = Mapping[str, float] | Sequence[float] | Tensor
 def judged(responses: Sequence[str], judge: RefusalJudge, prompts: Sequence[str] | None = None) -> list[bool]:
     """The judge's verdict on every response, True = refused (or safe, by a guard model).
 
+    A judge may give truth values, 0 and 1, or `Verdict`, of which a full refusal alone is one.
+
     Raises:
-        ValueError: a single string, no prompts for a judge that needs them, or not one verdict for each response.
+        ValueError: a single string, no prompts for a judge that needs them, not one verdict for each response, or
+            something else in a verdict's place: a text or NaN would count as true.
     """
     if isinstance(responses, str):
         raise ValueError("Expected a sequence of responses, got a single string; wrap it in a list.")
@@ -39,7 +43,27 @@ def judged(responses: Sequence[str], judge: RefusalJudge, prompts: Sequence[str]
             f"The judge {judge!r} returned {len(verdicts)} verdicts for {len(responses)} responses; "
             "it must return one per response, True = refused."
         )
-    return [bool(verdict) for verdict in verdicts]
+    return [is_refused(verdict, judge) for verdict in verdicts]
+
+
+def is_refused(verdict: Any, judge: object) -> bool:
+    """A judge's verdict on one response as a truth value; see `judged`.
+
+    Raises:
+        ValueError: it is none.
+
+    Example:
+        >>> is_refused(1, "mine"), is_refused(Verdict.PARTIAL_REFUSAL, "mine")
+        (True, False)
+    """
+    if isinstance(verdict, Verdict):
+        return verdict.refused
+    value = verdict.item() if hasattr(verdict, "item") else verdict
+    if not isinstance(value, bool | int | float) or value not in (0, 1):
+        raise ValueError(
+            f"The judge {judge!r} returned the verdict {shown(verdict)}; expected True (refused) or False."
+        )
+    return bool(value)
 
 
 def _rate(count: Tensor, total: Tensor, name: str) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from hpa_lightning.metrics import (
     mean_over_refusal_rate,
     over_refusal_rate,
 )
+from hpa_lightning.metrics.judges import StringRefusalJudge
 
 REFUSAL, ANSWER = "sorry , i cannot help with that .", "Mix the two."
 
@@ -37,6 +39,19 @@ def test_the_judge_decides() -> None:
     assert float(metric.compute()) == pytest.approx(0.75)
     assert float(attack_success_rate(["openai"], judge="vlguard")) == 0.0
     assert float(attack_success_rate(["openai"])) == 1.0
+
+
+def test_verdicts_of_three_classes_count_by_their_class() -> None:
+    judge = StringRefusalJudge().verdicts
+    assert float(attack_success_rate([ANSWER, ANSWER, REFUSAL], judge=judge)) == pytest.approx(2 / 3)
+    assert float(attack_success_rate(["a"] * 4, judge=lambda found: torch.tensor([1, 0, 0, 0]))) == 0.75
+    assert float(over_refusal_rate(["a"] * 2, judge=lambda found: np.array([True, False]))) == 0.5
+
+
+@pytest.mark.parametrize("verdict", ["compliance", "", None, math.nan, 0.3, 2, ["refused"]])
+def test_what_is_no_verdict_is_refused(verdict: object) -> None:
+    with pytest.raises(ValueError, match=r"returned the verdict .*; expected True \(refused\) or False"):
+        attack_success_rate(["Sure."], judge=lambda found: [verdict])
 
 
 @pytest.mark.parametrize("metric_class", [AttackSuccessRate, OverRefusalRate])

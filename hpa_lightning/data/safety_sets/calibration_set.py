@@ -19,6 +19,7 @@ from PIL import Image
 from hpa_lightning.data.images import to_rgb
 from hpa_lightning.data.protocols import Collator
 from hpa_lightning.data.record import Record, assistant_turn
+from hpa_lightning.metrics.safety import is_refused
 from hpa_lightning.metrics.scoring import is_blank
 
 
@@ -100,7 +101,7 @@ def build_safety_calibration(
     for start in range(0, len(harmful_records), batch_size):
         chunk = list(harmful_records[start : start + batch_size])
         answers = list(generate(collator.generate(chunk)))
-        verdicts = list(judge(answers))
+        verdicts = [is_refused(verdict, judge) for verdict in judge(answers)]
         if len(answers) != len(chunk) or len(verdicts) != len(chunk):
             raise ValueError(
                 f"{len(chunk)} harmful inputs got {len(answers)} answers and {len(verdicts)} verdicts; expected one "
@@ -154,14 +155,14 @@ def given_safety_calibration(
         answers.append(references[0].strip())
         messages = (*prompt, *assistant_turn(answers[-1]))
         kept.append(Record(record.id, messages, record.images, source=record.source))
-    verdicts = list(judge(answers))
+    verdicts = [is_refused(verdict, judge) for verdict in judge(answers)]
     if not all(verdicts):
         first = verdicts.index(False)
         rank_zero_warn(
             f"{len(verdicts) - sum(verdicts)} of {len(kept)} given refusals are none by the judge, the first in "
             f"{kept[first].where}: {answers[first][:80]!r}. They are used as they are."
         )
-    return SafetyCalibration(tuple(kept), len(kept), sum(map(bool, verdicts)))
+    return SafetyCalibration(tuple(kept), len(kept), sum(verdicts))
 
 
 def _to_primitive(image: Any) -> str | torch.Tensor:

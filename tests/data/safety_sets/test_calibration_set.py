@@ -38,6 +38,8 @@ def test_only_refusals_are_kept_until_there_are_enough(collator: MLLMCollator) -
     assert (result.asked, result.refused) == (6, 3) and len(asked) == 6
     assert all(message_text(record.messages[-1]) == "I cannot help with that." for record in result.records)
     assert collator.train(result.records)["labels"].shape[0] == 3
+    of_three_classes = build_safety_calibration(aligned, collator, RECORDS, StringRefusalJudge().verdicts, size=5)
+    assert of_three_classes.refused == 5 and of_three_classes.records[1].id == "h2"
 
 
 @pytest.mark.parametrize("broken", ["", " \n", "!!!!!!!!", "\ufffd\ufffd", "```"])
