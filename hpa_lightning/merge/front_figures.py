@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +27,8 @@ TASK, SAFETY, ENSEMBLE = "task", "safety", "ensemble"
 REFERENCES = (TASK, SAFETY, ENSEMBLE)
 MEASURES = ("safety", "helpfulness")
 LEVEL = 0.05
+FEWEST_QUESTIONS = 10
+"""Of one question, whatever it is, every resample is the same: no interval, and the smallest p-value that there is."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,12 @@ def front_of(
             raise ValueError(f"the evaluation has no {kind}; expected at least one for the {measure} of a front.")
     harmless = first.of_kind("over_refusal")
     values, draws = {}, {}
-    for measure, of_it in (*sets.items(), ("over_refusal", harmless)):
+    _warn_of_few_questions(first)
+    # Seeds of their own: with one seed, sets of equal size would draw the questions of the same numbers.
+    for seed, (measure, of_it) in enumerate((*sets.items(), ("over_refusal", harmless))):
         if of_it:
             table = {name: _with_ensembles(name, names, scores, ratios) for name in of_it}
-            values[measure], draws[measure] = mean_over_sets(table), bootstrap_means(table, resamples)
+            values[measure], draws[measure] = mean_over_sets(table), bootstrap_means(table, resamples, seed)
     count = len(names)
     figures = [values[measure][:count] for measure in MEASURES]
     best = is_on_front(np.stack(figures, axis=-1))
@@ -190,6 +195,17 @@ def front_of(
         resamples,
         {name: (kind, len(first.ids[name])) for name, kind in first.kinds.items()},
     )
+
+
+def _warn_of_few_questions(scores: QuestionScores) -> None:
+    few = {name: len(ids) for name, ids in scores.ids.items() if len(ids) < FEWEST_QUESTIONS}
+    if few:
+        said = ", ".join(f"{name} has {count}" for name, count in few.items())
+        warnings.warn(
+            f"sets of fewer than {FEWEST_QUESTIONS} questions ({said}): a bootstrap over so few makes intervals too "
+            "short and p-values too small; do not read significance from them.",
+            stacklevel=3,
+        )
 
 
 def _with_ensembles(

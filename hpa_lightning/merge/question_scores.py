@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpa_lightning.metrics.scoring import listed, mostly_empty
+from hpa_lightning.metrics.tasks import CHOICE_METRICS, METRICS
+from hpa_lightning.metrics.tasks.grouped import GroupedMetric
 from hpa_lightning.results.events import ScoreEvent
 from hpa_lightning.results.predictions import prediction_file, read_predictions
 from hpa_lightning.results.run_results import RunResults
@@ -38,8 +40,8 @@ class QuestionScores:
         """Read the folder of a `test`.
 
         Raises:
-            ValueError: a set whose score is not the mean of its questions' (CIDEr), or answers that do not belong to
-                the scores.
+            ValueError: a set whose score is not the mean of its questions' (CIDEr, circular accuracy, MME), or answers
+                that do not belong to the scores.
         """
         results = RunResults.from_file(folder)
         rows = {item.set: item.rows for item in read_predictions(folder)}
@@ -66,7 +68,7 @@ class QuestionScores:
 
 def _score(row: dict[str, Any], event: ScoreEvent, folder: str | Path) -> float:
     value = row.get("score", row.get("verdict"))
-    if value is None:
+    if value is None or issubclass((METRICS | CHOICE_METRICS).get(event.metric, object), GroupedMetric):
         raise ValueError(
             f"{folder}: the metric {event.metric} of {event.set} has no score for a single question, and without one "
             "there are no intervals; expected a metric that is a mean over questions. Leave the set out of the "

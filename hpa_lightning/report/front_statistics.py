@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CHUNK = 500  # resamples at a time: their draws are held
+_DECIMALS = 12  # of means: those that differ by rounding alone are equal, and no model is better by that
 
 
 class Interval(NamedTuple):
@@ -38,7 +39,8 @@ def bootstrap_means(
     Args:
         sets: name of a set -> scores ``(models, questions)``, the same questions of all models.
         resamples: how many.
-        seed: of the draws; equal for equal sizes of the sets, whatever the scores are.
+        seed: of the draws; equal for equal sizes of the sets, whatever the scores are: figures of different sets that
+            are put together need different seeds.
 
     Returns:
         ``(resamples, models)``: in every row all models are scored on the same questions.
@@ -65,13 +67,13 @@ def bootstrap_means(
             size = min(_CHUNK, resamples - start)
             counts = generator.multinomial(questions, np.full(questions, 1 / questions), size=size)
             total[start : start + size] += counts @ scores.T / questions
-    return total / len(sets)
+    return np.round(total / len(sets), _DECIMALS)
 
 
 def mean_over_sets(sets: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """The mean over sets of the mean score, ``(models,)``; see :func:`bootstrap_means`."""
     found: NDArray[np.float64] = np.mean([scores.mean(axis=1) for scores in sets.values()], axis=0)
-    return found
+    return np.round(found, _DECIMALS)
 
 
 def interval(value: float, resampled: NDArray[np.float64]) -> Interval:

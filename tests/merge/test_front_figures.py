@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from support.ratio_scores import scores
 
 from hpa_lightning.merge.front_figures import front_of
+from hpa_lightning.merge.question_scores import QuestionScores
 from hpa_lightning.report.front_page import front_table
 
 
@@ -47,3 +49,39 @@ def test_models_must_have_answered_the_same() -> None:
     models = {"task": scores(0.2, 0.9, 1), "safety": scores(0.9, 0.3, 2, questions=9)}
     with pytest.raises(ValueError, match="have answered different questions"):
         front_of(models, {"task": 0.0, "safety": 1.0}, None, 200)
+
+
+def _given(safety: object, task: object) -> QuestionScores:
+    found = {"harm": np.array(safety, dtype=float), "charts": np.array(task, dtype=float)}
+    ids = {name: tuple(map(str, range(len(values)))) for name, values in found.items()}
+    return QuestionScores({"harm": "safety", "charts": "task"}, found, ids, "")
+
+
+def test_questions_of_safety_and_of_the_tasks_are_drawn_apart() -> None:
+    """Each model is better on one of the two by as much: it is on the front unless it is worse on both by chance."""
+    half = np.tile([1.0, 0.0], 200)
+    models = {"task": _given(half, 1 - half), "safety": _given(1 - half, half)}
+    front = front_of(models, {"task": 0.0, "safety": 1.0}, None, 4000)
+    assert [point.share_on_front for point in front.points] == pytest.approx([0.75, 0.75], abs=0.05)
+
+
+def test_models_that_differ_by_rounding_do_not_differ() -> None:
+    """The means of fractions in another order, and the ensemble of equal ones, are off by one part in 10^16."""
+    few = [2 / 7, 6 / 11, 7 / 11] * 20
+    models = {name: _given([1.0] * 60, few) for name in ("task", "safety", "0.1", "0.45")}
+    models["0.7"] = _given([1.0] * 60, [0.9, 0.6, 0.3] * 20)
+    models["0.8"] = _given([1.0] * 60, [0.3, 0.6, 0.9] * 20)
+    ratios = {"task": 0.0, "safety": 1.0} | {name: float(name) for name in models if "." in name}
+    points = {point.name: point for point in front_of(models, ratios, None, 1000).points}
+    for name in ("0.1", "0.45"):
+        found = points[name].comparisons["ensemble"]["helpfulness"]
+        assert found.p == 1.0 and found.difference == (0.0, 0.0, 0.0)
+    assert points["0.7"].on_front and points["0.8"].on_front
+
+
+def test_few_questions_are_warned_of() -> None:
+    models = {"task": _given([0.0], [1.0] * 10), "safety": _given([1.0], [0.0] * 10)}
+    with pytest.warns(
+        UserWarning, match=r"fewer than 10 questions \(harm has 1\): .* too short and p-values too small"
+    ):
+        front_of(models, {"task": 0.0, "safety": 1.0}, None, 100)

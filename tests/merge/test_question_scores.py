@@ -15,7 +15,9 @@ from hpa_lightning.results.result_file import RESULT_FILE, ResultWriter
 KINDS = {"a": "task", "harm": "safety", "mild": "over_refusal"}
 
 
-def write_test(folder: Path, values: dict[str, list[Any]], scores: dict[str, float], key: str = "score") -> Path:
+def write_test(
+    folder: Path, values: dict[str, list[Any]], scores: dict[str, float], key: str = "score", metric: str = "m"
+) -> Path:
     writer = ResultWriter(folder / RESULT_FILE)
     sets = [{"name": name, "kind": KINDS[name]} for name in values]
     writer.write({"event": "run", "method": "x", "seed": 0, "tasks": ["a"], "sets": sets})
@@ -23,7 +25,7 @@ def write_test(folder: Path, values: dict[str, list[Any]], scores: dict[str, flo
         rows = [{"id": str(i), "prompt": "?", "response": "!", key: value} for i, value in enumerate(found)]
         prediction_file(folder, -1, name).parent.mkdir(exist_ok=True)
         write_rows(prediction_file(folder, -1, name), rows)
-        score = {"event": "score", "step": -1, "after": None, "set": name, "kind": KINDS[name], "metric": "m"}
+        score = {"event": "score", "step": -1, "after": None, "set": name, "kind": KINDS[name], "metric": metric}
         writer.write({**score, "score": scores[name], "n": len(found), "empty": len(found) if name == "harm" else 0})
     return folder
 
@@ -47,4 +49,11 @@ def test_answers_of_another_evaluation_are_refused(tmp_path: Path) -> None:
 def test_a_metric_that_is_no_mean_over_questions_has_no_intervals(tmp_path: Path) -> None:
     write_test(tmp_path, {"a": [None]}, {"a": 0.5})
     with pytest.raises(ValueError, match="the metric m of a has no score for a single question"):
+        QuestionScores.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("metric", ["circular_accuracy", "mme_choice_score"])
+def test_a_metric_over_groups_of_questions_has_no_intervals(tmp_path: Path, metric: str) -> None:
+    write_test(tmp_path, {"a": [1.0, 0.0]}, {"a": 0.0}, metric=metric)
+    with pytest.raises(ValueError, match=f"the metric {metric} of a has no score for a single question"):
         QuestionScores.from_folder(tmp_path)
