@@ -14,7 +14,7 @@ from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.meanings import MEANINGS
 from hpa_lightning.report.rank_agreement import FEWEST_METHODS, PERMUTATIONS, Agreement, rank_agreement
 from hpa_lightning.report.study_page import Block, Heading, TextBlock, TitledTable, origin_of, write_page
-from hpa_lightning.report.study_tables import check_same_sets, warn_of_other_numbers
+from hpa_lightning.report.study_tables import StudyCell, check_same_sets, warn_of_other_numbers
 from hpa_lightning.report.style import save_figure, slugs
 from hpa_lightning.report.templating import Fact, Image
 from hpa_lightning.table import MISSING, Cell, PValue, Table
@@ -78,6 +78,16 @@ class AgreementSection:
     def title(self) -> str:
         """Its heading."""
         return f"{self.first} and {self.second}"
+
+    @property
+    def first_cells(self) -> list[StudyCell]:
+        """All runs of the first side."""
+        return [cell for pair in self.pairs for cell in pair.first]
+
+    @property
+    def second_cells(self) -> list[StudyCell]:
+        """All runs of the second side."""
+        return [cell for pair in self.pairs for cell in pair.second]
 
     @cached_property
     def figures(self) -> list[Compared]:
@@ -165,10 +175,12 @@ def _unordered(section: AgreementSection) -> list[str]:
 
 
 def check_comparable(sections: Sequence[AgreementSection]) -> None:
-    """Check that at least one section has something to compare.
+    """Check that at least one section has something to compare, and that the runs of each side were scored alike.
+
+    What is doubtful is warned of: other numbers of questions, or other judges, on one side.
 
     Raises:
-        ValueError: none has; it names what is missing.
+        ValueError: none has, it names what is missing; or runs of one side with other sets or metrics.
     """
     if not any(not section.problem for section in sections):
         reasons = [
@@ -177,6 +189,11 @@ def check_comparable(sections: Sequence[AgreementSection]) -> None:
             for section in sections
         ]
         raise ValueError(f"nothing to compare. {' '.join(reasons)}")
+    for section in sections:
+        for cells in () if section.problem else (section.first_cells, section.second_cells):
+            check_same_sets(cells)
+            warn_of_other_numbers(cells)
+            warn_of_mixed_judges(cell.run for cell in cells)
 
 
 def agreement_text(sections: Sequence[AgreementSection]) -> str:
@@ -225,19 +242,13 @@ def write_agreement(
 
 
 def _section(section: AgreementSection, path: Path, styles: Mapping[str, int]) -> list[Block]:
-    first = [cell for pair in section.pairs for cell in pair.first]
-    second = [cell for pair in section.pairs for cell in pair.second]
     origins = [
-        origin_of(first, "", (), section.first),
-        origin_of(second, section.command, section.left_out, section.second),
+        origin_of(section.first_cells, "", (), section.first),
+        origin_of(section.second_cells, section.command, section.left_out, section.second),
     ]
     heading = Heading(2, section.title)
     if section.problem:
         return [heading, TextBlock(section.problem), *origins]
-    for cells in (first, second):
-        check_same_sets(cells)
-        warn_of_other_numbers(cells)
-        warn_of_mixed_judges(cell.run for cell in cells)
     save_figure(plot_agreement(section.agreements, section.first, section.second, styles), path)
     names = {"first": section.first, "second": section.second}
     caption = (

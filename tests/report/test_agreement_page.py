@@ -18,6 +18,7 @@ from hpa_lightning.report.agreement_page import (
     rank_table,
     write_agreement,
 )
+from hpa_lightning.results.run_results import RunResults
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +102,23 @@ def test_nothing_to_compare_is_an_error_that_names_what_is_missing(tmp_path: Pat
     with pytest.raises(ValueError, match="No tau for AP: all methods have the same value on one of them"):
         write_agreement([section(*same)], tmp_path, "")
     assert "newest" in agreement_text([section(*FOUR), AgreementSection("old", "newest", ())])
+
+
+@pytest.mark.parametrize("how", ["text", "page"])
+def test_runs_of_a_side_were_scored_alike(how: str, tmp_path: Path) -> None:
+    """On the terminal as on the page."""
+
+    def other(**change: object) -> AgreementSection:
+        records = [{**one, **change} if one.get("set") == "attack" else one for one in FOUR[1].first[0].run.records]
+        changed = MethodPair("B", [cell("b", 0, RunResults(records))], FOUR[1].second)
+        first = MethodPair("A", [cell("a", 0, RunResults(numbered))], FOUR[0].second)
+        return section(first, changed, *FOUR[2:])
+
+    def show(section: AgreementSection) -> None:
+        agreement_text([section]) if how == "text" else write_agreement([section], tmp_path, "")
+
+    numbered = [{**one, "n": 9} if one.get("set") == "attack" else one for one in FOUR[0].first[0].run.records]
+    with pytest.raises(ValueError, match=r"B \(seed 0\) and A \(seed 0\) cannot be compared: metrics .* \['attack'\]"):
+        show(other(metric="other"))
+    with pytest.warns(UserWarning, match=r"other numbers of questions of 'attack': 9 in A \(seed 0\), 10 in B"):
+        show(other(n=10))
