@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
 from hpa_lightning.report.significance import estimate
-from hpa_lightning.results.events import GateEvent, TestedEvent
+from hpa_lightning.results.events import GateEvent, ScoreEvent, TestedEvent
 from hpa_lightning.results.run_results import KINDS, RunResults
 from hpa_lightning.table import MISSING, Cell, Table
 
@@ -71,11 +73,11 @@ def run_labels(runs: Sequence[RunResults]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Stream:
-    """What runs have to share so that a mean over them is one: the method, its tasks and the evaluation sets."""
+    """What runs have to share so that a mean over them is one: the method, its tasks, the sets and their metrics."""
 
     method: str
     tasks: tuple[str, ...]
-    sets: frozenset[str]
+    sets: frozenset[tuple[str, str]]  # name and metric
 
     def label(self, others: Collection[_Stream]) -> str:
         """The method, with what tells this stream from its other ones."""
@@ -87,21 +89,28 @@ class _Stream:
             parts.append(number if by_number else f"tasks {', '.join(self.tasks)}")
         scored = [other.sets for other in alike if other.tasks == self.tasks]
         if own := self.sets - frozenset.intersection(*scored):
-            parts.append(f"sets {', '.join(sorted(own))}")
+            metrics: dict[str, set[str]] = {}
+            for name, metric in frozenset.union(*scored):
+                metrics.setdefault(name, set()).add(metric)
+            told = [f"{name} by {metric}" if len(metrics[name]) > 1 else name for name, metric in sorted(own)]
+            parts.append(f"sets {', '.join(told)}")
         return ", ".join(parts)
 
 
 def by_method(runs: Sequence[RunResults]) -> dict[str, list[RunResults]]:
     """The runs of every method, methods in the order of their first run.
 
-    A method's runs on other tasks, or with other evaluation sets, stand apart, and the labels say which they are.
+    A method's runs on other tasks, or with other evaluation sets or metrics, stand apart, and the labels say which they
+    are.
 
     Raises:
         ValueError: two runs of one method and seed on the same tasks and sets.
     """
     groups: dict[_Stream, list[RunResults]] = {}
     for run in runs:
-        stream = _Stream(run.method, tuple(run.tasks), frozenset(entry["name"] for entry in run.sets))
+        metrics = {event.set: event.metric for event in run.events(ScoreEvent)}
+        sets = frozenset((entry["name"], metrics.get(entry["name"], "no metric")) for entry in run.sets)
+        stream = _Stream(run.method, tuple(run.tasks), sets)
         group = groups.setdefault(stream, [])
         seeded = run.seed is not None and run.seed >= 0
         if seeded and (twin := next((other for other in group if other.seed == run.seed), None)) is not None:
@@ -112,6 +121,37 @@ def by_method(runs: Sequence[RunResults]) -> dict[str, list[RunResults]]:
             )
         group.append(run)
     return {stream.label(groups): group for stream, group in groups.items()}
+
+
+def warn_of_other_scoring(runs: Sequence[RunResults]) -> None:
+    """Warn once if a set was scored with several metrics, numbers of questions or decodings in runs shown together.
+
+    What was not recorded is not compared, and neither are the numbers of tokens, which are the model's own.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for label, run in zip(run_labels(runs), runs, strict=True):
+        for event in run.events(ScoreEvent):
+            decoding = {key: value for key, value in (event.decoding or {}).items() if not key.endswith("token_id")}
+            recorded = {
+                "metric": event.metric,
+                "number of questions": event.n,
+                "decoding": json.dumps(decoding, sort_keys=True) if decoding else None,
+            }
+            for what, value in recorded.items():
+                if value is not None:
+                    found.setdefault((event.set, what), {}).setdefault(str(value), label)
+    other = [
+        f"{what} of {name!r}: " + ", ".join(f"{value} in {label}" for value, label in values.items())
+        for (name, what), values in found.items()
+        if len(values) > 1
+    ]
+    if other:
+        more = f", and {len(other) - 3} more" if len(other) > 3 else ""
+        warnings.warn(
+            "the runs shown together were not scored alike, so their differences may be that: "
+            f"{'; '.join(other[:3])}{more}.",
+            stacklevel=3,
+        )
 
 
 def all_shares(runs: Sequence[RunResults], kind: str = "task") -> bool:

@@ -22,7 +22,7 @@ from hpa_lightning.report.plots import (
     starting_rates,
 )
 from hpa_lightning.report.run_page import render_page
-from hpa_lightning.report.run_tables import method_table, run_labels, run_table, score_table
+from hpa_lightning.report.run_tables import method_table, run_labels, run_table, score_table, warn_of_other_scoring
 from hpa_lightning.report.safety_curve_plot import plot_safety_curve
 from hpa_lightning.report.style import save_figure, slugs
 from hpa_lightning.report.templating import Image
@@ -145,6 +145,7 @@ def write_report(
     if not unfinished:
         require_finished(runs)
     warn_of_mixed_judges(runs)
+    warn_of_other_scoring(runs)
     with staged(output, last=["report.html"]) as folder:
         paths = _write(runs, folder, title)
     return {key: Path(output) / path.relative_to(folder) for key, path in paths.items()}
