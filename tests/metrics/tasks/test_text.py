@@ -22,6 +22,16 @@ from hpa_lightning.metrics import exact_match, token_f1
         ("red cube", ("red",), False),
         ("-5", ("5",), False),
         ("3.5", ("35",), False),
+        ("红色。", ("红色",), True),  # full stop
+        ("はい、", ("はい",), True),
+        ("نعم؟", ("نعم",), True),
+        ("हाँ।", ("हाँ",), True),
+        ("ＹＥＳ！", ("yes",), True),
+        ("102", ("10²",), False),
+        ("10^2", ("10²",), True),
+        ("10-3", ("10⁻³",), False),
+        ("H2O", ("H₂O",), True),
+        ("5 m2", ("5 m²",), True),
     ],
 )
 def test_exact_match(prediction: str, references: tuple[str, ...], correct: bool) -> None:
@@ -39,6 +49,9 @@ def test_exact_match(prediction: str, references: tuple[str, ...], correct: bool
         ("", ("dog",), Fraction(0)),
         ("", ("",), Fraction(0)),
         (". ,", (". ,",), Fraction(0)),
+        ("¿Qué? ¡No!", ("qué no",), Fraction(1)),
+        ("«Да», „nein“", ("да nein",), Fraction(1)),
+        ("红色。", ("红色",), Fraction(1)),
     ],
 )
 def test_token_f1(prediction: str, references: tuple[str, ...], expected: Fraction) -> None:
