@@ -105,7 +105,16 @@ def final_answer(text: str) -> str:
     if re.match(r"\s*<think(?:ing)?>", text, re.IGNORECASE):
         return ""  # thoughts that never ended
     marks = [next(group for group in match.groups() if group is not None) for match in _MARKED.finditer(text)]
-    text = marks[-1] if marks else text
+    return without_latex(marks[-1] if marks else text)
+
+
+def without_latex(text: str) -> str:
+    r"""The plain text of LaTeX: no fonts, no marks of formulas.
+
+    Example:
+        >>> without_latex(r"$5$ \text{cm}").split()
+        ['5', 'cm']
+    """
     while (plain := _LATEX.sub(r"\1", text)) != text:
         text = plain
     return re.sub(r"\\[()\[\],;! ]|\$", " ", text)

@@ -16,9 +16,12 @@ from hpa_lightning.metrics.tasks.option_letters import (
     letter_of,
     named_options,
     split_letter,
+    without_latex,
 )
 from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, mean_score
 from hpa_lightning.metrics.tasks.text import normalise_answer
+
+_EMPHASIS = re.compile(r"(\*{1,3}|_{1,3}|`{1,3})(.+)\1[.!]?", re.DOTALL)
 
 
 def _without_lead_in(text: str) -> str:
@@ -28,6 +31,16 @@ def _without_lead_in(text: str) -> str:
 def _without_letter(text: str) -> str:
     match = AT_THE_START.match(text)
     return text[match.end() :] if match else text
+
+
+def _forms(*texts: str) -> set[str]:
+    """The texts as they are compared: also without LaTeX, and without emphasis around the whole."""
+    found: set[str] = set()
+    for text in texts:
+        match = _EMPHASIS.fullmatch(text.strip())
+        for one in (text, text if match is None else match[2]):
+            found |= {normalise_answer(one), normalise_answer(without_latex(one))}
+    return found - {""}
 
 
 def _bare(text: str) -> str:
@@ -42,8 +55,7 @@ def _option(prediction: str, accepted: Sequence[str]) -> float:
     letters = {letter_of(match.groups()) for match in alone or map(AT_THE_START.match, texts) if match}
 
     answer = _without_lead_in(prediction)
-    given = {normalise_answer(prediction), normalise_answer(answer)} - {""}
-    if given & {normalise_answer(text) for text in texts}:
+    if _forms(prediction, answer) & _forms(*texts):
         return 1.0
     letter, rest = split_letter(unicodedata.normalize("NFKC", answer)) or ("", "")
     if letter in letters and normalise_answer(rest) in {_bare(_without_letter(text)) for text in texts} - {""}:
@@ -51,8 +63,7 @@ def _option(prediction: str, accepted: Sequence[str]) -> float:
     named = named_options(prediction)
     if named and letters:
         return float(len(named) == 1 and named <= letters)
-    given = {normalise_answer(_without_letter(answer))} - {""}
-    return float(bool(given & {normalise_answer(_without_letter(text)) for text in texts}))
+    return float(bool(_forms(_without_letter(answer)) & _forms(*map(_without_letter, texts))))
 
 
 def names_no_option(prediction: str, accepted: Sequence[str]) -> bool:
@@ -71,9 +82,9 @@ def option_accuracy(predictions: Sequence[str], references: References) -> Tenso
     The references of a record are the letter of the right option ("B", "(B)"), its text, or both, as two references
     or as one ("B. a banana"). The other options are not known, so their texts name nothing. The rule, in this order:
 
-    1. A prediction equal to a text reference is correct, up to case, spaces and trailing punctuation, and with or
-       without "The (correct) answer is" or "Answer:" before it. So is the right letter with the right text right
-       behind it, whatever stands between them, if anything ("B banana", "B.banana").
+    1. A prediction equal to a text reference is correct, up to case, spaces, trailing punctuation, LaTeX and emphasis
+       of the whole, and with or without "The (correct) answer is" or "Answer:" before it. So is the right letter with
+       the right text right behind it, whatever stands between them, if anything ("B banana", "B.banana").
     2. Otherwise it names the letters that stand (a) alone on a line, in brackets or not, or at the start of a line as
        `(B)`, `B)`, `B:`, `B.`, `B -` and then text, or as `B because` (`B.` without a space only before Chinese, a
        number, or a word such as "a", "the", "no": "E.coli" and "J.Smith" name nothing); (b) after "answer", "option",

@@ -280,6 +280,19 @@ def test_wrong(prediction: str) -> None:
         ("A and B", ("A", "B"), False),
         ("", ("", "B"), False),
         ("", ("",), False),
+        # LaTeX in the reference, as in the prediction
+        ("$x$", ("B", "$x$"), True),
+        (r"The answer is $\frac{1}{2}$.", (r"$\frac{1}{2}$",), True),
+        ("x", ("B", "$x$"), True),
+        (r"\boxed{$5$ \text{cm}}", (r"$5$ \text{cm}",), True),
+        ("$y$", ("B", "$x$"), False),
+        # emphasis of the whole text
+        ("**a cat**", ("a cat",), True),
+        ("The answer is **a cat**.", ("B", "a cat"), True),
+        ("_A cat_", ("`a cat`",), True),
+        ("**$x$**", ("$x$",), True),
+        ("2*3*4", ("234",), False),
+        ("**a** or **b**", ("a or b",), False),
     ],
 )
 def test_what_the_references_tell(prediction: str, references: tuple[str, ...], correct: bool) -> None:
@@ -291,6 +304,8 @@ def test_no_option_is_named(prediction: str) -> None:
     assert named_options(prediction) == set() and names_no_option(prediction, ("B", "a banana"))
 
 
-@pytest.mark.parametrize("unit", [" ", "\n", "$", "<answer>", r"\boxed{", "A, ", "(A) or ", "not A ", "answer of "])
+@pytest.mark.parametrize(
+    "unit", [" ", "\n", "$", "<answer>", r"\boxed{", "*", "_a", "A, ", "(A) or ", "not A ", "answer of "]
+)
 def test_long_and_odd_answers_take_no_time(unit: str) -> None:
     assert float(option_accuracy([unit * (20000 // len(unit))], [("B",)])) == 0.0
