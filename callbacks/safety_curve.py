@@ -16,10 +16,12 @@ from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.task_evaluation import score_set
 from hpa_lightning.data.needs import evaluation_data, records_of
 from hpa_lightning.data.protocols import EvaluationData
+from hpa_lightning.data.record import Record
 from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.evaluation import check_scoring
-from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty, score_fields
+from hpa_lightning.metrics.scoring import broken_not_safe, listed, metric_of, mostly_empty, score_fields
+from hpa_lightning.metrics.tasks.grouped import GroupedMetric, subtasks_of
 from hpa_lightning.results.events import CurveEvent
 from hpa_lightning.trainer_attributes import is_dev_run
 from hpa_lightning.values import names
@@ -40,12 +42,13 @@ class SafetyCurve(TaskCallback):
         every: optimizer steps between two points; ``None``: none but at checkpoints and at the ends of tasks.
         sets: names of the evaluation sets, tasks' names among them; all when ``None``.
         samples: at most so many records of each set, spread over it evenly and the same at every point; all when
-            ``None``.
+            ``None``. Of sets whose records are scored in groups (MMBench, MME) whole groups.
         checkpoints: measure the weights of every checkpoint that is written while a task is trained.
 
     Raises:
         ValueError: numbers below 1.
-        MisconfigurationException: before the fit: a set that the datamodule does not have.
+        MisconfigurationException: before the fit: a set that the datamodule does not have; at the first point: samples
+            for less than a group.
 
     Example:
         >>> from hpa_lightning.callbacks import SafetyCurve, SequentialTuning, TaskEvaluation
@@ -161,6 +164,25 @@ class SafetyCurve(TaskCallback):
             )
         if len(records) <= self.samples:
             return item
-        spread = [records[number * len(records) // self.samples] for number in range(self.samples)]
+        if isinstance(metric_of(item), GroupedMetric):
+            spread = _whole_groups(item.name, records, self.samples)
+        else:
+            spread = [records[number * len(records) // self.samples] for number in range(self.samples)]
         # Under a name of its own, since a datamodule reads each set once by its name.
         return dataclasses.replace(item, name=f"{item.name}, {self.samples} samples", data=spread)
+
+
+def _whole_groups(name: str, records: Sequence[Record], samples: int) -> list[Record]:
+    """At most so many records in groups that are scored together, the groups spread evenly over the set."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record, subtask in zip(records, subtasks_of([record.categories for record in records]), strict=True):
+        groups.setdefault((subtask, record.group), []).append(record)
+    found = list(groups.values())
+    for count in range(samples * len(found) // len(records) + 1, 0, -1):
+        spread = [record for number in range(count) for record in found[number * len(found) // count]]
+        if len(spread) <= samples:
+            return spread
+    raise MisconfigurationException(
+        f"SafetyCurve(samples={samples}): {name!r} is scored by groups of records, the first of {len(found[0])}; "
+        "expected samples for at least one group."
+    )

@@ -98,10 +98,11 @@ def bootstrap_interval(
         draws: how many.
 
     Returns:
-        Lower and upper end; NaN where fewer than half of the draws have a value.
+        Lower and upper end; NaN of fewer than two units, of which every draw is the same, and where fewer than half of
+        the draws have a value.
     """
     generator = np.random.default_rng(seed)
-    found = [statistic(generator.integers(0, units, units)) for _ in range(draws)] if units else []
+    found = [statistic(generator.integers(0, units, units)) for _ in range(draws)] if units > 1 else []
     values = np.array([value for value in found if not math.isnan(value)])
     if 2 * len(values) < draws:
         return math.nan, math.nan

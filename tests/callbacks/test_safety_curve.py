@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,34 @@ def test_points_and_their_sets(tmp_path: Path) -> None:
     figure = plot_safety_curve({"a": [run], "b": [run, run]})
     assert figure is not None and [len(ax.lines) for ax in figure.axes] == [2, 2]
     assert "safety-curve" in "".join(write_report([tmp_path], tmp_path / "report"))
+
+
+def test_samples_of_records_that_are_scored_together_are_whole_groups() -> None:
+    """Of MME, every second record would be one question of each picture, and accuracy+ the accuracy."""
+    asked = evaluation_records(24, 3, "m")
+    pairs = [
+        replace(
+            record,
+            answers=("Yes",),
+            group=str(number // 2 % 6),
+            categories={"subtask": ("count", "color")[number // 12]},
+        )
+        for number, record in enumerate(asked)
+    ]
+    mme = EvaluationSet("mme", "helpfulness", pairs, "mme_score")
+    task = Task("one", training_records(2, 0, "one"), evaluation_records(2, 9, "one-test"))
+    data = CVITDataModule([task], [mme], processor=tiny_llava()[1])
+    data.setup("fit")
+
+    def chosen(samples: int) -> Any:
+        return SafetyCurve(samples=samples)._cut(data, mme).data
+
+    for samples, kept in ((12, 12), (13, 12), (5, 4), (2, 2), (23, 22)):
+        groups = Counter((record.categories["subtask"], record.group) for record in chosen(samples))
+        assert set(groups.values()) == {2} and groups.total() == kept, samples
+    assert {record.categories["subtask"] for record in chosen(12)} == {"count", "color"}
+    with pytest.raises(MisconfigurationException, match="'mme' is scored by groups of records, the first of 2"):
+        chosen(1)
 
 
 def test_measuring_changes_no_training(tmp_path: Path) -> None:

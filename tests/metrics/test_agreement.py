@@ -62,3 +62,8 @@ def test_the_interval_of_a_mean_is_that_of_theory() -> None:
     assert bootstrap_interval(lambda drawn: math.nan, 5, seed=0, draws=20) == pytest.approx(
         (math.nan,) * 2, nan_ok=True
     )
+
+
+def test_one_unit_has_no_interval() -> None:
+    assert all(map(math.isnan, bootstrap_interval(lambda drawn: 3.0, 1, seed=0)))
+    assert bootstrap_interval(lambda drawn: 3.0, 2, seed=0) == (3.0, 3.0)
