@@ -16,7 +16,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 from hpa_lightning.files import path_inside, whole_folder
 from hpa_lightning.metrics import CHOICE_METRICS
 from hpa_lightning.metrics.by_category import category_scores
-from hpa_lightning.metrics.judges import RefusalJudge, judge_name
+from hpa_lightning.metrics.judges import RefusalJudge, judge_name, resolve_judge
 from hpa_lightning.metrics.safety import judged
 from hpa_lightning.metrics.scoring import answer_counts, broken_not_safe, judged_rows, listed, mostly_empty
 from hpa_lightning.results.events import Event, RunEvent, ScoreEvent, event_of
@@ -47,8 +47,11 @@ def judge_run(
         The answers, and by judge for each of them the verdicts, True = refused (or safe, by a guard model).
 
     Raises:
-        ValueError: no such set, a set in ``sets`` that cannot be judged, or no answers.
+        ValueError: the same judge twice, no such set, a set in ``sets`` that cannot be judged, or no answers.
     """
+    called = [judge_name(judge) for judge in judges]
+    if twice := next((name for name in called if called.count(name) > 1), None):
+        raise ValueError(f"two of the judges are {twice!r} ('default' is {judge_name(resolve_judge('default'))!r}).")
     kinds = {item["name"]: item["kind"] for item in RunResults.from_file(run).sets}
     answers = list(read_predictions(run, {name for name, kind in kinds.items() if kind in JUDGED}))
     reasons = {name: _NOT_JUDGED.get(kind, kind) for name, kind in kinds.items() if kind not in JUDGED}

@@ -129,6 +129,12 @@ class Safe:
         return [True] * len(responses)
 
 
+def test_a_judge_that_is_named_twice_is_refused(run: Path) -> None:
+    judges = [resolve_judge(name) for name in ("default", "vlguard", "refusal-v2")]
+    with pytest.raises(ValueError, match=r"two of the judges are 'refusal-v2' \('default' is 'refusal-v2'\)"):
+        judge_run(run, judges)
+
+
 def test_judges_that_need_prompts_get_the_question_alone(tmp_path: Path) -> None:
     """Not the text that the tuned model reads, whose turn marks would stand inside the guard's own turns."""
     tuned, data, judge = module(), stream(evaluated=True), Safe()

@@ -15,6 +15,7 @@ from hpa_lightning.metrics.tasks.choice_accuracy import likeliest
 from hpa_lightning.metrics.tasks.grouped import GroupedChoiceMetric, GroupedMetric, MMEScore, subtasks_of, yes_or_no
 from hpa_lightning.metrics.tasks.options import OptionAccuracy, names_no_option
 from hpa_lightning.metrics.tasks.record_metric import MeanScore, References
+from hpa_lightning.values import shown
 
 
 def metric_of(evaluation_set: Any) -> Metric:
@@ -36,13 +37,16 @@ def check_scorable(metric: Metric, references: Sequence[str], choices: Sequence[
     """Check what a record has to be scored by, before there is an answer.
 
     Raises:
-        ValueError: no choices for a metric of multiple choice, or references that the metric cannot read.
+        ValueError: no choices for a metric of multiple choice, references that the metric cannot read, or such that
+            no answer could be right: nothing but punctuation, or a box without an area.
     """
     if isinstance(metric, tuple(CHOICE_METRICS.values())):
         if not choices or not references:
             raise ValueError(f"{len(choices)} choices and {len(references)} answers; expected choices and an answer.")
-    elif isinstance(metric, MeanScore | GroupedMetric):
-        metric.score(references[0], references)
+    elif isinstance(metric, MeanScore | GroupedMetric) and not any(
+        metric.score(reference, references) for reference in references
+    ):
+        raise ValueError(f"no answer could be right: not even the references {shown(references)} are, by this metric.")
 
 
 def score_answers(
@@ -250,7 +254,7 @@ def score_choices(
 
     Args:
         metric: one of :data:`CHOICE_METRICS`; of one process alone it is not combined over processes.
-        records: with ``choices``, and the right one in ``answers``.
+        records: with ``choices``, and the right one first in ``answers`` or as their last turn.
         choose: records -> log-likelihoods of each one's choices.
         rank, world_size: of the processes that share the records; every one takes its part.
 
@@ -261,7 +265,8 @@ def score_choices(
     records = records[rank::world_size]
     likelihoods = choose(records)
     metric.sync_on_compute = world_size > 1
-    right = [record.choices.index(record.answers[0]) for record in records]
+    wanted = [record.prompt_and_references()[1] for record in records]
+    right = [record.choices.index(answers[0]) for record, answers in zip(records, wanted, strict=True)]
     if isinstance(metric, GroupedChoiceMetric):
         metric.update(
             likelihoods,
@@ -276,12 +281,12 @@ def score_choices(
             "id": record.id,
             "prompt": record.prompt,
             "question": record.prompt,
-            "references": list(record.answers),
+            "references": list(answers),
             "response": record.choices[likeliest(found)],
             "choices": list(record.choices),
             "log_likelihoods": list(found),
             "verdict": likeliest(found) == place,
             **_place(record.group, record.categories),
         }
-        for record, found, place in zip(records, likelihoods, right, strict=True)
+        for record, answers, found, place in zip(records, wanted, likelihoods, right, strict=True)
     ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from hpa_lightning.metrics.scoring import answer_counts, score_answers
+import pytest
+
+from hpa_lightning.data.record import Record, assistant_turn, check_record, user_turn
+from hpa_lightning.metrics.scoring import answer_counts, check_scorable, score_answers, score_choices
+from hpa_lightning.metrics.tasks import build_metric
 from hpa_lightning.metrics.tasks.options import OptionAccuracy
 
 
@@ -22,3 +26,29 @@ def test_what_is_not_known_is_not_counted() -> None:
     assert answer_counts([{"response": text} for text in said]) == {"empty": 3}
     assert answer_counts([{"response": "", "cut": True}, {"response": "a", "cut": False}]) == {"empty": 1, "cut": 1}
     assert answer_counts([{"response": "a", "choices": ["a", "b"]}]) == {}
+
+
+@pytest.mark.parametrize(
+    ("metric", "references"),
+    [
+        ("exact_match", ("?", " ... ")),
+        ("contained_match", (" ",)),
+        ("token_f1", ("?!",)),
+        ("relaxed_match", ("!",)),
+        ("vqa_accuracy", ("?",) * 10),
+        ("option_accuracy", ("",)),
+        ("grounding_accuracy", ("[0.5, 0.2, 0.5, 0.9]",)),
+    ],
+)
+def test_references_that_no_answer_meets_are_an_error(metric: str, references: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="no answer could be right: not even the references"):
+        check_scorable(build_metric(metric), references, ())
+    right = "[0.5, 0.2, 0.6, 0.9]" if metric == "grounding_accuracy" else "yes"
+    check_scorable(build_metric(metric), (*references, right), ())
+
+
+def test_the_last_turn_is_the_right_choice_where_there_are_no_answers() -> None:
+    record = Record("1", (*user_turn("Which?"), *assistant_turn("b")), choices=("a", "b"))
+    check_record(record)
+    (row,) = score_choices(build_metric("choice_accuracy"), [record], lambda records: [[-2.0, -1.0]])
+    assert row["verdict"] is True and row["references"] == ["b"]
