@@ -12,6 +12,7 @@ from hpa_lightning.data.published_files import conversation, find_file, find_fol
 from hpa_lightning.data.readers.row_fields import text_in
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
+from hpa_lightning.metrics.tasks.options import option_references
 from hpa_lightning.parsing import parse_json, read_text
 from hpa_lightning.values import shown
 
@@ -22,8 +23,8 @@ class ScienceQA(RecordSet):
 
     Decision: the prompt is the hint (``Context: ...``) if there is one, the question, and a line for each choice
     (``A. ...``), each on a line of its own, then :attr:`instruction`: the form of LLaVA's test file. The answer is the
-    letter; the choice's text counts too (``answers`` holds both), for ``option_accuracy``. Lecture and solution are
-    left out.
+    letter; the choice's text counts too (``answers`` holds both, unless the text is as another choice's letter), for
+    ``option_accuracy``. Lecture and solution are left out.
 
     Args:
         folder: holds ``problems.json`` and ``pid_splits.json``; the images are ``images/<split>/<id>/<name>`` in it.
@@ -81,7 +82,8 @@ class ScienceQA(RecordSet):
         images = [self._image(identity, problem, where)] if problem.get("image") else []
         letter = string.ascii_uppercase[answer]
         record = conversation(identity, "\n".join([*lines, self.instruction]), images, letter, where)
-        return replace(record, answers=(letter, str(choices[answer])))
+        letters = string.ascii_uppercase[: len(choices)]
+        return replace(record, answers=option_references(letter, str(choices[answer]), letters))
 
     def _image(self, identity: str, problem: Mapping[str, Any], where: str) -> str:
         folder = find_folder([Path(self.image_folder or Path(self.folder) / "images")], "folder of ScienceQA images")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hpa_lightning.data.published_files import conversation
 from hpa_lightning.data.record import Record
+from hpa_lightning.metrics.tasks.options import option_references
 
 #: ``"letter"``: the options are shown and their letters are the choices; ``"text"``: the question is shown alone and
 #: the texts of the options are the choices.
@@ -32,7 +33,8 @@ def question_record(
     """Return the record of a question.
 
     With ``ask="letter"`` the prompt is the question, a line ``A. ...`` for each option and the instruction, as LLaVA
-    puts it; the answers are the letter and the option's text. With ``"text"`` the prompt is the question.
+    puts it; the answers are the letter and the option's text, unless it is as another one's letter. With ``"text"`` the
+    prompt is the question.
 
     Args:
         identity: id of the record.
@@ -59,6 +61,5 @@ def question_record(
     lines = [f"{letter}. {option}" for letter, option in zip(letters, options, strict=True)]
     prompt = "\n".join([question, *lines, *([instruction] if instruction else [])])
     record = conversation(identity, prompt, images, where=where)
-    # An option such as "B" would be another option's letter.
-    text = () if options[right] in letters else (options[right],)
-    return replace(record, choices=tuple(letters), answers=(letters[right], *text))
+    answers = option_references(letters[right], options[right], letters)
+    return replace(record, choices=tuple(letters), answers=answers)

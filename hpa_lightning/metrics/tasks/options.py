@@ -66,6 +66,19 @@ def _option(prediction: str, accepted: Sequence[str]) -> float:
     return float(bool(_forms(_without_letter(answer)) & _forms(*map(_without_letter, texts))))
 
 
+def option_references(right: str, text: str, letters: Sequence[str]) -> tuple[str, ...]:
+    """The references of a question: the letter of the right option and its text.
+
+    Without the text where that would make another option's letter right, as "b" or "(B)" of the option A would.
+
+    Example:
+        >>> option_references("A", "a cat", "ABC"), option_references("A", "(b)", "ABC")
+        (('A', 'a cat'), ('A',))
+    """
+    both = (right, text)
+    return both[:1] if any(_option(letter, both) for letter in letters if letter != right) else both
+
+
 def names_no_option(prediction: str, accepted: Sequence[str]) -> bool:
     """Whether a prediction names no option by its letter, and is not the text of the right one.
 

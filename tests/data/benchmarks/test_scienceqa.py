@@ -50,6 +50,12 @@ def science(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_choice_that_is_as_the_letter_of_another_one_is_no_reference(science: Path) -> None:
+    problems = {"11": problem(0, image=None, choices=["b", "a", 3]), "5": problem(2, image=None, choices=["b", "a", 3])}
+    dump(science / "problems.json", problems)
+    assert [record.answers for record in ScienceQA(str(science), "test").read()] == [("A",), ("C", "3")]
+
+
 def test_science_questions_with_and_without_an_image(science: Path) -> None:
     text_only, with_image = ScienceQA(str(science), "test").read()
     assert text_only.prompt == (

@@ -6,6 +6,7 @@ import pytest
 
 from hpa_lightning.data.helpfulness.asking import INSTRUCTION, question_record
 from hpa_lightning.data.record import check_record
+from hpa_lightning.metrics import option_accuracy
 
 OPTIONS = ("a cat", "two dogs", "no bird")
 
@@ -24,9 +25,15 @@ def test_by_text_the_question_stands_alone_and_the_options_are_compared() -> Non
     assert record.prompt == "What is it?" and record.choices == OPTIONS and record.answers == ("two dogs",)
 
 
-def test_an_option_that_is_another_ones_letter_is_right_by_its_own_alone() -> None:
-    record = question_record("7", "Which grade?", ("B", "A"), 0, [], "letter", "", "row 1")
+@pytest.mark.parametrize("text", ["B", "b", "(B)", "B.", "B?", "Ｂ", "$B$", "**b**"])
+def test_an_option_that_is_another_ones_letter_is_right_by_its_own_alone(text: str) -> None:
+    record = question_record("7", "Which grade?", (text, "A"), 0, [], "letter", "", "row 1")
     assert record.answers == ("A",)
+    assert float(option_accuracy(["B", "A"], [record.answers] * 2)) == 0.5
+    own = question_record("7", "Which grade?", ("A", text), 1, [], "letter", "", "row 1")
+    assert float(option_accuracy(["B", "A"], [own.answers] * 2)) == 0.5
+    other = question_record("7", "Which grade?", ("D", "A"), 0, [], "letter", "", "row 1")  # of no option here
+    assert other.answers == ("A", "D")
 
 
 def test_marks_of_images_that_are_not_there_are_refused() -> None:
