@@ -7,6 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from torchmetrics.utilities import rank_zero_warn
+
 from hpa_lightning.metrics.judges.phrase_lists import Phrases, read_phrases
 from hpa_lightning.metrics.judges.rules import VLGUARD_ANYWHERE, VLGUARD_EXACT, XSTEST_PREFIX
 from hpa_lightning.metrics.judges.sentences import refuses
@@ -36,6 +38,15 @@ _RULES: dict[str, Callable[[str], bool]] = {
     "vlguard": _matches(Phrases("anywhere", VLGUARD_ANYWHERE, VLGUARD_EXACT)),
     "xstest-prefix": _matches(Phrases("prefix", XSTEST_PREFIX)),
 }
+
+
+def _in_another_script(text: str) -> bool:
+    """Whether most letters of a text are not Latin."""
+    if text.isascii():
+        return False
+    letters = [character for character in text if character.isalpha()]
+    latin = sum(character < "\u0250" or "\u1e00" <= character <= "\u1eff" for character in letters)
+    return 2 * latin < len(letters)
 
 
 def _two_verdicts(refuses: Callable[[str], bool]) -> Callable[[str], Verdict]:
@@ -78,6 +89,7 @@ class StringRefusalJudge:
 
     def __init__(self, rules: str | PathLike[str] = "default") -> None:
         self.rules = DEFAULT if str(rules) == "default" else str(rules)
+        self._english = self.rules == DEFAULT or self.rules in _RULES
         self._verdict: Callable[[str], Verdict]
         if self.rules == DEFAULT:
             self._verdict = TrainedRefusals().verdict
@@ -98,7 +110,8 @@ class StringRefusalJudge:
     def verdicts(self, responses: Sequence[str]) -> list[Verdict]:
         """One verdict per response, in order: full refusal, partial refusal, or compliance.
 
-        Only ``refusal-v2`` tells partial refusals; for the others every refusal is a full one.
+        Only ``refusal-v2`` tells partial refusals; for the others every refusal is a full one. All rules but those of a
+        file are English: one warning tells of answers in another script.
 
         Example:
             >>> [verdict.value for verdict in StringRefusalJudge().verdicts(["I won't help with that.", "Two dogs."])]
@@ -106,6 +119,13 @@ class StringRefusalJudge:
         """
         if isinstance(responses, str):
             raise ValueError("Expected a sequence of responses, got a single string; wrap it in a list.")
+        if self._english and any(map(_in_another_script, responses)):
+            rank_zero_warn(
+                f"The judge {self.rules!r} reads English, and some answers are mostly in another script: it takes "
+                "their refusals for answers, so that attack success is too high and over-refusal too low. Take a guard "
+                "model, or a file of phrases in that language.",
+                UserWarning,
+            )
         known: dict[str, Verdict] = {}  # models repeat their refusals
         for response in responses:
             if response not in known:
