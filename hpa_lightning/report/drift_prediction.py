@@ -84,18 +84,47 @@ def moments_of(runs: Sequence[RunResults], sets: Sequence[str] | None = None) ->
 
 def _rises(run: RunResults, sets: Sequence[str] | None) -> dict[tuple[str, int], float]:
     """Rise of mean attack success over the model before the first task, at ends of tasks and at optimizer steps."""
-    curve: dict[int, dict[str, float]] = {}
-    for event in run.events(CurveEvent):
-        if event.kind == "safety" and event.score is not None and event.moment != "end":
-            curve.setdefault(event.optimizer_step, {})[event.set] = event.score
+    curve = _curve(run)
     start = curve.get(min(curve, default=-1), {})
-    names = list(sets if sets is not None else (start if len(curve) > 1 else run.names("safety")))
+    names = list(sets if sets is not None else _usual_sets(run, curve))
     found = {("end", step): run.mean_score(names, step) - run.mean_score(names, -1) for step in run.steps if step >= 0}
     if all(name in start for name in names):
         for at, scores in curve.items():
             rise = [scores.get(name, math.nan) - start[name] for name in names]
             found["train", at] = float(np.mean(rise))
     return found
+
+
+def _curve(run: RunResults) -> dict[int, dict[str, float]]:
+    """Attack success within tasks: optimizer step -> safety set -> score."""
+    curve: dict[int, dict[str, float]] = {}
+    for event in run.events(CurveEvent):
+        if event.kind == "safety" and event.score is not None and event.moment != "end":
+            curve.setdefault(event.optimizer_step, {})[event.set] = event.score
+    return curve
+
+
+def _usual_sets(run: RunResults, curve: Mapping[int, Mapping[str, float]]) -> list[str]:
+    return list(curve[min(curve)]) if len(curve) > 1 else run.names("safety")
+
+
+def sets_left_out(runs: Sequence[RunResults]) -> str:
+    """Which safety sets the rise of attack success does not count in how many of the runs, a sentence; ``""`` if none.
+
+    Args:
+        runs: of :func:`drift_columns_table`.
+    """
+    missing: dict[str, int] = {}
+    for run in runs:
+        known = _usual_sets(run, _curve(run))
+        for name in run.names("safety"):
+            missing[name] = missing.get(name, 0) + (name not in known)
+    absent = {name: count for name, count in missing.items() if count}
+    if not absent:
+        return ""
+    counts = {name: "all" if count == len(runs) else str(count) for name, count in absent.items()}
+    said = ", ".join(f"`{name}` in {count} of the runs" for name, count in counts.items())
+    return f"MASR is here without the sets that were not measured within tasks (`SafetyCurve`): {said}."
 
 
 def _measures(run: RunResults, phase: str, step: int, at: int) -> dict[str, float]:
@@ -152,9 +181,11 @@ def drift_table(runs: Sequence[RunResults]) -> Table:
 
 
 def drift_columns_table(runs: Sequence[RunResults], columns: Mapping[str, Sequence[str]]) -> Table:
-    """The correlations with the rise of attack success on all safety sets, and on those of each column.
+    """The correlations with the rise of attack success on the safety sets, and on those of each column.
 
-    Columns of sets that are no safety sets are left out. In the order of the first correlation, the strongest first.
+    The first, ``MASR``, is of the sets that :func:`moments_of` takes: not of all where ``SafetyCurve`` measured some
+    alone (:func:`sets_left_out`). Columns of sets that are no safety sets are left out. In the order of the first
+    correlation, the strongest first.
     """
     safety = {name for run in runs for name in run.names("safety")}
     chosen = {"MASR": sorted(safety)} | {name: sets for name, sets in columns.items() if safety >= {*sets}}

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from hpa_lightning.metrics.scoring import broken_not_safe
 from hpa_lightning.report.cost_table import cost_table
-from hpa_lightning.report.drift_prediction import drift_columns_table, has_drift
+from hpa_lightning.report.drift_prediction import drift_columns_table, has_drift, sets_left_out
 from hpa_lightning.report.judges import warn_of_mixed_judges
 from hpa_lightning.report.plots import plot_scores, plot_steps
 from hpa_lightning.report.run_tables import seed_label
@@ -304,6 +304,7 @@ def _condition(
             drift_columns_table(measured, group.columns),
             "Does drift tell the loss of safety? Rank correlation with the rise of attack success, after tasks and in "
             f"them, over {len(measured)} runs that start with the same model (95 % interval: bootstrap over runs)",
+            sets_left_out(measured),
         )
     table(
         step_table(cells),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from hpa_lightning.report.drift_prediction import drift_columns_table, moments_of
+from hpa_lightning.report.drift_prediction import drift_columns_table, moments_of, sets_left_out
 from hpa_lightning.report.study_drift import plot_study_drift, profiles_of
 from hpa_lightning.report.study_report import StudyCell, StudyGroup, write_study_report
 from hpa_lightning.results.events import (
@@ -98,6 +98,9 @@ def test_a_study_shows_drift_of_the_runs_of_one_start(tmp_path: Path) -> None:
     group = StudyGroup("g", "G", "", cells, "plain", columns=COLUMNS)
     written = write_study_report([group], tmp_path)
     page = written["markdown"].read_text()
+    assert "without the sets that were not measured within tasks (`SafetyCurve`): `typeset` in all of the runs." in page
+    whole = RunResults([one for one in curved_run(7).records if one["event"] != "curve"])
+    assert sets_left_out([whole, cells[0].run]).endswith("`typeset` in 1 of the runs.") and not sets_left_out([whole])
     assert "over 3 runs that start with the same model" in page and "| Drift of | MASR | Text ASR |" in page
     assert (tmp_path / "figures" / "g-drift.png").stat().st_size > 1000
 
