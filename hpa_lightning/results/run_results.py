@@ -23,7 +23,7 @@ from hpa_lightning.metrics import (
     mean_attack_success_rate,
     mean_over_refusal_rate,
 )
-from hpa_lightning.metrics.tasks import NO_SHARES
+from hpa_lightning.metrics.tasks import CHOICE_METRICS, METRICS, NO_SHARES
 from hpa_lightning.redaction import masked_arguments
 from hpa_lightning.results.events import (
     CurveEvent,
@@ -43,6 +43,9 @@ KINDS = ("task", "safety", "over_refusal", "helpfulness")
 
 #: What is counted of a set's answers beside their score.
 COUNTED = ("empty", "cut", "no_option")
+
+_SHARES = frozenset(METRICS | CHOICE_METRICS) - NO_SHARES
+_ROUNDING = 1e-6  # by which a mean of fractions may exceed 1
 
 #: Figures beside a score that are no fractions.
 COUNTS = ("n", "points")
@@ -170,8 +173,8 @@ class RunResults:
         run: the same as the object of its line.
 
     Raises:
-        ValueError: if there is no ``run`` event with the tasks and the sets, or a set was scored with several
-        metrics.
+        ValueError: if there is no ``run`` event with the tasks and the sets, a set was scored with several metrics, or
+            a share is outside [0, 1], as one in percent is.
     """
 
     def __init__(self, records: list[dict[str, Any]], path: str | PathLike[str] = "") -> None:
@@ -205,7 +208,13 @@ class RunResults:
                     f"{self.path}: the set {shown(event.set)} was scored with {shown(known)} and "
                     f"{shown(event.metric)}; the matrix holds one metric per set."
                 )
-            self._scores[event.step, event.kind, event.set] = math.nan if event.score is None else float(event.score)
+            score = math.nan if event.score is None else float(event.score)
+            if event.metric in _SHARES and (score < 0 or score > 1 + _ROUNDING):
+                raise ValueError(
+                    f"{self.path}: the score {shown(event.score)} of the set {shown(event.set)} by {event.metric}; "
+                    "expected a fraction in [0, 1] (not percent)."
+                )
+            self._scores[event.step, event.kind, event.set] = score
             for figure, value in (event.figures or {}).items():
                 if value is not None and not isinstance(value, int | float):
                     raise ValueError(
@@ -336,7 +345,7 @@ class RunResults:
         scored = [event for kind in (ScoreEvent, CurveEvent) for event in self.events(kind) if event.set == measure]
         values = [event.score for event in scored if event.score is not None]
         values += [value for (_, name), value in self._figures.items() if name == measure]
-        outside = any(value < 0 or value > 1 + 1e-6 for value in values)
+        outside = any(value < 0 or value > 1 + _ROUNDING for value in values)
         return not (outside or is_count(measure) or any(event.metric in NO_SHARES for event in scored))
 
     def over_refusal(self, step: int) -> dict[str, float]:

@@ -131,6 +131,17 @@ def test_unusable_runs_are_refused(records: list[dict]) -> None:
         RunResults([*records, {**score(1, "a", "task", 0.1), "metric": "token_f1"}])
 
 
+@pytest.mark.parametrize("value", [80.0, -0.01, 1.01])
+def test_a_share_that_is_none_is_refused(value: float) -> None:
+    with pytest.raises(
+        ValueError, match=r"of the set 'a' by exact_match; expected a fraction in \[0, 1\] \(not percent\)"
+    ):
+        RunResults([RUN, score(0, "a", "task", value)])
+    captions = RunResults([RUN, {**score(0, "a", "task", 1.18), "metric": "cider"}, score(0, "b", "task", 1.0000001)])
+    assert captions.scores(0, "task")["a"] == 1.18
+    assert RunResults([RUN, {**score(0, "a", "task", value), "metric": "mine"}]).scores(0, "task")["a"] == value
+
+
 def test_source_commit(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
