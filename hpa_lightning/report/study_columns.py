@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -45,7 +46,8 @@ def plot_columns(
             ax.plot([mean], [row], linestyle="", markersize=7, markerfacecolor=face, clip_on=False, **style)
         points = in_points(sets)
         ax.set_xlim(*whole_ends(min(ends, default=0.0), max(ends, default=0.0), 1.0 if points else 100.0))
-        ax.set_title(heading if points else f"{heading}, %", loc="left", fontsize=10)
+        # A panel is about 22 characters wide: a longer title would run into the next one's.
+        ax.set_title(textwrap.fill(heading if points else f"{heading}, %", 22), loc="left", fontsize=10)
         ax.set_ylim(len(groups) - 0.5, -0.5)
         ax.grid(axis="x", color="#E3E3E3", linewidth=0.8)
         ax.spines[["top", "right"]].set_visible(False)

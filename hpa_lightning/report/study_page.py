@@ -109,9 +109,10 @@ def _machine(run: RunResults) -> str:
 
 
 _SHOWN = ("AP", "BWT", "MASR", "DASR", "Over-refusal")
+_SHOWN_IN_A_TABLE = ("Helpfulness", "Empty", "Cut", "No option")  # explained where a table of the page has the column
 _TERMS = (
     Fact("Learnt", ("Mean score on each task right after it was learnt.",)),
-    *(fact for fact in MEANINGS if fact.term in _SHOWN),
+    *(fact for fact in MEANINGS if fact.term in _SHOWN + _SHOWN_IN_A_TABLE),
     Fact("±", ("Half width of the 95 % confidence interval over seeds (Student's t); none for a single seed.",)),
     Fact("Δ, p", ("Difference to the reference over common seeds (pairs), and its p-value after Holm's correction.",)),
     Fact("–", ("Not measured, or too few seeds to say.",)),
@@ -134,7 +135,7 @@ def write_page(
             on.
         name: of the two files.
         title, text: heading and introduction.
-        terms: what the page explains before its first block.
+        terms: what the page explains before its first block; columns that not every page has where a table has them.
 
     Returns:
         ``"markdown"``, ``"html"`` and every figure under its file name without ``.png``.
@@ -152,11 +153,18 @@ def write_page(
                 f"two figures of the page would be called {twice[0]}; give a group or a method another name."
             )
         paths = {path.stem: path for path in images}
+        terms = _terms_of(blocks, terms)
         markdown = study_markdown(title, text, blocks, inside, terms) + _kept(Path(folder) / files["markdown"])
         for key, content in (("markdown", markdown), ("html", study_html(title, text, blocks, terms))):
             paths[key] = inside / files[key]
             paths[key].write_text(content, encoding="utf-8")
     return {key: Path(folder) / path.relative_to(inside) for key, path in paths.items()}
+
+
+def _terms_of(blocks: Sequence[Block], terms: Sequence[Fact]) -> list[Fact]:
+    tables = [block.table for block in blocks if isinstance(block, TitledTable)]
+    columns = {heading.removesuffix(" %") for table in tables for heading in table.columns}
+    return [fact for fact in terms if fact.term not in _SHOWN_IN_A_TABLE or fact.term in columns]
 
 
 def _kept(page: Path) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from support.study_cells import cell, two_tasks
 
 from hpa_lightning.report.study_columns import plot_columns
@@ -52,3 +55,15 @@ def test_a_column_may_be_of_a_figure_beside_the_score() -> None:
     assert math.isnan(scored(None).mean_score(["attack/by_likelihood"], 1))
     with pytest.raises(ValueError, match="figure 'by_likelihood' of the set 'attack' is 'much'"):
         scored("much")
+
+
+def test_titles_of_panels_do_not_touch() -> None:
+    label = "A method with a name as long as those of a study's are"
+    columns = {f"Over-refusal by likelihood {number}": ["attack"] for number in range(7)}
+    figure = plot_columns({label: [two_tasks(0.9, 0.8, 0.5, 0.4)]}, columns, {label: 0})
+    assert figure is not None
+    FigureCanvasAgg(figure).draw()
+    titles = [text for ax in figure.axes for text in ax.findobj(Text) if text.get_text() == ax.get_title(loc="left")]
+    boxes = [text.get_window_extent() for text in titles]
+    assert len(boxes) == 7 and all(box.x1 < following.x0 for box, following in itertools.pairwise(boxes))
+    assert all(figure.bbox.y0 < box.y0 and box.y1 < figure.bbox.y1 for box in boxes)
