@@ -203,7 +203,7 @@ FIVE = (101, 102, 103, 104, 105)
 
 NANO_SHARE, NANO_BUDGET = "null-space-energy-0.7", "hush-stream-stream_budget-0.085"
 
-NANO_HPA, NANO_REGRESSION = "hpa-post-p_min-5.0-p_max-15.0", "regression-safety-0.1-memory-0.1"
+NANO_HPA, REGRESSION = "hpa-post-p_min-5.0-p_max-15.0", "regression-safety-0.1-memory-0.1"
 
 DEMO = ("sequential", "hpa-in-p-72.0", "hpa-post-p_min-7.0-p_max-18.0")
 
@@ -233,6 +233,9 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         [
             *rows("settings", (100,), ALL_INPUTS, HUSH),
             *rows("three-tasks", (100,), "sequential"),
+            *rows("search", (100,), REGRESSION, "regression-safety-0.3-memory-0.1"),
+            *rows("search", (100,), "experience-replay-size-128-share-0.4", "experience-replay-size-128-share-0.1"),
+            *rows("search", (100,), "hpa-in-p-60.0", "hpa-in-p-20.0"),
             *rows("search", (100,), "hpa-paper", "hpa-post-p_min-15.0-p_max-25.0"),
             *rows("search", (100,), "model-tailor-keep-10.0", "model-tailor-keep-30.0"),
             *rows("search", (100,), "linear-aligned-share-0.1", "linear-aligned-share-0.3"),
@@ -240,6 +243,7 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
             *rows("search", (100,), "olora-weight-2.0", "olora-weight-0.1"),
             *rows("search", (100,), "sppft-first-6-last-14", "sppft-first-6-last-20"),
             *rows("search", (100,), "safety-replay-size-128-share-0.02", "safety-replay-size-128-share-0.1"),
+            *rows("search", (100,), "osf-rank-0.9-rate-0.0002"),
         ],
     ),
     (
@@ -279,7 +283,7 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         "README.md",
         "| method | AP | BWT | MASR | MASR, 0.1 % harmful samples |",
         "nano",
-        rows("clean", FIVE, "sequential", NANO_HPA, NANO_REGRESSION, NANO_SHARE),
+        rows("clean", FIVE, "sequential", NANO_HPA, REGRESSION, NANO_SHARE),
     ),
     ("docs/nano.md", "| method | AP | BWT | MASR | DASR |", "nano", rows("clean", FIVE, *DEMO)),
     ("docs/nano.md", "| MASR after | driving |", "nano", rows("clean", FIVE, *DEMO)),
@@ -301,7 +305,7 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         "nano",
         [
             *rows("clean", FIVE, NANO_SHARE, "null-space-sketch-rank-192"),
-            *rows("clean", FIVE, NANO_REGRESSION, "regression-sketch-rank-384"),
+            *rows("clean", FIVE, REGRESSION, "regression-sketch-rank-384"),
         ],
     ),
     (
