@@ -67,7 +67,8 @@ class StepCallback(TaskCallback, ABC):
     ) -> None:
         """Call ``after_step`` at a task's end, and warn where that changes more than rounding does.
 
-        The weights then differ from those that the last step left: something other than the optimizer wrote them.
+        The weights then differ from those that the last step left: something other than the optimizer wrote them. A
+        layer that nothing else wrote stays as the last step left it, to the last bit.
 
         Args:
             trainer, pl_module, task: of the fit.
@@ -82,6 +83,8 @@ class StepCallback(TaskCallback, ABC):
         )
         differs = trainer.strategy.reduce(differs.float(), reduce_op="sum")
         moved = [name for name, count in zip(before, differs.tolist(), strict=True) if count]
+        for name in before.keys() - moved:
+            tensors[name].copy_(before[name])
         moved = [name for name in moved if among is None or name in among]
         if moved:
             rank_zero_warn(

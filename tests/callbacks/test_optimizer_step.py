@@ -17,6 +17,7 @@ from support.method_registry import METHODS
 from torch import Tensor
 
 from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, NullSpaceProjection, OrthogonalProjection
+from hpa_lightning.callbacks.optimizer_step import StepCallback
 from hpa_lightning.modules.lora import lora_layers
 
 
@@ -162,7 +163,19 @@ def test_what_is_written_after_the_last_step_is_orthogonal_at_the_end(lora: bool
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("share", ["energy", "output", "nearest"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
-def test_rounding_is_not_told(lora: bool, optimizer: str, share: Any, precision: Any, tmp_path: Path) -> None:
+def test_rounding_is_not_told_and_not_left_in_the_weights(
+    lora: bool, optimizer: str, share: Any, precision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_again, same = StepCallback.keep_again, []
+
+    def watched(
+        self: StepCallback, trainer: Any, pl_module: Any, task: Any, tensors: Any, *rest: Any, **more: Any
+    ) -> None:
+        before = {name: tensor.clone() for name, tensor in tensors.items()}
+        keep_again(self, trainer, pl_module, task, tensors, *rest, **more)
+        same.extend(torch.equal(tensors[name], kept) for name, kept in before.items())
+
+    monkeypatch.setattr(StepCallback, "keep_again", watched)
     module = foreign_module(OPTIMIZERS[optimizer], lora)
     given: dict[str, Any] = {"energy": 0.7} if share == "energy" else {"share": share, "budget": 0.02}
     with warnings.catch_warnings():
@@ -171,3 +184,4 @@ def test_rounding_is_not_told(lora: bool, optimizer: str, share: Any, precision:
         module = foreign_module(OPTIMIZERS[optimizer], lora)
         methods = [FocusPartition(2, **settings()), MaskedFreezing(), OrthogonalProjection()]
         fit(module, methods, tmp_path, epochs=1, precision=precision)
+    assert same and all(same)
