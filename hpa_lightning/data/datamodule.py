@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -314,10 +315,10 @@ class CVITDataModule(L.LightningDataModule):
         """The collator, made from ``processor`` or from the LightningModule's."""
         if self._collator is None:
             processor = self._processor()
-            if isinstance(processor, str):
-                from transformers import AutoProcessor
+            if isinstance(processor, str | Path):
+                from hpa_lightning.modules.load_pretrained import load_processor  # modules import data
 
-                processor = AutoProcessor.from_pretrained(processor)
+                processor = load_processor(processor, None, None)
             if processor is None:
                 raise ValueError(
                     "the datamodule has no processor: pass processor=, or fit a LightningModule that has `processor`."

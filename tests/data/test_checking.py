@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
-from support.tiny_mllms import tiny_llava
+from support.tiny_mllms import tiny_llava, tiny_timm
 
 from hpa_lightning.cli import main
 from hpa_lightning.data import CVITDataModule, EncodedImage, EvaluationSet, SafetyReplay, Task, read_records
@@ -93,6 +93,17 @@ def test_good_data_pass_and_their_tokens_are_counted(folder: Path, capsys: pytes
     longest = int(lines[1].split()[-3])
     assert 10 < longest <= 64
     main(["data", "check", "--config", str(write_config(folder, "good.json")), "--no-tokens"])
+
+
+def test_a_model_built_from_parts_brings_its_own_processor(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder's tokenizer alone would be taken for that of a model that reads text alone."""
+    tiny_timm()[1].save_pretrained(folder / "processor")
+    (folder / "test.json").write_text(json.dumps([question(number) for number in range(100, 103)]))
+    main(["data", "check", "--config", str(write_config(folder, "good.json"))])
+    assert "reads text alone" not in capsys.readouterr().out
+    records = read_records(folder / "good.json", folder / "images")
+    stream = CVITDataModule([Task("task", records)], processor=folder / "processor")
+    assert type(stream.collator.processor) is type(tiny_timm()[1])
 
 
 def test_long_answers_broken_images_in_memory_and_references(folder: Path) -> None:

@@ -42,6 +42,8 @@ class GuardModel:
         # Reports import the metrics, and do without models.
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+        import hpa_lightning.modules.timm_mllm  # noqa: F401 - registers the architecture with the auto classes
+
         self.name = model
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
         if getattr(self.tokenizer, "chat_template", None) is None:

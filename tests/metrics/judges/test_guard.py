@@ -6,11 +6,13 @@ import copy
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_mllms import tiny_tokenizer
+from support.tiny_mllms import tiny_timm, tiny_tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hpa_lightning.metrics import AttackSuccessRate, GuardModelJudge, OverRefusalRate, resolve_judge
@@ -109,3 +111,17 @@ def test_what_is_no_guard_is_named(guard: str, tmp_path: Path) -> None:
         GuardModelJudge(guard, safe="safe", unsafe="safely not")
     with pytest.raises(ValueError, match="single string"):
         judge("text", ["prompt"])
+
+
+def test_a_model_of_this_package_is_known_where_nothing_else_has_been_imported(tmp_path: Path) -> None:
+    """The auto classes know the architecture built from parts only once its module has run."""
+    model, processor = tiny_timm()
+    processor.tokenizer.chat_template = TEMPLATE
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    program = (
+        "import sys; from hpa_lightning.metrics.judges.guard_model import GuardModel; "
+        "print(type(GuardModel(sys.argv[1], 'float32', 'cpu').model).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["TimmMLLM"], done.stderr
