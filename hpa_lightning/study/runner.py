@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.files import write_text
 from hpa_lightning.results.result_file import RESULT_FILE
 from hpa_lightning.run_folder import IN_USE, INITIAL_SCORES
+from hpa_lightning.study.cell_progress import CellProgress, TaskSeconds, task_seconds
 from hpa_lightning.study.grid import Cell
 from hpa_lightning.study.store import CONFIG, Store
 
@@ -40,6 +39,7 @@ class _Process:
     lock: FileLock
     started: float
     slot: int
+    progress: CellProgress = field(init=False)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -131,6 +131,7 @@ def run_cells(
                     elif isinstance(started, str):
                         say(started)
                     else:
+                        started.progress = CellProgress(store.folder(cell) / RESULT_FILE, progress.times(cell))
                         running.append(started)
                 time.sleep(_POLL_SECONDS)
                 for job in [job for job in running if job.process.poll() is not None]:
@@ -139,7 +140,7 @@ def run_cells(
                     spent = store.add_time(job.cell, seconds)
                     error = _end(job, store, spent, None if gpus else threads)
                     if error is None:
-                        progress.ended(job.cell, spent)
+                        progress.ended(job.cell, spent, store)
                         figures, left = _figures(job.cell, store), progress.line(waiting, running)
                         say(f"{job.cell.key}: {figures}, {spent:.0f} s. {left}")
                     elif IN_USE in error:  # started by a runner that was killed before its fit had locked the folder
@@ -150,7 +151,7 @@ def run_cells(
                         say(f"{job.cell.key}: FAILED, {error}")
                 if running and time.monotonic() - last_status > _STATUS_SECONDS:
                     last_status = time.monotonic()
-                    say("  " + "; ".join(f"{job.cell.key} {_steps(job, store)}" for job in running))
+                    say("  " + "; ".join(f"{job.cell.key} {job.progress.said(last_status)}" for job in running))
         except KeyboardInterrupt:
             for job in running:
                 _stop(job, store)
@@ -248,13 +249,20 @@ class _Progress:
     def __init__(self, cells: Sequence[Cell], store: Store, jobs: int) -> None:
         self._jobs = jobs
         self._seconds: dict[str, list[float]] = {}
+        self._times: dict[tuple[str, str], list[TaskSeconds]] = {}
         for cell in cells:
             finished = store.finished(cell)
             if finished is not None:
-                self.ended(cell, finished.seconds)
+                self.ended(cell, finished.seconds, store)
 
-    def ended(self, cell: Cell, seconds: float) -> None:
+    def ended(self, cell: Cell, seconds: float, store: Store) -> None:
         self._seconds.setdefault(cell.method, []).append(seconds)
+        if (file := store.folder(cell) / RESULT_FILE).is_file():  # an archive may be another machine's
+            self._times.setdefault((cell.condition, cell.method), []).append(task_seconds(file))
+
+    def times(self, cell: Cell) -> list[TaskSeconds]:
+        """What the tasks of finished cells took that differ in their seed alone."""
+        return list(self._times.get((cell.condition, cell.method), ()))
 
     def line(self, waiting: Sequence[Cell], running: Sequence[_Process]) -> str:
         now = time.monotonic()
@@ -273,24 +281,6 @@ def _figures(cell: Cell, store: Store) -> str:
     assert finished is not None
     summary = finished.run.summary()
     return ", ".join(f"{name} {100 * summary[name]:.1f}" for name in ("AP", "BWT", "MASR"))
-
-
-def _steps(job: _Process, store: Store) -> str:
-    """How far a running cell is, from its result file, and how long the rest will take."""
-    path = store.folder(job.cell) / RESULT_FILE
-    if not path.exists():
-        return "starts"
-    text = path.read_text(errors="replace")
-    # A run that was interrupted and went on evaluates a step twice.
-    steps = re.findall(r'"step": (-?\d+), "phase": "evaluate"', text)
-    done = max(map(int, steps), default=-1) + 1
-    said = f"{done} tasks done"
-    found = re.search(r'"tasks": (\[[^\]]*\])', text)
-    if done and found:
-        spent = store.add_time(job.cell, 0.0) + time.monotonic() - job.started
-        left = (len(json.loads(found[1])) - done) * spent / done
-        said += f", about {left / 60:.0f} min left" if left > 0 else ", ends"
-    return said
 
 
 def _gpus() -> list[str]:

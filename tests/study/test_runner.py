@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +17,8 @@ from support.stand_in_fits import SCRIPT, cells_of, starts, study_file
 from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.cli import main
 from hpa_lightning.cli.study import PACKAGES
-from hpa_lightning.results.result_file import ResultWriter
 from hpa_lightning.run_folder import INITIAL_SCORES
 from hpa_lightning.study import Store, read_study, run_cells, runner
-from hpa_lightning.study.runner import _steps
 
 
 def test_finished_cells_are_not_run_again(stand_in: None, tmp_path: Path) -> None:
@@ -48,32 +45,6 @@ def test_a_failure_is_reported_and_the_others_go_on(stand_in: None, tmp_path: Pa
     assert [store.finished(cell) is not None for cell in cells] == [False, False, True]
     run_cells(cells, store, jobs=1, say=lines.append)
     assert [starts(store, cell) for cell in cells] == [2, 2, 1]
-
-
-def test_how_far_a_cell_is_and_how_long_the_rest_will_take(tmp_path: Path) -> None:
-    (cell,) = cells_of(tmp_path, {"good": "run"}, [1])
-    store = Store(tmp_path / "store")
-    folder = store.start(cell)
-    job: Any = SimpleNamespace(cell=cell, started=time.monotonic() - 120)
-    said = [_steps(job, store)]
-    writer = ResultWriter(folder / "results.jsonl")
-    writer.write({"event": "run", "method": "m", "tasks": ["a", "b", "c"], "sets": []})
-    for step in range(-1, 3):
-        writer.write({"event": "time", "step": step, "phase": "evaluate", "seconds": 1.0})
-        said.append(_steps(job, store))
-    store.add_time(cell, 120.0)  # of a part before, which was cut off
-    assert said == [
-        "starts",
-        "0 tasks done",
-        "1 tasks done, about 4 min left",
-        "2 tasks done, about 1 min left",
-        "3 tasks done, ends",
-    ]
-    folder.joinpath("results.jsonl").unlink()
-    writer = ResultWriter(folder / "results.jsonl")
-    writer.write({"event": "run", "method": "m", "tasks": ["a", "b"], "sets": []})
-    writer.write({"event": "time", "step": 0, "phase": "evaluate", "seconds": 1.0})
-    assert _steps(job, store) == "1 tasks done, about 4 min left"
 
 
 def test_all_cells_are_told_one_folder_for_the_scores_of_the_model_they_start_from(
@@ -260,18 +231,6 @@ def test_a_study_runs_no_package_that_was_not_allowed(
     main(["study", "run", str(path), "--imports", "downloaded"])
     (log,) = (tmp_path / "runs").rglob("log.txt")
     assert log.read_text() == ",".join([*PACKAGES, "downloaded"]), "its fit is told what it may import"
-
-
-def test_a_step_that_was_evaluated_twice_counts_once(tmp_path: Path) -> None:
-    from types import SimpleNamespace
-
-    from hpa_lightning.study.runner import _steps
-
-    job, where = SimpleNamespace(cell=None), SimpleNamespace(folder=lambda cell: tmp_path)
-    assert _steps(job, where) == "starts"
-    lines = [f'{{"event": "time", "step": {step}, "phase": "evaluate", "seconds": 1.0}}' for step in (-1, 0, -1, 0, 1)]
-    (tmp_path / "results.jsonl").write_text("\n".join(lines))
-    assert _steps(job, where) == "2 tasks done"
 
 
 def test_a_cell_that_starts_with_another_waits_for_it(stand_in: None, tmp_path: Path) -> None:
