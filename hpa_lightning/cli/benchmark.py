@@ -86,9 +86,9 @@ def run(arguments: Sequence[str]) -> None:
     )
     for name, part in about["parts"].items():
         print(f"{name}: {', '.join(f'{number} {what}' for what, number in part['counts'].items())}")
-    if about["model"]:
-        for what, value in about["model"].items():
-            print(f"model, {what}: {', '.join(value) if isinstance(value, dict | list) else value}")
+    for name, model in about["models"].items():
+        for what, value in model.items():
+            print(f"{name}, {what}: {', '.join(value) if isinstance(value, dict | list) else value}")
     print(f"{options.output}: {len(about['tasks'])} tasks; licences are in {options.output / 'LICENCES.txt'}.")
 
 

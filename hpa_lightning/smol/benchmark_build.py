@@ -19,6 +19,7 @@ from hpa_lightning.smol.data_parts import picture_path, write_safety, write_stam
 from hpa_lightning.smol.harm_prompts import Find
 from hpa_lightning.smol.inputs import INPUTS, Input, find_input
 from hpa_lightning.smol.licence_list import licence_list
+from hpa_lightning.smol.model_records import MODEL_FILE, models_in
 from hpa_lightning.smol.package_archives import file_digest
 from hpa_lightning.smol.picture_sources import Split
 from hpa_lightning.smol.task_examples import TASKS, Examples, SmolTask, all_stamps
@@ -63,7 +64,8 @@ def build_smol(
 
     ``output`` then holds ``tasks/``, ``pictures/`` and ``safety/``, ``model/`` where there is a ``build_model``,
     ``smol.yaml`` (the description for ``BenchmarkDataModule``), ``LICENCES.txt``, ``build.json`` (what it was made of)
-    and ``inputs/``, from which the next build makes what is missing.
+    and ``inputs/``, from which the next build makes what is missing. ``LICENCES.txt`` and ``build.json`` tell of every
+    model that is there, by its folder, and of what all tasks that are there were made of.
 
     Args:
         output: folder; a new one, an empty one, or one that this function made.
@@ -107,7 +109,7 @@ def build_smol(
             find(name)
         chosen = _with_inputs(tasks, find, say)
         parts, needed = _build_data(output, chosen, find, prompts, progress)
-        model = {}
+        models = {}
         if build_model is not None:
             say(f"The model, {language} with the tower {tower}.")
             options: dict[str, Any] = {} if stages is None else {"stages": stages}
@@ -115,9 +117,12 @@ def build_smol(
                 options["language"] = language
             if stage_files is not None:
                 options["stage_files"] = stage_files
-            model = dict(build_model(output / model_folder(tower, stages, language), find, tower, **options))
-            needed = [*_LANGUAGE_INPUTS[language], _TOWER_INPUTS[tower], *needed]
-        about = _about(chosen, needed, prompts, parts, model)
+            name = model_folder(tower, stages, language)
+            made = build_model(output / name, find, tower, **options)
+            models[name] = {"language": language, "tower": tower, **made}
+        models = dict(sorted((models_in(output) | models).items()))
+        needed = list(dict.fromkeys([*_inputs_of(models), *needed, *_inputs_of_tasks_in(output)]))
+        about = _about(chosen, needed, prompts, parts, models)
         write_text(output / "smol.yaml", description(chosen))
         write_text(output / "LICENCES.txt", licence_list(needed, prompts is not None))
         write_text(output / _ABOUT, json.dumps(about, indent=1) + "\n")
@@ -247,12 +252,31 @@ def _made_of(inputs: Sequence[str]) -> dict[str, Any]:
     return {"version": DATA_VERSION, "inputs": {name: INPUTS[name].content for name in inputs}}
 
 
+def _inputs_of(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the inputs of all models in the folder, whenever they were built."""
+    found: list[str] = []
+    for folder, model in models.items():
+        language, tower = model.get("language"), model.get("tower")
+        if language not in _LANGUAGE_INPUTS or tower not in _TOWER_INPUTS:
+            raise ValueError(
+                f"{folder}/{MODEL_FILE} names the language model {language!r} and the tower {tower!r}, which this "
+                "version does not know; remove the folder, and build the model again."
+            )
+        found += [*_LANGUAGE_INPUTS[language], _TOWER_INPUTS[tower]]
+    return found
+
+
+def _inputs_of_tasks_in(output: Path) -> list[str]:
+    """Names of the inputs of all tasks in the folder, those of an earlier build too, whose pictures are still there."""
+    return [name for task in TASKS if (output / "tasks" / task).is_dir() for name in TASKS[task].inputs]
+
+
 def _about(
     tasks: Sequence[str],
     needed: Sequence[str],
     xstest: Path | None,
     parts: Mapping[str, Any],
-    model: Mapping[str, Any],
+    models: Mapping[str, Any],
 ) -> dict[str, Any]:
     packages = ("hpa-lightning", "torch", "transformers", "timm", "pillow", "scikit-learn", "numpy")
     return {
@@ -263,6 +287,6 @@ def _about(
         "xstest": None if xstest is None else {"sha256": file_digest(xstest), "content": XSTEST_CONTENT},
         "lacks": [] if xstest is not None else [without_xstest()],
         "parts": {name: {key: part[key] for key in ("counts", "files", "pictures")} for name, part in parts.items()},
-        "model": dict(model),
+        "models": dict(models),
         "versions": {name: version(name) for name in packages},
     }

@@ -15,7 +15,6 @@ from torch import nn
 from hpa_lightning.files import whole_folder, write_text
 from hpa_lightning.modules.timm_mllm import TimmMLLM, build_timm_mllm
 from hpa_lightning.modules.timm_processor import TimmProcessor
-from hpa_lightning.parsing import parse_json, read_text
 from hpa_lightning.smol.gemma_model import GEMMA_TERMS, load_gemma
 from hpa_lightning.smol.harm_prompts import Find
 from hpa_lightning.smol.image_towers import DINO_ARGUMENTS, DINO_NAME, LITE_NAME, load_dino, load_efficientnet
@@ -27,6 +26,7 @@ from hpa_lightning.smol.load_checks import (
     check_language_model,
     perplexity,
 )
+from hpa_lightning.smol.model_records import MODEL_FILE, last_stage, model_record
 from hpa_lightning.smol.package_archives import file_digest
 from hpa_lightning.smol.stage_weights import BEFORE, STAGES, apply_stage_, measured_at, stage_file, stage_files_in
 from hpa_lightning.values import names
@@ -36,7 +36,6 @@ Language = Literal["smollm2", "gemma"]
 
 IMAGE_GRID = 4
 """The tower's features are averaged to a grid of 4 x 4, so that a picture takes 16 tokens and not 49 or 256."""
-_ABOUT = "smol_model.json"
 REMEMBERED = 8000
 """Pictures whose features are kept in memory: those of all tasks and tests, 0.6 GB at most."""
 
@@ -150,8 +149,9 @@ def build_model(
         stage_files: folder whose stage files count before the package's own, as ``studies/smol_stages.py`` fills it.
 
     Returns:
-        What is known of the model: its tower, its stages with the SHA-256 of their files, what was measured at the
-        last stage's end, and its perplexity on plain sentences.
+        What is known of the model: its language model and tower, its stages with the SHA-256 of their files, what was
+        measured at the end of the last stage's own fit (:func:`~hpa_lightning.smol.model_records.last_stage`), and this
+        model's perplexity on plain sentences.
 
     Raises:
         ValueError: an input is not as it should be, the folder holds something else, or ``stage_files`` none of the
@@ -161,23 +161,22 @@ def build_model(
     digests = {stage: file_digest(path) for stage, path in files.items()}
     wanted = {"language": language, "tower": tower, "stages": digests}
     if folder.exists() and any(folder.iterdir()):
-        about = folder / _ABOUT
-        known = parse_json(read_text(about), str(about)) if about.is_file() else None
-        if not isinstance(known, dict):
+        known = model_record(folder)
+        if known is None:
             raise ValueError(f"{folder} exists and is no model of this benchmark; remove it, or choose another folder.")
-        if {"language": "smollm2"} | {key: known[key] for key in wanted if key in known} == wanted:
+        if {key: known[key] for key in wanted if key in known} == wanted:
             return known
         shutil.rmtree(folder)  # of another version's stages
     model, processor = model_of_stages(find, tower, stages, files, language)
     found = {
         **wanted,
-        "measured": measured_at(files[stages[-1]]) if stages else {},
+        "last_stage": last_stage(list(stages), measured_at(files[stages[-1]]) if stages else {}),
         "perplexity": round(perplexity(model, processor.tokenizer, SENTENCES), 2),
     }
     with whole_folder(folder) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
-        write_text(partial / _ABOUT, json.dumps(found, indent=1) + "\n")
+        write_text(partial / MODEL_FILE, json.dumps(found, indent=1) + "\n")
     return found
 
 

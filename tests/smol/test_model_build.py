@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_the_pretrained_parts_alone_are_a_model(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("hpa_lightning.smol.model_build.assemble", assembled)
     found = build_model(tmp_path / "model", nowhere, "dino", [], "gemma")
-    assert found["stages"] == {} and found["measured"] == {} and found["language"] == "gemma"
+    assert found["stages"] == {} and found["last_stage"] == {} and found["language"] == "gemma"
     assert build_model(tmp_path / "model", nowhere, "dino", [], "gemma") == found and asked == [("dino", "gemma")]
     assert build_model(tmp_path / "model", nowhere, "dino", [])["stages"] == {} and len(asked) == 2
 
@@ -128,7 +129,11 @@ def test_a_folder_is_kept_until_the_stages_are_others(tmp_path: Path, monkeypatc
     folder = tmp_path / "model"
     first = build_model(folder, nowhere)
     assert build_model(folder, nowhere) == first and made == ["efficientnet"]
-    assert first["measured"] == {"harmful-text": 0.3} and list(first["stages"]) == list(STAGES)
+    end = {"name": STAGES[-1], "after": list(STAGES[:-1]), "measured": {"harmful-text": 0.3}}
+    assert first["last_stage"] == end and list(first["stages"]) == list(STAGES)
+    older = {key: value for key, value in first.items() if key not in ("last_stage", "language")}
+    (folder / "smol_model.json").write_text(json.dumps({**older, "measured": end["measured"]}))  # of an earlier version
+    assert build_model(folder, nowhere) == first and made == ["efficientnet"]
     assert float(MLLMModule(model=str(folder)).model.projector[2].bias[0].detach()) == 3
     with torch.no_grad():
         model.projector[2].bias.fill_(9)
@@ -159,7 +164,8 @@ def test_stage_files_of_ones_own_count_before_the_packages(tmp_path: Path, monke
         model.projector[2].bias.fill_(3)
     save_stage(model, own / "text_alignment-gemma.safetensors", True, {})
     found = build_model(tmp_path / "model", nowhere, "dino", some, "gemma", own)
-    assert list(found["stages"]) == list(some) and found["measured"] == {"perplexity": 7.0}
+    end = {"name": "projector", "after": [], "measured": {"perplexity": 7.0}}  # fitted without the text alignment
+    assert list(found["stages"]) == list(some) and found["last_stage"] == end and found["perplexity"] != 7.0
     assert float(MLLMModule(model=str(tmp_path / "model")).model.projector[2].bias[0].detach()) == 5
     assert build_model(tmp_path / "model", nowhere, "dino", some, "gemma", own) == found
     assert stage_files_in(own, STAGES, "dino", "gemma").keys() == set(some) and not stage_files_in(own, STAGES)
