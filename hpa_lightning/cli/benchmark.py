@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,21 @@ def run(arguments: Sequence[str]) -> None:
     for name, part in about["parts"].items():
         print(f"{name}: {', '.join(f'{number} {what}' for what, number in part['counts'].items())}")
     for name, model in about["models"].items():
-        for what, value in model.items():
-            print(f"{name}, {what}: {', '.join(value) if isinstance(value, dict | list) else value}")
+        print("\n".join(_of_model(name, model)))
     print(f"{options.output}: {len(about['tasks'])} tasks; licences are in {options.output / 'LICENCES.txt'}.")
+
+
+def _of_model(folder: str, model: Mapping[str, Any]) -> list[str]:
+    """What is known of a model, with its values."""
+    stages = ", ".join(model.get("stages", ())) or "none"
+    lines = [f"{folder}: {model['language']} with the tower {model['tower']}; stages: {stages}"]
+    if "perplexity" in model:
+        lines.append(f"{folder}, perplexity on plain sentences: {model['perplexity']}")
+    if (end := model.get("last_stage")) and end["measured"]:
+        after = f", after {', '.join(end['after'])}" if end["after"] else ", between pretrained parts"
+        found = ", ".join(f"{name} {value}" for name, value in end["measured"].items())
+        lines.append(f"{folder}, at the end of the fit of {end['name']}{after}: {found}")
+    return lines
 
 
 def _model(options: Any) -> Any:

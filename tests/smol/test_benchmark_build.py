@@ -316,6 +316,25 @@ def test_a_missing_reader_of_the_model_is_told_before_anything_is_downloaded(
     model_build.check_readers(tmp_path / "smol" / "model", "dino")  # built already: nothing is read
 
 
+def test_the_command_prints_what_was_measured_with_its_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hpa_lightning.cli import benchmark
+
+    end = {"name": "projector", "after": [], "measured": {"perplexity": 22.98, "seconds": 1269}}
+    model = {"language": "smollm2", "tower": "efficientnet", "stages": {"text_alignment": "d1", "projector": "d2"}}
+    other = {"language": "gemma", "tower": "dino", "stages": {}, "last_stage": {}}
+    models = {"model-a": {**model, "last_stage": end, "perplexity": 22.12}, "model-b": other}
+    monkeypatch.setattr(benchmark_build, "build_smol", lambda *_, **__: {"parts": {}, "tasks": [], "models": models})
+    benchmark.run(["build", "smol", "--output", str(tmp_path), "--no-model"])
+    assert capsys.readouterr().out.splitlines()[:-1] == [
+        "model-a: smollm2 with the tower efficientnet; stages: text_alignment, projector",
+        "model-a, perplexity on plain sentences: 22.12",
+        "model-a, at the end of the fit of projector, between pretrained parts: perplexity 22.98, seconds 1269",
+        "model-b: gemma with the tower dino; stages: none",
+    ]
+
+
 def test_the_command_knows_the_tasks_and_stages() -> None:
     from hpa_lightning.cli import benchmark
     from hpa_lightning.smol.stage_weights import BEFORE
