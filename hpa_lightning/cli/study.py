@@ -15,7 +15,7 @@ PACKAGES = ("hpa_lightning", "lightning", "pytorch_lightning", "torch", "torchme
 
 _DESCRIPTION = """\
 run      runs the cells that are not finished; interrupt it at any moment, the same command continues
-status   lists the cells of every group and whether they are finished
+status   lists the cells of every group: finished, running (in whichever process) or to run
 report   tables and figures of the finished cells, as results.md and results.html
 archive  gathers the finished cells in one file, to be kept or committed
 windows  freezes each window of decoder blocks in turn in the fit of a configuration, and reports it (with --output)
@@ -79,7 +79,8 @@ def run(arguments: Sequence[str]) -> None:
         for cell in cells:
             lacks = store.lacks(cell)
             reason = f" (run, but {lacks})" if lacks else ""
-            print(f"{'finished' if store.finished(cell) else 'to run  '}  {cell.key}{reason}")
+            state = "finished" if store.finished(cell) else "running" if store.is_locked(cell) else "to run"
+            print(f"{state:<8}  {cell.key}{reason}")
     elif options.action == "archive":
         print(f"{options.output}: {store.archive(cells, options.output)} cells")
     elif options.action == "report" or (options.action == "windows" and options.output is not None):

@@ -221,8 +221,13 @@ class Store:
         return lock
 
     def is_locked(self, cell: Cell) -> bool:
-        """Whether a process is running the cell."""
-        lock = self.lock(cell)
+        """Whether a process is running the cell; nothing is written for one that nobody has begun."""
+        if not self.folder(cell).is_dir():
+            return False
+        try:
+            lock = self.lock(cell)
+        except (OSError, NotImplementedError):  # a store that can only be read: nobody runs in it from here
+            return False
         if lock is not None:
             lock.release()
         return lock is None

@@ -110,17 +110,27 @@ HOLDS = "import sys, time, pathlib; from hpa_lightning.run_folder import lock_fo
 HOLDS += "lock_folder(pathlib.Path(sys.argv[1])); print('locked', flush=True); time.sleep(300)"
 
 
-def test_a_fit_that_outlives_its_runner_keeps_the_cell_until_it_is_killed(tmp_path: Path) -> None:
-    (cell,), store = cells_of(tmp_path, {"good": "run"}, [1]), Store(tmp_path / "store")
+def test_a_fit_that_outlives_its_runner_keeps_the_cell_until_it_is_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cell, other), store = cells_of(tmp_path, {"good": "run"}, [1, 2]), Store(tmp_path / "store")
+    status = ["study", "status", str(tmp_path / "study.yaml"), "--store", str(store.root)]
     command = [sys.executable, "-c", HOLDS, str(store.folder(cell))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as fit:
         assert fit.stdout is not None and fit.stdout.readline() == "locked\n"
         assert store.lock(cell) is None and store.is_locked(cell)
+        main(status)
+        assert capsys.readouterr().out == f"running   {cell.key}\nto run    {other.key}\n"
+        assert not store.folder(other).exists(), "looking makes nothing"
         fit.kill()  # it releases nothing itself
     lock = store.lock(cell)
     assert lock is not None and store.lock(cell) is None
+    main(status)  # its runner has it
+    assert capsys.readouterr().out.startswith(f"running   {cell.key}\n")
     lock.release()
     assert not store.is_locked(cell)
+    main(status)
+    assert capsys.readouterr().out.startswith(f"to run    {cell.key}\n")
 
 
 def test_a_fit_that_finds_its_folder_in_use_is_no_failure(stand_in: None, tmp_path: Path) -> None:
