@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from hpa_lightning.cli.errors import UserError, on_one_line
+from hpa_lightning.cli.interrupts import told_interrupts
 from hpa_lightning.values import nearest
 
 PROGRAM = "hpa-lightning"
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     prefix = f"{PROGRAM} {command}" if command in COMMANDS else PROGRAM
     try:
-        _run(command, rest)
+        with told_interrupts(arguments, PROGRAM):
+            _run(command, rest)
     except UserError as error:
         reported = error.with_prefix(prefix)
         print(reported, file=sys.stderr)

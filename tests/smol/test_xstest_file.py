@@ -89,7 +89,7 @@ def test_the_download(address: str, file: Path, tmp_path: Path) -> None:
     for _ in range(2):
         copy = take_xstest("download", tmp_path / "inputs", said.append)
         assert copy is not None and copy.read_bytes() == file.read_bytes()
-    assert said == [f"{address} is downloaded (39 kB, CC BY 4.0)."]
+    assert said == [f"{address} is being downloaded (39 kB, CC BY 4.0)."]
 
 
 def test_a_download_that_fails_or_brings_something_else(
