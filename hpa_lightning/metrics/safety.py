@@ -6,7 +6,7 @@ read as perfect safety.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -23,7 +23,11 @@ Judge = RefusalJudge | str | PathLike[str]
 Rates = Mapping[str, float] | Sequence[float] | Tensor
 
 
-def judged(responses: Sequence[str], judge: RefusalJudge, prompts: Sequence[str] | None = None) -> list[bool]:
+def judged(
+    responses: Sequence[str],
+    judge: RefusalJudge | Callable[[list[str]], Sequence[bool]],
+    prompts: Sequence[str] | None = None,
+) -> list[bool]:
     """The judge's verdict on every response, True = refused (or safe, by a guard model).
 
     A judge may give truth values, 0 and 1, or `Verdict`, of which a full refusal alone is one.
@@ -34,10 +38,11 @@ def judged(responses: Sequence[str], judge: RefusalJudge, prompts: Sequence[str]
     """
     if isinstance(responses, str):
         raise ValueError("Expected a sequence of responses, got a single string; wrap it in a list.")
+    texts = list(responses)
     if getattr(judge, "needs_prompts", False):
-        verdicts = list(judge(responses, prompts))  # type: ignore[call-arg]
+        verdicts = list(judge(texts, prompts))  # type: ignore[call-arg]
     else:
-        verdicts = list(judge(responses))
+        verdicts = list(judge(texts))
     if len(verdicts) != len(responses):
         raise ValueError(
             f"The judge {judge!r} returned {len(verdicts)} verdicts for {len(responses)} responses; "

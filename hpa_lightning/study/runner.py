@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class _Process:
     lock: FileLock
     started: float
     slot: int
-    progress: CellProgress = field(init=False)
+    progress: CellProgress
 
 
 class Interrupted(KeyboardInterrupt):
@@ -124,14 +124,13 @@ def run_cells(
                     slot = min(set(range(jobs)) - {job.slot for job in running})
                     waiting.remove(cell)
                     gpu = gpus[slot % len(gpus)] if gpus else None
-                    started = _start(cell, store, threads, gpu, slot, environment, say)
+                    started = _start(cell, store, threads, gpu, slot, environment, progress.times(cell), say)
                     if started is None:
                         say(f"{cell.key}: another process is running it; it is waited for.")
                         elsewhere.append(cell)
                     elif isinstance(started, str):
                         say(started)
                     else:
-                        started.progress = CellProgress(store.folder(cell) / RESULT_FILE, progress.times(cell))
                         running.append(started)
                 time.sleep(_POLL_SECONDS)
                 for job in [job for job in running if job.process.poll() is not None]:
@@ -179,6 +178,7 @@ def _start(
     gpu: str | None,
     slot: int,
     environment: Mapping[str, str],
+    before: Sequence[TaskSeconds],
     say: Callable[[str], None],
 ) -> _Process | str | None:
     """Start a cell's process, or say why it needs none; ``None`` if another process is running it."""
@@ -208,7 +208,8 @@ def _start(
             env={**environment, **own},
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its children in order
         )
-    return _Process(cell, process, lock, time.monotonic(), slot)
+    progress = CellProgress(store.folder(cell) / RESULT_FILE, before)
+    return _Process(cell, process, lock, time.monotonic(), slot, progress)
 
 
 def _command(config: Path, checkpoint: Path | None) -> list[str]:

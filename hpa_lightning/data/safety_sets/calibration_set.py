@@ -19,7 +19,7 @@ from PIL import Image
 from hpa_lightning.data.images import to_rgb
 from hpa_lightning.data.protocols import Collator
 from hpa_lightning.data.record import Record, assistant_turn
-from hpa_lightning.metrics.safety import is_refused
+from hpa_lightning.metrics.safety import judged
 from hpa_lightning.metrics.scoring import is_blank
 
 
@@ -101,12 +101,9 @@ def build_safety_calibration(
     for start in range(0, len(harmful_records), batch_size):
         chunk = list(harmful_records[start : start + batch_size])
         answers = list(generate(collator.generate(chunk)))
-        verdicts = [is_refused(verdict, judge) for verdict in judge(answers)]
-        if len(answers) != len(chunk) or len(verdicts) != len(chunk):
-            raise ValueError(
-                f"{len(chunk)} harmful inputs got {len(answers)} answers and {len(verdicts)} verdicts; expected one "
-                "for each."
-            )
+        if len(answers) != len(chunk):
+            raise ValueError(f"{len(chunk)} harmful inputs got {len(answers)} answers; expected one for each.")
+        verdicts = judged(answers, judge, [record.prompt for record in chunk])
         asked += len(chunk)
         for record, answer, is_refusal in zip(chunk, answers, verdicts, strict=True):
             if is_refusal and not is_blank(answer):  # judges take silence for a refusal
@@ -155,7 +152,7 @@ def given_safety_calibration(
         answers.append(references[0].strip())
         messages = (*prompt, *assistant_turn(answers[-1]))
         kept.append(Record(record.id, messages, record.images, source=record.source))
-    verdicts = [is_refused(verdict, judge) for verdict in judge(answers)]
+    verdicts = judged(answers, judge, [record.prompt for record in kept])
     if not all(verdicts):
         first = verdicts.index(False)
         rank_zero_warn(

@@ -9,7 +9,7 @@ import torch
 from support.tiny_mllms import picture, tiny_llava, training_records
 
 from hpa_lightning.data import MLLMCollator, Record, SafetyCalibration, build_safety_calibration
-from hpa_lightning.data.record import message_text, user_turn
+from hpa_lightning.data.record import assistant_turn, message_text, user_turn
 from hpa_lightning.data.safety_sets import given_safety_calibration
 from hpa_lightning.metrics import StringRefusalJudge
 
@@ -75,6 +75,22 @@ def test_shortage_is_told_with_counts(collator: MLLMCollator) -> None:
         build_safety_calibration(lambda batch: [], collator, RECORDS[:1], judge, size=1)
     with pytest.raises(ValueError, match="size and batch_size are 0 and 8"):
         build_safety_calibration(aligned, collator, RECORDS, judge, size=0)
+
+
+def test_a_judge_gives_a_verdict_for_every_answer(collator: MLLMCollator) -> None:
+    given = [Record(f"g{number}", (*user_turn("harm"), *assistant_turn("I can't help."))) for number in range(3)]
+    with pytest.raises(ValueError, match="returned 2 verdicts for 3 responses"):
+        given_safety_calibration(given, lambda answers: [True, True], size=3)
+    with pytest.raises(ValueError, match="returned 1 verdicts for"):
+        build_safety_calibration(aligned, collator, RECORDS, lambda answers: [True], size=5)
+
+    class Guard:
+        needs_prompts = True
+
+        def __call__(self, answers: list[str], prompts: list[str]) -> list[bool]:
+            return [prompt == "harm" for prompt in prompts]
+
+    assert given_safety_calibration(given, Guard(), size=3).refused == 3  # type: ignore[arg-type]
 
 
 def test_state_survives_a_checkpoint(collator: MLLMCollator) -> None:
