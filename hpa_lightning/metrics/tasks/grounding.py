@@ -9,6 +9,7 @@ from fractions import Fraction
 from torch import Tensor
 from torchmetrics.utilities import rank_zero_warn
 
+from hpa_lightning.metrics.tasks.characters import plain_characters
 from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, mean_score
 
 Box = tuple[Fraction, Fraction, Fraction, Fraction]
@@ -34,6 +35,7 @@ def read_boxes(text: str) -> list[Box]:
         >>> [[float(x) for x in box] for box in read_boxes("The dog is at [0.1, 0.25, 0.5, 1] .")]
         [[0.1, 0.25, 0.5, 1.0]]
     """
+    text = plain_characters(text)
     bare = _BARE.fullmatch(text)
     matches = [bare] if bare else _BOX.finditer(text)
     return [_box([group for group in match.groups() if group is not None]) for match in matches]

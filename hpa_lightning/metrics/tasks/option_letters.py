@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 
 from hpa_lightning.metrics.judges.judged_text import without_thoughts
+from hpa_lightning.metrics.tasks.characters import plain_characters
 
 _BRACKETED = r"[(\[\u3010]\s*([A-Za-z])\s*[)\]\u3011]"
 _CAPITAL = r"(?<![A-Za-z0-9_'-])([A-Z])(?![A-Za-z0-9_']|-\w)"  # one that is no part of a word; Chinese has no spaces
@@ -172,12 +172,10 @@ def named_options(text: str) -> set[str]:
         >>> named_options("(B), because (A) is wrong"), named_options("Neither A nor B")
         ({'B'}, set())
     """
-    text = unicodedata.normalize("NFKC", final_answer(text)).replace("\u3002", ". ")
-    text = re.sub(r"[*`\"\u201c\u201d\u300c\u300d]|__", "", text)
-    text = re.sub(r"(?<!\w)['\u2018]([A-Za-z])['\u2019](?!\w)", r"\1", text)
-    lines = [
-        re.sub(r"^(?:->|=>|[-\u2013\u2022>\u2192])\s*(?=\S)", "", " ".join(line.split())) for line in text.splitlines()
-    ]
+    text = plain_characters(final_answer(text)).replace("\u3002", ". ")
+    text = re.sub(r"[*`\"\u300c\u300d]|__", "", text)
+    text = re.sub(r"(?<!\w)'([A-Za-z])'(?!\w)", r"\1", text)
+    lines = [re.sub(r"^(?:->|=>|[-\u2022>\u2192])\s*(?=\S)", "", " ".join(line.split())) for line in text.splitlines()]
     lines = [line for line in lines if line]
     text = _DENIED.sub(" ", "\n".join(lines))
     begun = [_at_the_start(line) for line in text.split("\n")]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 
 from torch import Tensor
 
+from hpa_lightning.metrics.tasks.characters import plain_characters
 from hpa_lightning.metrics.tasks.option_letters import (
     ALONE,
     AT_THE_START,
@@ -49,7 +49,7 @@ def _bare(text: str) -> str:
 
 def _option(prediction: str, accepted: Sequence[str]) -> float:
     prediction = final_answer(prediction)
-    stripped = [reference.strip() for reference in accepted]
+    stripped = [plain_characters(reference).strip() for reference in accepted]
     alone = [match for match in map(ALONE.fullmatch, stripped) if match]
     texts = [reference for reference in stripped if not ALONE.fullmatch(reference)]
     letters = {letter_of(match.groups()) for match in alone or map(AT_THE_START.match, texts) if match}
@@ -57,7 +57,7 @@ def _option(prediction: str, accepted: Sequence[str]) -> float:
     answer = _without_lead_in(prediction)
     if _forms(prediction, answer) & _forms(*texts):
         return 1.0
-    letter, rest = split_letter(unicodedata.normalize("NFKC", answer)) or ("", "")
+    letter, rest = split_letter(plain_characters(answer)) or ("", "")
     if letter in letters and normalise_answer(rest) in {_bare(_without_letter(text)) for text in texts} - {""}:
         return 1.0
     named = named_options(prediction)

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from torch import Tensor
 
+from hpa_lightning.metrics.tasks.characters import plain_characters
 from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, best_of, mean_score
 from hpa_lightning.metrics.tasks.text import SENTENCE_END, same_answer
 
@@ -29,7 +30,7 @@ def read_number(text: str) -> Decimal | None:
         >>> read_number("-1,234.5"), read_number("45%"), read_number("45 km")
         (Decimal('-1234.5'), Decimal('0.45'), None)
     """
-    match = _NUMBER.fullmatch(" ".join(text.lower().replace("\u2212", "-").split()).rstrip(SENTENCE_END))
+    match = _NUMBER.fullmatch(" ".join(plain_characters(text).lower().split()).rstrip(SENTENCE_END))
     if match is None:
         return None
     sign, digits, exponent, percent = match.groups()

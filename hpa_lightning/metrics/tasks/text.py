@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 from torch import Tensor
 
+from hpa_lightning.metrics.tasks.characters import plain_characters
 from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, best_of, mean_score
 
 # Beside the marks of English the Chinese and Japanese stop and comma, the Arabic question mark, comma, semicolon and
@@ -16,21 +15,16 @@ from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, bes
 _OTHER_ENDS = "\u3002\u3001\u061f\u060c\u061b\u06d4\u0964\u0965"
 SENTENCE_END = f".,;:!? {_OTHER_ENDS}"
 _TOKEN_EDGE = f".,;:!?\"'()[]{{}}\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb\u00bf\u00a1{_OTHER_ENDS}"
-# "10²" would become "102".
-_EXPONENT = re.compile("(?<=\\d)(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b])")
 
 
 def normalise_answer(text: str) -> str:
-    """Lower case, single spaces, no trailing punctuation, one form of a character (NFKC: full width is half width).
-
-    Punctuation of any script; a raised number behind a digit is an exponent.
+    """Lower case, single spaces, no trailing punctuation of any script, `plain_characters`.
 
     Example:
         >>> normalise_answer("  A  Red cube ."), normalise_answer("\u7ea2\u8272\u3002"), normalise_answer("10\u00b2 m")
         ('a red cube', '\u7ea2\u8272', '10^2 m')
     """
-    text = unicodedata.normalize("NFKC", _EXPONENT.sub("^", text))
-    return " ".join(text.casefold().split()).rstrip(SENTENCE_END)
+    return " ".join(plain_characters(text).casefold().split()).rstrip(SENTENCE_END)
 
 
 def _tokens(text: str) -> list[str]:
@@ -64,8 +58,9 @@ _best_match, _best_contained, _best_f1 = best_of(_matches), best_of(_contains), 
 def exact_match(predictions: Sequence[str], references: References) -> Tensor:
     """Share of predictions equal to one of their references, up to case, spaces and trailing punctuation.
 
-    Decision: an empty prediction is never correct, and no substring counts (scorers that accept substrings in
-    either direction score an empty prediction as correct).
+    Typographic apostrophes, quotation marks and dashes are the plain ones, full width is half width. Decision: an empty
+    prediction is never correct, and no substring counts (scorers that accept substrings in either direction score an
+    empty prediction as correct).
 
     Args:
         predictions: one text per record.
