@@ -1,4 +1,4 @@
-"""Tables of the categories that published sets sort their records by."""
+"""Tables of what metrics report beside the scores: further figures, and the categories of published sets."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ def category_tables(run: RunResults) -> list[tuple[str, Table, str]]:
             caption = f"Score of every {scheme} of {item['name']} after every step, in {measures}"
             found.append((f"{item['name']} by {scheme}", table, caption))
     return found
+
+
+def figures_table(run: RunResults) -> Table:
+    """What the sets' metrics report beside the score at every step, percent, but for points; no rows without such."""
+    rows: list[list[Cell]] = []
+    for measure in run.further_measures:
+        name, _, figure = measure.rpartition("/")
+        values = [_value(figure, run.mean_score([measure], step)) for step in run.steps]
+        rows.append([name, figure.replace("_", " "), *values])
+    return Table(["Set", "Figure", *(row_name(run, step) for step in run.steps)], rows)
 
 
 def category_csv_table(runs: Sequence[RunResults]) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hpa_lightning.redaction import masked_command
-from hpa_lightning.report.category_tables import category_tables
+from hpa_lightning.report.category_tables import category_tables, figures_table
 from hpa_lightning.report.drift_prediction import drift_table, has_drift
 from hpa_lightning.report.judges import judges_of
 from hpa_lightning.report.meanings import MEANINGS
@@ -95,6 +95,9 @@ def _section(run: RunResults, label: str, images: Sequence[Image]) -> Section:
     if (helpful := helpfulness_table(run)).rows:
         caption = "Score in percent on every set of helpfulness after every step"
         tables.append(("Helpfulness at every step", helpful, caption))
+    if (further := figures_table(run)).rows:
+        caption = "What the sets' metrics report beside the score after every step, in percent, points as they are"
+        tables.append(("Further figures", further, caption))
     tables += category_tables(run)
     answers = answers_table(run)
     if answers.rows:

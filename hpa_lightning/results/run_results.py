@@ -323,7 +323,12 @@ class RunResults:
     @property
     def measures(self) -> list[str]:
         """What :meth:`mean_score` takes: the names of the sets, and ``SET/FIGURE`` for the further figures of sets."""
-        return [*(entry["name"] for entry in self.sets), *dict.fromkeys(name for _, name in self._figures)]
+        return [*(entry["name"] for entry in self.sets), *self.further_measures]
+
+    @property
+    def further_measures(self) -> list[str]:
+        """``SET/FIGURE`` for all that the sets' metrics report beside the score, as ``figstep/by_likelihood``."""
+        return list(dict.fromkeys(name for _, name in self._figures))
 
     def mean_score(self, sets: Sequence[str], step: int) -> float:
         """Mean score of some sets, of whatever kind, at a step, a fraction; NaN where one of them was not measured.

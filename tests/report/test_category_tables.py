@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hpa_lightning.report.category_tables import category_csv_table, category_tables, further_text
+from hpa_lightning.report.category_tables import category_csv_table, category_tables, figures_table, further_text
+from hpa_lightning.report.run_page import render_page
 from hpa_lightning.results.run_results import RunResults
 
 
@@ -16,9 +17,15 @@ def run() -> RunResults:
         score = {"event": "score", "step": step, "after": "a" if step == 0 else None, "n": 8, "metric": "m"}
         fraud = {"n": 4, "score": rate}
         by_domain = {"fraud": fraud, **({"weapons": {"n": 4, "score": 1.0}} if step == 0 else {})}
-        lines.append({**score, "set": "harm", "kind": "safety", "score": rate, "categories": {"domain": by_domain}})
+        likely = {"figures": {"by_likelihood": rate / 2}} if step == 0 else {}
+        lines.append(
+            {**score, "set": "harm", "kind": "safety", "score": rate, "categories": {"domain": by_domain}, **likely}
+        )
         points = {"subtask": {"count": {"n": 8, "score": rate, "points": 100.0 * rate}}}
-        lines.append({**score, "set": "mme", "kind": "helpfulness", "score": rate, "categories": points})
+        total = {"points": 100.0 * rate, "accuracy_plus": rate}
+        lines.append(
+            {**score, "set": "mme", "kind": "helpfulness", "score": rate, "categories": points, "figures": total}
+        )
     return RunResults(lines)
 
 
@@ -31,6 +38,15 @@ def test_every_set_and_scheme_has_a_table_of_categories_over_steps() -> None:
     assert (name, count, after) == ("weapons", 4, 100.0) and isinstance(before, float) and math.isnan(before)
     table, caption = tables["mme by subtask"]
     assert list(table.rows[0]) == ["count", 8, 25.0, 50.0] and caption.endswith("in points")
+
+
+def test_a_run_shows_what_metrics_report_beside_the_score() -> None:
+    table = figures_table(run())
+    by_figure = {tuple(row[:2]): row[2:] for row in table.rows}
+    assert by_figure["mme", "points"] == [25.0, 50.0] and by_figure["mme", "accuracy plus"] == [25.0, 50.0]
+    before, after = by_figure["harm", "by likelihood"]
+    assert isinstance(before, float) and math.isnan(before) and after == 25.0
+    assert "Further figures" in render_page([run()], {}) and "by likelihood" in render_page([run()], {})
 
 
 def test_the_long_form_holds_every_figure_once() -> None:
