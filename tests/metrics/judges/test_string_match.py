@@ -103,17 +103,25 @@ def test_default_on_labelled_completions() -> None:
 
 
 @pytest.mark.parametrize("rules", ["default", "rules-v1", "vlguard"])
-@pytest.mark.parametrize("refusal", ["对不起，我无法帮助你。", "Извините, я не могу.", "أعتذر، لا أستطيع المساعدة"])
-def test_english_rules_warn_of_answers_in_another_script(rules: str, refusal: str) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "对不起，我无法帮助你。",
+        "Извините, я не могу.",
+        "أعتذر، لا أستطيع المساعدة",
+        "Lo siento, no puedo ayudarte con eso.",
+    ],
+)
+def test_english_rules_warn_of_answers_in_another_language(rules: str, refusal: str) -> None:
     with pytest.warns(UserWarning, match=f"'{StringRefusalJudge(rules).rules}' reads English, and some answers"):
         assert StringRefusalJudge(rules)(["Two dogs.", refusal]) == [False, False]
 
 
-def test_latin_letters_and_a_file_of_phrases_are_not_warned_of(tmp_path: Path) -> None:
+def test_a_few_words_and_a_file_of_phrases_are_not_warned_of(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('{"match": "anywhere", "phrases": ["无法"]}')
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        answers = ["Das weiß ich nicht – schade…", "Sure 👍", "是 means yes, of course.", "10 µm · 5²", "", "I can’t."]
+        answers = ["Sure 👍", "是 means yes, of course.", "10 µm · 5²", "", "I can’t."]
         StringRefusalJudge()(answers)
         assert StringRefusalJudge(tmp_path / "mine.json")(["对不起，我无法帮助你。"]) == [True]
 
