@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import signal
 import subprocess
@@ -244,6 +245,24 @@ def _stop(job: _Process, store: Store) -> None:
     job.lock.release()
 
 
+def until_done(running: Sequence[float], waiting: Sequence[float], jobs: int) -> float:
+    """Seconds until all is done if what waits is started in its order, each where a job is free first.
+
+    Args:
+        running: what is left of those that run, one value a job.
+        waiting: what the others will take.
+        jobs: at a time.
+
+    >>> until_done([60.0], [], 2), until_done([60.0, 10.0], [30.0, 30.0], 2)
+    (60.0, 70.0)
+    """
+    free = [*running, *[0.0] * (jobs - len(running))]
+    heapq.heapify(free)
+    for seconds in waiting:
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free)
+
+
 class _Progress:
     """How long the rest will take, from what has been run: a method's own mean time, or all methods'."""
 
@@ -267,10 +286,9 @@ class _Progress:
 
     def line(self, waiting: Sequence[Cell], running: Sequence[_Process]) -> str:
         now = time.monotonic()
-        left = sum(self._expected(cell) for cell in waiting)
-        left += sum(max(0.0, self._expected(job.cell) - (now - job.started)) for job in running)
-        minutes = left / self._jobs / 60
-        return f"{len(waiting) + len(running)} left, about {minutes:.0f} min"
+        busy = [max(0.0, self._expected(job.cell) - (now - job.started)) for job in running]
+        seconds = until_done(busy, [self._expected(cell) for cell in waiting], self._jobs)
+        return f"{len(waiting) + len(running)} left, about {seconds / 60:.0f} min"
 
     def _expected(self, cell: Cell) -> float:
         known = self._seconds.get(cell.method) or [value for values in self._seconds.values() for value in values]

@@ -33,6 +33,22 @@ def test_finished_cells_are_not_run_again(stand_in: None, tmp_path: Path) -> Non
     assert finished.run.summary()["AP"] == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize(
+    ("running", "waiting", "jobs", "seconds"),
+    [
+        ([600.0], [], 8, 600.0),  # one cell that is left does not go faster on more jobs
+        ([600.0, 60.0], [300.0], 2, 600.0),
+        ([], [100.0, 100.0, 100.0], 2, 200.0),
+        ([], [], 2, 0.0),
+        ([50.0], [10.0, 70.0], 1, 130.0),
+    ],
+)
+def test_the_rest_takes_as_long_as_its_last_job(
+    running: list[float], waiting: list[float], jobs: int, seconds: float
+) -> None:
+    assert runner.until_done(running, waiting, jobs) == seconds
+
+
 def test_a_failure_is_reported_and_the_others_go_on(stand_in: None, tmp_path: Path) -> None:
     cells = cells_of(tmp_path, {"bad": "fail", "short": "half", "good": "run"}, [1])
     store = Store(tmp_path / "store")
