@@ -218,6 +218,7 @@ def _files(
 ) -> dict[str, Path]:
     if unknown := [stage for stage in stages if stage not in BEFORE]:
         raise ValueError(f"there is no stage {unknown[0]!r}; expected some of {', '.join(BEFORE)}.")
+    _check_order(stages)
     found = {stage: (made or {}).get(stage, stage_file(stage, tower, language)) for stage in stages}
     for stage, path in found.items():
         if not path.is_file():
@@ -227,3 +228,16 @@ def _files(
                 "have weights, or none for the pretrained parts."
             )
     return found
+
+
+def _check_order(stages: Sequence[str]) -> None:
+    """A stage's file is an update of the model after the stages before it, and of no other one."""
+    for place, stage in enumerate(stages):
+        before = stages[:place]
+        if absent := [name for name in BEFORE[stage] if name not in before]:
+            raise ValueError(
+                f"the stage {stage} starts with the model after {', '.join(BEFORE[stage])}, and of {list(stages)} "
+                f"{', '.join(absent)} does not stand before it."
+            )
+        if again := [name for name in before if name == stage or BEFORE[name] == BEFORE[stage] != ()]:
+            raise ValueError(f"the stages {list(stages)} have {stage} beside {again[0]}; expected one of them.")

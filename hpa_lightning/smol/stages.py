@@ -74,7 +74,7 @@ SETTINGS: dict[str, Stage] = {
     "projector": Stage(140, 2e-3, seeing=1.0, measured=()),
     "visual_tuning": Stage(40, 7e-4, rank=8, seeing=0.85),
     "safety_alignment": Stage(200, 1.5e-3, rank=4, harm="all", seeing=0.2),
-    "safety_alignment_dpo": Stage(60, 1e-3, rank=2, harm="all", seeing=0.2, objective="preference", sft_weight=1.0),
+    "safety_alignment_dpo": Stage(200, 1.5e-3, rank=2, harm="all", seeing=0.2, objective="preference", sft_weight=1.0),
 }
 
 

@@ -18,8 +18,8 @@ from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.record import assistant_turn, user_turn
 from hpa_lightning.modules import MLLMModule, TimmMLLM, find_decoder_blocks
 from hpa_lightning.smol.language_model import IMAGE_TOKEN
-from hpa_lightning.smol.model_build import IMAGE_GRID, build_model, join_parts, model_of_stages
-from hpa_lightning.smol.stage_weights import STAGES, save_stage, stage_file, stage_files_in
+from hpa_lightning.smol.model_build import IMAGE_GRID, build_model, files_of_stages, join_parts, model_of_stages
+from hpa_lightning.smol.stage_weights import BEFORE, STAGES, measured_at, save_stage, stage_file, stage_files_in
 
 
 def nowhere(name: str) -> Path:
@@ -100,8 +100,32 @@ def test_the_pretrained_parts_alone_are_a_model(tmp_path: Path, monkeypatch: pyt
     assert build_model(tmp_path / "model", nowhere, "dino", [])["stages"] == {} and len(asked) == 2
 
 
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            ["safety_alignment"],
+            "safety_alignment starts with the model after .* text_alignment, projector, visual_tuning",
+        ),
+        (["text_alignment", "visual_tuning", "projector"], "projector does not stand before it"),
+        ([*STAGES, "safety_alignment_dpo"], "have safety_alignment_dpo beside safety_alignment"),
+        (["text_alignment", "text_alignment"], "have text_alignment beside text_alignment"),
+    ],
+)
+def test_a_stage_is_added_to_the_model_that_it_started_with(stages: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        files_of_stages(stages)
+
+
+def test_the_package_has_the_files_of_all_stages_and_of_the_variant() -> None:
+    assert list(files_of_stages()) == list(STAGES)
+    variant = files_of_stages([*STAGES[:3], "safety_alignment_dpo"])
+    assert 0.0 < measured_at(variant["safety_alignment_dpo"])["harmful-text"] < 0.5
+
+
 def test_the_files_are_small_enough_for_a_wheel() -> None:
     shipped = list(stage_file(STAGES[0]).parent.glob("*.safetensors"))
+    assert {path.stem for path in shipped} == set(BEFORE)
     assert sum(path.stat().st_size for path in shipped) <= 16_000_000
 
 

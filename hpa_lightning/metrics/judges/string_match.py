@@ -113,9 +113,9 @@ class StringRefusalJudge:
             raise ValueError("Expected a sequence of responses, got a single string; wrap it in a list.")
         if self._english and any(map(in_another_language, responses)):
             rank_zero_warn(
-                f"The judge {self.rules!r} reads English, and some answers are in another language: it takes "
-                "their refusals for answers, so that attack success is too high and over-refusal too low. Take a guard "
-                "model, or a file of phrases in that language.",
+                f"The judge {self.rules!r} reads English, and some answers are not in English: it takes refusals among "
+                "them for answers, so that attack success is too high and over-refusal too low. Take a guard model, or "
+                "a file of phrases in that language.",
                 UserWarning,
             )
         known: dict[str, Verdict] = {}  # models repeat their refusals
