@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# "10²" would become "102".
+# "10²" would become "102", and "101₂" "1012".
 _EXPONENT = re.compile("(?<=\\d)(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b])")
+_BASE = re.compile("(?<=\\d)(?=[\u2080-\u2089])")
 _TYPED = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc", "'")
     | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
@@ -17,10 +18,10 @@ _TYPED = str.maketrans(
 def plain_characters(text: str) -> str:
     """Full width becomes half width (NFKC), a quotation mark or apostrophe the straight one, a dash or minus `-`.
 
-    A raised number behind a digit is an exponent.
+    A raised number behind a digit is an exponent, a lowered one a base.
 
     Example:
         >>> [plain_characters(text) for text in ("don\u2019t", "\u22125", "\uff11\uff12", "10\u00b2")]
         ["don't", '-5', '12', '10^2']
     """
-    return unicodedata.normalize("NFKC", _EXPONENT.sub("^", text)).translate(_TYPED)
+    return unicodedata.normalize("NFKC", _BASE.sub("_", _EXPONENT.sub("^", text))).translate(_TYPED)

@@ -84,6 +84,8 @@ LEAD_IN = re.compile(
     rf"(?i:(?:(?:so|thus|therefore),?\s+)?(?:the\s+)?(?:(?:correct|right|best|final)\s+)*{_IS})|{_IS_CHINESE}"
 )
 
+# A hyphen makes one word ("B-cell"), and this one parts two, without spaces too: "The answer is B\u2014the cat".
+_EM_DASH = re.compile("[\u2014\u2015\ufe58]+(?!>)")
 _LETTER_FIRST = re.compile(r"[\W_]*([A-Za-z])(?![A-Za-z0-9])")
 
 _ALPHABET = 26  # options at most in one list
@@ -172,7 +174,8 @@ def named_options(text: str) -> set[str]:
         >>> named_options("(B), because (A) is wrong"), named_options("Neither A nor B")
         ({'B'}, set())
     """
-    text = plain_characters(final_answer(text)).replace("\u3002", ". ")
+    text = _EM_DASH.sub(" - ", final_answer(text))
+    text = plain_characters(text).replace("\u3002", ". ")
     text = re.sub(r"[*`\"\u300c\u300d]|__", "", text)
     text = re.sub(r"(?<!\w)'([A-Za-z])'(?!\w)", r"\1", text)
     lines = [re.sub(r"^(?:->|=>|[-\u2022>\u2192])\s*(?=\S)", "", " ".join(line.split())) for line in text.splitlines()]

@@ -54,10 +54,11 @@ def _option(prediction: str, accepted: Sequence[str]) -> float:
     texts = [reference for reference in stripped if not ALONE.fullmatch(reference)]
     letters = {letter_of(match.groups()) for match in alone or map(AT_THE_START.match, texts) if match}
 
-    answer = _without_lead_in(prediction)
-    if _forms(prediction, answer) & _forms(*texts):
+    plain = plain_characters(prediction)
+    answer = _without_lead_in(plain)
+    if _forms(plain, answer) & _forms(*texts):
         return 1.0
-    letter, rest = split_letter(plain_characters(answer)) or ("", "")
+    letter, rest = split_letter(answer) or ("", "")
     if letter in letters and normalise_answer(rest) in {_bare(_without_letter(text)) for text in texts} - {""}:
         return 1.0
     named = named_options(prediction)

@@ -22,6 +22,10 @@ ANSWERS = [
     ("option_accuracy", "I don't think it's A - it's C.", "C"),
     ("option_accuracy", "It's B.", "B"),
     ("option_accuracy", "A - a cat", "A"),
+    ("option_accuracy", "A - a cat", "a cat"),
+    ("option_accuracy", "The answer is: a cat", "a cat"),
+    ("option_accuracy", "**a cat**", "a cat"),
+    ("option_accuracy", "B.-5", "-5"),
 ]
 
 
@@ -47,3 +51,15 @@ def test_no_score_depends_on_how_characters_are_typed(case: tuple[str, str, str]
 )
 def test_what_is_one_character_and_what_is_another(text: str, plain: str) -> None:
     assert plain_characters(text) == plain
+
+
+@pytest.mark.parametrize(
+    "text", ["The answer is B\u2014the cat.", "Option B\u2014it is black.", "B\u2014a cat", "\u2014> B"]
+)
+def test_an_option_ends_at_an_em_dash(text: str) -> None:
+    assert float(metrics.option_accuracy([text], [("B",)])) == 1.0
+
+
+def test_a_subscript_behind_a_number_is_its_base() -> None:
+    assert plain_characters("101\u2082 log\u2081\u2080 H\u2082O") == "101_2 log10 H2O"
+    assert float(metrics.relaxed_match(["101\u2082"], [("1012",)])) == 0.0
