@@ -243,6 +243,7 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
             *rows("search", (100,), "olora-weight-2.0", "olora-weight-0.1"),
             *rows("search", (100,), "sppft-first-6-last-14", "sppft-first-6-last-20"),
             *rows("search", (100,), "safety-replay-size-128-share-0.02", "safety-replay-size-128-share-0.1"),
+            *rows("search", (100,), "osf-rank-0.9-rate-5e-05"),
             *rows("search", (100,), "osf-rank-0.9-rate-0.0002", "osf-rank-0.5-rate-0.0002"),
         ],
     ),
