@@ -236,8 +236,8 @@ def _check_order(stages: Sequence[str]) -> None:
         before = stages[:place]
         if absent := [name for name in BEFORE[stage] if name not in before]:
             raise ValueError(
-                f"the stage {stage} starts with the model after {', '.join(BEFORE[stage])}; in {', '.join(stages)} there "
-                f"is no {', '.join(absent)} before it."
+                f"the stage {stage} starts with the model after {', '.join(BEFORE[stage])}; in {', '.join(stages)} "
+                f"there is no {', '.join(absent)} before it."
             )
         if again := [name for name in before if name == stage or BEFORE[name] == BEFORE[stage] != ()]:
             raise ValueError(f"the stages {', '.join(stages)} have {stage} beside {again[0]}; expected one of them.")
