@@ -213,17 +213,26 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
     ("docs/smol.md", "| | learnt | AP | BWT | MASR, and of each seed |", "smol", [ALIGNED, *CORE]),
     (
         "docs/smol.md",
-        "| | learnt | AP | BWT | MASR (words alone / beside a picture) |",
+        "| | learnt | AP | BWT | MASR (words alone / beside a picture) | second judge",
         "smol",
         [
-            *rows("three-tasks-0", (101,), "sequential", "hpa-paper", ALL_INPUTS),
-            *rows("three-tasks", (101,), REFUSALS),
+            *rows("three-tasks-0", (101,), "sequential", "hpa-paper", "hpa-in-p-60.0", HUSH, REGRESSION, ALL_INPUTS),
+            *rows("three-tasks-0", (101,), "model-tailor-keep-10.0", "safe-delta-budget-10.0-protected-0.0"),
+            *rows("three-tasks-0", (101,), "linear-aligned-share-0.1", "osf-rank-0.9-rate-5e-05", "sppft-first-6-last-14"),
+            *rows("three-tasks-0", (101,), "olora-weight-2.0", "experience-replay-size-128-share-0.4"),
+            *rows("three-tasks-0", (101,), "safety-replay-size-128-share-0.02"),
+        ],
+    ),
+    (
+        "docs/smol.md",
+        "| | learnt | AP | BWT | MASR (words alone / beside a picture) | MASR after each task |",
+        "smol",
+        [
+            *rows("three-tasks-0", (101,), "sequential", REFUSALS),
             *rows("three-tasks", (102,), REFUSALS),
-            *rows("three-tasks-0", (101,), HUSH),
             *rows("three-tasks", (101,), "hush-stream_budget-0.085"),
             *rows("three-tasks-0", (101,), "olora-weight-0.1", "safe-delta-budget-40.0-protected-0.0"),
-            *rows("three-tasks-0", (101,), "model-tailor-keep-30.0", "sppft-first-6-last-14"),
-            *rows("three-tasks-0", (101,), "linear-aligned-share-0.1", "safety-replay-size-128-share-0.1"),
+            *rows("three-tasks-0", (101,), "model-tailor-keep-30.0", "safety-replay-size-128-share-0.1"),
         ],
     ),
     (
