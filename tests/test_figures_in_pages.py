@@ -218,8 +218,9 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         [
             *rows("three-tasks-0", (101,), "sequential", "hpa-paper", "hpa-in-p-60.0", HUSH, REGRESSION, ALL_INPUTS),
             *rows("three-tasks-0", (101,), "model-tailor-keep-10.0", "safe-delta-budget-10.0-protected-0.0"),
-            *rows("three-tasks-0", (101,), "linear-aligned-share-0.1", "osf-rank-0.9-rate-5e-05", "sppft-first-6-last-14"),
-            *rows("three-tasks-0", (101,), "olora-weight-2.0", "experience-replay-size-128-share-0.4"),
+            *rows("three-tasks-0", (101,), "linear-aligned-share-0.1", "osf-rank-0.9-rate-5e-05"),
+            *rows("three-tasks-0", (101,), "sppft-first-6-last-14", "olora-weight-2.0"),
+            *rows("three-tasks-0", (101,), "experience-replay-size-128-share-0.4"),
             *rows("three-tasks-0", (101,), "safety-replay-size-128-share-0.02"),
         ],
     ),
