@@ -399,6 +399,17 @@ def test_the_table_of_towers_says_what_the_archived_runs_say(place: int, tower: 
     assert len(body) == 3 and all(says(*pair) for pair in zip(body[place][1:], expected, strict=True))
 
 
+def test_the_table_of_the_regime_says_what_the_archived_runs_say() -> None:
+    """Each cell has the score on a task right after it, and mean attack success then."""
+    headings, body = table("docs/smol.md", "| | `clothes` |")
+    stream = Run(archive("smol")["three-tasks/sequential/seed_100"])
+    alone = [Run(archive("smol")[f"{task}-alone/sequential/seed_100"]) for task in stream.tasks]
+    assert [heading.strip("`") for heading in headings[1:]] == stream.tasks and len(body) == 2
+    for step, task in enumerate(stream.tasks):
+        assert says(body[0][1 + step], [alone[step].at_end(task), attack(alone[step])])
+        assert says(body[1][1 + step], [stream.scores[step][task], stream.mean("safety", step)])
+
+
 def test_a_wrong_number_and_a_missing_one_are_found() -> None:
     assert says("43.1 ± 16.3 (56, 40)", [43.14, 16.26, 56.25, 40.0]) and says("", [])
     assert not says("43.2 ± 16.3", [43.14, 16.26])
