@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +48,14 @@ def test_the_rest_takes_as_long_as_its_last_job(
     running: list[float], waiting: list[float], jobs: int, seconds: float
 ) -> None:
     assert runner.until_done(running, waiting, jobs) == seconds
+
+
+def test_the_line_of_one_last_cell_does_not_divide_it_among_the_jobs(tmp_path: Path) -> None:
+    cells, store = cells_of(tmp_path, {"good": "run"}, [1, 2]), Store(tmp_path / "store")
+    progress = runner._Progress(cells, store, jobs=2)
+    progress.ended(cells[0], 6000.0, store)
+    job: Any = SimpleNamespace(cell=cells[1], started=time.monotonic())
+    assert progress.line([], [job]) == "1 left, about 100 min"
 
 
 def test_a_failure_is_reported_and_the_others_go_on(stand_in: None, tmp_path: Path) -> None:
