@@ -189,7 +189,8 @@ def files_of_stages(
     """Return the file of every stage that :func:`build_model` takes with these arguments.
 
     Raises:
-        ValueError: a stage has none, or ``stage_files`` none of the stages'.
+        ValueError: a stage has none, or ``stage_files`` none of the stages', or a stage stands without those that it
+            started with, or beside its variant.
     """
     made = {} if stage_files is None else stage_files_in(stage_files, stages, tower, language)
     if stage_files is not None and not made:

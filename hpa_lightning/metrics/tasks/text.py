@@ -14,7 +14,7 @@ from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, bes
 # stop, and the Indic dandas; full-width marks become those of English before.
 _OTHER_ENDS = "\u3002\u3001\u061f\u060c\u061b\u06d4\u0964\u0965"
 SENTENCE_END = f".,;:!? {_OTHER_ENDS}"
-_TOKEN_EDGE = f".,;:!?\"'()[]{{}}\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb\u00bf\u00a1{_OTHER_ENDS}"
+_TOKEN_EDGE = f".,;:!?\"'()[]{{}}\u00ab\u00bb\u00bf\u00a1{_OTHER_ENDS}"
 
 
 def normalise_answer(text: str) -> str:
