@@ -210,9 +210,9 @@ DEMO = ("sequential", "hpa-in-p-72.0", "hpa-post-p_min-7.0-p_max-18.0")
 # Page, how the header of its table begins, archive, the runs of its rows in their order.
 TABLES: list[tuple[str, str, str, list[Row]]] = [
     ("README.md", "| method | AP | BWT | MASR, and of each seed |", "smol", CORE),
-    ("docs/smol.md", "| | learnt | AP | BWT | MASR, and of each seed |", "smol", [ALIGNED, *CORE]),
+    ("docs/smol_results.md", "| | learnt | AP | BWT | MASR, and of each seed |", "smol", [ALIGNED, *CORE]),
     (
-        "docs/smol.md",
+        "docs/smol_results.md",
         "| | learnt | AP | BWT | MASR (words alone / beside a picture) | second judge",
         "smol",
         [
@@ -225,7 +225,7 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         ],
     ),
     (
-        "docs/smol.md",
+        "docs/smol_results.md",
         "| | learnt | AP | BWT | MASR (words alone / beside a picture) | MASR after each task |",
         "smol",
         [
@@ -237,7 +237,7 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         ],
     ),
     (
-        "docs/smol.md",
+        "docs/smol_results.md",
         "| | learnt | AP | BWT | MASR | over-refusal | AP - MASR - over-refusal |",
         "smol",
         [
@@ -258,19 +258,19 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         ],
     ),
     (
-        "docs/smol.md",
+        "docs/smol_results.md",
         "| | learnt | AP | BWT | MASR (words / beside a picture) |",
         "smol",
         rows("three-tasks-0", (101,), "hpa-paper", "post-multiply", "post-unnormalised", "post-reverse-alpha"),
     ),
     (
-        "docs/smol.md",
+        "docs/smol_results.md",
         "| | training, min |",
         "smol",
         rows("three-tasks-0", (103,), "sequential", "hpa-paper", HUSH, ALL_INPUTS),
     ),
     (
-        "docs/smol.md",
+        "docs/smol_results.md",
         "| | attack success in words | beside a picture |",
         "smol_adaptation",
         [
@@ -391,7 +391,7 @@ def test_the_table_says_what_the_archived_runs_say(page: str, header: str, name:
 @pytest.mark.parametrize(("place", "tower"), enumerate(["efficientnet", "dino", "gemma"]))
 def test_the_table_of_towers_says_what_the_archived_runs_say(place: int, tower: str) -> None:
     """Each cell has the model before the adaptation, after it, and after it with HUSH."""
-    _, body = table("docs/smol.md", "| | attack success in words: before, after, with HUSH |")
+    _, body = table("docs/smol_results.md", "| | attack success in words: before, after, with HUSH |")
     events = archive("smol_adaptation")
     runs = [Row(f"{tower}/tuning", (101,), untuned=True), *rows(tower, (101,), "tuning", "hush")]
     sets = ["attack success in words", "beside a picture", "over-refusal in words", "over-refusal beside a picture"]
@@ -401,7 +401,7 @@ def test_the_table_of_towers_says_what_the_archived_runs_say(place: int, tower: 
 
 def test_the_table_of_the_regime_says_what_the_archived_runs_say() -> None:
     """Each cell has the score on a task right after it, and mean attack success then."""
-    headings, body = table("docs/smol.md", "| | `clothes` |")
+    headings, body = table("docs/smol_results.md", "| | `clothes` |")
     stream = Run(archive("smol")["three-tasks/sequential/seed_100"])
     alone = [Run(archive("smol")[f"{task}-alone/sequential/seed_100"]) for task in stream.tasks]
     assert [heading.strip("`") for heading in headings[1:]] == stream.tasks and len(body) == 2

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,41 @@ def test_documents_and_scripts_name_files_of_tests_that_exist() -> None:
         if place.suffix in (".md", ".py", ".sh", "") and place.name != "CHANGELOG.md":
             for name in re.findall(r"\btests/[\w/]+\.py\b", place.read_text(encoding="utf-8")):
                 assert (ROOT / name).is_file(), (place.name, name)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        name = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        repeated = (f"{name}-{number}" if number else name for number in itertools.count())
+        found.add(next(anchor for anchor in repeated if anchor not in found))
+    return found
+
+
+def dead_links(page: Path) -> list[str]:
+    """Links of a page, within the repository, to files and headings that are not there."""
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if not re.match(r"[a-z]+:", link) and not (
+            target.exists() and (not anchor or target.suffix != ".md" or anchor in anchors(target))
+        ):
+            dead.append(link)
+    return dead
+
+
+def test_links_of_documents_lead_somewhere(tmp_path: Path) -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    assert {page.name: links for page in pages if (links := dead_links(page))} == {}
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A `b`: [c](d.md)\n## Twice\n## Twice\n[1](#a-b-c) [2](#twice-1) [3](#no) [4](no.md) [5](https://a.b)\n"
+    )
+    assert dead_links(page) == ["d.md", "#no", "no.md"]
 
 
 def test_report_imports_no_model_code() -> None:
