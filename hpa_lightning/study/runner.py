@@ -141,7 +141,7 @@ def run_cells(
                     error = _end(job, store, spent, None if gpus else threads)
                     if error is None:
                         progress.ended(job.cell, spent, store)
-                        figures, left = _figures(job.cell, store), progress.line(waiting, running)
+                        figures, left = _figures(job.cell, store), progress.line(waiting, running, len(elsewhere))
                         say(f"{job.cell.key}: {figures}, {spent:.0f} s. {left}")
                     elif IN_USE in error:  # started by a runner that was killed before its fit had locked the folder
                         say(f"{job.cell.key}: another process is running it; it is waited for.")
@@ -284,11 +284,13 @@ class _Progress:
         """What the tasks of finished cells took that differ in their seed alone."""
         return list(self._times.get((cell.condition, cell.method), ()))
 
-    def line(self, waiting: Sequence[Cell], running: Sequence[_Process]) -> str:
+    def line(self, waiting: Sequence[Cell], running: Sequence[_Process], elsewhere: int) -> str:
+        """What is left; of cells that other processes run it is not known when they end."""
         now = time.monotonic()
         busy = [max(0.0, self._expected(job.cell) - (now - job.started)) for job in running]
         seconds = until_done(busy, [self._expected(cell) for cell in waiting], self._jobs)
-        return f"{len(waiting) + len(running)} left, about {seconds / 60:.0f} min"
+        others = f", and {elsewhere} that other processes run" if elsewhere else ""
+        return f"{len(waiting) + len(running)} left, about {seconds / 60:.0f} min{others}"
 
     def _expected(self, cell: Cell) -> float:
         known = self._seconds.get(cell.method) or [value for values in self._seconds.values() for value in values]

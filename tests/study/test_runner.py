@@ -55,7 +55,24 @@ def test_the_line_of_one_last_cell_does_not_divide_it_among_the_jobs(tmp_path: P
     progress = runner._Progress(cells, store, jobs=2)
     progress.ended(cells[0], 6000.0, store)
     job: Any = SimpleNamespace(cell=cells[1], started=time.monotonic())
-    assert progress.line([], [job]) == "1 left, about 100 min"
+    assert progress.line([], [job], 0) == "1 left, about 100 min"
+    assert progress.line([], [job], 2) == "1 left, about 100 min, and 2 that other processes run"
+
+
+def test_the_line_counts_the_cells_that_another_process_runs(stand_in: None, tmp_path: Path) -> None:
+    (held, own), store = cells_of(tmp_path, {"good": "run"}, [1, 2]), Store(tmp_path / "store")
+    lock, lines = store.lock(held), []
+    assert lock is not None
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.startswith(own.key):
+            lock.release()  # the other process ends, after the runner's own cell
+
+    assert run_cells([held, own], store, jobs=1, say=say) == []
+    said = {cell.key: line for cell in (held, own) for line in lines if line.startswith(f"{cell.key}: AP")}
+    assert said[own.key].endswith("0 left, about 0 min, and 1 that other processes run")
+    assert said[held.key].endswith("0 left, about 0 min")
 
 
 def test_a_failure_is_reported_and_the_others_go_on(stand_in: None, tmp_path: Path) -> None:
