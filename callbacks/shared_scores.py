@@ -124,7 +124,7 @@ def _digest(
     processors = [getattr(one, "processor", None) for one in (pl_module, collator)]
     judges = [one.judge for one in sets]
     told.tell_code((*pl_module.modules(), data, collator, *processors, *map(_tokenizer, processors), *judges))
-    told.tell(run_origin()["versions"], version("tokenizers"), str(pl_module.device), trainer.precision, _rounding())
+    told.tell(run_origin()["versions"], version("tokenizers"), str(pl_module.device), _precision(trainer), _rounding())
     told.tell_module(pl_module)
     for one in processors:
         told.tell(_decoder(one))
@@ -152,6 +152,11 @@ def _tell_set(
     told.tell(one.judge, _files_of(one.judge))
     for batch in loader:
         told.tell(to_device(trainer, batch))
+
+
+def _precision(trainer: L.Trainer) -> list[str]:
+    """By name and by plugin: one that emulates bfloat16 has the name of what it emulates."""
+    return [str(trainer.precision), type(trainer.precision_plugin).__qualname__]
 
 
 def _rounding() -> list[Any]:

@@ -28,6 +28,7 @@ from hpa_lightning.data import CVITDataModule
 from hpa_lightning.files import unused_path
 from hpa_lightning.loggers import appending_logger, log_folder, moved_logger
 from hpa_lightning.modules import MLLMModule
+from hpa_lightning.modules.emulated_bfloat16 import emulate_where_slow
 from hpa_lightning.run_config import SaveRunConfig
 from hpa_lightning.run_folder import check_new_run, lock_folder
 
@@ -92,6 +93,7 @@ class TuningCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer: Any = super().instantiate_trainer(**kwargs)
+        emulate_where_slow(trainer)
         if self.subcommand in (None, "fit"):
             trainer.loggers = [appending_logger(logger) for logger in trainer.loggers]
             self.run_folder = log_folder(trainer)

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import torch
 from packaging.requirements import Requirement
 
+from hpa_lightning.float32_products import bfloat16_is_slow
+
 
 def versions() -> list[tuple[str, str, str]]:
     """Name, installed version, and what is wrong with it (``""`` if nothing) of Python and every requirement."""
@@ -31,7 +33,8 @@ def devices() -> list[str]:
     """One line for each device: processor and memory, then graphics cards."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = f", {host_memory() / 1e9:.1f} GB of memory" if host_memory() else ""
-    lines = [f"cpu: {cores} cores{memory}, {torch.get_num_threads()} threads of PyTorch"]
+    slow = ", slow in bfloat16: precision 32-true is faster" if bfloat16_is_slow() else ""
+    lines = [f"cpu: {cores} cores{memory}, {torch.get_num_threads()} threads of PyTorch{slow}"]
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         half = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16: use precision 16-mixed"

@@ -2,6 +2,7 @@
 
 from hpa_lightning.modules.assembly import ModelParts
 from hpa_lightning.modules.blocks import find_decoder_blocks
+from hpa_lightning.modules.emulated_bfloat16 import EmulatedBF16Mixed, EmulatedBF16True
 from hpa_lightning.modules.fsdp import mean_gradients_
 from hpa_lightning.modules.lora import LoraSettings, add_lora, merge_lora_, restart_lora_
 from hpa_lightning.modules.mllm import MLLMModule
@@ -16,6 +17,8 @@ from hpa_lightning.modules.token_weights import TokenWeightedModule
 from hpa_lightning.modules.trainable import TrainableParts
 
 __all__ = [
+    "EmulatedBF16Mixed",
+    "EmulatedBF16True",
     "LoraSettings",
     "MLLMModule",
     "ModelParts",

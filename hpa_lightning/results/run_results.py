@@ -94,11 +94,15 @@ def run_origin() -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("hpa-lightning", "torch", "lightning", "transformers", "peft")},
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         },
         "command": shlex.join([Path(sys.argv[0]).name, *masked_arguments(sys.argv[1:])]),
         "commit": source_commit(),
     }
+
+
+def _processor() -> str:
+    return f"cpu, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def nothing_retained(audit: Sequence[Mapping[str, Any]]) -> str | None:

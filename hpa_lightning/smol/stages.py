@@ -28,6 +28,7 @@ from hpa_lightning.modules import (
     TaskSchedule,
     TrainableParts,
 )
+from hpa_lightning.modules.emulated_bfloat16 import emulate_where_slow
 from hpa_lightning.parsing import read_text
 from hpa_lightning.smol.harm_prompts import Find
 from hpa_lightning.smol.load_checks import SENTENCES, perplexity
@@ -211,6 +212,7 @@ def run_stage(
         enable_model_summary=False,
         callbacks=[ModelCheckpoint(work, save_last=True, save_top_k=0, every_n_train_steps=25)],
     )
+    emulate_where_slow(trainer)
     newest, _ = newest_checkpoint([work]) if work.is_dir() else (None, [])
     trainer.fit(module, datamodule=source, ckpt_path=newest)
     seconds = time.monotonic() - began
@@ -239,6 +241,7 @@ def measure(module: MLLMModule, source: CVITDataModule, folder: Path) -> dict[st
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    emulate_where_slow(trainer)
     if source.safety_sets:
         trainer.test(module, datamodule=source, verbose=False)
     _write_answers(folder / "answers.json", module.scored)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpa_lightning.float32_products import products_on
 from hpa_lightning.whole_model import load_whole
 
 
@@ -110,7 +111,8 @@ class GuardModel:
         batch = self.tokenizer(list(conversations), return_tensors="pt", padding=True, add_special_tokens=False)
         from hpa_lightning.decoding import own_decoding  # which imports transformers
 
-        with own_decoding(self.model):  # its file of decoding settings may ask for sampling, penalties or beams
+        # Its file of decoding settings may ask for sampling, penalties or beams.
+        with products_on(self.model.device), own_decoding(self.model):
             made = self.model.generate(
                 **batch.to(self.model.device),
                 max_new_tokens=max_new_tokens,
