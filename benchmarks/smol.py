@@ -5,6 +5,8 @@
 Processor seconds of one thread, so that other work on the machine counts little. A step is forward, backward and AdamW
 of 12 samples with rank-8 adapters on all linear layers; `plain` has the head on all tokens, the others on the answers
 alone, as training has. Answers are generated greedily in batches with a key-value cache, to their full length.
+`emulated` computes products of bfloat16 by way of float32, as fits do on a processor that has no instructions for it;
+there `--precisions float32 bf16-mixed-emulated bfloat16-emulated` leaves out what takes minutes.
 """
 
 from __future__ import annotations
@@ -12,17 +14,30 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from PIL import Image
 
+from hpa_lightning.float32_products import float32_products
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.modules.lora import add_lora
 from hpa_lightning.modules.timm_mllm import TimmMLLM
 
-PRECISIONS = ("float32", "bf16-mixed", "bfloat16")
+_EMULATED = "-emulated"
+PRECISIONS = ("float32", "bf16-mixed", "bf16-mixed-emulated", "bfloat16", "bfloat16-emulated")
 ANSWER = 24
 """Tokens that are learnt of each sample."""
+
+
+def products(precision: str) -> AbstractContextManager[None]:
+    """What matrix products are computed in."""
+    return float32_products() if precision.endswith(_EMULATED) else nullcontext()
+
+
+def dtype_of(precision: str) -> str:
+    """Of the weights."""
+    return precision.removesuffix(_EMULATED) if precision.startswith("bfloat16") else "float32"
 
 
 def seconds(act: Callable[[], object], repeats: int = 2) -> float:
@@ -42,14 +57,14 @@ def text_tokens(model: TimmMLLM, samples: int, tokens: int) -> torch.Tensor:
     return ids + (ids >= model.config.image_token_id)
 
 
-def step(model: TimmMLLM, words: int, samples: int, mixed: bool, plain: bool) -> float:
+def step(model: TimmMLLM, words: int, samples: int, precision: str, plain: bool) -> float:
     """Seconds of an optimizer step on random tokens behind a picture.
 
     Args:
         model: with adapters.
         words: tokens of a sample beside the picture's.
         samples: of the step.
-        mixed: mixed precision.
+        precision: one of ``PRECISIONS``.
         plain: apply the head to all tokens.
     """
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-5)
@@ -61,21 +76,23 @@ def step(model: TimmMLLM, words: int, samples: int, mixed: bool, plain: bool) ->
     pixels = torch.rand(samples, 3, 224, 224, dtype=next(model.parameters()).dtype)
 
     def act() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            loss = model(ids, pixel_values=pixels, labels=labels, use_cache=False, loss_alone=not plain).loss
-        loss.backward()
+        with products(precision):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision.startswith("bf16-mixed")):
+                loss = model(ids, pixel_values=pixels, labels=labels, use_cache=False, loss_alone=not plain).loss
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return seconds(act)
 
 
-def answers(model: TimmMLLM, words: int, batch: int, new: int) -> float:
+def answers(model: TimmMLLM, words: int, batch: int, new: int, precision: str) -> float:
     """Seconds of one answer of ``new`` tokens in a batch."""
     ids = text_tokens(model, batch, words)
     mask = torch.ones_like(ids)
     limits = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
-    return seconds(lambda: model.generate(ids, mask, **limits), 1) / batch
+    with products(precision):
+        return seconds(lambda: model.generate(ids, mask, **limits), 1) / batch
 
 
 def picture(module: MLLMModule) -> float:
@@ -98,12 +115,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--new", type=int, nargs="+", default=[8, 24], help="tokens of an answer")
     parser.add_argument("--batch", type=int, default=48, help="answers generated together")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| precision | head | tokens | seconds a step |\n|---|---|---|---|")
-    for precision in PRECISIONS:
-        dtype = "bfloat16" if precision == "bfloat16" else "float32"
-        module = MLLMModule(model=options.model, dtype=dtype)
+    for precision in options.precisions:
+        module = MLLMModule(model=options.model, dtype=dtype_of(precision))
         model = module.model
         if precision == "float32":
             print(f"(a picture, the first time: {picture(module):.3f} seconds)")
@@ -111,14 +128,16 @@ def main() -> None:
         model.vision_tower.eval()
         for words in options.words:
             for plain in (True, False):
-                found = step(model, words, options.samples, precision == "bf16-mixed", plain)
+                found = step(model, words, options.samples, precision, plain)
                 head = "all tokens" if plain else "answers"
                 print(f"| {precision} | {head} | {model.config.image_tokens} + {words} | {found:.2f} |", flush=True)
     print("\n| precision | prompt | new tokens | batch | seconds an answer |\n|---|---|---|---|---|")
-    for precision in ("float32", "bfloat16"):
-        model = MLLMModule(model=options.model, dtype=precision).model.eval()
+    for precision in options.precisions:
+        if precision.startswith("bf16-mixed"):
+            continue  # its answers are those of rounded weights, too
+        model = MLLMModule(model=options.model, dtype=dtype_of(precision)).model.eval()
         for new in options.new:
-            found = answers(model, options.words[0], options.batch, new)
+            found = answers(model, options.words[0], options.batch, new, precision)
             print(f"| {precision} | {options.words[0]} | {new} | {options.batch} | {found:.3f} |", flush=True)
 
 

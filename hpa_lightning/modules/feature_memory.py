@@ -52,8 +52,9 @@ class FeatureMemory:
             [rows[place] if place in rows else self._kept[key].to(seen.device) for place, key in enumerate(keys)]
         )
 
-    def __deepcopy__(self, memo: Any) -> FeatureMemory:
-        return FeatureMemory(self.pictures)  # a copy of the model has weights of its own
+    def __reduce__(self) -> tuple[type[FeatureMemory], tuple[int]]:
+        """A copy, of this process or in another one, is empty: its model has weights at other addresses."""
+        return FeatureMemory, (self.pictures,)
 
 
 def _state(tensor: Tensor) -> tuple[Any, ...]:

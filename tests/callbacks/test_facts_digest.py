@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 from support.multimodal_fits import module
+from support.tiny_mllms import tiny_timm
 
 from hpa_lightning.callbacks.facts_digest import FactsDigest, UntoldError, _package_digest
 from hpa_lightning.data import ReplyOpenings
 from hpa_lightning.metrics.judges import StringRefusalJudge
 from hpa_lightning.metrics.judges.guard import GuardModelJudge
-from hpa_lightning.modules import MLLMModule
+from hpa_lightning.modules import LoraSettings, MLLMModule
 
 
 def told(*facts: Any) -> str:
@@ -148,6 +149,20 @@ print(digest.hexdigest())
         for number in ("1", "2")
     ]
     assert found[0] == found[1]
+
+
+def test_pictures_that_a_tower_has_seen_before_do_not_count() -> None:
+    """Calibration comes before the first scoring, and would give every run a digest of its own."""
+    tuned = MLLMModule.from_objects(*tiny_timm(), lora=LoraSettings(rank=2, alpha=4.0)).eval()
+    memory: Any = tuned.model.feature_memory
+    memory.pictures = tuned.model.config.remembered_pictures = 4
+    before = of_model(tuned)
+    with torch.no_grad():
+        tuned.model.image_features(torch.randn(2, 3, 32, 32))
+    assert len(memory) == 2
+    assert of_model(tuned) == before
+    memory.pictures = 5
+    assert of_model(tuned) != before
 
 
 def hook(tuned: MLLMModule) -> None:

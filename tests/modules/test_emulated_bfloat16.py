@@ -122,12 +122,19 @@ def test_a_fast_processor_keeps_lightnings_plugin(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("precision", "plugin"), [("bf16-mixed", EmulatedBF16Mixed), ("bf16-true", EmulatedBF16True)])
 def test_the_command_line_helps_itself(
-    precision: str, plugin: type, slow: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    precision: str,
+    plugin: type,
+    slow: None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = yaml.safe_load((Path(__file__).parents[2] / "examples" / "nano_hpa.yaml").read_text())
-    config["trainer"] |= {"precision": precision, "fast_dev_run": 1, "default_root_dir": str(tmp_path)}
+    config["trainer"] |= {"precision": precision}
+    config["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path)
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(L.Trainer, "fit", lambda *args, **kwargs: None)
     with caplog.at_level("INFO"):
         cli = tuning_cli(["fit", "--config", str(file)])
     assert type(cli.trainer.precision_plugin) is plugin

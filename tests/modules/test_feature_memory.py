@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -85,3 +88,14 @@ def test_mixed_precision_has_features_of_its_own(tower: nn.Module, seen: list[in
         memory.features(tower, pixels[:1], counting(tower, seen))
     assert memory.features(tower, pixels, counting(tower, seen)).dtype == torch.float32
     assert seen == [2, 1]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda memory: pickle.loads(pickle.dumps(memory))])
+def test_a_copy_remembers_nothing(tower: nn.Module, seen: list[int], copied: Callable[[FeatureMemory], Any]) -> None:
+    """What is remembered belongs to weights by their address, where a copy's model may have others."""
+    memory, pixels = FeatureMemory(10), torch.randn(2, 3, 64, 64)
+    memory.features(tower, pixels, counting(tower, seen))
+    found = copied(memory)
+    assert len(found) == 0 and found.pictures == 10 and len(memory) == 2
+    found.features(tower, pixels, counting(tower, seen))
+    assert seen == [2, 2]
