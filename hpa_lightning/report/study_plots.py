@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from hpa_lightning.report.run_tables import all_shares
@@ -99,7 +100,9 @@ def plot_against_performance(
         else:
             (left, right), (low, high) = interval_ends(*x), interval_ends(*y, share)
             reach_x, reach_y = [[x.mean - left], [right - x.mean]], [[y.mean - low], [high - y.mean]]
-            ax.errorbar(x.mean, y.mean, reach_y, reach_x, markersize=8, elinewidth=1, label=label, **style)
+            drawn = ax.errorbar(x.mean, y.mean, reach_y, reach_x, markersize=8, elinewidth=1, label=label, **style)
+            for bar in drawn.lines[2]:
+                bar.set_alpha(0.45)  # behind the points and their names, where there are many
         points.append((x.mean, y.mean, label))
         bars += [(left, right, y.mean, y.mean), (x.mean, x.mean, low, high)]
     if not points:
@@ -185,6 +188,7 @@ def label_points(
         if not label:
             continue
         text = ax.annotate(label, (x, y), (0, 0), textcoords="offset points", fontsize=8.5, va="center", zorder=5)
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         text.set_in_layout(False)
         size = text.get_window_extent(canvas.get_renderer())
         best: tuple[float, Bbox, float, float, float] | None = None
