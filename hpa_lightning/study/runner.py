@@ -105,6 +105,8 @@ def run_cells(
         f"{len(cells)} cells, {len(cells) - len(waiting)} finished; {len(waiting)} to run, {jobs} at a time with "
         + (f"{len(gpus)} GPUs." if gpus else f"{threads} threads each.")
     )
+    if not gpus and any(map(_in_bfloat16, waiting)) and _is_slow_in_it():
+        say("This processor is slow in bfloat16, in which cells compute; they take longer (docs/strategies.md).")
     progress = _Progress(cells, store, jobs)
     running: list[_Process] = []
     failed: list[Cell] = []
@@ -310,6 +312,16 @@ def _gpus() -> list[str]:
 
     count = torch.cuda.device_count()
     return visible.split(",")[:count] if visible else [str(index) for index in range(count)]
+
+
+def _in_bfloat16(cell: Cell) -> bool:
+    return str((cell.config.get("trainer") or {}).get("precision")).startswith("bf16")
+
+
+def _is_slow_in_it() -> bool:
+    from hpa_lightning.float32_products import bfloat16_is_slow  # imports PyTorch
+
+    return bfloat16_is_slow()
 
 
 def _cores() -> int:

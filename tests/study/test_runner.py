@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from support.forked_programs import fork_programs_of
 from support.stand_in_fits import SCRIPT, cells_of, starts, study_file
 
+from hpa_lightning import float32_products
 from hpa_lightning.checkpoints import newest_checkpoint
 from hpa_lightning.cli import main
 from hpa_lightning.cli.study import PACKAGES
@@ -32,6 +34,37 @@ def test_finished_cells_are_not_run_again(stand_in: None, tmp_path: Path) -> Non
     finished = store.finished(cells[2])
     assert finished is not None and finished.seconds > 0 and finished.threads is not None
     assert finished.run.summary()["AP"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "slowdown", "gpus", "said"),
+    [
+        ("bf16-mixed", 9.0, [], True),
+        ("bf16-true", 9.0, [], True),
+        ("bf16-mixed", 0.6, [], False),
+        ("bf16-mixed", 9.0, ["0"], False),
+        ("32-true", 9.0, [], False),
+        (None, 9.0, [], False),
+    ],
+)
+def test_cells_that_a_processor_without_bfloat16_runs_are_said_to_take_longer(
+    precision: str | None,
+    slowdown: float,
+    gpus: list[str],
+    said: bool,
+    stand_in: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(float32_products, "product_slowdown", lambda: slowdown)
+    monkeypatch.setattr(runner, "_gpus", lambda: gpus)
+    (cell,), store = cells_of(tmp_path, {"good": "run"}, [1]), Store(tmp_path / "store")
+    trainer = {} if precision is None else {"trainer": {"precision": precision}}
+    cell = replace(cell, config={**cell.config, **trainer})
+    lines: list[str] = []
+    for _ in range(2):  # the second time nothing is left to run
+        assert run_cells([cell], store, jobs=1, say=lines.append) == []
+    assert sum("slow in bfloat16" in line for line in lines) == said
 
 
 @pytest.mark.parametrize(
