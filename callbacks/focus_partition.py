@@ -28,6 +28,7 @@ from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
 from hpa_lightning.data.needs import task_stream
 from hpa_lightning.data.tasks import Data
+from hpa_lightning.modules.emulated_bfloat16 import products_of
 from hpa_lightning.modules.fsdp import cpu_state, is_sharded
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 from hpa_lightning.trainer_attributes import callbacks_of, datamodule_of
@@ -198,7 +199,8 @@ class FocusPartition(TaskCallback):
                 loss = cast(Tensor, output["loss"] if isinstance(output, Mapping) else output)
                 if not torch.isfinite(loss):
                     raise ValueError(f"the probe's loss is {float(loss)} at step {step}; expected a finite loss.")
-                pl_module.backward(loss / trainer.accumulate_grad_batches)
+                with products_of(trainer.precision_plugin):
+                    pl_module.backward(loss / trainer.accumulate_grad_batches)
             if average:  # the module is called without the wrapper that does it
                 for parameter in pl_module.parameters():
                     if parameter.grad is not None:

@@ -23,6 +23,11 @@ def halves(*shape: int) -> Tensor:
 CASES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "mm": (torch.mm, ((5, 96), (96, 7))),
     "linear": (F.linear, ((2, 5, 96), (7, 96), (7,))),
+    "linear, a head's": (F.linear, ((2, 5, 96), (1300, 96), (1300,))),
+    "linear, one row": (F.linear, ((1, 1, 96), (1300, 96))),
+    "mm, many rows": (torch.mm, ((1300, 96), (96, 7))),
+    "addmm, a row": (torch.addmm, ((1300,), (5, 96), (96, 1300))),
+    "addmm, many rows": (torch.addmm, ((1,), (1300, 96), (96, 7))),
     "matmul": (torch.matmul, ((3, 5, 96), (96,))),
     "bmm": (torch.bmm, ((3, 5, 96), (3, 96, 7))),
     "addmm": (torch.addmm, ((5, 7), (5, 96), (96, 7))),
@@ -63,8 +68,34 @@ def test_a_product_is_the_float32_one_of_the_same_numbers_rounded_once() -> None
     a, b = torch.randn(40, 3000, dtype=HALF), torch.randn(3000, 30, dtype=HALF)
     with Float32Products():
         assert torch.equal(a @ b, (a.float() @ b.float()).to(HALF))
-    with Float32Products(), torch.inference_mode():  # where `linear` is not taken apart
+    with Float32Products(), torch.inference_mode():  # where `linear` and `matmul` are not taken apart
         assert torch.equal(F.linear(a, b.T), (a.float() @ b.float()).to(HALF))
+        assert torch.equal(a @ b, (a.float() @ b.float()).to(HALF))
+        assert torch.equal(F.linear(a.view(4, 10, 3000), b.T), (a @ b).view(4, 10, 30))
+        assert torch.equal(F.linear(a[0], b.T), (a[:1] @ b)[0])  # a vector
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="of PyTorch 2.10")
+def test_experts_of_a_mixture_are_products_too() -> None:
+    torch.manual_seed(0)
+    tokens, experts = torch.randn(40, 64, dtype=HALF), torch.randn(3, 64, 32, dtype=HALF)
+    ends = torch.tensor([16, 24, 40], dtype=torch.int32)
+    with float32_products():
+        found = F.grouped_mm(tokens, experts, offs=ends)
+    parts = torch.tensor_split(tokens.float(), ends[:-1].tolist())
+    wanted = torch.cat([part @ expert for part, expert in zip(parts, experts.float(), strict=True)])
+    assert found.dtype == HALF
+    torch.testing.assert_close(found.float(), wanted, rtol=2**-7, atol=1e-5)
+
+
+def test_what_is_an_error_stays_one() -> None:
+    a = torch.randn(4, 4, dtype=HALF)
+    for wrong in (lambda: a.to_sparse_csr() @ a, lambda: torch.mm(a, a.float()), lambda: torch.mm(a, a[:3])):
+        with pytest.raises(RuntimeError) as native:
+            wrong()
+        with pytest.raises(RuntimeError) as emulated, float32_products():
+            wrong()
+        assert str(emulated.value) == str(native.value)
 
 
 def test_other_types_and_operations_pass() -> None:
@@ -76,8 +107,6 @@ def test_other_types_and_operations_pass() -> None:
         assert (a.float() @ b.float()).dtype == torch.float32
         assert (a.half() @ b.half()).dtype == torch.float16
         assert torch.equal(half.exp(), torch.exp(half)) and half.sum().dtype == HALF
-        with pytest.raises(RuntimeError, match="same dtype"):  # as without
-            torch.mm(half[:, None], a.float()[:1])
 
 
 class Widened(Float32Products):
@@ -117,6 +146,22 @@ def test_checkpointed_layers_are_computed_again_as_they_were(reentrant: bool) ->
         found = x.grad
         want = torch.autograd.grad(layer(x).float().sum(), x)[0]
     assert found is not None and torch.equal(found, want)
+
+
+def test_the_slowdown_is_that_outside_of_all_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, bool, str]] = []
+
+    def seconds(product: Callable[[], Tensor]) -> float:
+        on = bool(torch.utils._python_dispatch._get_current_dispatch_mode_stack())
+        seen.append((on, torch.is_autocast_enabled("cpu"), product().device.type))
+        return 1.0
+
+    monkeypatch.setattr(products, "_seconds", seconds)
+    product_slowdown.cache_clear()
+    with float32_products(), torch.autocast("cpu", HALF), torch.device("meta"):
+        assert product_slowdown() == 1.0
+    product_slowdown.cache_clear()
+    assert seen == [(False, False, "cpu")] * 2
 
 
 def test_only_a_slow_processor_is_helped(monkeypatch: pytest.MonkeyPatch) -> None:

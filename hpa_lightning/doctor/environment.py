@@ -33,7 +33,7 @@ def devices() -> list[str]:
     """One line for each device: processor and memory, then graphics cards."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = f", {host_memory() / 1e9:.1f} GB of memory" if host_memory() else ""
-    slow = ", slow in bfloat16: precision 32-true is faster" if bfloat16_is_slow() else ""
+    slow = ", slow in bfloat16: float32 is faster" if bfloat16_is_slow() else ""
     lines = [f"cpu: {cores} cores{memory}, {torch.get_num_threads()} threads of PyTorch{slow}"]
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)

@@ -7,15 +7,21 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
 
 from hpa_lightning.float32_products import bfloat16_is_slow, float32_products, product_slowdown
 
+_FASTER = "precision 32-true, with the model's weights in float32 (dtype), is faster still, and rounds otherwise"
+
 
 class _InFloat32:
-    """Of a precision plugin: products in float32, in forward and backward passes."""
+    """Of a precision plugin: products in float32, in forward and backward passes and in optimizers."""
+
+    precision: Any
 
     @contextmanager
     def forward_context(self) -> Iterator[None]:
@@ -27,6 +33,26 @@ class _InFloat32:
         above: Any = super()
         with float32_products():
             above.backward(tensor, *args, **kwargs)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        above: Any = super()
+        with float32_products():  # `torch.optim.Muon` computes in bfloat16
+            return above.optimizer_step(*args, **kwargs)
+
+    def connect(self, model: nn.Module, optimizers: Any, lr_schedulers: Any) -> Any:
+        """Called when the model is where it will run.
+
+        Raises:
+            MisconfigurationException: it is not on a CPU.
+        """
+        above: Any = super()
+        kinds = {one.device.type for one in model.parameters()} - {"cpu", "meta"}
+        if kinds:
+            raise MisconfigurationException(
+                f"{type(self).__name__} is for a CPU, and the model is on {min(kinds)}; "
+                f"expected precision={str(self.precision)!r} in place of it."
+            )
+        return above.connect(model, optimizers, lr_schedulers)
 
 
 class EmulatedBF16Mixed(_InFloat32, MixedPrecision):
@@ -59,14 +85,24 @@ def is_slow(trainer: L.Trainer) -> bool:
     return plain and trainer.strategy.root_device.type == "cpu" and bfloat16_is_slow()
 
 
-def advice(trainer: L.Trainer) -> str:
-    """What to do with a trainer that :func:`is_slow`, in words."""
-    kind = _plugin_for(trainer)
-    return (
-        f"precision {trainer.precision}: {_slowness()}. Trainer(plugins=[{kind.__name__}()]) of hpa_lightning.modules, "
-        "in place of precision, computes the same by way of float32; precision='32-true' is faster still, and rounds "
-        "otherwise."
-    )
+def advice(trainer: L.Trainer, module: L.LightningModule) -> str | None:
+    """What to do with a trainer whose products are slow here, in words; ``None`` where they are not.
+
+    Weights in bfloat16 are slow in ``32-true``, too, which leaves them as they are.
+    """
+    if is_slow(trainer):
+        kind = _plugin_for(trainer)
+        return (
+            f"precision {trainer.precision}: {_slowness()}. Trainer(plugins=[{kind.__name__}()]) of "
+            f"hpa_lightning.modules, in place of precision, computes the same by way of float32; {_FASTER}."
+        )
+    plain = type(trainer.precision_plugin) is Precision and trainer.strategy.root_device.type == "cpu"
+    if plain and any(one.dtype == torch.bfloat16 for one in module.parameters()) and bfloat16_is_slow():
+        return (
+            f"precision {trainer.precision} with weights in bfloat16: {_slowness()}. dtype='float32' is faster; "
+            "so is Trainer(plugins=[EmulatedBF16True()]) of hpa_lightning.modules, in place of precision."
+        )
+    return None
 
 
 def emulate_where_slow(trainer: L.Trainer) -> None:
@@ -77,7 +113,7 @@ def emulate_where_slow(trainer: L.Trainer) -> None:
     trainer.strategy.precision_plugin = kind()
     rank_zero_info(
         f"precision {trainer.precision}: {_slowness()}. Products are computed in float32, and rounded to bfloat16 "
-        f"({kind.__name__}); --trainer.precision 32-true is faster still, and rounds otherwise."
+        f"({kind.__name__}); {_FASTER}."
     )
 
 

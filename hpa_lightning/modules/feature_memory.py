@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpa_lightning.float32_products import emulating
+
 
 class FeatureMemory:
     """Remembers a frozen tower's features picture by picture, by what the picture's pixels are.
@@ -36,8 +38,8 @@ class FeatureMemory:
         weights = [_state(one) for one in (*parameters, *tower.buffers())]
         if weights != self._weights:
             self._kept, self._weights = {}, weights
-        mixed = torch.is_autocast_enabled(pixel_values.device.type)  # which decides the features' dtype
-        kind = f"{pixel_values.dtype} {tuple(pixel_values.shape[1:])} {mixed}".encode()
+        how = torch.is_autocast_enabled(pixel_values.device.type), emulating()  # they decide dtype and rounding
+        kind = f"{pixel_values.dtype} {tuple(pixel_values.shape[1:])} {how}".encode()
         keys = [hashlib.blake2b(_bytes(one)).digest() + kind for one in pixel_values.cpu()]
         new = [place for place, key in enumerate(keys) if key not in self._kept]
         if not new:
@@ -52,9 +54,9 @@ class FeatureMemory:
             [rows[place] if place in rows else self._kept[key].to(seen.device) for place, key in enumerate(keys)]
         )
 
-    def __reduce__(self) -> tuple[type[FeatureMemory], tuple[int]]:
+    def __reduce__(self) -> tuple[type, tuple[int]]:
         """A copy, of this process or in another one, is empty: its model has weights at other addresses."""
-        return FeatureMemory, (self.pictures,)
+        return type(self), (self.pictures,)
 
 
 def _state(tensor: Tensor) -> tuple[Any, ...]:

@@ -36,7 +36,7 @@ from hpa_lightning.decoding import (
 from hpa_lightning.evaluation import ScoredSet, SetScoring, means
 from hpa_lightning.modules.assembly import ModelParts, load_weights_
 from hpa_lightning.modules.blocks import find_decoder_blocks
-from hpa_lightning.modules.emulated_bfloat16 import advice, is_slow
+from hpa_lightning.modules.emulated_bfloat16 import advice
 from hpa_lightning.modules.fsdp import is_sharded, shard_model_, unshard_root_
 from hpa_lightning.modules.likelihood import answer_log_likelihoods
 from hpa_lightning.modules.load_pretrained import build_model, load_processor, select_trainable
@@ -456,8 +456,8 @@ class MLLMModule(TokenWeightedModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if is_slow(self.trainer):
-            rank_zero_warn(advice(self.trainer))
+        if slow := advice(self.trainer, self):
+            rank_zero_warn(slow)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import lightning as L
 import pytest
 import torch
 import yaml
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from support import multimodal_fits
 from support.tiny_mllms import evaluation_records, tiny_llava, training_records
 
 from hpa_lightning import float32_products
+from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.data import CVITDataModule, MLLMCollator, Task
 from hpa_lightning.lightning_commands import tuning_cli
 from hpa_lightning.modules import EmulatedBF16Mixed, EmulatedBF16True, LoraSettings, MLLMModule, emulated_bfloat16
@@ -140,4 +144,65 @@ def test_the_command_line_helps_itself(
     assert type(cli.trainer.precision_plugin) is plugin
     assert cli.trainer.precision == precision  # so results say what was asked for
     (line,) = [line for line in caplog.messages if "slow in bfloat16" in line]
-    assert plugin.__name__ in line and "--trainer.precision 32-true" in line
+    assert plugin.__name__ in line and "precision 32-true" in line
+
+
+def test_weights_in_bfloat16_are_slow_in_32_true_too(slow: None) -> None:
+    module = MLLMModule.from_objects(*tiny_llava(), lora=LoraSettings(rank=2, alpha=4.0))
+    trainer = L.Trainer(**QUIET)
+    assert emulated_bfloat16.advice(trainer, module) is None
+    module.to(torch.bfloat16)
+    assert "dtype='float32'" in str(emulated_bfloat16.advice(trainer, module))
+    assert emulated_bfloat16.advice(L.Trainer(plugins=[EmulatedBF16True()], **QUIET), module) is None
+
+
+@pytest.mark.parametrize("plugin", [EmulatedBF16Mixed, EmulatedBF16True])
+def test_a_model_on_a_card_is_an_error(plugin: Any) -> None:
+    """Its autocast is that of the CPU: the model would be tuned in float32 without a word."""
+    on_card: Any = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda:0"))]))
+    with pytest.raises(MisconfigurationException, match=r"on cuda; expected precision='bf16-"):
+        plugin().connect(on_card, [], [])
+    plugin().connect(torch.nn.Linear(2, 2), [], [])
+
+
+class OptimizesInHalf(torch.optim.SGD):
+    """As `torch.optim.Muon`, whose iteration is in bfloat16 whatever the precision is."""
+
+    seen: ClassVar[list[bool]] = []
+
+    def step(self, closure: Any = None) -> Any:
+        found = super().step(closure)
+        self.seen.append(float32_products.emulating())
+        return found
+
+
+def test_optimizers_are_helped_too() -> None:
+    torch.manual_seed(0)
+    module = MLLMModule.from_objects(
+        *tiny_llava(),
+        lora=LoraSettings(rank=2, alpha=4.0),
+        optimizer=lambda parameters: OptimizesInHalf(parameters, 1e-3),
+    )
+    data = CVITDataModule([Task("one", training_records(8), steps=2)], train_batch_size=4)
+    OptimizesInHalf.seen.clear()
+    trainer = L.Trainer(plugins=[EmulatedBF16Mixed()], max_epochs=-1, reload_dataloaders_every_n_epochs=1, **QUIET)
+    trainer.fit(module, datamodule=data)
+    assert OptimizesInHalf.seen == [True, True]
+
+
+def test_the_probe_of_the_focus_partition_goes_backward_as_training_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    backward = MLLMModule.backward
+
+    def noted(self: MLLMModule, loss: Any, *args: Any, **kwargs: Any) -> None:
+        seen.append(float32_products.emulating())
+        backward(self, loss, *args, **kwargs)
+
+    monkeypatch.setattr(MLLMModule, "backward", noted)
+    runner = multimodal_fits.trainer(
+        tmp_path, [SequentialTuning(), *multimodal_fits.method("in_training")], plugins=[EmulatedBF16Mixed()]
+    )
+    runner.fit(multimodal_fits.module(), datamodule=multimodal_fits.stream())
+    assert len(seen) > 3 + 6 and all(seen)  # 3 and 6 steps of the tasks, and those of the probes

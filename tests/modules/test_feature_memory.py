@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from hpa_lightning.float32_products import float32_products
 from hpa_lightning.modules.feature_memory import FeatureMemory
 from hpa_lightning.modules.vision_towers import spatial_features
 
@@ -98,4 +99,13 @@ def test_a_copy_remembers_nothing(tower: nn.Module, seen: list[int], copied: Cal
     found = copied(memory)
     assert len(found) == 0 and found.pictures == 10 and len(memory) == 2
     found.features(tower, pixels, counting(tower, seen))
+    assert seen == [2, 2]
+
+
+def test_features_of_another_rounding_are_not_handed_out(tower: nn.Module, seen: list[int]) -> None:
+    memory, pixels = FeatureMemory(10), torch.randn(2, 3, 64, 64)
+    for _ in range(2):
+        memory.features(tower, pixels, counting(tower, seen))
+        with float32_products():
+            memory.features(tower, pixels, counting(tower, seen))
     assert seen == [2, 2]
