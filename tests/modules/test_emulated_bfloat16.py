@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -181,7 +182,7 @@ def test_optimizers_are_helped_too() -> None:
     module = MLLMModule.from_objects(
         *tiny_llava(),
         lora=LoraSettings(rank=2, alpha=4.0),
-        optimizer=lambda parameters: OptimizesInHalf(parameters, 1e-3),
+        optimizer=partial(OptimizesInHalf, lr=1e-3),
     )
     data = CVITDataModule([Task("one", training_records(8), steps=2)], train_batch_size=4)
     OptimizesInHalf.seen.clear()
@@ -201,8 +202,7 @@ def test_the_probe_of_the_focus_partition_goes_backward_as_training_does(
         backward(self, loss, *args, **kwargs)
 
     monkeypatch.setattr(MLLMModule, "backward", noted)
-    runner = multimodal_fits.trainer(
-        tmp_path, [SequentialTuning(), *multimodal_fits.method("in_training")], plugins=[EmulatedBF16Mixed()]
-    )
+    callbacks = [SequentialTuning(), *multimodal_fits.method("in_training")]
+    runner = multimodal_fits.trainer(tmp_path, callbacks, plugins=[EmulatedBF16Mixed()], max_epochs=-1)
     runner.fit(multimodal_fits.module(), datamodule=multimodal_fits.stream())
     assert len(seen) > 3 + 6 and all(seen)  # 3 and 6 steps of the tasks, and those of the probes
