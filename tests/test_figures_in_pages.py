@@ -406,6 +406,28 @@ def test_the_table_of_the_regime_says_what_the_archived_runs_say() -> None:
         assert says(body[1][1 + step], [stream.scores[step][task], stream.mean("safety", step)])
 
 
+def test_the_table_of_processors_says_what_the_archived_runs_say() -> None:
+    key = "three-tasks-0/sequential/seed_101"
+    found = [archive(name)[key] for name in ("smol", "smol_avx2")]
+    headings, body = table("docs/smol_results.md", "| processor | learnt |")
+    assert len(body) == 2
+    for row, events in zip(body, found, strict=True):
+        run = Row("three-tasks-0/sequential", (101,))
+        assert all(
+            says(cell, run.figures(heading, {key: events}))
+            for heading, cell in list(zip(headings, row, strict=True))[1:]
+        ), row
+    scored = [[event for event in events if event["event"] == "score"] for events in found]
+    by_set = [{(event["step"], event["set"]): event for event in events} for events in scored]
+    assert by_set[0].keys() == by_set[1].keys()
+    for (_, name), one, other in ((place, one, by_set[1][place]) for place, one in by_set[0].items()):
+        apart = one["n"] * abs(one["score"] - other["score"])
+        if name == "captions":
+            assert abs(one["score"] - other["score"]) < 0.0145
+        else:
+            assert round(apart, 3) <= {60: 2, 40: 1}[one["n"]]
+
+
 def test_a_wrong_number_and_a_missing_one_are_found() -> None:
     assert says("43.1 ± 16.3 (56, 40)", [43.14, 16.26, 56.25, 40.0]) and says("", [])
     assert not says("43.2 ± 16.3", [43.14, 16.26])
