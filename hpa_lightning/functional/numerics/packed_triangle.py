@@ -27,9 +27,12 @@ _CPU_COLUMNS = 256
 _COLUMNS = 2048
 # Smallest damping at which products may be summed in float32; see `add_rows_`.
 _FLOAT32_DAMPING = 1e-2
-# Rows that are summed in float32 before the sum moves on in float64. Of fewer, the moving on shows (256 rows on a CPU:
-# 1.4 times as long in all); the error is the same from 512 on, and half of it with 256.
+# Rows that are summed in float32 before the sum moves on in float64. Of fewer, the moving on shows (256 rows on a CPU
+# with AVX512: 1.4 times as long in all); the error is the same from 512 on, and half of it with 256.
 _FLOAT32_ROWS = 1024
+# On a CPU with AVX2 alone 1024 rows erred by up to 4e-6 of the variance inflation and 256 by up to 8e-7; these take
+# about a tenth longer.
+_NARROW_FLOAT32_ROWS = 256
 
 
 class PackedTriangle:
@@ -92,17 +95,18 @@ class PackedTriangle:
         """Add `rows^T rows` of `(n, c)` rows, any floating dtype.
 
         Float64 throughout, or, for a damping of at least 0.01, products of float32 that are summed over 1024 rows at
-        most in float32 and from there in float64; products of half-precision inputs are exact then. The relative error
-        of `[H^-1]_jj` is about 1e-6 of `H_jj [H^-1]_jj`, the variance inflation of column j, which is at most
-        `H_jj / (damping * mean(diag H))` (measured on CPUs: at most 9e-7 of it, on correlated inputs, with outlier
-        columns and with outlier rows). On CUDA half-precision inputs go to the tensor cores as they are; these cut off
-        where others round, and the error is up to 4e-6 there, with one sign (measured on an H200).
+        most in float32 (256 on CPUs without AVX512) and from there in float64; products of half-precision inputs are
+        exact then. The relative error of `[H^-1]_jj` is about 1e-6 of `H_jj [H^-1]_jj`, the variance inflation of
+        column j, which is at most `H_jj / (damping * mean(diag H))` (measured on CPUs: at most 9e-7 of it, on
+        correlated inputs, with outlier columns and with outlier rows). On CUDA half-precision inputs go to the tensor
+        cores as they are; these cut off where others round, and the error is up to 4e-6 there, with one sign (measured
+        on an H200).
         """
         with torch.autocast(rows.device.type, enabled=False):  # it would round float32 products to half precision
             self._add_rows_(rows, _float32_products(rows, damping))
 
     def _add_rows_(self, rows: Tensor, narrow: torch.dtype | None) -> None:
-        parts = math.ceil(rows.shape[0] / _FLOAT32_ROWS)
+        parts = math.ceil(rows.shape[0] / _float32_rows(rows.device))
         for part in rows.tensor_split(parts) if parts else ():
             part = part.to(narrow or torch.float64).T
             if narrow is torch.float32 and part.device.type == "cpu":
@@ -170,6 +174,11 @@ def factors_in_float32(device: torch.device, damping: float) -> bool:
     the column's variance inflation (tests hold it, on CPUs, with nearly collinear columns and columns of other sizes).
     """
     return sums_in_float32(damping) and not float64_is_fast(device) and float32_products_are_exact(device)
+
+
+def _float32_rows(device: torch.device) -> int:
+    narrow = device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return _NARROW_FLOAT32_ROWS if narrow else _FLOAT32_ROWS
 
 
 def _float32_products(rows: Tensor, damping: float) -> torch.dtype | None:
