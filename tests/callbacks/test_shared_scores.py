@@ -7,7 +7,9 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from support.multimodal_fits import module, stream, trainer
@@ -16,10 +18,10 @@ from support.tiny_mllms import evaluation_records
 import hpa_lightning.callbacks.task_evaluation as evaluating
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.callbacks.facts_digest import UntoldError
-from hpa_lightning.callbacks.shared_scores import SharedScores, _settings
+from hpa_lightning.callbacks.shared_scores import SharedScores, _precision, _settings
 from hpa_lightning.data import CVITDataModule
 from hpa_lightning.evaluation import ScoredSet
-from hpa_lightning.modules import MLLMModule
+from hpa_lightning.modules import EmulatedBF16Mixed, MLLMModule
 from hpa_lightning.results.events import ScoreEvent
 from hpa_lightning.results.predictions import prediction_file
 from hpa_lightning.results.run_results import RunResults
@@ -171,3 +173,10 @@ def test_data_without_a_collator_or_with_one_that_cannot_be_told_end_no_fit() ->
     assert _settings(None) == {}
     with pytest.raises(UntoldError, match="a tuple has no attributes"):  # which shared_scores turns into a sentence
         _settings((1, 2))
+
+
+def test_what_emulates_a_precision_is_not_taken_for_it() -> None:
+    quiet: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    own = L.Trainer(precision="bf16-mixed", **quiet)
+    emulated = L.Trainer(plugins=[EmulatedBF16Mixed()], **quiet)
+    assert own.precision == emulated.precision and _precision(own) != _precision(emulated)

@@ -38,3 +38,20 @@ def test_what_float32_cannot_factorise_is_factorised_in_float64(monkeypatch: pyt
         packed_triangle.PackedTriangle, "cholesky_", lambda self: self.flat.dtype == torch.float64 and factorise(self)
     )
     assert torch.equal(inverse_hessian_diagonal(x, 0.01), expected)
+
+
+@pytest.mark.parametrize(("capability", "most"), [("AVX512", 1024), ("AVX2", 256), ("DEFAULT", 256)])
+def test_sums_in_float32_are_short_where_vectors_are(
+    capability: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    product = packed_triangle.product_of_rows
+
+    def noted(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        rows.append(left.shape[1])
+        return product(left, right)
+
+    monkeypatch.setattr(packed_triangle, "product_of_rows", noted)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    inverse_hessian_diagonal(make_inputs(7, 4096, 40, dead=0.0, spread=1.0).float(), 0.01)
+    assert max(rows) == most and sum(rows) == 4096

@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.tiny_mllms import tiny_timm, tiny_tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from hpa_lightning import float32_products
 from hpa_lightning.metrics import AttackSuccessRate, GuardModelJudge, OverRefusalRate, resolve_judge
 
 TEMPLATE = "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}</s>{% endfor %}verdict:"
@@ -81,6 +83,24 @@ def test_verdicts_of_a_batch_keep_their_order(guard: str) -> None:
     assert judge([], []) == []
     assert pickle.loads(pickle.dumps(judge)).model == guard
     assert copy.deepcopy(judge)._loaded is None  # a copy of a metric does not copy the model
+
+
+@pytest.mark.parametrize(("slowdown", "helped"), [(9.0, True), (0.6, False)])
+def test_a_guard_in_bfloat16_is_helped_where_the_processor_is_slow_in_it(
+    guard: str, slowdown: float, helped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(float32_products, "product_slowdown", lambda: slowdown)
+    seen: list[bool] = []
+    forward = LlamaForCausalLM.forward
+
+    def noted(self: LlamaForCausalLM, *args: Any, **kwargs: Any) -> Any:
+        seen.append(float32_products.emulating())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", noted)
+    judge = GuardModelJudge(guard, batch_size=3, device="cpu")
+    assert judge([REFUSED[0], ANSWERED[1]], PROMPTS[:2]) == [True, False]
+    assert seen and set(seen) == {helped}
 
 
 def test_attack_success_by_a_guard(guard: str) -> None:
