@@ -30,8 +30,8 @@ _FLOAT32_DAMPING = 1e-2
 # Rows that are summed in float32 before the sum moves on in float64. Of fewer, the moving on shows (256 rows on a CPU
 # with AVX512: 1.4 times as long in all); the error is the same from 512 on, and half of it with 256.
 _FLOAT32_ROWS = 1024
-# On a CPU with AVX2 alone 1024 rows erred by up to 4e-6 of the variance inflation and 256 by up to 8e-7; these take
-# about a tenth longer.
+# On a CPU with AVX2 alone 1024 rows err by more than 2e-6 of the variance inflation on the inputs of the tests, and 256
+# by less than 1e-6; a diagonal takes about a tenth longer, the sums alone (`benchmarks/sums.py`) up to half as long again.
 _NARROW_FLOAT32_ROWS = 256
 
 
