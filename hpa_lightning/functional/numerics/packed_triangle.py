@@ -31,7 +31,7 @@ _FLOAT32_DAMPING = 1e-2
 # with AVX512: 1.4 times as long in all); the error is the same from 512 on, and half of it with 256.
 _FLOAT32_ROWS = 1024
 # On a CPU with AVX2 alone 1024 rows err by more than 2e-6 of the variance inflation on the inputs of the tests, and 256
-# by less than 1e-6; a diagonal takes about a tenth longer, the sums alone (`benchmarks/sums.py`) up to half as long again.
+# by less than 1e-6; a diagonal takes about a tenth longer, the sums alone (`benchmarks/sums.py`) up to half.
 _NARROW_FLOAT32_ROWS = 256
 
 
