@@ -87,8 +87,9 @@ class HessianAccumulator:
     the float64 Gram matrix `X^T X` from then on: what is smaller, and what is sooner factorised.
 
     For `damping >= 0.01` products are summed in float32 over 1024 rows at most (256 on CPUs without AVX512, whose
-    longer sums err more) and in float64 from there, which moves `[H^-1]_jj` by up to about 1e-6 of `H_jj [H^-1]_jj` of itself: by 1e-4 where a column is well explained by the
-    others. Products of half-precision inputs are exact in float32; on CUDA they are multiplied on the tensor cores as
+    longer sums err more) and in float64 from there, which moves `[H^-1]_jj` by up to about
+    1e-6 of `H_jj [H^-1]_jj` of itself: by 1e-4 where a column is well explained by the others. Products
+    of half-precision inputs are exact in float32; on CUDA they are multiplied on the tensor cores as
     they are (`torch.mm(..., out_dtype=torch.float32)`, where torch has it), which cut off where others round: up to
     4e-6 was seen there, of one sign. Float64 inputs, less damping and a lower precision of float32 products
     (`torch.set_float32_matmul_precision`, `torch.backends.cuda.matmul.fp32_precision`) make all of it float64.
