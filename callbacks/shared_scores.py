@@ -25,6 +25,7 @@ from hpa_lightning.data.template import tokenizer_of
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.evaluation import ScoredSet
 from hpa_lightning.files import write_text
+from hpa_lightning.modules.emulated_bfloat16 import precision_of
 from hpa_lightning.modules.fsdp import is_sharded
 from hpa_lightning.parsing import parse_json, read_text
 from hpa_lightning.results.run_results import run_origin
@@ -124,7 +125,8 @@ def _digest(
     processors = [getattr(one, "processor", None) for one in (pl_module, collator)]
     judges = [one.judge for one in sets]
     told.tell_code((*pl_module.modules(), data, collator, *processors, *map(_tokenizer, processors), *judges))
-    told.tell(run_origin()["versions"], version("tokenizers"), str(pl_module.device), _precision(trainer), _rounding())
+    origin = run_origin(trainer.strategy.root_device, precision_of(trainer))
+    told.tell(origin["versions"], version("tokenizers"), str(pl_module.device), _plugin(trainer), _rounding())
     told.tell_module(pl_module)
     for one in processors:
         told.tell(_decoder(one))
@@ -154,9 +156,9 @@ def _tell_set(
         told.tell(to_device(trainer, batch))
 
 
-def _precision(trainer: L.Trainer) -> list[str]:
-    """By name and by plugin: one that emulates bfloat16 has the name of what it emulates."""
-    return [str(trainer.precision), type(trainer.precision_plugin).__qualname__]
+def _plugin(trainer: L.Trainer) -> str:
+    """Of the precision: a user's own may round otherwise than the one whose name it has."""
+    return type(trainer.precision_plugin).__qualname__
 
 
 def _rounding() -> list[Any]:

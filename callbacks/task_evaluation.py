@@ -34,6 +34,7 @@ from hpa_lightning.decoding import decoding_of
 from hpa_lightning.evaluation import ScoredSet, SetScoring, check_scoring
 from hpa_lightning.files import whole_file
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
+from hpa_lightning.modules.emulated_bfloat16 import precision_of
 from hpa_lightning.modules.fsdp import is_sharded
 from hpa_lightning.peak_memory import peak_memory
 from hpa_lightning.redaction import masked_values
@@ -138,7 +139,14 @@ class TaskEvaluation(TaskCallback):
         super().on_restored(trainer)
         step = self._finished_tasks if self._open_task is None else self._open_task
         allowed = [name for item in callbacks_of(trainer) if isinstance(item, AllowChanges) for name in item.allowed]
-        self.record(trainer, ResumeEvent(step=step, changes=tuple(allowed) or None, **run_origin()))
+        self.record(
+            trainer,
+            ResumeEvent(
+                step=step,
+                changes=tuple(allowed) or None,
+                **run_origin(trainer.strategy.root_device, precision_of(trainer)),
+            ),
+        )
 
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         if task.index > 0:
@@ -293,7 +301,7 @@ class TaskEvaluation(TaskCallback):
                 sets=tuple({"name": item.name, "kind": item.kind} for item in data.evaluation_sets()),
                 data=masked_values(provenance_of(data)),
                 ends=True,
-                **run_origin(),
+                **run_origin(trainer.strategy.root_device, precision_of(trainer)),
             ),
         )
 

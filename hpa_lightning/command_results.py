@@ -13,6 +13,7 @@ from hpa_lightning.data.needs import has_own_predict_data, predicted_sets
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.evaluation import ScoredSet, interleaved, means
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
+from hpa_lightning.modules.emulated_bfloat16 import precision_of
 from hpa_lightning.redaction import masked_text
 from hpa_lightning.report.category_tables import further_text
 from hpa_lightning.report.run_tables import ANSWER_COLUMNS
@@ -116,7 +117,7 @@ class CommandResults(L.Callback):
             tasks=tuple(item["name"] for item in sets if item["kind"] == "task"),
             sets=tuple(sets),
             ends=True,
-            **run_origin(),
+            **run_origin(trainer.strategy.root_device, precision_of(trainer)),
         )
         writer.write(run)
         for fields, rows in scored:

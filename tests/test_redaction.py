@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from hpa_lightning.command_results import _weights
 from hpa_lightning.redaction import masked_arguments, masked_command, masked_values
@@ -70,7 +71,7 @@ def test_neither_results_nor_pages_hold_them(monkeypatch: pytest.MonkeyPatch) ->
     """Pages of older files too, which have the command as it was given."""
     arguments = ["fit", "--trainer.logger.init_args.api_key", "S3CR3T", "--data=s3://me:S3CR3T@bucket/x"]
     monkeypatch.setattr(sys, "argv", ["/bin/hpa-lightning", *arguments])
-    command = run_origin()["command"]
+    command = run_origin(torch.device("cpu"), "32-true")["command"]
     assert "S3CR3T" not in command and command.count("MASKED") == 2
     run = {"event": "run", "method": "m", "seed": 0, "tasks": ["a"], "sets": [{"name": "a", "kind": "task"}]}
     score = {"event": "score", "step": 0, "set": "a", "kind": "task", "metric": "m", "score": 0.5}

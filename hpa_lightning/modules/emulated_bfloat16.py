@@ -78,6 +78,12 @@ def products_of(plugin: Precision | None) -> AbstractContextManager[None]:
     return float32_products() if isinstance(plugin, _InFloat32) else nullcontext()
 
 
+def precision_of(trainer: L.Trainer) -> str:
+    """What a trainer computes in, in words: its ``precision``, and how the products are made if not as it says."""
+    by_way = isinstance(trainer.precision_plugin, _InFloat32)
+    return f"{trainer.precision}, products by way of float32" if by_way else str(trainer.precision)
+
+
 def is_slow(trainer: L.Trainer) -> bool:
     """Whether a trainer computes in bfloat16 on a processor that is slow in it, and has no plugin of this file."""
     plugin: Any = trainer.precision_plugin

@@ -101,9 +101,9 @@ def origin_of(cells: Sequence[StudyCell], command: str, missing: Sequence[str], 
 
 
 def _machine(run: RunResults) -> str:
-    """Device and number of threads, as far as the run recorded them."""
+    """Device, precision and number of threads, as far as the run recorded them."""
     known = {**(run.about.versions or {}), **run.about.extra}
-    parts = [str(known["device"])] if known.get("device") else []
+    parts = [str(known[key]) for key in ("device", "precision") if known.get(key)]
     parts += [f"{key} {known[key]}" for key in ("devices", "threads") if known.get(key)]
     return ", ".join(parts)
 

@@ -49,7 +49,8 @@ class RunEvent(Event):
             ``over_refusal`` or ``helpfulness``.
         data: the datamodule's ``provenance()``.
         ends: whether the run writes an ``end`` event.
-        versions, command, commit: what it was made with.
+        versions: of packages, with the device and the precision.
+        command, commit: what else it was made with.
         judge, judged_again: of results whose answers another judge has judged: that judge, and their file.
     """
 

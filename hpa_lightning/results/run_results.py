@@ -88,21 +88,29 @@ def source_commit(folder: str | PathLike[str] | None = None) -> str | None:
         return None
 
 
-def run_origin() -> dict[str, Any]:
-    """What the run is made with; secrets of the command line are masked."""
+def run_origin(device: torch.device, precision: str) -> dict[str, Any]:
+    """What the run is made with; secrets of the command line are masked.
+
+    Args:
+        device: of the model.
+        precision: in words.
+    """
     return {
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("hpa-lightning", "torch", "lightning", "transformers", "peft")},
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+            "device": _device_name(device),
+            "precision": precision,
         },
         "command": shlex.join([Path(sys.argv[0]).name, *masked_arguments(sys.argv[1:])]),
         "commit": source_commit(),
     }
 
 
-def _processor() -> str:
-    return f"cpu, {torch.backends.cpu.get_cpu_capability()}"
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
 
 
 def nothing_retained(audit: Sequence[Mapping[str, Any]]) -> str | None:

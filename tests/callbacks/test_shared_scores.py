@@ -18,7 +18,7 @@ from support.tiny_mllms import evaluation_records
 import hpa_lightning.callbacks.task_evaluation as evaluating
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.callbacks.facts_digest import UntoldError
-from hpa_lightning.callbacks.shared_scores import SharedScores, _precision, _settings
+from hpa_lightning.callbacks.shared_scores import SharedScores, _plugin, _settings
 from hpa_lightning.data import CVITDataModule
 from hpa_lightning.evaluation import ScoredSet
 from hpa_lightning.modules import EmulatedBF16Mixed, MLLMModule
@@ -179,4 +179,4 @@ def test_what_emulates_a_precision_is_not_taken_for_it() -> None:
     quiet: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
     own = L.Trainer(precision="bf16-mixed", **quiet)
     emulated = L.Trainer(plugins=[EmulatedBF16Mixed()], **quiet)
-    assert own.precision == emulated.precision and _precision(own) != _precision(emulated)
+    assert own.precision == emulated.precision and _plugin(own) != _plugin(emulated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,16 +12,18 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support import multimodal_fits
 from support.tiny_mllms import evaluation_records, tiny_llava, training_records
 
 from hpa_lightning import float32_products
-from hpa_lightning.callbacks import SequentialTuning
+from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.data import CVITDataModule, MLLMCollator, Task
 from hpa_lightning.lightning_commands import tuning_cli
 from hpa_lightning.modules import EmulatedBF16Mixed, EmulatedBF16True, LoraSettings, MLLMModule, emulated_bfloat16
+from hpa_lightning.results.run_results import RunResults
 
 pytestmark = pytest.mark.filterwarnings("ignore:isinstance:FutureWarning", "ignore:.*eval mode", "ignore:.*workers")
 
@@ -146,6 +149,27 @@ def test_the_command_line_helps_itself(
     assert cli.trainer.precision == precision  # so results say what was asked for
     (line,) = [line for line in caplog.messages if "slow in bfloat16" in line]
     assert plugin.__name__ in line and "precision 32-true" in line
+
+
+def test_results_say_how_products_were_made(tmp_path: Path) -> None:
+    quiet = {key: value for key, value in QUIET.items() if key != "logger"}
+    told = []
+    ways: dict[str, dict[str, Any]] = {
+        "own": {"precision": "bf16-mixed"},
+        "emulated": {"plugins": [EmulatedBF16Mixed()]},
+    }
+    for name, how in ways.items():
+        module = MLLMModule.from_objects(*tiny_llava(), lora=LoraSettings(rank=2, alpha=4.0))
+        data = CVITDataModule(
+            [Task("one", training_records(4), test=evaluation_records(2), steps=1)], allow_overlap=True
+        )
+        logger = CSVLogger(tmp_path, name=name, version="")
+        callbacks = [TaskEvaluation(initial=False, report=False)]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "precision")  # this processor may be slow in it
+            L.Trainer(max_epochs=-1, callbacks=callbacks, logger=logger, **how, **quiet).fit(module, datamodule=data)
+        told.append((RunResults.from_file(tmp_path / name).about.versions or {})["precision"])
+    assert told == ["bf16-mixed", "bf16-mixed, products by way of float32"]
 
 
 def test_weights_in_bfloat16_are_slow_in_32_true_too(slow: None) -> None:
