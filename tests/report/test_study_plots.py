@@ -44,7 +44,9 @@ def test_labels_of_twenty_methods_stay_apart_and_inside() -> None:
     figure = plot_against_performance(groups, "MASR")
     (ax,) = figure.axes
     renderer = figure.canvas.get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in ax.texts if text.get_text() in groups]
+    names = [text for text in ax.texts if text.get_text() in groups]
+    assert all(text.get_path_effects() for text in names), "a rim, since intervals go through them"
+    boxes = [text.get_window_extent(renderer) for text in names]
     inside = ax.get_window_extent()
     assert len(boxes) == 20
     assert not [pair for pair in combinations(boxes, 2) if pair[0].padded(-1).overlaps(pair[1].padded(-1))]

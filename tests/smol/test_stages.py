@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import timm
 import torch
@@ -15,8 +16,10 @@ from support.tiny_mllms import picture
 from support.towers import LANGUAGE, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hpa_lightning import float32_products
 from hpa_lightning.data import Record
 from hpa_lightning.data.record import assistant_turn, user_turn
+from hpa_lightning.modules import EmulatedBF16Mixed, emulated_bfloat16
 from hpa_lightning.smol import stages as module_of_stages
 from hpa_lightning.smol.language_model import IMAGE_TOKEN
 from hpa_lightning.smol.model_build import join_parts
@@ -108,6 +111,14 @@ def test_a_stage_is_trained_once(stage: str, data: Path, tmp_path: Path, monkeyp
         asked.append(stages)
         return made
 
+    plugins: list[type] = []
+
+    def emulate(trainer: L.Trainer) -> None:
+        emulated_bfloat16.emulate_where_slow(trainer)
+        plugins.append(type(trainer.precision_plugin))
+
+    monkeypatch.setattr(float32_products, "product_slowdown", lambda: 12.3)
+    monkeypatch.setattr(module_of_stages, "emulate_where_slow", emulate)
     monkeypatch.setattr(module_of_stages, "model_of_stages", of_stages)
     monkeypatch.setitem(SETTINGS, stage, module_of_stages.replace(SETTINGS[stage], steps=2, measured=("text",)))
     found = run_stage(stage, data, nowhere, tmp_path, sets=2)
@@ -117,6 +128,7 @@ def test_a_stage_is_trained_once(stage: str, data: Path, tmp_path: Path, monkeyp
     assert keys and all(key.startswith("projector." if stage == "projector" else "adapter.") for key in keys)
     rows = json.loads((tmp_path / "fits" / stage / "answers.json").read_text())
     assert len(rows["harmful-text"]) == 2
+    assert plugins == [EmulatedBF16Mixed, EmulatedBF16Mixed], "its fit and its measurement"
     again = run_stage(stage, data, nowhere, tmp_path, sets=2)
     assert {name: again[name] for name in found} == found and len(asked) == 1
     if stage == "projector":
