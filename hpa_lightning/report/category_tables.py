@@ -27,7 +27,7 @@ def figures_table(run: RunResults) -> Table:
     """What the sets' metrics report beside the score at every step, percent, but for points; no rows without such."""
     rows: list[list[Cell]] = []
     for measure in run.further_measures:
-        name, _, figure = measure.rpartition("/")
+        name, _, figure = measure.partition("/")  # no set has a slash in its name
         values = [_value(figure, run.mean_score([measure], step)) for step in run.steps]
         rows.append([name, figure.replace("_", " "), *values])
     return Table(["Set", "Figure", *(row_name(run, step) for step in run.steps)], rows)

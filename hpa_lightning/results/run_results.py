@@ -59,8 +59,8 @@ def is_count(measure: str) -> bool:
     >>> is_count("mme/points"), is_count("mme/accuracy_plus"), is_count("points")
     (True, False, False)
     """
-    _, slash, figure = measure.rpartition("/")
-    return bool(slash) and figure in COUNTS
+    _, _, figure = measure.partition("/")
+    return figure in COUNTS
 
 
 def source_commit(folder: str | PathLike[str] | None = None) -> str | None:

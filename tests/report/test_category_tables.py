@@ -22,7 +22,7 @@ def run() -> RunResults:
             {**score, "set": "harm", "kind": "safety", "score": rate, "categories": {"domain": by_domain}, **likely}
         )
         points = {"subtask": {"count": {"n": 8, "score": rate, "points": 100.0 * rate}}}
-        total = {"points": 100.0 * rate, "accuracy_plus": rate}
+        total = {"points": 100.0 * rate, "accuracy_plus": rate, "hits/misses": rate}
         lines.append(
             {**score, "set": "mme", "kind": "helpfulness", "score": rate, "categories": points, "figures": total}
         )
@@ -44,6 +44,7 @@ def test_a_run_shows_what_metrics_report_beside_the_score() -> None:
     table = figures_table(run())
     by_figure = {tuple(row[:2]): row[2:] for row in table.rows}
     assert by_figure["mme", "points"] == [25.0, 50.0] and by_figure["mme", "accuracy plus"] == [25.0, 50.0]
+    assert by_figure["mme", "hits/misses"] == [25.0, 50.0], "a metric of a user's may name its figures so"
     before, after = by_figure["harm", "by likelihood"]
     assert isinstance(before, float) and math.isnan(before) and after == 25.0
     assert "Further figures" in render_page([run()], {}) and "by likelihood" in render_page([run()], {})
