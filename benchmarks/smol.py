@@ -4,7 +4,8 @@
 
 Processor seconds of one thread, so that other work on the machine counts little. A step is forward, backward and AdamW
 of 12 samples with rank-8 adapters on all linear layers; `plain` has the head on all tokens, the others on the answers
-alone, as training has. Answers are generated greedily in batches with a key-value cache, to their full length.
+alone, as training has. Answers are generated greedily in batches with a key-value cache, to their full length; the
+second judge reads how replies to a request may begin, and generates nothing.
 `emulated` computes products of bfloat16 by way of float32, as fits do on a processor that has no instructions for it;
 there `--precisions float32 bf16-mixed-emulated bfloat16-emulated` leaves out what takes minutes.
 """
@@ -19,10 +20,13 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from PIL import Image
 
+from hpa_lightning.data import MLLMCollator, Record
+from hpa_lightning.data.record import user_turn
 from hpa_lightning.float32_products import float32_products
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.modules.lora import add_lora
 from hpa_lightning.modules.timm_mllm import TimmMLLM
+from hpa_lightning.smol.refusals import REFUSALS_BEGIN
 
 _EMULATED = "-emulated"
 PRECISIONS = ("float32", "bf16-mixed", "bf16-mixed-emulated", "bfloat16", "bfloat16-emulated")
@@ -95,6 +99,14 @@ def answers(model: TimmMLLM, words: int, batch: int, new: int, precision: str) -
         return seconds(lambda: model.generate(ids, mask, **limits), 1) / batch
 
 
+def judged(module: MLLMModule, words: int, batch: int, precision: str) -> float:
+    """Seconds that the second judge takes for one request of as many words: how likely each taught refusal begins."""
+    records = [Record(f"request-{number}", user_turn(" ".join(["how"] * words))) for number in range(batch)]
+    collator = MLLMCollator(module.processor)
+    with products(precision):
+        return seconds(lambda: module.opening_likelihoods(records, REFUSALS_BEGIN, collator, batch), 1) / batch
+
+
 def picture(module: MLLMModule) -> float:
     """Seconds to prepare a picture and to see it for the first time; the second time it is remembered."""
     made = Image.effect_noise((224, 224), 80).convert("RGB")
@@ -135,10 +147,13 @@ def main() -> None:
     for precision in options.precisions:
         if precision.startswith("bf16-mixed"):
             continue  # its answers are those of rounded weights, too
-        model = MLLMModule(model=options.model, dtype=dtype_of(precision)).model.eval()
+        module = MLLMModule(model=options.model, dtype=dtype_of(precision)).eval()
+        words, batch = options.words[0], options.batch
         for new in options.new:
-            found = answers(model, options.words[0], options.batch, new, precision)
-            print(f"| {precision} | {options.words[0]} | {new} | {options.batch} | {found:.3f} |", flush=True)
+            found = answers(module.model, words, batch, new, precision)
+            print(f"| {precision} | {words} | {new} | {batch} | {found:.3f} |", flush=True)
+        found = judged(module, words, batch, precision)
+        print(f"| {precision} | {words} | the second judge | {batch} | {found:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

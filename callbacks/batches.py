@@ -34,9 +34,15 @@ def children(batch: Any) -> list[tuple[str, Any]]:
 def valid_positions(batch: Any) -> Tensor | tuple[Tensor, ...] | None:
     """Boolean ``(batch, tokens)``, True where no padding: the batch's ``attention_mask`` of that shape.
 
-    A batch of several loaders holds several; all of them in their order then. ``None`` if there is none.
+    A batch of several loaders holds several; all of them in their order then. ``None`` if there is none; masks of other
+    shapes, which say what attends to what and not what is padding, are warned of.
     """
-    masks = tuple(mask.bool() for mask in _tokenwise(batch, "attention_mask"))
+    masks = tuple(map(_unpadded, _tokenwise(batch, "attention_mask")))
+    if not masks and (others := _named(batch, "attention_mask")):
+        rank_zero_warn(
+            f"a batch has an attention mask of shape {_shapes(others)}: it does not tell which positions are padding, "
+            "and all count. Give one of shape (batch, tokens), 1 where there is no padding."
+        )
     return None if not masks else masks[0] if len(masks) == 1 else masks
 
 
@@ -58,7 +64,7 @@ def answer_positions(batch: Any) -> Tensor | tuple[Tensor, ...]:
             "outside of the answers, as safety_positions='answers' asks for (null-space projection's default; "
             "calibration={'safety_samples': 128, 'safety_positions': 'all'} counts every position)."
         )
-    valid = [mask.bool() for mask in _tokenwise(batch, "attention_mask")]
+    valid = list(map(_unpadded, _tokenwise(batch, "attention_mask")))
     if [mask.shape for mask in valid] != [one.shape for one in labels]:
         if valid:
             rank_zero_warn(
@@ -88,13 +94,23 @@ def _shapes(tensors: list[Tensor]) -> str:
     return " and ".join(str(tuple(one.shape)) for one in tensors)
 
 
+def _unpadded(mask: Tensor) -> Tensor:
+    """True where no padding: not 0, or 0 in a mask that is added to scores, of a floating type and nowhere above 0."""
+    return mask == 0 if mask.is_floating_point() and not bool((mask > 0).any()) else mask.bool()
+
+
 def _tokenwise(batch: Any, key: str) -> list[Tensor]:
     """All tensors ``(batch, tokens)`` of that name, in the batch's order."""
+    return [tensor for tensor in _named(batch, key) if tensor.ndim == 2]
+
+
+def _named(batch: Any, key: str) -> list[Tensor]:
+    """All tensors of that name, in the batch's order."""
     found: list[Tensor] = []
 
     def collect(name: str, value: Any) -> None:
         if isinstance(value, Tensor):
-            if name == key and value.ndim == 2:
+            if name == key:
                 found.append(value)
             return
         for inner, part in children(value):

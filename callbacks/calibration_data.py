@@ -45,7 +45,8 @@ class CalibrationSettings:
 
     Args:
         safety_samples: size of the safety calibration set (paper: 8).
-        task_samples: size of the task calibration set (paper: 128).
+        task_samples: size of the task calibration set (paper: 128). ``limit_train_batches`` and ``overfit_batches`` cut
+            what is trained, not what this is taken from; ``task_data`` says what it is.
         batch_size: samples in one forward pass.
         damping: share of the Hessian's mean diagonal added to its diagonal.
         judge: refusal rules by which the aligned model's own answers are checked.

@@ -31,6 +31,11 @@ def unfinished(trainer: L.Trainer) -> str | None:
             "evaluation) did not run. Resume from the last checkpoint to finish it."
         )
     done, tasks = state["finished_tasks"], state["tasks"]
+    if tasks is None and done == 0:
+        return (
+            "The fit trained no task, and its callbacks did nothing: there was no batch, or the checkpoint is of a fit "
+            "that had reached max_epochs or max_steps."
+        )
     if tasks is None or done >= tasks or any(callback.ended_the_stream for callback in callbacks):
         return None
     return (

@@ -46,6 +46,9 @@ class Part:
     def on_task_open(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
         """Called before the callbacks' ``on_task_start``: try what may fail."""
 
+    def on_before_step(self) -> None:
+        """Called before every optimizer step of a task."""
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs: tensors and plain values."""
         return {}

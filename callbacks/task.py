@@ -44,7 +44,7 @@ from hpa_lightning.callbacks.processes import (
     warn_of_summed_gradients,
 )
 from hpa_lightning.callbacks.running import on_its_device
-from hpa_lightning.callbacks.trainer_checks import check_strategy, check_weight_writers
+from hpa_lightning.callbacks.trainer_checks import check_begun, check_strategy, check_weight_writers
 from hpa_lightning.data.needs import check_stream, fingerprint_of, task_stream
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
@@ -211,8 +211,9 @@ class TaskCallback(L.Callback):
             check_strategy(trainer.strategy, self)
             check_weight_writers(trainer, self)
             exit_cleanly_at_exit(trainer)
-            write_whole_checkpoints(trainer)
             if self._is_leader(trainer):
+                shaping = any(callback.shapes_training for callback in task_callbacks(trainer))
+                write_whole_checkpoints(trainer, pl_module if shaping else None)
                 check_stream(trainer, type(self).__name__)
                 self._settings, self._saved_optimizers = fit_settings(trainer, task_callbacks(trainer)), None
             for part in self.parts:
@@ -263,6 +264,8 @@ class TaskCallback(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         if self._is_leader(trainer):
             self._divergence.check_gradients(trainer, pl_module, optimizer)
+        for part in self.parts:
+            part.on_before_step()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -403,6 +406,7 @@ class TaskCallback(L.Callback):
                 callback._finished_tasks = restored[0]._finished_tasks
             callback._restored = False
         if not restored:
+            check_begun(trainer, callbacks)
             self._tell_another_model(pl_module, callbacks)
         for callback in callbacks:
             callback.on_fit_begins(trainer, bool(restored))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -15,7 +16,9 @@ from lightning.pytorch.strategies import (
     SingleDeviceStrategy,
     Strategy,
 )
+from lightning.pytorch.utilities import rank_zero_warn
 
+from hpa_lightning.data.needs import task_stream
 from hpa_lightning.trainer_attributes import callbacks_of
 
 if TYPE_CHECKING:
@@ -90,6 +93,32 @@ def check_weight_writers(trainer: L.Trainer, caller: TaskCallback) -> None:
                 "left there (fusion, merge, frozen columns, the model that was scored) would be lost. Remove it from "
                 "the trainer's callbacks."
             )
+
+
+def check_begun(trainer: L.Trainer, callbacks: Sequence[TaskCallback]) -> None:
+    """Say that a fit goes on from a checkpoint of one without these callbacks, which knew no task.
+
+    Raises:
+        MisconfigurationException: it is from within an epoch: the task has begun, and Lightning does not tell it again.
+    """
+    if trainer.ckpt_path is None or not callbacks:
+        return
+    who = ", ".join(type(callback).__name__ for callback in callbacks)
+    where = f"{trainer.ckpt_path} is of a fit without {who}"
+    if trainer.fit_loop.restarted_mid_epoch:
+        raise MisconfigurationException(
+            f"{where}, from within an epoch: the task has begun, and what it began with is not in the checkpoint. "
+            "Go on without these callbacks, or begin the task anew with them: a fit without ckpt_path, from the "
+            "weights before it."
+        )
+    stream, epoch = task_stream(trainer), trainer.current_epoch
+    within = (
+        stream is not None and epoch > 0 and stream.task_at_epoch(epoch - 1).index == stream.task_at_epoch(epoch).index
+    )
+    if within or (stream is None and trainer.global_step > 0):
+        rank_zero_warn(
+            f"{where}: its {trainer.global_step} steps count as before the task, which begins here for these callbacks."
+        )
 
 
 def require_automatic_optimization(pl_module: L.LightningModule, caller: object) -> None:

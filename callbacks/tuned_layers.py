@@ -51,6 +51,7 @@ class TunedLayers(Part):
         self.linears: list[TunedLinear] = []
         self.block_modules: list[nn.Module] = []
         self._saved: dict[str, Tensor] = {}  # anchors out of a checkpoint, until the layers are found
+        self._frozen: list[tuple[str, nn.Parameter]] = []  # the blocks' matrices that the task does not train
 
     def __iter__(self) -> Iterator[TunedLinear]:
         return iter(self.linears)
@@ -87,6 +88,20 @@ class TunedLayers(Part):
                 f"first_block is {self.first_block}; the last decoder block with tuned layers is {linears[-1].layer}."
             )
         check_linears(self.linears)
+        inside = {id(parameter) for block in self.block_modules for parameter in block.parameters()}
+        self._frozen = [
+            (name, parameter)
+            for name, parameter in pl_module.named_parameters()
+            if id(parameter) in inside and not parameter.requires_grad and parameter.ndim > 1
+        ]
+
+    def on_before_step(self) -> None:
+        if unfrozen := [name for name, parameter in self._frozen if parameter.requires_grad]:
+            raise MisconfigurationException(
+                f"{self.caller}: frozen when the task began, and trained now, without it: {_listed(unfrozen)}. Let a "
+                "task train the same layers from its start to its end; a callback that unfreezes layers by and by "
+                "(Lightning's BaseFinetuning, LISA) cannot stand beside this one."
+            )
 
     def keep_weights(self) -> None:
         """Keep the weights as they are, as those before the task; with LoRA the base weights stay anyway.
@@ -112,14 +127,24 @@ class TunedLayers(Part):
         self._saved = {}
 
     def place(self, anchors: Mapping[str, Tensor]) -> None:
-        """Give the layers their weights before the task: name -> whole weight."""
+        """Give the layers their weights before the task: name -> whole weight.
+
+        Raises:
+            ValueError: one is not tuned.
+        """
         by_name = {linear.name: linear for linear in self.linears}
+        if missing := sorted(set(anchors) - set(by_name)):
+            raise ValueError(
+                f"{self.caller}: the checkpoint holds the weights before the task of {_listed(missing)}, which are not "
+                "tuned now; expected the layers that were (requires_grad). A callback that freezes layers on a resume "
+                "(Lightning's BaseFinetuning) has to leave those as they were."
+            )
         for name, anchor in anchors.items():
             by_name[name].place(anchor)
 
     def clear(self) -> None:
         """Let go of the layers and of their weights before the task."""
-        self.linears = []
+        self.linears, self._frozen = [], []
 
     @property
     def anchors(self) -> dict[str, Tensor]:
@@ -151,6 +176,10 @@ class TunedLayers(Part):
         self._saved = dict(state_dict.get("anchors", {}))
 
 
+def _listed(names: Sequence[str], shown: int = 3) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
 def warn_of_untreated(pl_module: L.LightningModule, linears: Sequence[TunedLinear], caller: str) -> None:
     """Warn once of the matrices that are trained outside the layers that a callback treats, by the modules' names.
 
@@ -164,9 +193,8 @@ def warn_of_untreated(pl_module: L.LightningModule, linears: Sequence[TunedLinea
             outside[f"{module} (LoRA)" if adapter else name.rpartition(".")[0]] = None
     if outside:
         names = list(outside)
-        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         rank_zero_warn(
             f"{caller} treats {len(linears)} linear layers of the decoder blocks. {len(names)} other layers are "
-            f"trained and stay as training leaves them, without its protection: {listed}. Freeze them if safety must "
-            "not depend on them."
+            f"trained and stay as training leaves them, without its protection: {_listed(names, 4)}. Freeze them if "
+            "safety must not depend on them."
         )

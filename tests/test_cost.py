@@ -258,7 +258,7 @@ def test_the_cost_of_smol_on_a_small_model(
     smol.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     of_answers = [precision for precision in smol.PRECISIONS if not precision.startswith("bf16-mixed")]
-    assert len(rows) == 4 + 2 * len(smol.PRECISIONS) + len(of_answers)
+    assert len(rows) == 4 + 2 * len(smol.PRECISIONS) + 2 * len(of_answers)
 
 
 def test_growth_of_sketches(script, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

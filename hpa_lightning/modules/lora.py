@@ -115,7 +115,8 @@ def lora_factors(module: nn.Module, name: str = "") -> LoraFactors | None:
     Raises:
         ValueError: an adapter whose update is not exactly ``scaling * B @ A`` on a plain linear layer: a mixture of
             LoRA experts, another kind of adapter, several active adapters, DoRA and other variants, an adapter bias, a
-            merged adapter, or a base layer whose weight is not a floating-point ``(out_features, in_features)`` matrix.
+            merged adapter, an embedding, or a base layer whose weight is not a floating-point ``(out_features,
+            in_features)`` matrix.
     """
     if isinstance(module, MixtureOfLora):
         raise ValueError(
@@ -134,6 +135,10 @@ def lora_factors(module: nn.Module, name: str = "") -> LoraFactors | None:
         )
     if not isinstance(module, LoraLayer):
         raise ValueError(f"{label}: the adapter is a {type(module).__name__}; expected a LoRA layer.")
+    if isinstance(module.get_base_layer(), nn.Embedding):
+        raise ValueError(
+            f"{label}: LoRA on an embedding; expected it on linear layers alone. Leave it out of target_modules."
+        )
     active = list(module.active_adapters)
     if len(active) != 1 or set(module.lora_A) != set(active):
         raise ValueError(

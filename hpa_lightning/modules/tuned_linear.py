@@ -248,7 +248,7 @@ def find_tuned_linears(
 
     Raises:
         ValueError: no block list, no tuned layer, or a name in ``target_modules`` that no tuned layer has; a LoRA layer
-            whose base weight is trained, or another module's, too.
+            whose base weight is trained, or another module's, too; a weight that is computed from other parameters.
     """
     prefix, modules = find_decoder_blocks(root, blocks)
     handles: list[TunedLinear] = []
@@ -270,6 +270,12 @@ def find_tuned_linears(
                 inside_adapter.update(id(inner) for inner in module.modules())
                 handles.append(LoraLinear(qualified, index, module, in_blocks))
             elif isinstance(module, nn.Linear) and module.weight.requires_grad:
+                if "weight" not in module._parameters:
+                    raise ValueError(
+                        f"{qualified}: its weight is computed from other parameters (a parametrization, weight norm, "
+                        "pruning), so that what is written into it would be lost; expected a plain one. Make it one "
+                        "before the fit: torch.nn.utils.parametrize.remove_parametrizations, prune.remove."
+                    )
                 handles.append(FullLinear(qualified, index, module, in_blocks))
     check_own_bases(root, bases)
     if target_modules is not None:

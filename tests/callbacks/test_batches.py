@@ -255,7 +255,14 @@ def test_lengths_and_masks() -> None:
     assert batch_length({"text": ["a", "b"]}) == 2
     masks = valid_positions([{"attention_mask": mask}, Named(torch.zeros(1, 3), mask)])
     assert isinstance(masks, tuple) and len(masks) == 2
-    assert valid_positions(Batch(mask, torch.zeros(1, 1, 3, 3))) is None
+    with pytest.warns(UserWarning, match=r"an attention mask of shape \(1, 1, 3, 3\): it does not tell which"):
+        assert valid_positions(Batch(mask, torch.zeros(1, 1, 3, 3))) is None
+    added = (1 - mask.float()) * torch.finfo(torch.float32).min
+    for one in (mask, mask.float(), added):  # as numbers of either kind, and as what is added to scores
+        assert torch.equal(valid_positions({"attention_mask": one}), mask.bool())  # type: ignore[arg-type]
+        answers = answer_positions({"attention_mask": one, "labels": torch.tensor([[-100, 5, 6]])})
+        assert answers.tolist() == [[True, False, False]]
+    assert valid_positions({"attention_mask": torch.zeros(1, 3)}).all()  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="cannot determine the number of samples in a batch of type NoneType"):
         batch_length(None)
     assert [len(batch["input_ids"]) for batch in plain_loader(token_loader(0, 6))] == [4, 2]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from support.foreign_module import foreign_module, quiet_trainer, token_loader
+from lightning.pytorch.callbacks import ModelCheckpoint
+from support.adapted_models import adapted
+from support.foreign_module import ForeignModule, foreign_module, quiet_trainer, token_loader
 from support.method_fits import OPTIMIZERS, calibration_data
 from support.method_registry import METHODS
 
+from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.callbacks.checkpoint_files import WholeCheckpointIO
 
 
@@ -30,6 +34,36 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
             WholeCheckpointIO().save_checkpoint({"step": 2}, path)
     assert torch.load(path) == {"step": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class AdaptersAlone(ForeignModule):
+    """As people make checkpoints small; with ``strict_loading`` off Lightning loads them on the pretrained model."""
+
+    strict_loading = False  # type: ignore[assignment]
+    by_hook = True
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        found = super().state_dict(*arguments, **options)
+        return found if self.by_hook else {name: one for name, one in found.items() if "lora_" in name}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = checkpoint["state_dict"].items()
+        checkpoint["state_dict"] = {name: one for name, one in kept if not self.by_hook or "lora_" in name}
+
+
+@pytest.mark.parametrize("by_hook", [True, False])
+def test_a_checkpoint_of_the_adapters_alone_is_told_not_to_hold_the_model(by_hook: bool, tmp_path: Path) -> None:
+    tuned = AdaptersAlone(adapted(), OPTIMIZERS["sgd_momentum"])
+    tuned.by_hook = by_hook
+    saving = ModelCheckpoint(tmp_path, save_top_k=-1)
+    trainer = quiet_trainer(tmp_path, [SequentialTuning(), saving], max_epochs=2, enable_checkpointing=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(tuned, token_loader(1, 8))
+    told = [str(one.message) for one in caught if "without the 12 weights under them" in str(one.message)]
+    assert len(told) == 1 and "not the trained model" in told[0] and "layers.0.down_proj.base_layer.weight" in told[0]
+    held = torch.load(saving.best_model_path)["state_dict"]
+    assert all(not one.any() for name, one in held.items() if "lora_B" in name), "the update is elsewhere"
 
 
 def test_fits_with_our_callbacks_write_them_and_a_plugin_of_the_users_stays(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.broken_ends import OUT_OF_MEMORY, RunsOutOfMemory, stop_at_once, whole
 from support.foreign_module import ForeignModule, token_loader
 from support.gated_fits import callbacks as gated
@@ -65,6 +66,31 @@ def test_going_on_with_a_finished_fit_is_told_to_be_another_task(tmp_path: Path)
     with pytest.warns(UserWarning, match="what is trained now counts as another task"):
         resumed.fit(build(True), ResumableLoader(), ckpt_path=tmp_path / "last.ckpt")
     assert fusions(tmp_path / "second") == [0, 1]
+
+
+@pytest.mark.parametrize("method", ["post_training", "in_training", "null_space"])
+@pytest.mark.parametrize("lora", [True, False])
+def test_callbacks_that_come_in_within_an_epoch_are_refused(method: str, lora: bool, tmp_path: Path) -> None:
+    """Lightning does not begin the epoch again, so that they would see no task and do nothing."""
+    save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    trainer(tmp_path, [save], max_epochs=1).fit(build(lora), ResumableLoader())
+    added = METHODS[method](calibration_data())
+    resumed = trainer(tmp_path / "second", added, max_epochs=1)
+    with pytest.raises(MisconfigurationException, match=rf"without {type(added[0]).__name__}.*within an epoch"):
+        resumed.fit(build(lora), ResumableLoader(), ckpt_path=tmp_path / "step=2.ckpt")
+    assert resumed.global_step == 2
+
+
+def test_callbacks_that_come_in_between_epochs_are_told_what_they_do_not_know(tmp_path: Path) -> None:
+    save = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    trainer(tmp_path, [save], max_epochs=2).fit(build(False), ResumableLoader())
+    resumed = trainer(tmp_path / "second", METHODS["post_training"](calibration_data()), max_epochs=2)
+    with pytest.warns(UserWarning, match="its 5 steps count as before the task"):
+        resumed.fit(build(False), ResumableLoader(), ckpt_path=tmp_path / "epoch=0.ckpt")
+    assert fusions(tmp_path / "second") == [0]
+    idle = trainer(tmp_path / "third", METHODS["post_training"](calibration_data()), max_epochs=1)
+    with pytest.warns(UserWarning, match="The fit trained no task"):
+        idle.fit(build(False), ResumableLoader(), ckpt_path=tmp_path / "epoch=0.ckpt")
 
 
 def test_a_checkpoint_of_half_written_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

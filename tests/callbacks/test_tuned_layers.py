@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import LoraConfig, inject_adapter_in_model
 from support.calibrated_fits import fit_with
-from support.foreign_module import foreign_module
+from support.foreign_module import foreign_module, quiet_trainer, token_loader
 from support.method_fits import OPTIMIZERS, calibration_data, fit, settings
+from support.method_registry import METHODS
 from support.multimodal_fits import module, stream
 from support.multimodal_fits import trainer as stream_trainer
 from support.resumed_fits import build
@@ -52,6 +56,59 @@ def test_unsupported_adapters_are_refused(tmp_path: Path) -> None:
     inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"], use_dora=True), module.model)
     with pytest.raises(ValueError, match=r"DoraLinearVariant|DoRA"):
         fit(module, [HarmoniousFusion(**settings())], tmp_path)
+
+
+class UnfreezesLater(BaseFinetuning):
+    """The first block is trained from an epoch on, as Lightning's guide to fine-tuning has it."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.epoch = epoch
+
+    def freeze_before_training(self, pl_module: L.LightningModule) -> None:
+        self.freeze(pl_module.model.layers[0])
+
+    def finetune_function(self, pl_module: L.LightningModule, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+        if epoch == self.epoch:
+            self.unfreeze_and_add_param_group(pl_module.model.layers[0], optimizer, lr=0.1)
+
+
+class OneBlockEach(L.Callback):
+    """LISA: each epoch trains another block."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for number, block in enumerate(pl_module.model.layers):
+            block.requires_grad_(number == 2 - trainer.current_epoch)
+
+
+@pytest.mark.parametrize("other", [UnfreezesLater(1), OneBlockEach()], ids=["finetuning", "lisa"])
+@pytest.mark.parametrize("method", ["post_training", "in_training", "null_space"])
+def test_layers_that_are_unfrozen_within_a_task_are_refused(method: str, other: L.Callback, tmp_path: Path) -> None:
+    tuned = foreign_module(OPTIMIZERS["sgd_momentum"], False)
+    callbacks = [other, *METHODS[method](calibration_data())]
+    trainer = quiet_trainer(tmp_path, callbacks, max_epochs=2)
+    before = {name: one.detach().clone() for name, one in tuned.named_parameters()}
+    with pytest.raises(MisconfigurationException, match=r"frozen when the task began, and trained now, without it: "):
+        trainer.fit(tuned, token_loader(1, 8))
+    late = "layers.0" if isinstance(other, UnfreezesLater) else "layers.1"
+    assert all(torch.equal(one, before[name]) for name, one in tuned.named_parameters() if late in name)
+
+
+def test_a_resume_with_layers_frozen_that_were_tuned_is_told(tmp_path: Path) -> None:
+    """BaseFinetuning freezes anew on a resume (Lightning, issue 21901)."""
+
+    def callbacks() -> list[L.Callback]:
+        saving = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        return [UnfreezesLater(0), *METHODS["post_training"](calibration_data()), saving]
+
+    options: dict[str, Any] = {"max_epochs": 2, "enable_checkpointing": True}
+    tuned = foreign_module(OPTIMIZERS["sgd_momentum"], False)
+    quiet_trainer(tmp_path / "first", callbacks(), **options).fit(tuned, token_loader(1, 8))
+    again = foreign_module(OPTIMIZERS["sgd_momentum"], False)
+    with pytest.raises(ValueError, match=r"weights before the task of model.layers.0.*which are not tuned now"):
+        quiet_trainer(tmp_path / "second", callbacks(), **options).fit(
+            again, token_loader(1, 8), ckpt_path=tmp_path / "epoch=0.ckpt"
+        )
 
 
 def test_frozen_model_is_refused(tmp_path: Path) -> None:

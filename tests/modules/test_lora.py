@@ -116,6 +116,13 @@ def test_an_adapter_on_tied_embeddings_is_not_merged_into_both() -> None:
     torch.testing.assert_close(untied(input_ids=ids).logits, expected)
 
 
+def test_an_adapter_on_an_embedding_is_refused_by_what_it_is() -> None:
+    model = LanguageModel()
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["embedding", "q_proj"]), model)
+    with pytest.raises(ValueError, match="embedding: LoRA on an embedding; expected it on linear layers alone"):
+        merge_lora_(model)
+
+
 def test_layers_that_peft_replicates_share_their_base() -> None:
     settings = LoraConfig(r=2, target_modules=["q_proj"], layer_replication=[(0, 2), (0, 2)], init_lora_weights=False)
     model = get_peft_model(tiny_llama(), settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.adapted_models import adapted
 from support.foreign_module import LanguageModel
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from hpa_lightning.modules.tuned_linear import FullLinear, LoraLinear, check_linears, find_tuned_linears
 
@@ -27,6 +28,24 @@ def test_shared_weights_are_refused() -> None:
     model.layers[1].q_proj.weight = model.layers[0].q_proj.weight
     with pytest.raises(ValueError, match="share one weight"):
         check_linears(find_tuned_linears(model)[1])
+
+
+@pytest.mark.parametrize("how", ["prune", "weight_norm"])
+def test_weights_that_are_computed_are_refused(how: str) -> None:
+    """torch computes them anew before each forward pass, from what a callback would not have written."""
+    model = LanguageModel()
+    layer = model.layers[1].up_proj
+    if how == "prune":
+        prune.l1_unstructured(layer, "weight", amount=0.3)
+    else:
+        parametrizations.weight_norm(layer)
+    with pytest.raises(ValueError, match=r"layers.1.up_proj: its weight is computed from other parameters"):
+        find_tuned_linears(model)
+    if how == "prune":
+        prune.remove(layer, "weight")
+    else:
+        parametrize.remove_parametrizations(layer, "weight")
+    assert len(find_tuned_linears(model)[1]) == 12
 
 
 def test_a_base_that_is_trained_beside_its_adapter_is_refused() -> None:
