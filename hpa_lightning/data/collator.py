@@ -16,9 +16,10 @@ from hpa_lightning.data.labels import carry_over, labelled_tokens
 from hpa_lightning.data.padding import cut_right, pad_on, padding_on
 from hpa_lightning.data.pairs import PAIR_NUMBERS, answered, check_same_prompt, number_of
 from hpa_lightning.data.processor_settings import processor_settings
-from hpa_lightning.data.record import Record, check_pair, check_record, is_learnt, message_text, open_image
+from hpa_lightning.data.record import Record, check_pair, check_record, is_learnt, message_text, open_image, user_turn
 from hpa_lightning.data.reply_tokens import tokens_behind_prompt
-from hpa_lightning.data.template import ChatTemplate, reads_text_alone, tokenizer_of
+from hpa_lightning.data.special_tokens import added_around, adding_in_front_alone
+from hpa_lightning.data.template import PLAIN, ChatTemplate, reads_text_alone, tokenizer_of
 
 IGNORED = -100
 
@@ -42,6 +43,12 @@ class MLLMCollator:
     the model wants (``mm_token_type_ids``, ``image_grid_thw``, ...), all of which passes through. Where the answers
     stand is found in the rendered text and carried over to the expanded token ids; every labelled token is checked to
     be a token of an answer.
+
+    Decision: the ids are those of transformers' ``apply_chat_template(tokenize=True)``. A tokenizer adds no special
+    token to what the template has written. A processor adds what its tokenizer puts in front of a text (such as
+    ``<s>``, which the template of LLaVA-1.5 does not write), unless the text begins with it or with the beginning of
+    the sequence; so does a tokenizer with ``"plain"``. Nothing is ever added behind a text, where transformers'
+    processors would add the end of the sequence to a prompt.
 
     Args:
         processor: a Hugging Face processor with a fast tokenizer, or the tokenizer of a model that reads text alone.
@@ -122,14 +129,16 @@ class MLLMCollator:
             texts.append(text)
             spans.append(answers)
         batch = self._process(records, texts, padding_side="right")
-        short = tokenizer_of(self.processor)(
-            texts, add_special_tokens=self._adds_special_tokens(texts), return_offsets_mapping=True
-        )
+        short = tokenizer_of(self.processor)(texts, add_special_tokens=False, return_offsets_mapping=True)
+        front = self._added[0]
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for row, record in enumerate(records):
             kept = labelled_tokens(short["offset_mapping"][row], texts[row], spans[row], record.where)
             ids = batch["input_ids"][row, batch["attention_mask"][row].bool()].tolist()
-            positions = carry_over(self.processor, short["input_ids"][row], ids, kept, record)
+            unexpanded = short["input_ids"][row]
+            if ids[: len(front)] == front != unexpanded[: len(front)]:
+                unexpanded, kept = front + unexpanded, [len(front) + index for index in kept]
+            positions = carry_over(self.processor, unexpanded, ids, kept, record)
             labels[row, positions] = batch["input_ids"][row, positions]
         batch["labels"] = labels
         return batch
@@ -230,8 +239,7 @@ class MLLMCollator:
     def _beginnings(self, record: Record, replies: Sequence[str]) -> list[list[int]]:
         check_record(record)
         self.check_text(record)
-        adds = self._adds_special_tokens([self.template.prompt(record.prompt_and_references()[0])])
-        return tokens_behind_prompt(tokenizer_of(self.processor), self.template, record, replies, adds)
+        return tokens_behind_prompt(tokenizer_of(self.processor), self.template, record, replies)
 
     def _process(self, records: Sequence[Record], texts: list[str], padding_side: str) -> dict[str, Tensor]:
         if not records:
@@ -242,13 +250,15 @@ class MLLMCollator:
         if type(self.processor).__name__ in _TAKES_FLAT_IMAGES:
             images = [image for row in images for image in row]
         arguments: dict[str, Any] = {"images": images} if any(images) else {}
-        with padding_on(tokenizer_of(self.processor), padding_side):
+        if not self._adds_in_front(texts):  # else the processor's own default
+            arguments["add_special_tokens"] = False
+        tokenizer = tokenizer_of(self.processor)
+        with padding_on(tokenizer, padding_side), adding_in_front_alone(tokenizer, *self._added):
             output = self.processor(
                 text=texts,
                 padding=True,
                 padding_side=padding_side,
                 return_tensors="pt",
-                add_special_tokens=self._adds_special_tokens(texts),
                 **arguments,
             )
         tensors = {key: value for key, value in output.items() if isinstance(value, Tensor) and key != "labels"}
@@ -264,10 +274,30 @@ class MLLMCollator:
         tensors = {key: tensors[key] for key in first} | {k: v for k, v in tensors.items() if k not in first}
         return pad_on(padding_side, tensors, records)
 
-    def _adds_special_tokens(self, texts: Sequence[str]) -> bool:
-        """Whether the tokenizer is to add its special tokens: not if the template has written them already."""
-        bos = tokenizer_of(self.processor).bos_token
-        return bos is None or not texts[0].startswith(bos)
+    @cached_property
+    def _added(self) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer adds in front of a conversation and behind it."""
+        return added_around(tokenizer_of(self.processor), self.template.prompt(user_turn("a")))
+
+    def _adds_in_front(self, texts: Sequence[str]) -> bool:
+        """Whether the tokenizer is to add what it puts in front of a text; see the class for the rule.
+
+        Raises:
+            ValueError: the template has written it in some of the texts alone.
+        """
+        front = self._added[0]
+        if not front or (reads_text_alone(self.processor) and self.chat_template != PLAIN):
+            return False
+        tokenizer = tokenizer_of(self.processor)
+        begins = "".join(tokenizer.convert_ids_to_tokens(front))
+        marks = tuple(mark for mark in (begins, tokenizer.bos_token) if mark is not None)
+        written = {text.startswith(marks) for text in texts}
+        if len(written) > 1:
+            raise ValueError(
+                f"the chat template begins some conversations of the batch with {marks[-1]!r} and others without; "
+                "the tokenizer adds it to all or to none. Use another chat_template."
+            )
+        return written == {False}
 
     def check_text(self, record: Record) -> None:
         """Check that no text of the record holds the processor's token of an image, and that it takes the images.

@@ -10,7 +10,7 @@ from hpa_lightning.data.template import ChatTemplate
 
 
 def tokens_behind_prompt(
-    tokenizer: Any, template: ChatTemplate, record: Record, replies: Sequence[str], add_special_tokens: bool
+    tokenizer: Any, template: ChatTemplate, record: Record, replies: Sequence[str]
 ) -> list[list[int]]:
     """Return for each reply the ids of the tokens that follow those of the record's prompt.
 
@@ -21,14 +21,13 @@ def tokens_behind_prompt(
         template: renders the turns.
         record: its prompt; a final assistant turn is cut off.
         replies: how replies begin.
-        add_special_tokens: whether the tokenizer adds its own.
 
     Raises:
         ValueError: named by the record, if the tokens of its prompt depend on the reply.
     """
     messages = record.prompt_and_references()[0]
     texts = [template.prompt(messages), *(template.begun(messages, reply, record.where) for reply in replies)]
-    prompt, *begun = tokenizer(texts, add_special_tokens=add_special_tokens)["input_ids"]
+    prompt, *begun = tokenizer(texts, add_special_tokens=False)["input_ids"]
     for reply, ids in zip(replies, begun, strict=True):
         if ids[: len(prompt)] != prompt or len(ids) == len(prompt):
             raise ValueError(
