@@ -160,6 +160,20 @@ def set_aside(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def decoded(tokens: Tensor, tokenizer: Any, decoding: Mapping[str, Any]) -> list[str]:
+    """Return the answers as text, without special tokens and without added tokens that end an answer.
+
+    Args:
+        tokens: what was generated, ``(answers, tokens)``.
+        tokenizer: its added tokens need not be marked as special.
+        decoding: as :func:`resolve` made it.
+    """
+    left_out = set(_stop_ids(decoding)) & set(tokenizer.added_tokens_decoder)
+    rows = [[token for token in row if token not in left_out] for row in tokens.tolist()]
+    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return texts
+
+
 def ended(tokens: Tensor, texts: Sequence[str], decoding: Mapping[str, Any]) -> tuple[list[str], list[bool]]:
     """Cut answers at their stop strings, and report which ones the limit cut off.
 
@@ -171,8 +185,7 @@ def ended(tokens: Tensor, texts: Sequence[str], decoding: Mapping[str, Any]) -> 
     Returns:
         The answers up to their first stop string, which is left out; and of each whether ``max_new_tokens`` ended it.
     """
-    stops = decoding["eos_token_id"]
-    stops = torch.tensor([stops] if isinstance(stops, int) else stops or [], device=tokens.device, dtype=tokens.dtype)
+    stops = torch.tensor(_stop_ids(decoding), device=tokens.device, dtype=tokens.dtype)
     full = tokens.shape[1] >= decoding["max_new_tokens"]
     finished = torch.isin(tokens, stops).any(dim=1).tolist()
     strings = decoding.get("stop_strings") or ()
@@ -183,3 +196,8 @@ def ended(tokens: Tensor, texts: Sequence[str], decoding: Mapping[str, Any]) -> 
         answers.append(text[: min(places)] if places else text)
         cut.append(full and not done and not places)
     return answers, cut
+
+
+def _stop_ids(decoding: Mapping[str, Any]) -> list[int]:
+    stops = decoding["eos_token_id"]
+    return [stops] if isinstance(stops, int) else list(stops or [])

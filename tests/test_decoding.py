@@ -9,13 +9,21 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from support.tiny_mllms import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, training_records
+from support.tiny_mllms import (
+    evaluation_records,
+    tiny_idefics3,
+    tiny_llava,
+    tiny_qwen,
+    tiny_tokenizer,
+    training_records,
+)
+from tokenizers import AddedToken
 from transformers import GenerationConfig
 
 from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.command_results import CommandResults
 from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
-from hpa_lightning.decoding import decoding_of, ended
+from hpa_lightning.decoding import decoded, decoding_of, ended
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.report import method_table
 from hpa_lightning.report.run_tables import answers_table, matrix_table, run_table, safety_table, score_table
@@ -95,6 +103,19 @@ def test_which_answers_the_limit_cut() -> None:
     assert module.generate(batch, max_new_tokens=3).cut == [True, True]
     module._stop_token_ids = [third]
     assert module.generate(batch, max_new_tokens=3).cut[0] is False
+
+
+def test_a_stop_that_is_an_added_token_is_no_part_of_the_answer() -> None:
+    """Whether the tokenizer marks it as special or not; a stop of the ordinary vocabulary is."""
+    tokenizer = tiny_tokenizer({"eos_token": "</s>", "pad_token": "<pad>"})
+    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in ("<|im_end|>", "<b>")])
+    said, word = tokenizer("<b>yes it is", add_special_tokens=False)["input_ids"], tokenizer("yes")["input_ids"]
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    tokens = torch.tensor([[*said, end, tokenizer.pad_token_id], [*said, *said[:2]]])
+    stops = [end, tokenizer.eos_token_id, word[-1]]
+    assert decoded(tokens, tokenizer, {"eos_token_id": stops})[0] == "<b>yes it is"
+    assert decoded(tokens, tokenizer, {"eos_token_id": end})[1].startswith("<b>yes it is<b>")
+    assert decoded(tokens[:1], tokenizer, {"eos_token_id": None}) == ["<b>yes it is<|im_end|>"]
 
 
 def test_the_longest_answer_is_the_sets_then_the_modules_then_the_kinds() -> None:

@@ -37,9 +37,10 @@ def reads_text_alone(processor: Any) -> bool:
 class ChatTemplate:
     """Renders conversations with a processor's chat template and tells where the answers are.
 
-    Decision: a template that ends an assistant turn without a special token (such as that of LLaVA-1.5 on the hub)
-    would never teach the model to stop; the tokenizer's end-of-sequence token is written after every answer then, as
-    LLaVA's own training code does.
+    Decision: a turn ends with the token that the template writes right behind the answer, if the tokenizer has it as an
+    added token, marked as special or not. A template that ends an assistant turn without one (such as that of LLaVA-1.5
+    on the hub) would never teach the model to stop; the tokenizer's end-of-sequence token is written after every answer
+    then, as LLaVA's own training code does.
 
     Args:
         processor: a Hugging Face processor (or tokenizer) with a chat template.
@@ -77,18 +78,13 @@ class ChatTemplate:
         source = template or getattr(processor, "chat_template", None) or self._tokenizer.chat_template
         text = source if isinstance(source, str) else json.dumps(source, sort_keys=True)
         self.described = f"{len(text)} characters, {hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
-        special = {str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special}
-        special |= set(self._tokenizer.all_special_tokens)
-        self._special = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
-        probe = (*user_turn("a"), *assistant_turn("b"))
-        after = self._render(probe)[len(self._render(probe[:1], generation=True)) :].lstrip()[1:]
-        found = self._special.match(after.lstrip()) if special else None
+        found = self._behind_answer()
         if found is None and eos is None:
             raise ValueError(
-                "the chat template ends an assistant turn without a special token and the tokenizer has no eos_token; "
+                "the chat template ends an assistant turn without an added token and the tokenizer has no eos_token; "
                 "the model could never learn to stop. Set tokenizer.eos_token."
             )
-        self.end_of_turn: str = found.group() if found else str(eos)
+        self.end_of_turn: str = found or str(eos)
 
     def prompt(self, messages: Messages) -> str:
         """Return the text of a conversation that ends with a user turn, up to where the answer begins."""
@@ -123,6 +119,15 @@ class ChatTemplate:
         """Return the ids at which generation stops: the end-of-turn token and the end of the sequence."""
         ids = [self._tokenizer.convert_tokens_to_ids(self.end_of_turn), self._tokenizer.eos_token_id]
         return sorted({identity for identity in ids if identity is not None})
+
+    def _behind_answer(self) -> str | None:
+        """The longest added token that the template writes right behind an answer."""
+        answer = "a probe"
+        _, written, behind = self._render((*user_turn("a"), *assistant_turn(answer))).rpartition(answer)
+        added = {str(token) for token in self._tokenizer.added_tokens_decoder.values()}
+        added |= set(self._tokenizer.all_special_tokens)
+        found = [token for token in added if token and written and behind.lstrip().startswith(token)]
+        return max(found, key=len, default=None)
 
     def _takes_strings(self) -> bool:
         """Whether the template expects the content of a turn as a string, as those of language models do."""

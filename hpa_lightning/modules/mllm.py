@@ -27,6 +27,7 @@ from hpa_lightning.data.template import ChatTemplate, tokenizer_of
 from hpa_lightning.decoding import (
     Answers,
     check_generation,
+    decoded,
     decoding_of,
     ended,
     own_decoding,
@@ -305,7 +306,7 @@ class MLLMModule(TokenWeightedModule):
         ):  # fmt: skip
             tokens = self.model.generate(**inputs, **arguments)
         new = tokens[:, inputs["input_ids"].shape[1] :]
-        texts, cut = ended(new, tokenizer.batch_decode(new, skip_special_tokens=True), decoding)
+        texts, cut = ended(new, decoded(new, tokenizer, decoding), decoding)
         return Answers([text.strip() for text in texts], cut)
 
     def _warn_about_defaults(self) -> None:
