@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.adalora import AdaLoraLayer
+from peft.tuners.lora import Embedding as LoraEmbedding
 from peft.tuners.lora import LoraLayer
 from peft.tuners.osf.layer import OSFLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -133,12 +135,11 @@ def lora_factors(module: nn.Module, name: str = "") -> LoraFactors | None:
             f"{label}: an OSF layer of peft, which trains the weight's own singular directions; expected LoRA or plain "
             "weights. Methods on the weights do not work beside OSF: leave `osf` out, and set `lora` for them."
         )
-    if not isinstance(module, LoraLayer):
-        raise ValueError(f"{label}: the adapter is a {type(module).__name__}; expected a LoRA layer.")
-    if isinstance(module.get_base_layer(), nn.Embedding):
-        raise ValueError(
-            f"{label}: LoRA on an embedding; expected it on linear layers alone. Leave it out of target_modules."
-        )
+    if not isinstance(module, LoraLayer) or isinstance(module, AdaLoraLayer):
+        kind = type(module).__module__.removeprefix("peft.tuners.").partition(".")[0]
+        raise ValueError(f"{label}: the adapter is a {type(module).__name__} of peft's {kind}; expected a LoRA layer.")
+    if isinstance(module, LoraEmbedding):
+        raise ValueError(f)
     active = list(module.active_adapters)
     if len(active) != 1 or set(module.lora_A) != set(active):
         raise ValueError(
