@@ -57,6 +57,10 @@ class AdaptedCheckpoint(Checkpoint):
         """Names of the weights that the adapter changes, in the model's order; known once bound."""
         return list(self._modules)
 
+    @property
+    def processor_folders(self) -> list[Path]:
+        return [self.folder, self.adapter]
+
     def bind(self, model: nn.Module) -> None:
         super().bind(model)
         parts: dict[str, set[str]] = {}

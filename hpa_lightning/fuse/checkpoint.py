@@ -119,6 +119,11 @@ class Checkpoint:
             self._key[name] = key
 
     @property
+    def processor_folders(self) -> list[Path]:
+        """Where the processor's files are; those of a later folder take the place of an earlier one's."""
+        return [self.folder]
+
+    @property
     def names(self) -> list[str]:
         """Names of the model's tensors that are stored; known once bound."""
         return list(self._key)

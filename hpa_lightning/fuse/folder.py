@@ -53,8 +53,7 @@ def file_inside(folder: Path, name: object, named_by: str) -> Path:
         raise ValueError(f"{named_by} names {name[:200]}, but there is no such file in {folder}.")
     target, home = path.resolve(), folder.resolve()
     homes = [home]
-    if home.parent.name == "snapshots":
-        homes.append(home.parent.parent / "blobs")
+    homes += [one.parent.parent / "blobs" for one in (home, home.parent) if one.parent.name == "snapshots"]
     if not any(target.is_relative_to(allowed) for allowed in homes):
         raise ValueError(
             f"{path} is a link to {target}, outside its folder; put the file itself there, or pass the folder that "

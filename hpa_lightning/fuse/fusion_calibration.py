@@ -19,9 +19,9 @@ from hpa_lightning.fuse.checkpoint import Checkpoint
 from hpa_lightning.fuse.diagonals import SAFETY, TASK, FusionOutput
 from hpa_lightning.fuse.fusion_job import FusionJob
 from hpa_lightning.fuse.methods import FusionMethod
+from hpa_lightning.fuse.processor_files import read_processor
 from hpa_lightning.fuse.streaming import StreamedModel
 from hpa_lightning.metrics.judges import StringRefusalJudge
-from hpa_lightning.modules.load_pretrained import load_processor
 
 Data = str | Path | Sequence[Record]
 
@@ -118,9 +118,9 @@ def _batches(
 def _processor(checkpoint: Checkpoint, job: FusionJob) -> Any:
     """The checkpoint's processor, or the other's where it has none."""
     other = job.after if checkpoint is job.before else job.before
-    for folder in (checkpoint.folder, other.folder):
+    for one in (checkpoint, other):
         try:
-            return load_processor(str(folder), None, None)
+            return read_processor(one)
         except (OSError, ValueError) as error:
             failure = error
     raise ValueError(f"neither {checkpoint.folder} nor {other.folder} holds a processor: {failure}") from failure

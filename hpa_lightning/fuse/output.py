@@ -16,21 +16,17 @@ from torch import Tensor
 from typing_extensions import Self
 
 from hpa_lightning.files import flush, name_folder, naming_path, whole_file, write_text
-from hpa_lightning.fuse.checkpoint import INDEX_FILE, Checkpoint
-from hpa_lightning.fuse.folder import file_inside
+from hpa_lightning.fuse.checkpoint import Checkpoint
+from hpa_lightning.fuse.processor_files import MODEL_FILES, check_adapter_tokenizer, copy_small_files, has_processor
 from hpa_lightning.fuse.tensor_files import StoredTensor, require_finite
-from hpa_lightning.modules.timm_processor import PROCESSOR_FILE
 
 AUDIT_FILE = "audit.json"
 MERGE_FILE = "merge.json"
+_OWN_FILES = {AUDIT_FILE, MERGE_FILE}
 
 _GOES_ON = "the output is unfinished; the same command continues with it"
 
 _LOCK_FILE = "lock"
-_TEXT = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
-_MODEL_FILES = {"config.json", "generation_config.json", INDEX_FILE}
-_NOT_COPIED = {"config.json", "trainer_state.json", "adapter_config.json", AUDIT_FILE, MERGE_FILE}
-_PROCESSOR_FILES = {"tokenizer_config.json", "processor_config.json", "preprocessor_config.json", PROCESSOR_FILE}
 
 
 class PartialOutput:
@@ -152,18 +148,13 @@ class PartialOutput:
         """Copy processor, templates and the like of ``kept``; where it has no processor, that of ``other`` too.
 
         Raises:
-            ValueError: a file that is a link out of its folder.
+            ValueError: a file that is a link out of its folder, or an adapter's tokenizer that does not fit its base.
         """
-        names = {file.name for file in kept.folder.iterdir()}
-        if not names & _PROCESSOR_FILES:
-            self._copy_small(other.folder, _MODEL_FILES)
-        self._copy_small(kept.folder, set())
-
-    def _copy_small(self, folder: Path, without: set[str]) -> None:
-        for file in sorted(folder.iterdir()):
-            wanted = file.suffix in _TEXT and file.name not in _NOT_COPIED | without
-            if file.is_file() and wanted and not file.name.startswith("pytorch_model"):
-                shutil.copyfile(file_inside(folder, file.name, "the folder"), self.folder / file.name)
+        for checkpoint in (other, kept):
+            check_adapter_tokenizer(checkpoint)
+        if not has_processor(kept):
+            copy_small_files(other, self.folder, {*MODEL_FILES, *_OWN_FILES})
+        copy_small_files(kept, self.folder, _OWN_FILES)
 
 
 def check_or_begin(record: Path, run: Mapping[str, Any], folder: Path) -> None:

@@ -19,8 +19,9 @@ from support.tiny_mllms import tiny_llava
 from torch import Tensor
 from transformers import AutoProcessor
 
-from hpa_lightning.fuse import fuse_checkpoints
+from hpa_lightning.fuse import fuse_checkpoints, fusion_calibration
 from hpa_lightning.fuse.adapted import AdaptedCheckpoint
+from hpa_lightning.fuse.processor_files import read_processor
 from hpa_lightning.fuse.streaming import empty_model
 
 
@@ -152,3 +153,43 @@ def test_adapters_on_tied_weights_and_damaged_ones_are_refused(tmp_path: Path) -
     (tmp_path / "adapter" / "adapter_config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"adapter_config.json holds a list"):
         AdaptedCheckpoint(tmp_path / "base", tmp_path / "adapter")
+
+
+def test_the_processor_in_the_adapters_folder_is_taken(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """trl leaves tokenizer and template beside the adapter: the model was tuned with these."""
+    adapted = get_peft_model(load(pair[0]), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    processor = AutoProcessor.from_pretrained(pair[0])
+    template = processor.chat_template
+    processor.tokenizer.chat_template = {"default": "{# tuned #}" + template, "tool_use": "{# tools #}" + template}
+    processor.tokenizer.save_pretrained(tmp_path / "adapter")
+    collator, used = fusion_calibration.MLLMCollator, []
+
+    def collating(processor: Any, *rest: Any) -> Any:
+        used.append(processor.chat_template)
+        return collator(processor, *rest)
+
+    monkeypatch.setattr(fusion_calibration, "MLLMCollator", collating)
+    fuse_checkpoints(pair[0], tmp_path / "adapter", tmp_path / "out", SAFETY, TASK, **SETTINGS)
+    assert [str(one).count("{# tuned #}") for one in used] == [0, 1]  # the safety inputs run through the model before
+    assert (tmp_path / "out" / "chat_template.jinja").read_text().startswith("{# tuned #}")
+    assert (tmp_path / "out" / "additional_chat_templates" / "tool_use.jinja").read_text().startswith("{# tools #}")
+    assert (tmp_path / "out" / "processor_config.json").is_file()  # of the base: the adapter has none
+    processor.tokenizer.add_tokens([f"<new{number}>" for number in range(1000)])
+    processor.tokenizer.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"a tokenizer of .* tokens.*embeddings for .*: tokens were added"):
+        fuse_checkpoints(pair[0], tmp_path / "adapter", tmp_path / "other", SAFETY, TASK, **SETTINGS)
+
+
+def test_a_template_of_the_base_does_not_hide_the_adapters(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Programs before transformers 5 write the template into tokenizer_config.json; a file of the base came first."""
+    adapted = get_peft_model(load(pair[0]), LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    settings = json.loads((pair[0] / "tokenizer_config.json").read_text())
+    (tmp_path / "adapter" / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": "{# tuned #}"}))
+    found = read_processor(AdaptedCheckpoint(pair[0], tmp_path / "adapter"))
+    assert (getattr(found, "chat_template", None) or found.tokenizer.chat_template) == "{# tuned #}"
+    (tmp_path / "adapter" / "tokenizer_config.json").unlink()
+    assert "{# tuned #}" not in read_processor(AdaptedCheckpoint(pair[0], tmp_path / "adapter")).chat_template

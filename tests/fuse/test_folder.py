@@ -97,6 +97,9 @@ def test_links_stay_inside_or_lead_to_the_blobs_of_the_cache(tmp_path: Path) -> 
     for path in (blobs / "f00", tmp_path / "outside", folder / "real"):
         path.touch()
     (folder / "model.safetensors").symlink_to("../../blobs/f00")  # as huggingface_hub lays it out
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").symlink_to("../../../blobs/f00")
+    assert file_inside(folder / "additional_chat_templates", "tool_use.jinja", "it").resolve() == blobs / "f00"
     (folder / "inside").symlink_to("real")
     (folder / "leaves").symlink_to(tmp_path / "outside")
     (tmp_path / "name").symlink_to(folder)

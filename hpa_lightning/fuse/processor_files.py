@@ -1,0 +1,102 @@
+"""Tokenizer, templates and other small files of a checkpoint: which are copied, and the processor that they make."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hpa_lightning.data.template import tokenizer_of
+from hpa_lightning.fuse.checkpoint import INDEX_FILE, Checkpoint, read_json
+from hpa_lightning.fuse.folder import file_inside
+from hpa_lightning.modules.load_pretrained import load_processor
+from hpa_lightning.modules.timm_processor import PROCESSOR_FILE
+
+MODEL_FILES = frozenset({"config.json", "generation_config.json", INDEX_FILE})
+"""Small files that are a model's and no processor's."""
+
+_TEXT = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
+_NOT_COPIED = {"config.json", "trainer_state.json", "adapter_config.json"}
+_PROCESSOR_FILES = {"tokenizer_config.json", "processor_config.json", "preprocessor_config.json", PROCESSOR_FILE}
+_NAMED_TEMPLATES = "additional_chat_templates"
+_TEMPLATES = ("chat_template.jinja", "chat_template.json", _NAMED_TEMPLATES)
+
+
+def has_processor(checkpoint: Checkpoint) -> bool:
+    """Whether a processor is in the checkpoint's folders."""
+    return any((folder / name).is_file() for folder in checkpoint.processor_folders for name in _PROCESSOR_FILES)
+
+
+def copy_small_files(checkpoint: Checkpoint, target: Path, without: Collection[str] = ()) -> None:
+    """Copy processor, templates and the like. An adapter's own take the place of its base's: it was tuned with them.
+
+    Raises:
+        ValueError: a file that is a link out of its folder.
+    """
+    base, *adapters = checkpoint.processor_folders
+    _copy(base, target, {*without, *(_TEMPLATES if any(map(_has_template, adapters)) else ())})
+    for folder in adapters:
+        _copy(folder, target, {*without, *MODEL_FILES})
+
+
+def read_processor(checkpoint: Checkpoint) -> Any:
+    """Load the checkpoint's processor, made of the files that :func:`copy_small_files` copies.
+
+    Raises:
+        OSError, ValueError: there is none; or an adapter's tokenizer has more tokens than the model has embeddings.
+    """
+    if not any(map(_has_own, checkpoint.processor_folders[1:])):
+        return load_processor(str(checkpoint.folder), None, None)
+    with TemporaryDirectory() as folder:
+        copy_small_files(checkpoint, Path(folder))
+        shutil.copyfile(checkpoint.folder / "config.json", Path(folder) / "config.json")
+        return load_processor(folder, None, None)
+
+
+def check_adapter_tokenizer(checkpoint: Checkpoint) -> None:
+    """See that the processor in an adapter's folder, if there is one, loads and fits the model.
+
+    Raises:
+        ValueError: it does not, naming the folder.
+    """
+    for folder in checkpoint.processor_folders[1:]:
+        if not _has_own(folder):
+            continue
+        try:
+            tokens = len(tokenizer_of(read_processor(checkpoint)))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{folder} holds files of a processor that does not load: {error}") from error
+        rows = checkpoint.config.get_text_config().vocab_size
+        if tokens > rows:
+            raise ValueError(
+                f"{folder} holds a tokenizer of {tokens} tokens, and {checkpoint.folder} has embeddings for {rows}: "
+                "tokens were added for the tuning, and what was learnt of them is not in the adapter. Merge it with "
+                "the code that wrote it and pass the merged folder."
+            )
+
+
+def _has_own(folder: Path) -> bool:
+    return _has_template(folder) or any((folder / name).is_file() for name in (*_PROCESSOR_FILES, "tokenizer.json"))
+
+
+def _has_template(folder: Path) -> bool:
+    settings = folder / "tokenizer_config.json"
+    inside = settings.is_file() and read_json(settings).get("chat_template") is not None
+    return inside or any((folder / name).exists() for name in _TEMPLATES)
+
+
+def _copy(folder: Path, target: Path, without: Collection[str]) -> None:
+    for file in sorted(folder.iterdir()):
+        wanted = file.suffix in _TEXT and file.name not in {*_NOT_COPIED, *without}
+        if file.is_file() and wanted and not file.name.startswith("pytorch_model"):
+            shutil.copyfile(file_inside(folder, file.name, "the folder"), target / file.name)
+    named = folder / _NAMED_TEMPLATES
+    if named.is_dir() and _NAMED_TEMPLATES not in without:
+        if named.resolve().parent != folder.resolve():
+            raise ValueError(f"{named} is a link to {named.resolve()}, outside its folder; put the folder there.")
+        (target / _NAMED_TEMPLATES).mkdir(exist_ok=True)
+        for file in sorted(named.glob("*.jinja")):
+            source = file_inside(named, file.name, "the folder")
+            shutil.copyfile(source, target / _NAMED_TEMPLATES / file.name)
