@@ -139,7 +139,9 @@ def lora_factors(module: nn.Module, name: str = "") -> LoraFactors | None:
         kind = type(module).__module__.removeprefix("peft.tuners.").partition(".")[0]
         raise ValueError(f"{label}: the adapter is a {type(module).__name__} of peft's {kind}; expected a LoRA layer.")
     if isinstance(module, LoraEmbedding):
-        raise ValueError(f)
+        raise ValueError(
+            f"{label}: LoRA on an embedding; expected it on linear layers alone. Leave it out of target_modules."
+        )
     active = list(module.active_adapters)
     if len(active) != 1 or set(module.lora_A) != set(active):
         raise ValueError(
