@@ -264,6 +264,16 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
     ),
     (
         "docs/smol_results.md",
+        "| share, and method | learnt |",
+        "smol",
+        [
+            *rows("three-tasks-0", (101,), "sequential", "hpa-paper", HUSH),
+            *rows("three-tasks-0.1", (101,), "sequential", "hpa-paper", HUSH),
+            *rows("three-tasks-1", (101,), "sequential", "hpa-paper"),
+        ],
+    ),
+    (
+        "docs/smol_results.md",
         "| | training, min |",
         "smol",
         [Row(row.run, (103,)) for row in CHOSEN],
