@@ -47,7 +47,7 @@ from hpa_lightning.data.tasks import Task
 from hpa_lightning.modules import MLLMModule, NanoModule
 from hpa_lightning.modules.nano_module import schedule_of
 from hpa_lightning.modules.trainable import TrainableParts
-from hpa_lightning.results.run_results import run_origin
+from hpa_lightning.results.run_results import source_commit
 
 TASKS = ["driving", "captions", "reading"]
 SCORED = 200
@@ -261,7 +261,7 @@ def main() -> None:
         for condition in GROUPS[group]
         if arguments.conditions is None or condition in arguments.conditions
     ]
-    commit = run_origin()["commit"]  # of the code that is loaded, whatever is checked out later
+    commit = source_commit()  # of the code that is loaded, whatever is checked out later
     done = {(cell["group"], cell["condition"], cell["seed"]) for cell in measured(arguments.results)}
     for group, condition, seed in [] if arguments.table else [cell for cell in cells if cell not in done]:
         start, spec = time.perf_counter(), GROUPS[group][condition]
