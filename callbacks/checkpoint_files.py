@@ -12,7 +12,6 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from hpa_lightning.files import whole_file
@@ -26,8 +25,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
     written, fsspec says nothing and the old one stays. Here it is written beside its place, flushed and renamed.
 
     Args:
-        module: whose weights under LoRA adapters a task's end writes. A checkpoint without these, as a module makes it
-            that keeps its adapters alone, is warned of once.
+        module: whose weights under adapters a task's end writes. A checkpoint without these, as a module makes it that
+            keeps its adapters alone, is warned of once.
     """
 
     def __init__(self, module: nn.Module | None = None) -> None:
@@ -54,9 +53,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def _warn_of_missing(self, checkpoint: Mapping[str, Any]) -> None:
         if self._module is None or "state_dict" not in checkpoint:
             return
-        bases = {
-            f"{name}.base_layer.weight" for name, one in self._module.named_modules() if isinstance(one, LoraLayer)
-        }
+        named = self._module.named_parameters()
+        bases = {name for name, one in named if ".base_layer." in name and one.ndim > 1}
         if missing := sorted(bases - set(checkpoint["state_dict"])):
             self._module = None
             rank_zero_warn(

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from hpa_lightning.modules.fsdp import local_tensor
 from hpa_lightning.modules.lora import PLAIN_DTYPES
+from hpa_lightning.values import first_of
 
 _SHOWN = 3
 
@@ -91,9 +92,9 @@ class DivergenceWatch:
         weights = [name for name, parameter in named if not is_finite(parameter.detach())]
         gradients = [name for name, p in named if p.grad is not None and not is_finite(p.grad)]
         if weights:
-            what = f"the weights of {_listed(weights)} are not finite"
+            what = f"the weights of {first_of(weights, _SHOWN)} are not finite"
         elif gradients:
-            what = f"the gradients of {_listed(gradients)} are not finite"
+            what = f"the gradients of {first_of(gradients, _SHOWN)} are not finite"
         else:
             size = largest(parameter.detach() for _, parameter in named)
             what = (
@@ -117,8 +118,8 @@ def warn_of_frozen(pl_module: L.LightningModule) -> None:
     bad = [name for name, parameter in frozen if parameter.dtype in PLAIN_DTYPES and not is_finite(parameter.detach())]
     if bad:
         rank_zero_warn(
-            f"the weights of {_listed(bad)}, which are not trained, hold values that are not finite from the start. "
-            "The model's file is damaged, or the model was saved after it had diverged; take another one."
+            f"the weights of {first_of(bad, _SHOWN)}, which are not trained, hold values that are not finite from the "
+            "start. The model's file is damaged, or the model was saved after it had diverged; take another one."
         )
 
 
@@ -144,7 +145,7 @@ def check_finite(tensors: Iterable[tuple[str, Tensor | nn.Parameter]], made_by: 
     bad = [name for name, tensor in tensors if not is_finite(tensor.detach())]
     if bad:
         raise TrainingDivergedError(
-            f"{made_by} produced weights that are not finite, in {_listed(bad)}, from finite ones; check the "
+            f"{made_by} produced weights that are not finite, in {first_of(bad, _SHOWN)}, from finite ones; check the "
             "calibration "
             "data and the layer's inputs."
         )
@@ -153,8 +154,3 @@ def check_finite(tensors: Iterable[tuple[str, Tensor | nn.Parameter]], made_by: 
 def _values(tensor: Tensor) -> Tensor:
     local = local_tensor(tensor)
     return local.coalesce().values() if local.is_sparse else local
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import (
 from lightning.pytorch.utilities import rank_zero_warn
 
 from hpa_lightning.data.needs import task_stream
+from hpa_lightning.redaction import masked_text
 from hpa_lightning.trainer_attributes import callbacks_of
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def check_begun(trainer: L.Trainer, callbacks: Sequence[TaskCallback]) -> None:
     if trainer.ckpt_path is None or not callbacks:
         return
     who = ", ".join(type(callback).__name__ for callback in callbacks)
-    where = f"{trainer.ckpt_path} is of a fit without {who}"
+    where = f"{masked_text(str(trainer.ckpt_path))} is of a fit without {who}"
     if trainer.fit_loop.restarted_mid_epoch:
         raise MisconfigurationException(
             f"{where}, from within an epoch: the task has begun, and what it began with is not in the checkpoint. "

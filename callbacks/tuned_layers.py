@@ -14,6 +14,7 @@ from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.modules.fsdp import cpu_state, reshard_
 from hpa_lightning.modules.tuned_linear import TunedLinear, check_linears, find_tuned_linears
+from hpa_lightning.values import first_of
 
 
 class TunedLayers(Part):
@@ -98,7 +99,7 @@ class TunedLayers(Part):
     def on_before_step(self) -> None:
         if unfrozen := [name for name, parameter in self._frozen if parameter.requires_grad]:
             raise MisconfigurationException(
-                f"{self.caller}: frozen when the task began, and trained now, without it: {_listed(unfrozen)}. Let a "
+                f"{self.caller}: frozen when the task began, and trained now, without it: {first_of(unfrozen)}. Let a "
                 "task train the same layers from its start to its end; a callback that unfreezes layers by and by "
                 "(Lightning's BaseFinetuning, LISA) cannot stand beside this one."
             )
@@ -135,9 +136,9 @@ class TunedLayers(Part):
         by_name = {linear.name: linear for linear in self.linears}
         if missing := sorted(set(anchors) - set(by_name)):
             raise ValueError(
-                f"{self.caller}: the checkpoint holds the weights before the task of {_listed(missing)}, which are not "
-                "tuned now; expected the layers that were (requires_grad). A callback that freezes layers on a resume "
-                "(Lightning's BaseFinetuning) has to leave those as they were."
+                f"{self.caller}: the checkpoint holds the weights before the task of {first_of(missing)}, which are "
+                "not tuned now; expected the layers that were (requires_grad). A callback that freezes layers on a "
+                "resume (Lightning's BaseFinetuning) has to leave those as they were."
             )
         for name, anchor in anchors.items():
             by_name[name].place(anchor)
@@ -176,10 +177,6 @@ class TunedLayers(Part):
         self._saved = dict(state_dict.get("anchors", {}))
 
 
-def _listed(names: Sequence[str], shown: int = 3) -> str:
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-
-
 def warn_of_untreated(pl_module: L.LightningModule, linears: Sequence[TunedLinear], caller: str) -> None:
     """Warn once of the matrices that are trained outside the layers that a callback treats, by the modules' names.
 
@@ -195,6 +192,6 @@ def warn_of_untreated(pl_module: L.LightningModule, linears: Sequence[TunedLinea
         names = list(outside)
         rank_zero_warn(
             f"{caller} treats {len(linears)} linear layers of the decoder blocks. {len(names)} other layers are "
-            f"trained and stay as training leaves them, without its protection: {_listed(names, 4)}. Freeze them if "
+            f"trained and stay as training leaves them, without its protection: {first_of(names, 4)}. Freeze them if "
             "safety must not depend on them."
         )

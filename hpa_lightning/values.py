@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _LONGEST = 300
@@ -49,6 +49,15 @@ def names(keys: Iterable[Any]) -> str:
     texts = [str(key)[:60] for key in keys]
     more = f" and {len(texts) - 20} more" if len(texts) > 20 else ""
     return f"{texts[:20]}{more}"
+
+
+def first_of(given: Sequence[str], shown: int = 3) -> str:
+    """Return the first of some names, and how many more there are.
+
+    >>> first_of(["a", "b", "c", "d"], 2)
+    'a, b and 2 more'
+    """
+    return ", ".join(given[:shown]) + (f" and {len(given) - shown} more" if len(given) > shown else "")
 
 
 def cut(text: object, limit: int = 1000) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from hpa_lightning.results.events import EndEvent, ScoreEvent
 from hpa_lightning.results.run_results import RunResults
+from hpa_lightning.values import first_of
 
 
 def unfinished_run(run: RunResults, all_tasks: bool = False) -> str | None:
@@ -32,17 +33,13 @@ def unfinished_run(run: RunResults, all_tasks: bool = False) -> str | None:
         after = "of the aligned model" if step < 0 else f"after task {step} ({run.tasks[step]!r})"
         if missing := [name for name in sets if (step, name) not in scored]:
             if step < 0:
-                return f"the aligned model was not scored on {_first(missing)}"
-            return f"nothing was scored on {_first(missing)} {after}"
+                return f"the aligned model was not scored on {first_of(missing)}"
+            return f"nothing was scored on {first_of(missing)} {after}"
         if broken := [name for name in sets if (score := scored[step, name]) is None or math.isnan(score)]:
-            return f"the score on {_first(broken)} {after} is not a number"
+            return f"the score on {first_of(broken)} {after} is not a number"
     if run.about.ends and not ends:
         return "all sets were scored, and then the fit was cut off before its end"
     return None
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def require_finished(runs: Sequence[RunResults]) -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from peft import LoraConfig, inject_adapter_in_model
 from support.adapted_models import adapted
-from support.foreign_module import ForeignModule, foreign_module, quiet_trainer, token_loader
+from support.foreign_module import ForeignModule, LanguageModel, foreign_module, quiet_trainer, token_loader
 from support.method_fits import OPTIMIZERS, calibration_data
 from support.method_registry import METHODS
 
@@ -64,6 +65,17 @@ def test_a_checkpoint_of_the_adapters_alone_is_told_not_to_hold_the_model(by_hoo
     assert len(told) == 1 and "not the trained model" in told[0] and "layers.0.down_proj.base_layer.weight" in told[0]
     held = torch.load(saving.best_model_path)["state_dict"]
     assert all(not one.any() for name, one in held.items() if "lora_B" in name), "the update is elsewhere"
+
+
+def test_whole_checkpoints_are_not_told_so(tmp_path: Path) -> None:
+    """Adapters on parameters of any name, too, as peft has them for experts."""
+    experts = LanguageModel()
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=[], target_parameters=["up_proj.weight"]), experts)
+    assert any("lora_A" in name for name in experts.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model in (adapted(), experts):
+            WholeCheckpointIO(model).save_checkpoint({"state_dict": model.state_dict()}, tmp_path / "whole.ckpt")
 
 
 def test_fits_with_our_callbacks_write_them_and_a_plugin_of_the_users_stays(tmp_path: Path) -> None:

@@ -189,6 +189,18 @@ def test_adapters_of_different_rank_and_layers(name: str, folders: dict[str, Pat
         merge_checkpoints(one, two, tmp_path / "none", settings=SETTINGS["linear"])
 
 
+def test_the_template_in_the_tasks_adapter_is_taken(folders: dict[str, Path], tmp_path: Path) -> None:
+    base = folders["base"]
+    one, two = (adapter(base, tmp_path / name, seed, target_modules=["q_proj"]) for seed, name in enumerate("ab"))
+    tokenizer = AutoProcessor.from_pretrained(base).tokenizer
+    tokenizer.chat_template = "{# tuned #}"
+    tokenizer.save_pretrained(one)
+    for task, safety, expected in ((one, two, True), (two, one, False)):
+        output = tmp_path / f"out-{task.name}"
+        merge_checkpoints(task, safety, output, base, settings=MergeSettings("linear", 0.5))
+        assert ((output / "chat_template.jinja").read_text() == "{# tuned #}") is expected
+
+
 def test_the_sum_of_adapters_is_that_of_add_weighted_adapter(folders: dict[str, Path], tmp_path: Path) -> None:
     """peft's ``cat`` sets the factors side by side, which stands for the sum of what the adapters add."""
     base = folders["base"]

@@ -23,7 +23,7 @@ from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.data import CVITDataModule, MLLMCollator, Task
 from hpa_lightning.lightning_commands import tuning_cli
 from hpa_lightning.modules import EmulatedBF16Mixed, EmulatedBF16True, LoraSettings, MLLMModule, emulated_bfloat16
-from hpa_lightning.results.run_results import RunResults
+from hpa_lightning.results.run_results import RunResults, run_origin
 
 pytestmark = pytest.mark.filterwarnings("ignore:isinstance:FutureWarning", "ignore:.*eval mode", "ignore:.*workers")
 
@@ -151,7 +151,9 @@ def test_the_command_line_helps_itself(
     assert plugin.__name__ in line and "precision 32-true" in line
 
 
-def test_results_say_how_products_were_made(tmp_path: Path) -> None:
+def test_results_say_how_products_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where the model was, whatever else the machine has."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a card")
     quiet = {key: value for key, value in QUIET.items() if key != "logger"}
     told = []
     ways: dict[str, dict[str, Any]] = {
@@ -168,7 +170,11 @@ def test_results_say_how_products_were_made(tmp_path: Path) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "precision")  # this processor may be slow in it
             L.Trainer(max_epochs=-1, callbacks=callbacks, logger=logger, **how, **quiet).fit(module, datamodule=data)
-        told.append((RunResults.from_file(tmp_path / name).about.versions or {})["precision"])
+        versions = RunResults.from_file(tmp_path / name).about.versions or {}
+        with monkeypatch.context() as context:
+            context.setattr(torch.cuda, "is_available", lambda: True)
+            assert run_origin(torch.device("cpu"), "")["versions"]["device"] == versions["device"]
+        told.append(versions["precision"])
     assert told == ["bf16-mixed", "bf16-mixed, products by way of float32"]
 
 

@@ -61,7 +61,7 @@ def tables_of(markdown: str) -> list[list[list[str]]]:
 def report(study: list[StudyCell], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three groups: two conditions and unfinished runs, a sweep, and nothing finished at all."""
     half = results([[0.9, 0.0], [0.5, 0.9]], [0.05, 0.2])
-    made = {"versions": {"device": "cpu"}, "threads": 2, "commit": f"{HASH}-dirty"}
+    made = {"versions": {"device": "cpu", "precision": "32-true"}, "threads": 2, "commit": f"{HASH}-dirty"}
     other = [cell(name, seed, two_tasks(0.9, 0.9, 0.1 * seed, 0.3, **made), "0.1 % | harm") for name in ("ref", "hpa")
              for seed in (1, 2)]  # fmt: skip
     main = StudyGroup(
@@ -102,7 +102,7 @@ def test_report_in_markdown(report: dict[str, Path], study: list[StudyCell]) -> 
     assert text.count(listed) == 1, "below the first table of the group"
     assert text.count("    study report nano.yaml --output <folder>\n") == 10
     assert "Runs: 9, of 4 methods; seeds 1, 2, 3, 9. Commit: `0123456`. Run again, and tabulated, by" in text
-    assert "seeds 1, 2. Commit: `0123456-dirty`. Device: cpu, threads 2. Run again" in text
+    assert "seeds 1, 2. Commit: `0123456-dirty`. Device: cpu, 32-true, threads 2. Run again" in text
     assert text.endswith("No run is finished.\n\n**Not run.** all of it.\n")
     assert "† refuses at least 50 % of the harmless inputs" in text and not re.search(r"\bnan\b", text.lower())
 
