@@ -226,8 +226,8 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         "smol",
         [
             *rows("three-tasks-0", (101,), "sequential", REFUSALS),
-            *rows("three-tasks", (102,), REFUSALS),
-            *rows("three-tasks", (101,), "hush-stream_budget-0.085"),
+            *rows("three-tasks-0", (102,), REFUSALS),
+            *rows("three-tasks-0", (101,), "hush-stream_budget-0.085"),
             *rows("three-tasks-0", (101,), "olora-weight-0.1", "safe-delta-budget-40.0-protected-0.0"),
             *rows("three-tasks-0", (101,), "model-tailor-keep-30.0", "safety-replay-size-128-share-0.1"),
         ],
@@ -237,8 +237,7 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         "| | learnt | AP | BWT | MASR | over-refusal | AP - MASR - over-refusal |",
         "smol",
         [
-            *rows("settings", (100,), ALL_INPUTS, HUSH),
-            *rows("three-tasks", (100,), "sequential"),
+            *rows("settings", (100,), ALL_INPUTS, HUSH, "sequential"),
             *rows("search", (100,), REGRESSION, "regression-safety-0.3-memory-0.1"),
             *rows("search", (100,), "experience-replay-size-128-share-0.4", "experience-replay-size-128-share-0.1"),
             *rows("search", (100,), "hpa-in-p-60.0", "hpa-in-p-20.0"),
@@ -295,8 +294,15 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         "smol",
         [
             ALIGNED,
-            *rows("three-tasks", (100,), "sequential"),
-            *rows("settings", (100,), ALL_INPUTS, REFUSALS, "null-space-refusals-energy-0.95-memory-0.95", HUSH),
+            *rows(
+                "settings",
+                (100,),
+                "sequential",
+                ALL_INPUTS,
+                REFUSALS,
+                "null-space-refusals-energy-0.95-memory-0.95",
+                HUSH,
+            ),
         ],
     ),
     (
@@ -411,7 +417,7 @@ def test_the_table_of_towers_says_what_the_archived_runs_say(place: int, tower: 
 def test_the_table_of_the_regime_says_what_the_archived_runs_say() -> None:
     """Each cell has the score on a task right after it, and mean attack success then."""
     headings, body = table("docs/smol_results.md", "| | `clothes` |")
-    stream = Run(archive("smol")["three-tasks/sequential/seed_100"])
+    stream = Run(archive("smol")["settings/sequential/seed_100"])
     alone = [Run(archive("smol")[f"{task}-alone/sequential/seed_100"]) for task in stream.tasks]
     assert [heading.strip("`") for heading in headings[1:]] == stream.tasks and len(body) == 2
     for step, task in enumerate(stream.tasks):
