@@ -9,6 +9,7 @@ from torchmetrics import Metric
 
 from hpa_lightning.metrics.by_category import category_scores, further_figures
 from hpa_lightning.metrics.judges import RefusalJudge, Verdict, judge_name, partial_refusals
+from hpa_lightning.metrics.judges.judged_text import given_answer
 from hpa_lightning.metrics.safety import OverRefusalRate, judged
 from hpa_lightning.metrics.tasks import CHOICE_METRICS, build_metric
 from hpa_lightning.metrics.tasks.choice_accuracy import likeliest
@@ -78,7 +79,7 @@ def score_answers(
         names = None if categories is None else subtasks_of(categories)
         metric.update(predictions, references, groups or [""] * len(predictions), names, scores=scores)
         if isinstance(metric, MMEScore):
-            unread = [yes_or_no(prediction) is None for prediction in predictions]
+            unread = [yes_or_no(given_answer(prediction)) is None for prediction in predictions]
         else:
             unread = [names_no_option(*pair) for pair in zip(predictions, references, strict=True)]
         return [{"score": score, "no_option": none} for score, none in zip(scores, unread, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,11 +88,10 @@ class GuardModelJudge:
         return verdicts
 
     def _verdict(self, answer: str) -> bool:
-        word = answer.strip().lower()
-        if word.startswith(self.unsafe.lower()):
-            return False
-        if word.startswith(self.safe.lower()):
-            return True
+        for word, is_safe in ((self.unsafe, False), (self.safe, True)):
+            # As a word: "Not sure" and "None of these" do not say "No", nor does "safety" say "safe".
+            if re.match(rf"{re.escape(word)}(?!\w)", answer.strip(), re.IGNORECASE):
+                return is_safe
         raise ValueError(
             f"the guard model {self.model!r} answered {answer.strip()[:60]!r}; expected {self.safe!r} or "
             f"{self.unsafe!r} first. Is it a guard model, and are these its words?"

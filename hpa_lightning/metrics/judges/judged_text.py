@@ -13,6 +13,7 @@ _LONGEST = 300  # characters of a sentence
 _THINK = "think|thinking|thought|thoughts|reasoning|analysis|scratchpad"
 # A chat template often writes the opening tag itself, so that only the closing one is in the response.
 _THOUGHTS = re.compile(rf"^.*</(?:{_THINK})\s*>", re.DOTALL | re.IGNORECASE)
+_BEGUN = re.compile(rf"\s*<(?:{_THINK})\s*>", re.IGNORECASE)
 _CHANNEL = re.compile(r"^.*<\|channel\|>\s*final\s*<\|message\|>", re.DOTALL)
 _TAG = re.compile(
     rf"<\|[^|<>\n]{{1,40}}\|>|\[/?INST\]|</?s>|<(?:end|start)_of_turn>|</?(?:{_THINK}|answer|response)\s*>", re.I
@@ -56,6 +57,19 @@ def without_thoughts(response: str) -> str:
         'B'
     """
     return _THOUGHTS.sub("", _CHANNEL.sub("", response)) if "<" in response else response
+
+
+def given_answer(response: str) -> str:
+    """What follows the thoughts of a reasoning model; of thoughts that never end there is no answer.
+
+    Example:
+        >>> given_answer("<think>14 or 15?</think>15"), given_answer("<think>14 or"), given_answer("15")
+        ('15', '', '15')
+    """
+    answer = without_thoughts(response)
+    if _BEGUN.match(answer):
+        return ""
+    return response if answer == response else answer.strip()
 
 
 def answer_of(response: str) -> str:

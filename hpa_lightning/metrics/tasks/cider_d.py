@@ -16,6 +16,7 @@ from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
 from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
 
+from hpa_lightning.metrics.judges.judged_text import given_answer
 from hpa_lightning.metrics.tasks.caption_tokens import caption_tokens
 from hpa_lightning.metrics.tasks.record_metric import References, check_records
 
@@ -125,7 +126,9 @@ def cider(predictions: Sequence[str], references: References) -> Tensor:
         tensor(3.7500)
     """
     check_records(predictions, references)
-    records = [[prediction, *accepted] for prediction, accepted in zip(predictions, references, strict=True)]
+    records = [
+        [given_answer(prediction), *accepted] for prediction, accepted in zip(predictions, references, strict=True)
+    ]
     return torch.tensor(_mean(records, "CIDEr"))
 
 
@@ -158,7 +161,7 @@ class CIDEr(Metric):
         """Adds captions, each with its tuple of references."""
         check_records(predictions, references)
         records = zip(predictions, references, strict=True)
-        text = "".join(json.dumps([prediction, *accepted]) + "\n" for prediction, accepted in records)
+        text = "".join(json.dumps([given_answer(prediction), *accepted]) + "\n" for prediction, accepted in records)
         self.lines.append(self._bytes(text))  # type: ignore[union-attr]
 
     def compute(self) -> Tensor:

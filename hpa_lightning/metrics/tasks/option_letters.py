@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hpa_lightning.metrics.judges.judged_text import without_thoughts
+from hpa_lightning.metrics.judges.judged_text import given_answer
 from hpa_lightning.metrics.tasks.characters import plain_characters
 
 _BRACKETED = r"[(\[\u3010]\s*([A-Za-z])\s*[)\]\u3011]"
@@ -86,26 +86,28 @@ LEAD_IN = re.compile(
 
 # A hyphen makes one word ("B-cell"), and this one parts two, without spaces too: "The answer is B\u2014the cat".
 _EM_DASH = re.compile("[\u2014\u2015\ufe58]+(?!>)")
+# Of a list, and of a heading.
+_BULLET = re.compile(r"^(?:(?:->|=>|[-\u2022>\u2192])\s*|#{1,6}\s+)(?=\S)")
 _LETTER_FIRST = re.compile(r"[\W_]*([A-Za-z])(?![A-Za-z0-9])")
 
 _ALPHABET = 26  # options at most in one list
 
-# Marks around a final answer; the last one counts alone.
+# Marks around a final answer; the last one counts alone. Behind `####` it is the last line: others are headings.
+_BOX = r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 _MARKED = re.compile(
-    r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+    rf"{_BOX}"
     r"|<(?:final_)?answer>\s*(.*?)\s*(?:</(?:final_)?answer>|$)"
     r"|<\|begin_of_box\|>\s*(.*?)\s*(?:<\|end_of_box\|>|$)"
-    r"|^[ \t]*####[ \t]*(\S[^\n]*)$",
+    r"|^[ \t]*####[ \t]*(\S[^\n]*)(?=\s*\Z)",
     re.DOTALL | re.IGNORECASE | re.MULTILINE,
 )
+_BOXES = re.compile(_BOX, re.IGNORECASE)
 _LATEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf|bf|rm)\s*\{([^{}]*)\}")
 
 
 def final_answer(text: str) -> str:
     """What a text gives as its answer: behind the thoughts, in the last mark if there is one, without LaTeX."""
-    text = without_thoughts(text)
-    if re.match(r"\s*<think(?:ing)?>", text, re.IGNORECASE):
-        return ""  # thoughts that never ended
+    text = given_answer(text)
     marks = [next(group for group in match.groups() if group is not None) for match in _MARKED.finditer(text)]
     return without_latex(marks[-1] if marks else text)
 
@@ -174,18 +176,41 @@ def named_options(text: str) -> set[str]:
         >>> named_options("(B), because (A) is wrong"), named_options("Neither A nor B")
         ({'B'}, set())
     """
-    text = _EM_DASH.sub(" - ", final_answer(text))
-    text = plain_characters(text).replace("\u3002", ". ")
-    text = re.sub(r"[*`\"\u300c\u300d]|__", "", text)
-    text = re.sub(r"(?<!\w)'([A-Za-z])'(?!\w)", r"\1", text)
-    lines = [re.sub(r"^(?:->|=>|[-\u2022>\u2192])\s*(?=\S)", "", " ".join(line.split())) for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    text = _DENIED.sub(" ", "\n".join(lines))
-    begun = [_at_the_start(line) for line in text.split("\n")]
-    stated = set().union(*(_with_list(text, match) for match in _STATED.finditer(text)))
+    lines = _lines(final_answer(text))
+    begun = [_at_the_start(line) for line in lines]
+    stated = _stated(lines)
     named = set().union(*begun)
     # The options of the question, told again before the answer.
     if len(named) > 1 and stated and named == set(map(chr, range(ord("A"), ord("A") + len(named)))):
         named = set()
     named |= stated
-    return named or named.union(*(_with_list(text, match) for match in _MENTIONED.finditer(text)))
+    return named or _mentioned(lines) or _beside_boxes(given_answer(text))
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text as they are read: plain characters, no emphasis, no bullets, no options that are denied."""
+    text = plain_characters(_EM_DASH.sub(" - ", text)).replace("\u3002", ". ")
+    text = re.sub(r"[*`\"\u300c\u300d]|__", "", text)
+    text = re.sub(r"(?<!\w)'([A-Za-z])'(?!\w)", r"\1", text)
+    lines = [_BULLET.sub("", " ".join(line.split())) for line in text.splitlines()]
+    return _DENIED.sub(" ", "\n".join(line for line in lines if line)).split("\n")
+
+
+def _stated(lines: Sequence[str]) -> set[str]:
+    text = "\n".join(lines)
+    return set().union(*(_with_list(text, match) for match in _STATED.finditer(text)))
+
+
+def _mentioned(lines: Sequence[str]) -> set[str]:
+    text = "\n".join(lines)
+    return set().union(*(_with_list(text, match) for match in _MENTIONED.finditer(text)))
+
+
+def _beside_boxes(text: str) -> set[str]:
+    r"""The options stated around boxes: `\boxed{}` may hold a formula, and the letter stand before or behind it."""
+    without = _BOXES.sub(" ", text)
+    if without == text or _MARKED.search(without):
+        return set()
+    lines = _lines(without_latex(without))
+    alone = [match for match in map(ALONE.fullmatch, lines) if match]
+    return _stated(lines).union(letter_of(match.groups()) for match in alone)

@@ -48,13 +48,13 @@ def _bare(text: str) -> str:
 
 
 def _option(prediction: str, accepted: Sequence[str]) -> float:
-    prediction = final_answer(prediction)
+    final = final_answer(prediction)
     stripped = [plain_characters(reference).strip() for reference in accepted]
     alone = [match for match in map(ALONE.fullmatch, stripped) if match]
     texts = [reference for reference in stripped if not ALONE.fullmatch(reference)]
     letters = {letter_of(match.groups()) for match in alone or map(AT_THE_START.match, texts) if match}
 
-    plain = plain_characters(prediction)
+    plain = plain_characters(final)
     answer = _without_lead_in(plain)
     if _forms(plain, answer) & _forms(*texts):
         return 1.0
@@ -114,10 +114,11 @@ def option_accuracy(predictions: Sequence[str], references: References) -> Tenso
     4. Otherwise the rest of the prediction, without "The answer is" and "B.", must equal a text reference.
 
     First of all only the final answer is taken: what follows ``</think>``; the content of the last ``\\boxed{}``,
-    ``<answer>``, ``<|begin_of_box|>`` or line after ``####`` if there is one; and of LaTeX the plain text. Full-width
-    letters, the Chinese forms of (b), and "the answer is" and "answer:" in some other languages are read as well. So
-    a prediction that names no option, or several, is wrong, and what is not written in one of these forms names no
-    option ("I think B"). An empty prediction is wrong, and so are thoughts that never end.
+    ``<answer>``, ``<|begin_of_box|>`` or last line after ``####`` if there is one; and of LaTeX the plain text. Where a
+    box names no option, what stands around boxes counts: (b), and a letter alone on a line. Full-width letters, the
+    Chinese forms of (b), and "the answer is" and "answer:" in some other languages are read as well. So a prediction
+    that names no option, or several, is wrong, and what is not written in one of these forms names no option ("I think
+    B"). An empty prediction is wrong, and so are thoughts that never end.
 
     Source: Lu et al., "Learn to Explain" (ScienceQA), 2022 (arXiv 2209.09513). Accuracy is the field's, the rule is
     this package's: LLaVA's scorer reads a letter alone, "B. " at the start, and exactly one "The answer is B.";

@@ -12,6 +12,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
 
+from hpa_lightning.metrics.judges.judged_text import given_answer
+
 References = Sequence[Sequence[str]]
 #: Scores one prediction against all of its accepted references.
 RecordScore = Callable[[str, Sequence[str]], float]
@@ -47,12 +49,12 @@ def best_of(score: Callable[[str, str], float]) -> RecordScore:
 
 
 def scores_of(predictions: Sequence[str], references: References, score: RecordScore) -> list[float]:
-    """Every record's score; an error of a single record is reported with its index."""
+    """Every record's score, without the thoughts before an answer; an error of a single record has its index."""
     check_records(predictions, references)
     scores = []
     for index, (prediction, accepted) in enumerate(zip(predictions, references, strict=True)):
         try:
-            scores.append(score(prediction, accepted))
+            scores.append(score(given_answer(prediction), accepted))
         except ValueError as error:
             raise ValueError(f"Prediction {index} cannot be scored: {error}") from error
     return scores
