@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from hpa_lightning.fuse.adapter_settings import check_plain_lora
 from hpa_lightning.fuse.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json, rename_keys, tied_weights
 from hpa_lightning.fuse.folder import file_inside, weights_left_out
 from hpa_lightning.fuse.tensor_files import TensorFiles, require_finite
+from hpa_lightning.values import names
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -51,6 +53,7 @@ class AdaptedCheckpoint(Checkpoint):
         self.left_out = weights_left_out(self.adapter, {WEIGHTS_FILE}, "adapter")
         self._factors = TensorFiles(self.adapter, [WEIGHTS_FILE])
         self._modules: dict[str, str] = {}
+        self._warned = False
 
     @property
     def adapted(self) -> list[str]:
@@ -72,12 +75,12 @@ class AdaptedCheckpoint(Checkpoint):
                     "biases, embeddings or modules_to_save). Merge the adapter with peft and pass the merged folder."
                 )
             parts.setdefault(match["module"], set()).add(match["factor"])
-        names = rename_keys(model, [f"{module}.weight" for module in parts])
+        renamed = rename_keys(model, [f"{module}.weight" for module in parts])
         order = {name: position for position, name in enumerate(model.state_dict())}
         tied = tied_weights(model)
         found: dict[str, str] = {}
         for module, factors in parts.items():
-            name = names[f"{module}.weight"]
+            name = renamed[f"{module}.weight"]
             if name not in self or len(self.stored(name).shape) != 2:
                 raise ValueError(f"{self.adapter} adapts {module}, which is not a linear layer of {self.folder}.")
             if name in tied:
@@ -92,6 +95,7 @@ class AdaptedCheckpoint(Checkpoint):
                 raise ValueError(f"{self.adapter}: A {a} and B {b} do not fit {module}, {(rows, columns)}.")
             found[name] = module
         self._modules = {name: found[name] for name in sorted(found, key=order.__getitem__)}
+        self._warn_of_unused_alphas()
 
     def tensor(self, name: str, device: str | torch.device = "cpu") -> Tensor:
         """Read the tensor of that name to a device; fp32 where the adapter changes it, which is computed there."""
@@ -109,6 +113,20 @@ class AdaptedCheckpoint(Checkpoint):
 
     def inputs(self) -> list[Path]:
         return [*super().inputs(), self.adapter / CONFIG_FILE, self.adapter / WEIGHTS_FILE]
+
+    def _warn_of_unused_alphas(self) -> None:
+        """Warn once of entries of ``alpha_pattern`` that no adapted layer goes by: a misspelt one does nothing."""
+        modules = self._modules.values()
+        pattern = self._settings.get("alpha_pattern") or {}
+        unused = [key for key in pattern if not any(get_pattern_key([key], module) == key for module in modules)]
+        if unused and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.adapter / CONFIG_FILE}: alpha_pattern names {names(unused)}, which is the name of no adapted "
+                f"layer (such as {next(iter(modules), '')}): those layers are merged with lora_alpha="
+                f"{self._settings.get('lora_alpha', 8)}, as peft does.",
+                stacklevel=3,
+            )
 
     def _scaling(self, module: str, rank: int) -> float:
         pattern = self._settings.get("alpha_pattern") or {}

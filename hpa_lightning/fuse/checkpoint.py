@@ -44,7 +44,8 @@ class Checkpoint:
             raise ValueError(f"{self.folder} holds no config.json; expected a Hugging Face model folder.")
         file_inside(self.folder, "config.json", "transformers")
         self.config = AutoConfig.from_pretrained(self.folder)
-        if getattr(self.config, "quantization_config", None) is not None:
+        parts = (self.config, self.config.get_text_config())  # some programs write it for the language model alone
+        if any(getattr(part, "quantization_config", None) is not None for part in parts):
             raise ValueError(f"{self.folder} holds a quantised model; expected float32, float16 or bfloat16.")
         files = self._weight_files()
         self.tensors = TensorFiles(self.folder, files)

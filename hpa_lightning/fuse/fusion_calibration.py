@@ -116,11 +116,11 @@ def _batches(
 
 
 def _processor(checkpoint: Checkpoint, job: FusionJob) -> Any:
-    """The checkpoint's processor, or the other's where it has none."""
+    """The checkpoint's processor, or the other's where it has none; the other's image processor to its tokenizer."""
     other = job.after if checkpoint is job.before else job.before
-    for one in (checkpoint, other):
+    for one, beside in ((checkpoint, other), (other, None)):
         try:
-            return read_processor(one)
+            return read_processor(one, beside)
         except (OSError, ValueError) as error:
             failure = error
     raise ValueError(f"neither {checkpoint.folder} nor {other.folder} holds a processor: {failure}") from failure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from typing_extensions import Self
 
 from hpa_lightning.files import flush, name_folder, naming_path, whole_file, write_text
 from hpa_lightning.fuse.checkpoint import Checkpoint
-from hpa_lightning.fuse.processor_files import MODEL_FILES, check_adapter_tokenizer, copy_small_files, has_processor
+from hpa_lightning.fuse.processor_files import (
+    MODEL_FILES,
+    borrowed_image_files,
+    check_adapter_tokenizer,
+    copy_small_files,
+    has_processor,
+)
 from hpa_lightning.fuse.tensor_files import StoredTensor, require_finite
 
 AUDIT_FILE = "audit.json"
@@ -147,6 +154,8 @@ class PartialOutput:
     def copy_small(self, other: Checkpoint, kept: Checkpoint) -> None:
         """Copy processor, templates and the like of ``kept``; where it has no processor, that of ``other`` too.
 
+        Of a processor without its image processor that part is taken from ``other``, with a warning.
+
         Raises:
             ValueError: a file that is a link out of its folder, or an adapter's tokenizer that does not fit its base.
         """
@@ -155,6 +164,15 @@ class PartialOutput:
         if not has_processor(kept):
             copy_small_files(other, self.folder, {*MODEL_FILES, *_OWN_FILES})
         copy_small_files(kept, self.folder, _OWN_FILES)
+        if borrowed := borrowed_image_files(kept, other):
+            for file in borrowed:
+                shutil.copyfile(file, self.folder / file.name)
+            warnings.warn(
+                f"{kept.folder} holds a tokenizer and no image processor; {', '.join(file.name for file in borrowed)} "
+                f"is taken from {borrowed[0].parent}. If the images were prepared in another way in the tuning, put "
+                "the file that says so into the folder.",
+                stacklevel=3,
+            )
 
 
 def check_or_begin(record: Path, run: Mapping[str, Any], folder: Path) -> None:

@@ -20,6 +20,7 @@ MODEL_FILES = frozenset({"config.json", "generation_config.json", INDEX_FILE})
 _TEXT = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
 _NOT_COPIED = {"config.json", "trainer_state.json", "adapter_config.json"}
 _PROCESSOR_FILES = {"tokenizer_config.json", "processor_config.json", "preprocessor_config.json", PROCESSOR_FILE}
+_IMAGE_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json", PROCESSOR_FILE)
 _NAMED_TEMPLATES = "additional_chat_templates"
 _TEMPLATES = ("chat_template.jinja", "chat_template.json", _NAMED_TEMPLATES)
 
@@ -41,17 +42,34 @@ def copy_small_files(checkpoint: Checkpoint, target: Path, without: Collection[s
         _copy(folder, target, {*without, *MODEL_FILES})
 
 
-def read_processor(checkpoint: Checkpoint) -> Any:
+def borrowed_image_files(checkpoint: Checkpoint, other: Checkpoint) -> list[Path]:
+    """Return the files of the other model's image processor, where a checkpoint has a tokenizer and no such files.
+
+    Programs that save the tokenizer alone beside the weights leave the image processor to the model that they began
+    with.
+    """
+    if not has_processor(checkpoint) or _image_files(checkpoint):
+        return []
+    return _image_files(other)
+
+
+def read_processor(checkpoint: Checkpoint, other: Checkpoint | None = None) -> Any:
     """Load the checkpoint's processor, made of the files that :func:`copy_small_files` copies.
+
+    Args:
+        checkpoint: whose processor it is.
+        other: a model whose image processor is taken where the checkpoint has a tokenizer alone.
 
     Raises:
         OSError, ValueError: there is none; or an adapter's tokenizer has more tokens than the model has embeddings.
     """
-    if not any(map(_has_own, checkpoint.processor_folders[1:])):
+    borrowed = [] if other is None else borrowed_image_files(checkpoint, other)
+    if not borrowed and not any(map(_has_own, checkpoint.processor_folders[1:])):
         return load_processor(str(checkpoint.folder), None, None)
     with TemporaryDirectory() as folder:
         copy_small_files(checkpoint, Path(folder))
-        shutil.copyfile(checkpoint.folder / "config.json", Path(folder) / "config.json")
+        for file in (*borrowed, checkpoint.folder / "config.json"):
+            shutil.copyfile(file, Path(folder) / file.name)
         return load_processor(folder, None, None)
 
 
@@ -75,6 +93,14 @@ def check_adapter_tokenizer(checkpoint: Checkpoint) -> None:
                 "tokens were added for the tuning, and what was learnt of them is not in the adapter. Merge it with "
                 "the code that wrote it and pass the merged folder."
             )
+
+
+def _image_files(checkpoint: Checkpoint) -> list[Path]:
+    """The files of the image processor, those of a later folder in the place of an earlier one's."""
+    found = {
+        name: folder for folder in checkpoint.processor_folders for name in _IMAGE_FILES if (folder / name).is_file()
+    }
+    return [file_inside(folder, name, "the folder") for name, folder in found.items()]
 
 
 def _has_own(folder: Path) -> bool:

@@ -134,6 +134,19 @@ def test_harmless_settings_equal_what_peft_merges(options: dict[str, Any], tmp_p
         torch.testing.assert_close(checkpoint.tensor(name), merged[name], rtol=1e-5, atol=1e-6)
 
 
+def test_an_alpha_that_no_layer_goes_by_is_told(tmp_path: Path) -> None:
+    model, _ = tiny_llava(2)
+    model.save_pretrained(tmp_path / "base")
+    pattern = {"q_porj": 64, "layers.1.self_attn.q_proj": 2, "^model.language_model.layers.0.self_attn.q_proj": 3}
+    config = LoraConfig(target_modules=r".*language_model.*q_proj", alpha_pattern=pattern)
+    get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    checkpoint = AdaptedCheckpoint(tmp_path / "base", tmp_path / "adapter")
+    with pytest.warns(UserWarning, match=r"alpha_pattern names \['q_porj'\].*model.*q_proj.*lora_alpha=8") as told:
+        for _ in range(2):
+            checkpoint.bind(empty_model(checkpoint.config, checkpoint.dtype))
+    assert len([one for one in told if "alpha_pattern" in str(one.message)]) == 1
+
+
 def test_adapters_on_tied_weights_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     model, _ = tiny_llava(1)
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = True

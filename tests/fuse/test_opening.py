@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from support.fused_checkpoints import LAYERS, SAFETY, SETTINGS, TASK
+from support.fused_checkpoints import LAYERS, SAFETY, SETTINGS, TASK, copy
 from support.model_folders import load
 from transformers import AutoProcessor, MixtralConfig, MixtralForCausalLM
 
 from hpa_lightning.fuse import fuse_checkpoints
 from hpa_lightning.fuse.checkpoint import Checkpoint
+from hpa_lightning.fuse.processor_files import borrowed_image_files, read_processor
 
 
 def test_processor_is_taken_from_before_where_after_has_none(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -23,6 +24,20 @@ def test_processor_is_taken_from_before_where_after_has_none(pair: tuple[Path, P
     assert found.tokenizer.get_vocab() == expected.tokenizer.get_vocab()
 
 
+def test_an_image_processor_that_was_not_saved_is_taken_from_before(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Some programs save the tokenizer alone; calibration took the whole processor of the model before."""
+    after = copy(pair[1], tmp_path / "after")
+    (after / "processor_config.json").unlink()
+    (after / "chat_template.jinja").write_text((after / "chat_template.jinja").read_text() + "{# tuned #}")
+    with pytest.warns(UserWarning, match=r"after holds a tokenizer and no image processor; processor_config.json is"):
+        fuse_checkpoints(pair[0], after, tmp_path / "out", SAFETY, TASK, **SETTINGS)
+    found = AutoProcessor.from_pretrained(tmp_path / "out")
+    assert found.chat_template.endswith("{# tuned #}")
+    before, bare = Checkpoint(pair[0]), Checkpoint(after)
+    assert read_processor(bare, before).chat_template == found.chat_template
+    assert borrowed_image_files(before, bare) == borrowed_image_files(bare, bare) == []
+
+
 def test_models_that_do_not_belong_together_are_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     before, after = pair
 
@@ -30,19 +45,16 @@ def test_models_that_do_not_belong_together_are_refused(pair: tuple[Path, Path],
         with pytest.raises(ValueError, match=match):
             fuse_checkpoints(before, folder, tmp_path / "out", SAFETY, TASK)
 
-    def copy(name: str) -> Path:
-        (tmp_path / name).mkdir()
-        for file in after.iterdir():
-            (tmp_path / name / file.name).write_bytes(file.read_bytes())
-        return tmp_path / name
-
     refused("nothing to fuse", before)
     refused("no config.json", tmp_path)
-    other = copy("other")
+    other = copy(after, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"architectures": ["Other"]}))
     refused("different models", other)
     (other / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    refused("quantised", other)
+    text = config["text_config"] | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (other / "config.json").write_text(json.dumps(config | {"text_config": text}))
     refused("quantised", other)
     text = config["text_config"] | {"intermediate_size": 64}
     (other / "config.json").write_text(json.dumps(config | {"text_config": text}))
@@ -54,7 +66,7 @@ def test_models_that_do_not_belong_together_are_refused(pair: tuple[Path, Path],
     (other / "config.json").write_text(json.dumps(config | {"text_config": text}))
     refused("text_config.hidden_act .'silu' before, 'relu' after", other)
 
-    index = copy("index") / "model.safetensors.index.json"
+    index = copy(after, tmp_path / "index") / "model.safetensors.index.json"
     shard = Checkpoint(after).tensors.stored["language_model.model.layers.1.mlp.up_proj.weight"].file
     tensors = load_file(index.parent / shard)
     tensors.pop("language_model.model.layers.1.mlp.up_proj.weight")
