@@ -25,7 +25,8 @@ class HubDataset(RecordSet):
     the first rows are taken. Needs the package ``datasets`` (``pip install datasets``).
 
     Args:
-        path: a data set on the hub, a folder, or a builder such as ``"parquet"`` with ``data_files``.
+        path: a data set on the hub, a folder (of ``save_to_disk``, too), or a builder such as ``"parquet"`` with
+            ``data_files``.
         name: its configuration.
         split: its split.
         data_files: files of a builder.
@@ -65,17 +66,32 @@ class HubDataset(RecordSet):
     def _where(self) -> str:
         return f"{self.path}, {self.split}"
 
+    def _load(self) -> Any:
+        from datasets import Dataset, load_dataset, load_from_disk
+
+        if any((Path(self.path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            # Of `save_to_disk`, which `load_dataset` refuses, or takes for a folder of other files.
+            saved = load_from_disk(self.path)
+            if self.name is not None or self.data_files is not None:
+                raise ValueError("a folder of `save_to_disk` has neither configurations nor data_files")
+            if isinstance(saved, Dataset):
+                return saved
+            if self.split not in saved:
+                raise ValueError(f"there is no split {self.split!r}; expected one of {', '.join(map(str, saved))}")
+            return saved[self.split]
+        return load_dataset(
+            self.path, self.name, split=self.split, data_files=self.data_files, streaming=self.streaming
+        )
+
     def _rows(self) -> Iterator[tuple[str, Any]]:
         try:
-            from datasets import load_dataset
+            import datasets  # noqa: F401 - whether it is there
         except ImportError as error:
             raise ValueError(
                 "HubDataset needs the package `datasets`; install it with `pip install datasets`."
             ) from error
         try:
-            loaded = load_dataset(
-                self.path, self.name, split=self.split, data_files=self.data_files, streaming=self.streaming
-            )
+            loaded = self._load()
         except Exception as error:  # the library has many error classes, of the network among them
             raise ValueError(f"{self._where} cannot be loaded: {cut(error)}") from error
         rows = enumerate(islice(_undecoded(loaded), self.limit))

@@ -42,6 +42,9 @@ _TURNS = {
 _PROGRAMS = frozenset({"EPS"})
 """Formats that PIL hands to another program, Ghostscript, which runs what a data file says."""
 
+_BARE = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]{100,}={0,2}\s*\Z")
+"""PNG, JPEG, GIF or WebP in base64 without an address around it: no path is so long without a dot."""
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
@@ -125,6 +128,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if _is_deep(image):
         image = _eight_bits(image)
     elif _is_transparent(image):
+        image = image.convert("LA") if image.mode == "La" else image  # PIL knows no other way from there
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode != "RGB":
@@ -153,10 +157,10 @@ def image_of_cell(cell: Any, folder: Path, where: str) -> str | EncodedImage | I
     """Return the image in a cell of a data file.
 
     Args:
-        cell: a path; an address: ``data:`` with base64, ``file://``, or ``http(s)://`` of a file that is there already
-            (nothing is downloaded), in ``folder`` under its host and path, as ``wget -x`` writes it, its path,
-            or its name; the bytes of an image file; the hub's ``{"bytes", "path"}``, of which ``bytes`` are taken where
-            there are any; a PIL image.
+        cell: a path; PNG, JPEG, GIF or WebP in base64; an address: ``data:`` with base64, ``file://``, or
+            ``http(s)://`` of a file that is there already (nothing is downloaded), in ``folder`` under its host and
+            path, as ``wget -x`` writes it, its path, or its name; the bytes of an image file; the hub's
+            ``{"bytes", "path"}``, of which ``bytes`` are taken where there are any; a PIL image.
         folder: that relative paths start from.
         where: the row, for messages.
 
@@ -177,11 +181,13 @@ def image_of_cell(cell: Any, folder: Path, where: str) -> str | EncodedImage | I
         raise ValueError(f"{where}: the image is {text!r}; expected a path, or the bytes of an image file.")
     if cell.startswith("data:"):
         return _inline(cell, where)
+    if _BARE.match(cell):
+        return _inline(f"data:;base64,{cell}", where)
     scheme = _SCHEME.match(cell)
     if scheme is None:
         return str(folder / cell)
     if scheme[1].lower() == "file":
-        return unquote(cell[scheme.end() :])
+        return unquote(re.sub(r"^localhost(?=/)", "", cell[scheme.end() :]))
     return _downloaded(cell, folder, where)
 
 
@@ -235,6 +241,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale to 8 bits, and lay what is transparent on white."""
     values = np.asarray(image).astype(np.float64 if image.mode in ("I", "F") else np.float32)
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are not finite")
@@ -246,4 +253,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     else:
         low = 0.0
     scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    grey = np.rint(scaled).astype(np.uint8)
+    clear = image.info.get("transparency")  # of a grey PNG the one value that is transparent
+    if isinstance(clear, int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey)

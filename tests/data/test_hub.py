@@ -58,6 +58,20 @@ def test_a_file_that_is_broken_further_on_is_named(file: str, tmp_path: Path) ->
         HubDataset("json", data_files=str(path)).read()
 
 
+def test_a_folder_of_save_to_disk(file: str, tmp_path: Path) -> None:
+    table = datasets.Dataset.from_parquet(file)
+    table.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": table, "validation": table.select([2])}).save_to_disk(tmp_path / "several")
+    expected = HubDataset("parquet", data_files=file).read()
+    for name, settings, chosen in (("one", {}, expected), ("several", {"split": "validation"}, expected[2:])):
+        found = HubDataset(str(tmp_path / name), **settings).read()
+        assert [(one.messages, one.images) for one in found] == [(one.messages, one.images) for one in chosen]
+    with pytest.raises(ValueError, match=r"cannot be loaded: there is no split 'test'; expected one of train, valid"):
+        HubDataset(str(tmp_path / "several"), split="test").read()
+    with pytest.raises(ValueError, match="has neither configurations nor data_files"):
+        HubDataset(str(tmp_path / "one"), name="default").read()
+
+
 def test_what_cannot_be_loaded_is_named(file: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="parquet, test cannot be loaded"):
         HubDataset("parquet", split="test", data_files=file).read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import pickle
 import warnings
@@ -113,6 +114,11 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     grey = Image.fromarray(np.array([[0, 9]], np.uint8))
     grey.save(tmp_path / "key.png", transparency=0)
     assert opened(tmp_path / "key.png")[0, :, 0].tolist() == [255, 9]
+    deep = Image.fromarray(np.array([[0, 257 * 9, 257 * 7]], np.uint16))
+    deep.save(tmp_path / "deep.png", transparency=257 * 9)
+    assert opened(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 255, 7]
+    multiplied = Image.fromarray(np.array([[[100, 255], [0, 0]]], np.uint8), "LA").convert("La")
+    assert opened(multiplied)[0, :, 0].tolist() == [100, 255]
 
 
 def test_an_opaque_picture_is_as_load_image_has_it(tmp_path: Path) -> None:
@@ -163,6 +169,26 @@ def test_paths_that_no_file_can_have_are_missing(tmp_path: Path) -> None:
     for path in ("x" * 5000, "a\0b", "\ud800.png", str(tmp_path)):
         with pytest.raises(ValueError, match=r"^r: image file "):
             open_image(path, "r")
+
+
+def test_base64_without_an_address_is_a_picture(tmp_path: Path) -> None:
+    """ms-swift, VLMEvalKit and others write it so; a path that begins alike stays one."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (24, 24, 3), np.uint8))
+    for kind in ("PNG", "JPEG", "GIF", "WEBP"):
+        file = io.BytesIO()
+        image.save(file, kind)
+        cell = base64.b64encode(file.getvalue()).decode()
+        for written in (cell, f"{cell[:76]}\n{cell[76:]}\n"):
+            found = image_of_cell(written, tmp_path, "r")
+            assert isinstance(found, EncodedImage) and found.data == file.getvalue()
+    for path in ("iVBORw0KGgo.png", "/9j/photographs/of/a/day.jpg", f"R0lGOD/{'a' * 200}.gif"):
+        assert image_of_cell(path, tmp_path, "r") == str(tmp_path / path)
+
+
+def test_a_file_address_may_name_this_machine(tmp_path: Path) -> None:
+    for address in ("file:///data/a%20b.png", "file://localhost/data/a%20b.png"):
+        assert image_of_cell(address, tmp_path, "r") == "/data/a b.png"
 
 
 def test_data_check_counts_pictures_of_every_kind(tmp_path: Path) -> None:

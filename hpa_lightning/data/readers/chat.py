@@ -53,6 +53,8 @@ def parse_chat(row: Row, where: str, reading: Reading | None = None) -> Record:
     if images and embedded:
         raise ValueError(f"{where}: images both in the parts and in the column 'images'; expected one of the two.")
     images = images or tuple(embedded)
+    if images:
+        reading.note_image_marks(turns)
     messages = messages_of(turns, len(images), reading.image_place, where, system_of(row, where))
     return Record(identity_of(row, where), messages, images, answers_of(row, where), source=where)
 

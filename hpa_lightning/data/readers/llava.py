@@ -89,5 +89,7 @@ def record_of(row: Mapping[str, Any], turns: list[Turn], where: str, reading: Re
     """
     reading.note_marks(turns, where)
     images = images_of(row, where, reading)
+    if images:
+        reading.note_image_marks(turns)
     messages = messages_of(turns, len(images), reading.image_place, where, system_of(row, where))
     return Record(identity_of(row, where), messages, images, answers_of(row, where), source=where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from hpa_lightning.data.images import image_of_cell
 from hpa_lightning.data.readers.table_files import Row
-from hpa_lightning.data.readers.turns import ImagePlace, Turn, check_image_place
+from hpa_lightning.data.readers.turns import IMAGE_MARK, ImagePlace, Turn, check_image_place
 from hpa_lightning.values import names, shown
 
 #: Keys that every format may have.
@@ -22,7 +22,15 @@ COMMON_KEYS = frozenset({"id", "question_id", "system", "image", "images", "answ
 
 #: What would be lost with these keys changes what a model is shown.
 _MEDIA = frozenset({"video", "videos", "audio", "audios", "speech", "objects"})
+_NUMBER = re.compile(r"\d+")
 _MEDIA_MARKS = ("<video>", "<audio>")
+# As other programs mark images: <image_1>, <image 1> (MMMU), <|image_1|>, <|image_pad|>, <IMAGE>, <ImageHere>, [image].
+_OTHER_IMAGE_MARKS = re.compile(
+    r"<\|?(?:image|vision|img(?=[ _-])|im(?=_(?:start|end|patch)>))"
+    r"(?:[ _-]?(?:\d{1,3}|pad|start|end|patch|token|soft_token|placeholder|here|context))*\|?>"
+    r"|\[(?:image|img)(?:[ _-]?\d{1,3})?\]",
+    re.IGNORECASE,
+)
 _NAMED_MEDIA = re.compile(r"<(img|image|video|audio)>[^<\s][^<\n]{0,500}</\1>")
 
 
@@ -113,6 +121,16 @@ class Reading:
                     "the mark <image> in its place and the image's path under 'images'; other media cannot be read."
                 )
             self._found.update(f"mark {mark} in the text" for mark in _MEDIA_MARKS if mark in text)
+
+    def note_image_marks(self, turns: Sequence[Turn]) -> None:
+        """Note image marks that are not ``<image>``, in a record whose images stand at the front for want of one."""
+        parts = [part for turn in turns if turn.role == "user" for part in turn.parts]
+        texts = [part["text"] for part in parts if part["type"] == "text"]
+        if len(texts) < len(parts) or any(IMAGE_MARK in text for text in texts):
+            return
+        for text in texts:
+            marks = {_NUMBER.sub("N", match[0]) for match in _OTHER_IMAGE_MARKS.finditer(text)}
+            self._found.update(f"mark {mark} (expected: {IMAGE_MARK}) in the text" for mark in marks)
 
     def warn(self, name: str) -> None:
         """Warn, once for the whole file, of what was not read."""

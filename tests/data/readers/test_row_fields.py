@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.chat_files import MESSAGES, YES, contents, read, text
@@ -36,6 +37,27 @@ def test_marks_of_media_without_media_are_told(tmp_path: Path) -> None:
         records = read(tmp_path, *rows)
     assert [str(item.message) for item in told] == ["t.json: mark <video> in the text in 1 of 4 records; not read."]
     assert contents(records[1])[0][1] == [text(page)]
+
+
+def test_marks_of_images_that_other_programs_write_are_told(tmp_path: Path) -> None:
+    def row(question: Any, images: int) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": question}, YES], "images": ["a.png"] * images}
+
+    marks = ["<image 1> or <image 2>?", "<image_1>?", "<IMAGE>?", "<|image_pad|>?", "<ImageHere>?", "<IMG_CONTEXT>?"]
+    plain = ["<image> and <image_1>?", '<img src="a"> <img></img> <picture> <|im_start|>?', "An image 1?"]
+    rows = [row(question, 1 + question.count("2")) for question in marks]
+    rows += [row(question, 1) for question in plain]
+    rows += [row(question, 0) for question in marks]  # there is nothing to place
+    rows.append(row([{"type": "image"}, {"type": "text", "text": "<image_1>?"}], 1))
+    with pytest.warns(DataWarning) as told:
+        records = read(tmp_path, *rows)
+    assert contents(records[1])[0][1][-1] == text("<image_1>?")
+    (warning,) = told
+    counts = [
+        f"mark {mark} (expected: <image>) in the text in 1 of {len(rows)} records"
+        for mark in ("<IMAGE>", "<IMG_CONTEXT>", "<ImageHere>", "<image N>", "<image_N>", "<|image_pad|>")
+    ]
+    assert str(warning.message) == f"t.json: {', '.join(counts)}; not read."
 
 
 @pytest.mark.parametrize(
