@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import string
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,9 @@ ROUND = 1_000_000
 """Rotation ``k`` of the question ``i`` has the index ``k * ROUND + i``."""
 
 _LETTERS = string.ascii_uppercase
-_NOTHING = ("", "nan", "none")  # as pandas and LLaVA's script read a cell
+_NONE = "none"
+_EMPTY = ("", "nan")
+_NOTHING = (*_EMPTY, _NONE)  # as pandas and LLaVA's script read a cell
 _LONGEST_REFERENCE = 64  # characters; a longer image cell is a picture
 
 
@@ -63,19 +65,20 @@ class MMBench(RecordSet):
     def read(self) -> list[Record]:
         """Read the records, in the order of the file; made rotations stand behind their first row."""
         path = find_file([Path(self.file)], "MMBench file")
+        nothing = _what_is_nothing(path)
         images: dict[int, Any] = {}
         records: list[Record] = []
         for where, row in read_table(path):
             index = _index(row, where)
             images[index] = _image(row.get("image"), images, where)
             if index < ROUND or self.rounds == "file":
-                records += self._rotations(index, row, images[index], where)
+                records += self._rotations(index, row, images[index], nothing, where)
         if self.rounds == "file":
             _check_rounds(records, path.name)
         return records
 
-    def _rotations(self, index: int, row: Row, image: Any, where: str) -> Iterator[Record]:
-        options = _options(row, where)
+    def _rotations(self, index: int, row: Row, image: Any, nothing: Collection[str], where: str) -> Iterator[Record]:
+        options = _options(row, nothing, where)
         answer = row.get("answer")
         if not isinstance(answer, str) or answer.strip() not in _LETTERS[: len(options)] or not answer.strip():
             raise ValueError(
@@ -110,16 +113,45 @@ def _index(row: Row, where: str) -> int:
     return index
 
 
-def _options(row: Row, where: str) -> list[str]:
+def _what_is_nothing(path: Path) -> tuple[str, ...]:
+    """The cells, in lower case, by which a file says that there is no such option.
+
+    Decision: "None" may be an option ("How many dogs are there?") or what a program has written for an empty cell. A
+    file in which a row has it twice means the latter. Else it is an option where it is the right one in some row, or
+    stands before another option; and where nothing tells, it is no option, with a warning.
+    """
+    doubtful, is_option = 0, False
+    for _, row in read_table(path):
+        cells = {letter: str(row.get(letter) or "").strip() for letter in _LETTERS}
+        found = [letter for letter, text in cells.items() if text.lower() == _NONE]
+        if len(found) > 1:
+            return _NOTHING
+        for one in found:
+            doubtful += 1
+            behind = (text for letter, text in cells.items() if letter > one)
+            is_option |= row.get("answer") == one or not all(map(_is_nothing, behind))
+    if is_option:
+        return _EMPTY
+    if doubtful:
+        rank_zero_warn(
+            f"{path.name}: {doubtful} cells of options say None and are read as no option: none of them is the right "
+            "one or stands before another. If it is an option, write it in another way.",
+            category=DataWarning,
+        )
+    return _NOTHING
+
+
+def _options(row: Row, nothing: Collection[str], where: str) -> list[str]:
     """The texts of the options, up to the first that the row does not have."""
     options = []
     for letter in _LETTERS:
         value = row.get(letter)
         text = "" if value is None else str(value).strip()
-        if _is_nothing(text) and not (text and row.get("answer") == letter):
+        if text.lower() in nothing and not (text and row.get("answer") == letter):
             break
         options.append(text)
-    rest = [letter for letter in _LETTERS[len(options) + 1 :] if not _is_nothing(str(row.get(letter) or ""))]
+    behind = ((letter, str(row.get(letter) or "").strip().lower()) for letter in _LETTERS[len(options) + 1 :])
+    rest = [letter for letter, text in behind if text not in nothing]
     if len(options) < 2 or rest:
         found = f"{len(options)} options" + (f", and {names(rest)} behind a gap" if rest else "")
         raise ValueError(f"{where}: {found}; expected two or more under A, B, ...")

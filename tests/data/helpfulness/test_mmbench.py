@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -70,6 +72,31 @@ def test_the_hubs_parquet_is_read(tmp_path: Path) -> None:
     table = MMBench(str(write_mmbench(tmp_path / "a.tsv", mmbench_rows(3)))).read()
     assert [record.prompt for record in records] == [record.prompt for record in table]
     assert records[0].categories["l2-category"] == "attribute_reasoning"
+
+
+def with_options(rows: list[dict[str, Any]], *options: str, answer: str = "A") -> dict[str, Any]:
+    """The first row with these options."""
+    return rows[0] | dict(zip("ABCD", (*options, "", ""), strict=False)) | {"answer": answer}
+
+
+def test_none_is_an_option_where_the_file_tells_so(tmp_path: Path) -> None:
+    rows = [row for row in mmbench_rows(3) if row["index"] < ROUND]
+
+    def choices(first: dict[str, Any], second: dict[str, Any] | None = None) -> list[tuple[str, ...]]:
+        others = [] if second is None else [second | {"index": 1}]
+        path = write_mmbench(tmp_path / "MMBench.tsv", [first, *others])
+        return [record.choices for record in MMBench(str(path), rounds="first", ask="text").read()]
+
+    last = with_options(rows, "two", "one", "None")
+    assert choices(with_options(rows, "None", "two", "one", answer="B"), last)[1] == ("two", "one", "None")
+    assert choices(with_options(rows, "two", "None", answer="B"), last)[1] == ("two", "one", "None")
+    with pytest.warns(UserWarning, match=r"MMBench.tsv: 1 cells of options say None and are read as no option"):
+        assert choices(last) == [("two", "one")]
+    # As a program writes empty cells; the right one is an option nevertheless.
+    empty = with_options(rows, "yes", "no", "None", "None")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choices(with_options(rows, "two", "None", answer="B"), empty) == [("two", "None"), ("yes", "no")]
 
 
 @pytest.mark.parametrize(
