@@ -13,6 +13,7 @@ import torch
 from hpa_lightning.checkpoints import checkpoint_fault
 from hpa_lightning.declarations import load_yaml
 from hpa_lightning.modules import MLLMModule
+from hpa_lightning.modules.linear_names import uncompiled_name
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
 from hpa_lightning.parsing import read_text
 from hpa_lightning.results.result_file import RESULT_FILE, read_results
@@ -66,6 +67,7 @@ class TunedCheckpoint:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except pickle.UnpicklingError as error:  # loading it would run code
             raise ValueError(f"{path} holds objects of user-defined classes and is not loaded: {error}") from error
+        content["state_dict"] = {uncompiled_name(name): weight for name, weight in content["state_dict"].items()}
         if run is not None and not any((Path(run) / name).is_file() for name in (CONFIG_FILE, RESULT_FILE)):
             raise ValueError(f"{run} holds neither {CONFIG_FILE} nor {RESULT_FILE}; expected the folder of a run.")
         folder = Path(run) if run is not None else _run_above(path)
@@ -108,7 +110,8 @@ class TunedCheckpoint:
             )
         module = self._built(kind, declared)
         try:
-            module.load_state_dict(self.content["state_dict"])
+            own = {uncompiled_name(name): name for name in module.state_dict()}
+            module.load_state_dict({own.get(name, name): weight for name, weight in self.content["state_dict"].items()})
         except RuntimeError as error:
             source = f"{self.run}/{CONFIG_FILE}" if declared else "its own settings"
             raise ValueError(f"{self.path} does not fit the model of {source}: {error}") from error

@@ -36,3 +36,13 @@ def linear_names(model: nn.Module, wanted: Sequence[str] | None = None, blocks: 
             + f"; expected names out of {sorted({name.rsplit('.', 1)[-1] for name in linears})}."
         )
     return targets
+
+
+def uncompiled_name(name: str) -> str:
+    """Return the name that a module or tensor has where nothing is compiled: ``torch.compile`` puts a wrapper around.
+
+    Example:
+        >>> uncompiled_name("_orig_mod.layers.0._orig_mod.mlp.weight")
+        'layers.0.mlp.weight'
+    """
+    return name.replace("_orig_mod.", "")

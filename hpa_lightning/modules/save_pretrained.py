@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hpa_lightning import functional as F
 from hpa_lightning.files import whole_folder, write_text
 from hpa_lightning.modules.fsdp import full_tensor, is_sharded
+from hpa_lightning.modules.linear_names import uncompiled_name
 from hpa_lightning.modules.lora import LoraFactors, lora_factors
 from hpa_lightning.modules.osf import osf_weight
 
@@ -32,7 +33,8 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights of ``model`` under their names without adapters, every adapter merged in fp32.
 
     Modules that peft trains whole (``modules_to_save``) and rows of embeddings (``trainable_token_indices``) stand in
-    the place of the originals; names are those of the model inside a ``PeftModel``. The model itself is not changed;
+    the place of the originals; names are those of the model inside a ``PeftModel``, and as they are where nothing is
+    compiled. The model itself is not changed;
     memory beyond it is that of the merged layers, or of the whole model in host memory where it is sharded. All its
     processes have to call this then.
 
@@ -53,7 +55,7 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
             continue
         if owner is not None and leaf == _BASE_WEIGHT:
             tensor = layers[owner](tensor)
-        merged[plain] = tensor.cpu() if sharded else tensor
+        merged[uncompiled_name(plain)] = tensor.cpu() if sharded else tensor
     return merged
 
 
@@ -91,9 +93,10 @@ def _inside_peft_model(model: Any) -> Any:
     Raises:
         ValueError: the wrapper has parameters of its own (prompt tuning and the like), which have no place in it.
     """
+    model = _uncompiled(model)
     if not isinstance(model, PeftModel | PeftMixedModel):
         return model
-    base = model.get_base_model() if isinstance(model, PeftModel) else model.base_model.model
+    base = _uncompiled(model.get_base_model() if isinstance(model, PeftModel) else model.base_model.model)
     inside = {id(parameter) for parameter in base.parameters()}
     outside = [name for name, parameter in model.named_parameters() if id(parameter) not in inside]
     if outside:
@@ -103,6 +106,11 @@ def _inside_peft_model(model: Any) -> Any:
             "expected plain LoRA. Save such a tuning with peft's own save_pretrained."
         )
     return base
+
+
+def _uncompiled(model: Any) -> Any:
+    """The model that ``torch.compile`` has wrapped, or ``model`` itself."""
+    return getattr(model, "_orig_mod", model)
 
 
 def _check_peft_modules(model: nn.Module) -> None:

@@ -18,6 +18,7 @@ from support.forked_programs import start_program
 from transformers import AutoModelForImageTextToText
 
 from hpa_lightning.cli import main
+from hpa_lightning.exporting.source import TunedCheckpoint
 from hpa_lightning.modules import MLLMModule
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -55,6 +56,19 @@ def test_a_stream_that_was_killed(tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text()
     assert "1 of 2 tasks are finished" in card and "These weights are not the method's result" in card
     assert "After: task 0 ('a')" in card and "tuned further after this was measured" in card
+
+
+def test_a_checkpoint_of_a_compiled_model(tmp_path: Path) -> None:
+    """`torch.compile` puts `_orig_mod.` into the names of the weights."""
+    main(["fit", "--config", str(fitted(tmp_path, {"lora": {"rank": 2}}, [SEQUENTIAL]))])
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    weights = content["state_dict"]
+    content["state_dict"] = {name.replace("model.", "model._orig_mod.", 1): one for name, one in weights.items()}
+    torch.save(content, path.with_name("compiled.ckpt"))
+    source = TunedCheckpoint.read(path.with_name("compiled.ckpt"))
+    assert source.content["state_dict"].keys() == weights.keys()
+    assert all(torch.equal(one, weights[name]) for name, one in source.module().state_dict().items())
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:

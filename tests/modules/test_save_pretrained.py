@@ -114,6 +114,22 @@ def test_what_peft_tunes_is_exported(config: LoraConfig, wrapped: bool, tied: bo
     assert not (tmp_path / "out" / "adapter_config.json").exists()
 
 
+@pytest.mark.parametrize("compiled", ["model", "block", "base"])
+def test_a_compiled_model_is_exported_under_its_own_names(compiled: str, tmp_path: Path) -> None:
+    """`torch.compile` puts `_orig_mod.` into the names; such a folder loaded with random weights."""
+    base = tiny_llama(tied=True)
+    if compiled == "block":
+        base.model.layers[0] = torch.compile(base.model.layers[0])
+    model: Any = get_peft_model(torch.compile(base) if compiled == "base" else base, kind(target_modules=["q_proj"]))
+    with torch.compiler.set_stance("force_eager"):
+        expected = tuned_with(model)
+    export_model(torch.compile(model) if compiled == "model" else model, NoProcessor(), tmp_path / "out")
+    again, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(loading.values())
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(TOKENS).logits, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_head_that_is_no_longer_tied_is_named(tmp_path: Path) -> None:
     model = get_peft_model(tiny_llama(tied=True), kind(modules_to_save=["lm_head"]))
     export_model(model, NoProcessor(), tmp_path / "still")  # the copy is the embedding yet
