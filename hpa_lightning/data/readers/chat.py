@@ -8,7 +8,6 @@ from typing import Any
 from hpa_lightning.data.readers.row_fields import (
     COMMON_KEYS,
     Reading,
-    answers_of,
     identity_of,
     images_of,
     system_of,
@@ -56,7 +55,7 @@ def parse_chat(row: Row, where: str, reading: Reading | None = None) -> Record:
     if images:
         reading.note_image_marks(turns)
     messages = messages_of(turns, len(images), reading.image_place, where, system_of(row, where))
-    return Record(identity_of(row, where), messages, images, answers_of(row, where), source=where)
+    return Record(identity_of(row, where), messages, images, reading.answers(row, where), source=where)
 
 
 def _part(part: Mapping[str, Any], embedded: list[Any], where: str, reading: Reading) -> dict[str, Any]:

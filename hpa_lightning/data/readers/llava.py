@@ -8,7 +8,6 @@ from typing import Any
 from hpa_lightning.data.readers.row_fields import (
     COMMON_KEYS,
     Reading,
-    answers_of,
     identity_of,
     images_of,
     system_of,
@@ -92,4 +91,4 @@ def record_of(row: Mapping[str, Any], turns: list[Turn], where: str, reading: Re
     if images:
         reading.note_image_marks(turns)
     messages = messages_of(turns, len(images), reading.image_place, where, system_of(row, where))
-    return Record(identity_of(row, where), messages, images, answers_of(row, where), source=where)
+    return Record(identity_of(row, where), messages, images, reading.answers(row, where), source=where)

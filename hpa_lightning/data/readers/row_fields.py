@@ -34,6 +34,10 @@ _OTHER_IMAGE_MARKS = re.compile(
 _NAMED_MEDIA = re.compile(r"<(img|image|video|audio)>[^<\s][^<\n]{0,500}</\1>")
 
 
+_QUOTED = r"(?:'[^'\n]*'|\"[^\"\n]*\")"
+_WRITTEN_LIST = re.compile(rf"\[\s*{_QUOTED}(?:\s*,\s*{_QUOTED})*\s*\]")
+
+
 class DataWarning(UserWarning):
     """Something doubtful in a data file."""
 
@@ -58,6 +62,8 @@ class Reading:
     _found: set[str] = field(default_factory=set)
     _addresses: dict[int, str] = field(default_factory=dict)  # hash of a file's path -> the address it stands for
     _shared: list[tuple[str, str, str]] = field(default_factory=list)
+    _lists: int = 0  # answers that are a list written as a text
+    _first_list: str = ""
 
     def __post_init__(self) -> None:
         check_image_place(self.image_place)
@@ -132,6 +138,19 @@ class Reading:
             marks = {_NUMBER.sub("N", match[0]) for match in _OTHER_IMAGE_MARKS.finditer(text)}
             self._found.update(f"mark {mark} (expected: {IMAGE_MARK}) in the text" for mark in marks)
 
+    def answers(self, row: Row, where: str) -> tuple[str, ...]:
+        """Return the accepted answers, see :func:`answers_of`; lists that are written as a text are noted.
+
+        Raises:
+            ValueError: named by ``where``: no answers.
+        """
+        found = answers_of(row, where)
+        for text in found:
+            if _WRITTEN_LIST.fullmatch(text.strip()):
+                self._lists += 1
+                self._first_list = self._first_list or f"{shown(text)} of {where}"
+        return found
+
     def warn(self, name: str) -> None:
         """Warn, once for the whole file, of what was not read."""
         self.unread.update(self._found)
@@ -141,6 +160,13 @@ class Reading:
             reported = [f"{what} in {count} of {self.records} records" for what, count in counts]
             more = f" and {len(reported) - 10} more" if len(reported) > 10 else ""
             rank_zero_warn(f"{name}: {', '.join(reported[:10])}{more}; not read.", category=DataWarning)
+        if self._lists:
+            rank_zero_warn(
+                f"{name}: {self._lists} answers are a list that is written as a text, the first is "
+                f"{self._first_list}: each is taken as one answer. Write a JSON list of texts where several are meant.",
+                category=DataWarning,
+            )
+            self._lists, self._first_list = 0, ""
         if self._shared:
             one, other, file = self._shared[0]
             rank_zero_warn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,16 @@ def test_what_is_no_answer_is_no_reference(row: str, message: str, tmp_path: Pat
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=f"^{name}.*{message}"):
             read_records(tmp_path / name)
+
+
+def test_a_list_that_is_written_as_a_text_is_told(tmp_path: Path) -> None:
+    """Tables hold lists so; a box is no such list."""
+    answers = ["['yes', \"it's\"]", '["no"]', "[0.1, 0.2, 0.3, 0.4]", "['a', b]", ["yes", "no"], "[]"]
+    rows = [{"question_id": number, "text": "a", "answer": answer} for number, answer in enumerate(answers)]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    with pytest.warns(DataWarning, match=r"t.json: 2 answers are a list .* the first is .*yes.* of t.json.0.:") as told:
+        records = read_records(tmp_path / "t.json")
+    assert len(told) == 1 and records[1].answers == ('["no"]',)
 
 
 def test_numbers_are_answers(tmp_path: Path) -> None:
