@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from hpa_lightning.functional.numerics.arena import Arena
 
 _CACHES = ("past_key_values", "past_key_value", "layer_past")
+"""Names under which blocks take keys and values, of any type; a `Cache` counts as one under any name or none."""
 
 
 class _StopForward(BaseException):
@@ -28,12 +30,18 @@ class BlockCall:
     hidden_key: str | None  # keyword of the hidden state; None: first positional argument
 
     def run(self, block: nn.Module, hidden: Tensor) -> Any:
-        kwargs = {key: (None if key in _CACHES else value) for key, value in self.kwargs.items()}
-        if "use_cache" in kwargs:
-            kwargs["use_cache"] = False
         if self.hidden_key is None:
-            return block(hidden, *self.args, **kwargs)
-        return block(*self.args, **{self.hidden_key: hidden}, **kwargs)
+            return block(hidden, *self.args, **self.kwargs)
+        return block(*self.args, **{self.hidden_key: hidden}, **self.kwargs)
+
+
+def _block_call(args: tuple[Any, ...], kwargs: dict[str, Any], hidden_key: str | None) -> BlockCall:
+    """The call without a cache: blocks that fill one keep the keys and values of every batch until the last block."""
+    kept = tuple(None if isinstance(value, Cache) else value for value in args)
+    named = {key: None if key in _CACHES or isinstance(value, Cache) else value for key, value in kwargs.items()}
+    if "use_cache" in named:
+        named["use_cache"] = False
+    return BlockCall(kept, named, hidden_key)
 
 
 def record_calls(
@@ -62,7 +70,7 @@ def record_calls(
             if index == 0:
                 hidden_states.append(arena.keep(hidden))  # what is handed on may be changed in place
             rest = {key: value for key, value in kwargs.items() if key != hidden_key}
-            calls[index].append(BlockCall(args[1:], rest, hidden_key))
+            calls[index].append(_block_call(args[1:], rest, hidden_key))
             expected_block = index + 1
             if may_stop and expected_block == len(blocks) and not is_first:
                 raise _StopForward  # the first batch continues: are blocks called again?

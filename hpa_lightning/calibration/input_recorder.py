@@ -55,6 +55,7 @@ class InputRecorder(Generic[Accumulator]):
         self._inputs.clear()
 
     def start_batch(self, mask: Mask, counted: bool) -> None:
+        self._check_calls()
         self._inputs.clear()
         self._calls.clear()
         self._masks = () if mask is None else (mask,) if isinstance(mask, Tensor) else tuple(mask)
@@ -67,6 +68,7 @@ class InputRecorder(Generic[Accumulator]):
                 shared = (other for other, seen in self._inputs.items() if seen is inputs)
                 self._leader[name] = self._leader.get(next(shared, name), name)
             leader = self._leader[name]
+            call = self._calls[name] = self._calls.get(name, -1) + 1
             if leader != name:
                 if self._inputs.get(leader) is not inputs:
                     raise RuntimeError(
@@ -77,7 +79,6 @@ class InputRecorder(Generic[Accumulator]):
             self._inputs[name] = inputs
             if name not in self._accumulators:
                 self._accumulators[name] = self._accumulate(inputs.shape[-1])
-            call = self._calls[name] = self._calls.get(name, -1) + 1
             mask = self._mask_of(name, inputs, call)
             if not self._counted:
                 inputs, mask = inputs.flatten(0, -2)[:0], None
@@ -111,10 +112,25 @@ class InputRecorder(Generic[Accumulator]):
             return mask.T  # a model that takes the tokens first
         return mask.reshape(inputs.shape[:-1])  # some layers see tokens in one row
 
+    def _check_calls(self) -> None:
+        """Refuse layers of which one is called again without the others that it shares its first input with."""
+        for name, leader in self._leader.items():
+            own, others = (self._calls.get(one, -1) + 1 for one in (name, leader))
+            if own != others:
+                raise ValueError(
+                    f"{name} is called {own} times in a forward pass and {leader} {others} times, and the first of "
+                    "their inputs is the same; expected layers that share an input to share all of them, since they "
+                    "share one Hessian. Leave the layer that is used twice out with target_modules."
+                )
+
     def accumulators(self) -> dict[str, Accumulator]:
+        self._check_calls()
         silent = [name for name in self._modules if name not in self._leader]
         if silent:
             raise ValueError(
-                f"calibration never reached {silent[:3]}; expected every tuned layer to run in a forward pass."
+                f"calibration never reached {silent[:3]}; expected every tuned layer to run in a forward pass. A layer "
+                "that is never called has no inputs to look at: one that no batch needs, or whose weight alone is read "
+                "(out_proj of torch.nn.MultiheadAttention, dt_proj of Mamba; an adapter on it learns nothing either). "
+                "Leave it out with target_modules."
             )
         return {name: self._accumulators[leader] for name, leader in self._leader.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -11,8 +12,10 @@ import torch
 from support.block_models import Injecting, Looping, linear_names, valid
 from support.foreign_module import LanguageModel, token_loader
 from torch import nn
+from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.cache_utils import Cache
 
-from hpa_lightning.calibration import inverse_hessian_diagonals
+from hpa_lightning.calibration import inverse_hessian_diagonals, visit_hessians
 
 
 def reference(model: LanguageModel, batches: list[dict], names: list[str], damping: float) -> dict[str, np.ndarray]:
@@ -193,3 +196,37 @@ def test_nothing_is_left_behind_when_the_model_fails(kind: type[LanguageModel]) 
     for module in model.modules():
         assert not module._forward_pre_hooks and not module._forward_hooks
         assert "forward" not in module.__dict__
+
+
+CAUSAL = {
+    "llama": lambda: LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=23, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+            num_key_value_heads=1,
+        )
+    ),
+    "bloom": lambda: BloomForCausalLM(BloomConfig(vocab_size=23, hidden_size=16, n_layer=3, n_head=2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_model_that_caches_by_default_keeps_no_keys_and_values_of_its_batches(name: str) -> None:
+    """What a step of somebody's own leaves at its default is ``use_cache=True``."""
+    torch.manual_seed(1)
+    model: PreTrainedModel = CAUSAL[name]().eval()
+    blocks = list(model.get_decoder().layers if name == "llama" else model.transformer.h)
+    held: list[int] = []
+
+    def count(accumulators: object) -> None:
+        caches = [one for one in gc.get_objects() if issubclass(type(one), Cache)]
+        layers = [layer for cache in caches for layer in cache.layers]
+        held.append(sum(getattr(layer, "keys", None) is not None for layer in layers))
+
+    visit_hessians(
+        lambda batch: model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]),
+        list(token_loader(3)),
+        blocks,
+        {key: module for key, module in model.named_modules() if isinstance(module, nn.Linear) and key != "lm_head"},
+        count,
+    )
+    assert held == [0, 0, 0]

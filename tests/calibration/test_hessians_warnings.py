@@ -116,3 +116,29 @@ def test_layers_that_are_fed_zeros_are_named(samples: int) -> None:
                 parameter.zero_()
     with pytest.raises(ValueError, match=r"inputs of all \d+ layers beside layers\.0\..* are 0"):
         run()
+
+
+class UsedTwice(nn.Module):
+    """A layer's second input is its own; the first it shares."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.q_proj, self.v_proj = block.q_proj, block.v_proj
+
+    def forward(self, hidden: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        once = self.q_proj(hidden) + self.v_proj(hidden)
+        return hidden + scale * self.q_proj(torch.tanh(once))
+
+
+def test_a_layer_that_is_used_twice_shares_no_hessian() -> None:
+    model = LanguageModel().eval()
+    model.layers[1] = UsedTwice(model.layers[1])
+    modules = dict(model.named_modules())
+    both = {f"layers.1.{name}": modules[f"layers.1.{name}"] for name in ("q_proj", "v_proj")}
+    run = lambda linears: inverse_hessian_diagonals(  # noqa: E731
+        lambda batch: model(batch["input_ids"]), list(token_loader(3)), list(model.layers), linears
+    )
+    with pytest.raises(ValueError, match=r"v_proj is called 1 times in a forward pass and layers.1.q_proj 2 times"):
+        run(both)
+    for name, module in both.items():
+        assert set(run({name: module})) == {name}
