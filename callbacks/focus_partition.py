@@ -22,7 +22,7 @@ from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.phases import StartPhase
 from hpa_lightning.callbacks.processes import rank_zero_mask
 from hpa_lightning.callbacks.retention_audit import audit_of, random_columns, record_audit
-from hpa_lightning.callbacks.running import leaving_no_trace, to_device_as_trained
+from hpa_lightning.callbacks.running import kept_optimizer, leaving_no_trace, to_device_as_trained
 from hpa_lightning.callbacks.safety_data import settings_of
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.tuned_layers import TunedLayers
@@ -32,6 +32,9 @@ from hpa_lightning.modules.emulated_bfloat16 import products_of
 from hpa_lightning.modules.fsdp import cpu_state, is_sharded
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 from hpa_lightning.trainer_attributes import callbacks_of, datamodule_of
+
+_SMALLEST_SCALE = 1e-3
+"""Of a loss in float16: gradients that overflow at less are not finite at all."""
 
 
 class FocusPartition(TaskCallback):
@@ -161,7 +164,7 @@ class FocusPartition(TaskCallback):
         """The model after a few optimizer steps; everything is as before afterwards, whatever happens inside."""
         trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
         weights = [parameter.detach().clone() for parameter in trained]
-        optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
+        optimizers = [kept_optimizer(optimizer) for optimizer in trainer.optimizers]
         try:
             with isolate_rng(), leaving_no_trace(pl_module):
                 loss = self._probe(trainer, pl_module)
@@ -173,8 +176,8 @@ class FocusPartition(TaskCallback):
                 for parameter, weight in zip(trained, weights, strict=True):
                     parameter.copy_(weight)
                     parameter.grad = None
-            for optimizer, state in zip(trainer.optimizers, optimizers, strict=True):
-                optimizer.load_state_dict(state)
+            for put_back in optimizers:
+                put_back()
 
     def _probe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:
         (optimizer,) = trainer.optimizers
@@ -191,7 +194,10 @@ class FocusPartition(TaskCallback):
         loader = datamodule.train_dataloader() if datamodule is not None else training_batches(trainer)
         batches = cycle_batches(loader)
         average = trainer.world_size > 1 and not is_sharded(pl_module)
-        for step in range(self.probe_steps):
+        # In fp16 small gradients are 0 without the loss scale that training has.
+        scaler = copy.deepcopy(getattr(trainer.precision_plugin, "scaler", None))
+        step = 0
+        while step < self.probe_steps:
             optimizer.zero_grad()
             for _ in range(trainer.accumulate_grad_batches):
                 with torch.enable_grad(), trainer.precision_plugin.train_step_context():
@@ -199,18 +205,44 @@ class FocusPartition(TaskCallback):
                 loss = cast(Tensor, output["loss"] if isinstance(output, Mapping) else output)
                 if not torch.isfinite(loss):
                     raise ValueError(f"the probe's loss is {float(loss)} at step {step}; expected a finite loss.")
+                share = loss / trainer.accumulate_grad_batches
                 with products_of(trainer.precision_plugin):
-                    pl_module.backward(loss / trainer.accumulate_grad_batches)
+                    pl_module.backward(share if scaler is None else scaler.scale(share))
             if average:  # the module is called without the wrapper that does it
                 for parameter in pl_module.parameters():
                     if parameter.grad is not None:
                         parameter.grad.copy_(trainer.strategy.reduce(parameter.grad, reduce_op="mean"))
             if isinstance(pl_module, TokenWeightedModule):
                 pl_module.finish_gradients_(optimizer)
-            if trainer.gradient_clip_val:
-                pl_module.clip_gradients(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
-            optimizer.step()
+            if scaler is not None and not getattr(optimizer, "_step_supports_amp_scaling", False):
+                scaler.unscale_(optimizer)
+            # A module's own clipping, too; without one and without a value it does nothing.
+            pl_module.configure_gradient_clipping(
+                optimizer,
+                gradient_clip_val=trainer.gradient_clip_val,
+                gradient_clip_algorithm=trainer.gradient_clip_algorithm,
+            )
+            step += _stepped(optimizer, scaler)
         return float(loss.detach())
+
+
+def _stepped(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> bool:
+    """Take a step; with a loss scale whether it was taken, which it is not where gradients overflowed.
+
+    Raises:
+        ValueError: they do at the smallest scale.
+    """
+    if scaler is None:
+        optimizer.step()
+        return True
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    if scaler.get_scale() < scale < _SMALLEST_SCALE:
+        raise ValueError(
+            f"the probe's gradients overflow in float16 at a loss scale of {scale:g}; train in bf16-mixed or 32-true."
+        )
+    return bool(scaler.get_scale() >= scale)
 
 
 def cycle_batches(loader: Iterable[Any]) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from torchmetrics import Metric, MetricCollection
 
@@ -150,3 +151,32 @@ def on_its_device(trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[
         yield
     finally:
         pl_module.to(before)
+
+
+def kept_optimizer(optimizer: Optimizer) -> Callable[[], None]:
+    """Copy an optimizer's state and settings; return what puts them back, to the last bit, after any steps.
+
+    ``load_state_dict`` of torch is not used: it casts every state to its parameter's dtype (moments in float32 of
+    weights in bfloat16, 8-bit states), so that later steps would be others. An optimizer that has a ``state_dict`` or
+    ``load_state_dict`` of its own, as wrappers of another one do, is asked by these.
+    """
+    kind = type(optimizer)
+    if (kind.state_dict, kind.load_state_dict) != (Optimizer.state_dict, Optimizer.load_state_dict):
+        saved = copy.deepcopy(optimizer.state_dict())
+        return lambda: optimizer.load_state_dict(saved)
+    parameters = {id(one): one for group in optimizer.param_groups for one in group["params"]}
+    state = copy.deepcopy(dict(optimizer.state), parameters)  # the parameters themselves are not copied
+    groups = [
+        {name: copy.deepcopy(value) for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+
+    def put_back() -> None:
+        optimizer.state.clear()
+        optimizer.state.update(state)
+        for group, before in zip(optimizer.param_groups, groups, strict=True):
+            for name in group.keys() - before.keys() - {"params"}:
+                del group[name]
+            group.update(before)
+
+    return put_back

@@ -9,7 +9,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from support.foreign_module import foreign_module, quiet_trainer, token_loader
+from lightning.pytorch.plugins import MixedPrecision
+from support.foreign_module import ForeignModule, foreign_module, quiet_trainer, token_loader
 from support.method_fits import OPTIMIZERS, fit, settings
 
 from hpa_lightning.callbacks import FocusPartition, MaskedFreezing, OrthogonalProjection
@@ -45,3 +46,45 @@ def test_a_partition_that_retains_nothing_is_warned_of(tmp_path: Path) -> None:
     few = {**settings(), "retention": RetentionSettings(p_min=0.1, p_max=0.1)}
     with pytest.warns(UserWarning, match="FocusPartition: no column is retained in any of 12 linear layers"):
         fit(module, [FocusPartition(probe_steps=1, **few), MaskedFreezing()], tmp_path, epochs=1)
+
+
+class ClipsItself(ForeignModule):
+    clipped = 0
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        type(self).clipped += 1
+
+
+def test_the_probe_clips_as_the_module_does(tmp_path: Path) -> None:
+    """Three steps of the probe and two of the fit."""
+    model = foreign_module(OPTIMIZERS["sgd_momentum"], lora=True).model
+    callbacks = [FocusPartition(probe_steps=3, **settings()), MaskedFreezing()]
+    trainer = quiet_trainer(tmp_path, callbacks, max_epochs=1)
+    trainer.fit(ClipsItself(model, OPTIMIZERS["sgd_momentum"]), token_loader(1, 8))
+    assert ClipsItself.clipped == 5
+
+
+class SmallLoss(ForeignModule):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return 1e-7 * super().training_step(batch, batch_idx)
+
+
+def test_the_probe_in_fp16_has_a_loss_scale(tmp_path: Path) -> None:
+    """Without it gradients below 6e-8 are 0, and there is no update to partition."""
+    updates: list[float] = []
+
+    class Looks(FocusPartition):
+        def _select(self, *arguments: Any) -> Any:
+            updates.extend(float(linear.update().norm()) for linear in self.layers)
+            return super()._select(*arguments)
+
+    module = SmallLoss(foreign_module(OPTIMIZERS["adamw_decay"], lora=False).model, OPTIMIZERS["adamw_decay"])
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    callbacks = [Looks(probe_steps=2, **settings()), MaskedFreezing()]
+    trainer = quiet_trainer(tmp_path, callbacks, max_epochs=1, plugins=[scaled])
+    trainer.fit(module, token_loader(1, 8))
+    probed = max(updates)
+    rate = module.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+    assert probed > rate

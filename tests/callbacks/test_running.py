@@ -15,7 +15,7 @@ from support.method_registry import METHODS
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
-from hpa_lightning.callbacks.running import leaving_no_trace, local_share
+from hpa_lightning.callbacks.running import kept_optimizer, leaving_no_trace, local_share
 
 
 @pytest.mark.parametrize("kind", ["loader", "unbatched", "list"])
@@ -81,3 +81,42 @@ def test_a_step_that_fails_leaves_no_trace_either() -> None:
         raise RuntimeError("broken")
     assert module.replaced is replaced and float(module.written) == module.steps == float(module.tokens.compute()) == 0
     assert "log" not in vars(module)
+
+
+class WideMomentum(torch.optim.Optimizer):
+    """Keeps its momentum in float32, whatever the weights are in, and settings that it makes on the way."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["steps"] = group.get("steps", 0) + 1
+            for weight in group["params"]:
+                sums = self.state[weight].setdefault("sums", torch.zeros_like(weight, dtype=torch.float32))
+                sums.mul_(0.9).add_(weight.grad.float() / 3)
+                weight.sub_(group["lr"] * sums.to(weight.dtype))
+
+
+def test_an_optimizer_is_put_back_to_the_last_bit() -> None:
+    """torch's own ``load_state_dict`` would leave the momentum in bfloat16."""
+    weight = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = WideMomentum([weight])
+    weight.grad = torch.tensor([0.1, 0.2, 0.3], dtype=torch.bfloat16)
+    fresh = kept_optimizer(optimizer)
+    optimizer.step()
+    before = optimizer.state[weight]["sums"].clone()
+    put_back = kept_optimizer(optimizer)
+    optimizer.param_groups[0] |= {"lr": 5.0, "made": 1}
+    optimizer.step()
+    put_back()
+    assert optimizer.state[weight]["sums"].dtype == torch.float32
+    assert torch.equal(optimizer.state[weight]["sums"], before)
+    assert {name: value for name, value in optimizer.param_groups[0].items() if name != "params"} == {
+        "lr": 0.1,
+        "steps": 1,
+    }
+    fresh()
+    assert not optimizer.state and "steps" not in optimizer.param_groups[0]
+    assert optimizer.param_groups[0]["params"][0] is weight
