@@ -27,6 +27,7 @@ from hpa_lightning.modules.tuned_linear import TunedLinear, find_tuned_linears
 from hpa_lightning.prompt_states import prompt_states
 from hpa_lightning.results.events import DriftEvent, DriftPromptsEvent, WeightDriftEvent
 from hpa_lightning.safety_layers import shown_by_states
+from hpa_lightning.trainer_attributes import log_metrics
 from hpa_lightning.weight_drift import WeightDrift
 
 HARMLESS, HARMFUL = "harmless", "harmful"
@@ -184,8 +185,7 @@ class LayerDrift(TaskCallback):
                     trainer, WeightDriftEvent(step=step, at=at, phase=phase, blocks=tuple(by_block), modules=by_module)
                 )
                 logged["drift/weights"] = sum(by_block) / len(by_block)
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(logged, step=at)
+        log_metrics(trainer, logged, at)
         if phase == "end":
             reported = ", ".join(f"{key.removeprefix('drift/')} {value:.4f}" for key, value in logged.items())
             rank_zero_info(f"Task {step}: drift from the first model: {reported}.")

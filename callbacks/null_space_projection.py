@@ -27,6 +27,7 @@ from hpa_lightning.data.tasks import Data
 from hpa_lightning.functional import InputSketch
 from hpa_lightning.modules.fsdp import cpu_state, local_tensor
 from hpa_lightning.results.events import ProtectionEvent
+from hpa_lightning.trainer_attributes import log_metrics
 
 _HARDLY_ANY = 1e-3
 """Share of all input directions; a task on `nano` leaves a few hundredths."""
@@ -407,13 +408,12 @@ class NullSpaceProjection(StepCallback):
                 f"({self.output.change:.2g}), so that next to nothing was protected. A model may lose its safety by "
                 "less: measure it, and set a smaller budget, or refusal_budget, which means the same for all models."
             )
-        if trainer.logger is not None:
-            figures = {"protection/directions": left / columns}
-            if self.output is not None:
-                figures["protection/largest_change"] = most
-            if self.refusals is not None:
-                figures["protection/refusal_loss"] = self.refusals.rose
-            trainer.logger.log_metrics(figures, step=trainer.global_step)
+        figures = {"protection/directions": left / columns}
+        if self.output is not None:
+            figures["protection/largest_change"] = most
+        if self.refusals is not None:
+            figures["protection/refusal_loss"] = self.refusals.rose
+        log_metrics(trainer, figures, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         return {

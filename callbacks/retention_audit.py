@@ -16,6 +16,7 @@ from hpa_lightning.functional import RetentionSettings
 from hpa_lightning.modules.tuned_linear import TunedLinear
 from hpa_lightning.results.events import RetentionEvent
 from hpa_lightning.results.run_results import nothing_retained, retention_summary
+from hpa_lightning.trainer_attributes import log_metrics
 
 
 def random_columns(settings: RetentionSettings, task: CurrentTask, linear: TunedLinear) -> torch.Generator:
@@ -30,7 +31,7 @@ def audit_of(task: CurrentTask, linear: TunedLinear, audit: dict[str, Any]) -> d
 
 
 def record_audit(callback: TaskCallback, trainer: L.Trainer, task: CurrentTask, audit: list[dict[str, Any]]) -> None:
-    """Write the audit of all layers to the result file, its means to the logger and its sum to the console."""
+    """Write the audit of all layers to the result file, its means to the loggers and its sum to the console."""
     kept, columns = (sum(entry[key] for entry in audit) for key in ("retained", "columns"))
     units = audit[0].get("units", "columns")
     rank_zero_info(
@@ -41,8 +42,6 @@ def record_audit(callback: TaskCallback, trainer: L.Trainer, task: CurrentTask, 
     events = [RetentionEvent(**entry) for entry in audit]
     for event in events:
         callback.record(trainer, event)
-    if trainer.logger is not None:
-        means = retention_summary(events).items()
-        trainer.logger.log_metrics(
-            {f"retention/{name}": value for name, value in means if math.isfinite(value)}, step=trainer.global_step
-        )
+    means = retention_summary(events).items()
+    finite = {f"retention/{name}": value for name, value in means if math.isfinite(value)}
+    log_metrics(trainer, finite, trainer.global_step)

@@ -23,7 +23,7 @@ from hpa_lightning.evaluation import check_scoring
 from hpa_lightning.metrics.scoring import broken_not_safe, listed, metric_of, mostly_empty, score_fields
 from hpa_lightning.metrics.tasks.grouped import GroupedMetric, subtasks_of
 from hpa_lightning.results.events import CurveEvent
-from hpa_lightning.trainer_attributes import is_dev_run
+from hpa_lightning.trainer_attributes import is_dev_run, log_metrics
 from hpa_lightning.values import names
 
 
@@ -136,8 +136,7 @@ class SafetyCurve(TaskCallback):
             )
             points[f"curve/{item.name}"] = scored.score
             counts[item.name] = fields
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(points, step=step)
+        log_metrics(trainer, points, step)
         shown = ", ".join(f"{name.removeprefix('curve/')} {100 * score:.1f} %" for name, score in points.items())
         rank_zero_info(f"After {step} optimizer steps: {shown}")
         empty = mostly_empty(counts)

@@ -44,7 +44,7 @@ from hpa_lightning.results.predictions import prediction_file, write_rows
 from hpa_lightning.results.result_file import RESULT_FILE
 from hpa_lightning.results.run_results import COUNTED, RunResults, run_origin
 from hpa_lightning.run_folder import claim_folder, new_identity, unlock_folder
-from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run, results_directory
+from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run, log_metrics, results_directory
 
 # Pixels of the longer side of the images that are kept beside the answers.
 _IMAGE_SIDE = 160
@@ -233,8 +233,8 @@ class TaskEvaluation(TaskCallback):
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         if step >= 0:
             self._to_log = finite
-        elif trainer.logger is not None:
-            trainer.logger.log_metrics(finite, step=trainer.global_step)
+        else:
+            log_metrics(trainer, finite, trainer.global_step)
         shown = ", ".join(f"{key} {100 * summary[key]:.1f} %" for key in names if math.isfinite(summary[key]))
         shown += "".join(
             f", {name.replace('_', ' ')} answers {100 * summary[name]:.1f} %" for name in COUNTED if summary[name] > 0

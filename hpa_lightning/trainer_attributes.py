@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning as L
@@ -30,3 +31,9 @@ def results_directory(trainer: L.Trainer) -> Path:
     Every process has to call this, and as often as the others: ``trainer.log_dir`` is broadcast from rank zero.
     """
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def log_metrics(trainer: L.Trainer, metrics: Mapping[str, float], step: int) -> None:
+    """Hand figures to every logger of the trainer, as ``self.log`` does; ``trainer.logger`` is the first one alone."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(metrics), step=step)
