@@ -11,6 +11,7 @@ import torch
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
@@ -96,3 +97,14 @@ def write_whole_checkpoints(trainer: L.Trainer, written: nn.Module | None = None
     """
     if type(trainer.strategy.checkpoint_io) in (TorchCheckpointIO, WholeCheckpointIO):
         trainer.strategy.checkpoint_io = WholeCheckpointIO(written)
+
+
+def finish_writing(trainer: L.Trainer) -> None:
+    """Wait until the checkpoints that another thread writes (``AsyncCheckpointIO``) are on the disk.
+
+    What a task's end writes into the weights must not get into them, and whether one is from before the end is told by
+    the file, which has to be there.
+    """
+    writer = trainer.strategy.checkpoint_io
+    if isinstance(writer, AsyncCheckpointIO):
+        writer.teardown()  # it begins a thread again with its next checkpoint

@@ -10,6 +10,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from hpa_lightning.callbacks.checkpoint_files import finish_writing
 from hpa_lightning.modules.task_state import HasTaskState
 from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run
 
@@ -86,6 +87,7 @@ def save_after_end(trainer: L.Trainer, before: Marks, late: bool) -> str | None:
     writers = saving(trainer)
     if not writers:
         return None
+    finish_writing(trainer)
     callback = next((item for item in writers if item.save_last and item.last_model_path), writers[0])
     if not late and any(item.save_last and not item.last_model_path for item in writers):
         return None  # ModelCheckpoint.on_train_end writes its first one, after this

@@ -20,7 +20,7 @@ from hpa_lightning.callbacks.allow_changes import (
     fit_settings,
     optimizer_settings,
 )
-from hpa_lightning.callbacks.checkpoint_files import write_whole_checkpoints
+from hpa_lightning.callbacks.checkpoint_files import finish_writing, write_whole_checkpoints
 from hpa_lightning.callbacks.current_task import (
     CurrentTask,
     current_task,
@@ -468,6 +468,7 @@ class TaskCallback(L.Callback):
             self._kept = None
 
     def _end(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        finish_writing(trainer)
         self._divergence.check_weights(trainer, pl_module)
         self._require_one_model(trainer, pl_module)
         if self._started_at is not None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from peft import LoraConfig, inject_adapter_in_model
 from support.adapted_models import adapted
 from support.foreign_module import ForeignModule, LanguageModel, foreign_module, quiet_trainer, token_loader
@@ -19,6 +23,7 @@ from support.method_registry import METHODS
 
 from hpa_lightning.callbacks import SequentialTuning
 from hpa_lightning.callbacks.checkpoint_files import WholeCheckpointIO
+from hpa_lightning.modules.task_state import TASK_STATE
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,3 +98,29 @@ def test_fits_with_our_callbacks_write_them_and_a_plugin_of_the_users_stays(tmp_
         trainer.fit(foreign_module(OPTIMIZERS["sgd_momentum"], True), token_loader(1, 8))
         assert type(trainer.strategy.checkpoint_io) is expected
         assert torch.load(trainer.checkpoint_callback.best_model_path)["global_step"] == 2  # type: ignore[union-attr]
+
+
+def test_checkpoints_of_another_thread_are_written_before_the_task_s_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one from before the end, that lands after it, passes for the finished model."""
+    save, ended = TorchCheckpointIO.save_checkpoint, threading.Event()
+
+    def late(*arguments: Any, **options: Any) -> None:
+        ended.wait(1)
+        save(*arguments, **options)
+
+    class Lands(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            ended.set()
+            time.sleep(0.5)  # for the file to be written after the task's end, if that has not waited for it
+
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", late)
+    steps = ModelCheckpoint(tmp_path, every_n_train_steps=2)
+    callbacks = [*METHODS["post_training"](calibration_data()), Lands(), steps]
+    trainer = quiet_trainer(
+        tmp_path, callbacks, max_epochs=1, enable_checkpointing=True, plugins=[AsyncCheckpointIO(TorchCheckpointIO())]
+    )
+    trainer.fit(foreign_module(OPTIMIZERS["sgd_momentum"], lora=True), token_loader(1, 8))
+    states = {path.name: torch.load(path)[TASK_STATE] for path in tmp_path.glob("*.ckpt")}
+    assert [name for name, state in states.items() if state["open_task"] is None] == ["finished.ckpt"]
