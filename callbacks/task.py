@@ -50,7 +50,13 @@ from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
 from hpa_lightning.results.events import Event, TimeEvent
 from hpa_lightning.results.result_file import RESULT_FILE, ResultWriter
-from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run, results_directory
+from hpa_lightning.trainer_attributes import (
+    callbacks_of,
+    is_dev_run,
+    loaded_by_finder,
+    results_directory,
+    resumed_from,
+)
 
 P = TypeVar("P", bound=Part)
 
@@ -125,6 +131,7 @@ class TaskCallback(L.Callback):
         self._events = EventLog()
         self._times: Counter[tuple[Any, Any]] = Counter()  # how many of a task and phase the events hold
         self._restored = False
+        self._of_a_finder = False
         self._started_at: float | None = None
         self._train_seconds = 0.0
         self._before_end: Marks | None = None  # the checkpoints there were when the last task of this fit ended
@@ -242,7 +249,7 @@ class TaskCallback(L.Callback):
             self._end(trainer, pl_module, task_by_index(trainer, self._open_task))
             current = current_task(trainer, self._finished_tasks)
         self._check_kept(trainer, pl_module)
-        if current.last_epoch is None and trainer.ckpt_path is not None and current.index > 0:
+        if current.last_epoch is None and resumed_from(trainer) is not None and current.index > 0:
             rank_zero_warn(
                 "The checkpoint is of a fit whose task had ended: what is trained now counts as another task, with its "
                 "own calibration, fusion and merge, though the optimizer goes on. A longer fit of one task is one "
@@ -337,6 +344,7 @@ class TaskCallback(L.Callback):
             checkpoint[FIT] = {"settings": self._settings, "optimizers": optimizer_settings(trainer)}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._of_a_finder = loaded_by_finder(trainer)
         if not self._is_leader(trainer):
             return
         if trainer.state.fn == "fit":
@@ -381,7 +389,8 @@ class TaskCallback(L.Callback):
         times = (entry for entry in self._events if entry["event"] == TimeEvent.event)
         self._times = Counter((entry.get("step"), entry.get("phase")) for entry in times)
         self._train_seconds = state_dict["train_seconds"]
-        self._restored = True
+        self._restored = self._restored or not self._of_a_finder
+        self._of_a_finder = False
         for part in self.parts:
             part.load_state_dict(state_dict)
 

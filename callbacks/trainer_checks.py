@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from hpa_lightning.data.needs import task_stream
 from hpa_lightning.redaction import masked_text
-from hpa_lightning.trainer_attributes import callbacks_of
+from hpa_lightning.trainer_attributes import callbacks_of, resumed_from
 
 if TYPE_CHECKING:
     from hpa_lightning.callbacks.task import TaskCallback
@@ -102,10 +102,11 @@ def check_begun(trainer: L.Trainer, callbacks: Sequence[TaskCallback]) -> None:
     Raises:
         MisconfigurationException: it is from within an epoch: the task has begun, and Lightning does not tell it again.
     """
-    if trainer.ckpt_path is None or not callbacks:
+    checkpoint = resumed_from(trainer)
+    if checkpoint is None or not callbacks:
         return
     who = ", ".join(type(callback).__name__ for callback in callbacks)
-    where = f"{masked_text(str(trainer.ckpt_path))} is of a fit without {who}"
+    where = f"{masked_text(checkpoint)} is of a fit without {who}"
     if trainer.fit_loop.restarted_mid_epoch:
         raise MisconfigurationException(
             f"{where}, from within an epoch: the task has begun, and what it began with is not in the checkpoint. "

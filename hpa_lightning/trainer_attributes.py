@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +32,19 @@ def results_directory(trainer: L.Trainer) -> Path:
     Every process has to call this, and as often as the others: ``trainer.log_dir`` is broadcast from rank zero.
     """
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def loaded_by_finder(trainer: L.Trainer) -> bool:
+    """Whether the file that was loaded last is one that ``LearningRateFinder`` or ``BatchSizeFinder`` had written.
+
+    They save the fit before their trials, load it afterwards and remove the file: that resumes nothing.
+    """
+    return os.path.basename(str(trainer.ckpt_path)).startswith((".lr_find_", ".scale_batch_size_"))
+
+
+def resumed_from(trainer: L.Trainer) -> str | None:
+    """The checkpoint that the fit goes on from; ``None`` if it begins, or where a finder hides the name."""
+    return None if trainer.ckpt_path is None or loaded_by_finder(trainer) else str(trainer.ckpt_path)
 
 
 def log_metrics(trainer: L.Trainer, metrics: Mapping[str, float], step: int) -> None:

@@ -1,13 +1,18 @@
-"""What is read from a trainer: all of its loggers."""
+"""What is read from a trainer: all of its loggers, and the checkpoint that a fit goes on from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
 from lightning.pytorch.loggers import CSVLogger
-from support.foreign_module import foreign_module, quiet_trainer, token_loader
+from support.foreign_module import ForeignModule, foreign_module, quiet_trainer, token_loader
 from support.method_fits import OPTIMIZERS, calibration_data
 from support.method_registry import METHODS
+from torch.utils.data import DataLoader
+
+from hpa_lightning.callbacks.task import TaskCallback
 
 
 def test_every_logger_gets_the_figures(tmp_path: Path) -> None:
@@ -17,3 +22,33 @@ def test_every_logger_gets_the_figures(tmp_path: Path) -> None:
     trainer.fit(foreign_module(OPTIMIZERS["sgd_momentum"], lora=True), token_loader(1, 8))
     written = [Path(logger.log_dir, "metrics.csv").read_text() for logger in loggers]
     assert "retention/" in written[0] and written[0] == written[1]
+
+
+class Tunable(ForeignModule):
+    lr, batch_size = 0.01, 4
+
+    def train_dataloader(self) -> DataLoader:
+        return token_loader(1, 8, self.batch_size)
+
+
+FINDERS = {
+    "rate": lambda: LearningRateFinder(num_training_steps=2),
+    "batch": lambda: BatchSizeFinder(mode="binsearch", init_val=4, max_trials=1, steps_per_trial=1),
+}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+@pytest.mark.parametrize("finder", FINDERS)
+def test_a_finder_s_own_checkpoint_resumes_nothing(finder: str, first: bool, tmp_path: Path) -> None:
+    """It saves the fit before its trials and loads that file afterwards."""
+    resumed: list[bool] = []
+
+    class Watches(TaskCallback):
+        def on_fit_begins(self, trainer: object, resumed_: bool) -> None:  # type: ignore[override]
+            resumed.append(resumed_)
+
+    callbacks: list[Callback] = [Watches(), *METHODS["linear_merging"]({})]
+    callbacks.insert(0 if first else len(callbacks), FINDERS[finder]())
+    module = Tunable(foreign_module(OPTIMIZERS["sgd_momentum"], lora=True).model, OPTIMIZERS["sgd_momentum"])
+    quiet_trainer(tmp_path, callbacks, max_epochs=1).fit(module)
+    assert resumed == [False]
