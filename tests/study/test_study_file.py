@@ -119,6 +119,16 @@ def test_titles_of_a_value_are_texts_and_names_in_any_script_are_folders(tmp_pat
     assert cells[0].key == "clean/方法-1-p-1/seed_1"
 
 
+def test_a_cell_of_six_tasks_on_smol_keeps_checkpoints_and_shorter_ones_none() -> None:
+    study = read_study(Path(__file__).parents[2] / "studies" / "smol.yaml")
+    kept: dict[str, set[bool]] = {}
+    for group in study.groups:
+        for cell in group.cells:
+            kept.setdefault(cell.condition, set()).add(cell.config["trainer"]["enable_checkpointing"])
+    assert kept.pop("six-tasks") == {True}
+    assert kept and set().union(*kept.values()) == {False}
+
+
 def test_unknown_group(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no group 'third'"):
         read_study(write(tmp_path)).cells(["third"])
