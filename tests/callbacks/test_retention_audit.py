@@ -39,7 +39,7 @@ def test_every_layer_is_a_line_and_the_logger_gets_means() -> None:
     logged: dict[str, float] = {}
     callback: Any = SimpleNamespace(record=lambda trainer, event: written.append(event))
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.update(metrics))
-    trainer: Any = SimpleNamespace(logger=logger, global_step=7)
+    trainer: Any = SimpleNamespace(loggers=[logger], global_step=7)
     audit = [
         audit_of(task(1), layer("layers.0.up_proj"), {**AUDIT, "projection_scale": 0.1}),
         audit_of(task(1), layer("layers.1.up_proj", 2), {**AUDIT, "retained": 0}),
@@ -55,7 +55,7 @@ def test_every_layer_is_a_line_and_the_logger_gets_means() -> None:
 
 def test_a_fusion_that_retains_nothing_is_warned_of() -> None:
     callback: Any = SimpleNamespace(record=lambda trainer, event: None)
-    trainer: Any = SimpleNamespace(logger=None, global_step=0)
+    trainer: Any = SimpleNamespace(loggers=[], global_step=0)
     audit = [audit_of(task(0), layer("layers.0.up_proj"), {**AUDIT, "retained": 0})]
     with pytest.warns(UserWarning, match=r"Task 0 \(a\), SimpleNamespace: no column is retained"):
         record_audit(callback, trainer, task(0), audit)
