@@ -268,7 +268,7 @@ TABLES: list[tuple[str, str, str, list[Row]]] = [
         [
             *rows("three-tasks-0", (101,), "sequential", "hpa-paper", HUSH),
             *rows("three-tasks-0.1", (101,), "sequential", "hpa-paper", HUSH),
-            *rows("three-tasks-1", (101,), "sequential", "hpa-paper"),
+            *rows("three-tasks-1", (101,), "sequential", "hpa-paper", HUSH),
         ],
     ),
     (
