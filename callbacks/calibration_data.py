@@ -152,16 +152,8 @@ class CalibrationData(Part):
         if self.safety_data is not None:
             check_safety_data(self.safety_data, self.caller)
             return
-        data = harmful_data(trainer, self.caller)
-        if trainer.ckpt_path is None:  # a checkpoint may hold the set
-            given, wanted = len(data.harmful_calibration_records()), self.settings.safety_samples
-            if given < wanted:
-                raise MisconfigurationException(
-                    f"{self.caller}: harmful_calibration holds {given} records, and calibration.safety_samples "
-                    f"is {wanted}; give more harmful inputs, or ask for fewer."
-                )
-            if refused_records(data) is None:
-                answering_module(pl_module, self.caller)
+        if refused_records(harmful_data(trainer, self.caller)) is None:
+            answering_module(pl_module, self.caller)
 
     def named(self, what: str) -> str:
         """What the ``"safety"`` or the ``"task"`` data are called in messages."""
@@ -198,7 +190,9 @@ class CalibrationData(Part):
             if records is not None:
                 self._warn_of_samples("safety_data", min(len(records), size), len(records) > size)
             else:
-                records = refused_records(harmful_data(trainer, self.caller))
+                data = harmful_data(trainer, self.caller)
+                self._check_enough(len(data.harmful_calibration_records()))
+                records = refused_records(data)
             self._safety_calibration = self._made_safety_calibration(trainer, pl_module, records)
         collator = collator_of(trainer, pl_module, self.caller)
         used, size = list(self._safety_calibration.records), self.settings.batch_size
@@ -235,6 +229,15 @@ class CalibrationData(Part):
             ),
         )
         return made
+
+    def _check_enough(self, given: int) -> None:
+        """Not in ``setup``, which does not know whether a checkpoint holds the set: then no record is asked for."""
+        wanted = self.settings.safety_samples
+        if given < wanted:
+            raise MisconfigurationException(
+                f"{self.caller}: harmful_calibration holds {given} records, and calibration.safety_samples "
+                f"is {wanted}; give more harmful inputs, or ask for fewer."
+            )
 
     def _warn_of_samples(self, argument: str, used: int, more: bool) -> None:
         """Warn once if not all samples that were given are used, or fewer are there than are asked for."""

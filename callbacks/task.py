@@ -347,6 +347,8 @@ class TaskCallback(L.Callback):
         self._of_a_finder = loaded_by_finder(trainer)
         if not self._is_leader(trainer):
             return
+        if self._of_a_finder:
+            return
         if trainer.state.fn == "fit":
             saved = checkpoint.get(FIT) or {}
             check_settings(trainer, saved.get("settings"), self._settings or {})

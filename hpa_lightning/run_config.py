@@ -9,6 +9,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from hpa_lightning.files import unused_path, whole_file
 from hpa_lightning.loggers import RunCSVLogger
+from hpa_lightning.trainer_attributes import resumed_from
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -31,7 +32,7 @@ class SaveRunConfig(SaveConfigCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Only now is known whether the run is resumed."""
-        resumed = trainer.ckpt_path is not None
+        resumed = resumed_from(trainer) is not None
         for logger in trainer.loggers:
             if isinstance(logger, RunCSVLogger):
                 logger.resumed_at = trainer.global_step if resumed else None

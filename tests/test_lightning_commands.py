@@ -246,3 +246,21 @@ def test_a_resumed_fit_keeps_the_earlier_rows(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(tmp_path / "run" / "metrics.csv")] == [row["step"] for row in whole]
     assert (tmp_path / "run" / "config.previous.yaml").read_bytes() == started
     assert "seed_everything: 7" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_a_finder_s_batch_size_is_trained_and_scheduled_in_a_run_that_is_none_resumed(tmp_path: Path) -> None:
+    path = write_configuration(tmp_path)
+    run(tmp_path, "fit")
+    whole = rows(tmp_path / "run" / "metrics.csv")
+    config = yaml.safe_load(path.read_text())
+    options = {"mode": "binsearch", "max_trials": 1, "steps_per_trial": 1, "init_val": 4}
+    finder = {"class_path": "BatchSizeFinder", "init_args": {**options, "batch_arg_name": "train_batch_size"}}
+    config["trainer"]["callbacks"] = [*config["trainer"]["callbacks"], finder]
+    path.write_text(yaml.safe_dump(config))
+    run(tmp_path, "fit")
+    assert rows(tmp_path / "run" / "metrics.previous.csv") == whole
+    # Both tasks are six records in batches of three, and the schedule of each ends after two steps.
+    rates = [float(row["lr-AdamW"]) for row in rows(tmp_path / "run" / "metrics.csv") if row["lr-AdamW"]]
+    assert rates == [2e-4, 1e-4, 2e-4, 1e-4]
+    assert "BatchSizeFinder" in (tmp_path / "run" / "config.yaml").read_text()
+    assert not list((tmp_path / "run").glob("config.resumed*"))

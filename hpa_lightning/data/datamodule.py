@@ -42,6 +42,7 @@ from hpa_lightning.data.tasks import (
     TaskSpan,
     source_of,
 )
+from hpa_lightning.trainer_attributes import loaded_by_finder
 
 
 class CVITDataModule(L.LightningDataModule):
@@ -494,8 +495,8 @@ class CVITDataModule(L.LightningDataModule):
         Raises:
             ValueError: a fit is resumed with another stream, and no :class:`AllowChanges` callback allows it.
         """
-        if self.trainer is not None and self.trainer.state.fn != "fit":
-            return
+        if self.trainer is not None and (self.trainer.state.fn != "fit" or loaded_by_finder(self.trainer)):
+            return  # a finder's file resumes nothing, and the batch size that it found is not that of the file
         now = self.state_dict()
         if "data" not in state_dict:
             rank_zero_warn(

@@ -51,7 +51,7 @@ from hpa_lightning.modules.task_state import TASK_STATE, state_of_trainer, unfin
 from hpa_lightning.modules.timm_mllm import TimmMLLM
 from hpa_lightning.modules.token_weights import TokenWeightedModule
 from hpa_lightning.modules.trainable import TrainableParts, describe_trainable
-from hpa_lightning.trainer_attributes import datamodule_of
+from hpa_lightning.trainer_attributes import datamodule_of, loaded_by_finder
 
 MODULE_SETTINGS = "hpa_lightning_module"
 """The key of a checkpoint that holds :meth:`MLLMModule.resume_settings`."""
@@ -233,6 +233,11 @@ class MLLMModule(TokenWeightedModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=batch["input_ids"].shape[0])
         found: Tensor = loss
         return found
+
+    def on_train_start(self) -> None:
+        """Make optimizer and schedule again after a finder's trials: the schedule had the length of other batches."""
+        if loaded_by_finder(self.trainer):
+            self.trainer.strategy.setup_optimizers(self.trainer)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._in_training = True

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.calibrated_fits import fit_with
 from support.foreign_module import token_loader
@@ -18,6 +20,7 @@ from support.resumed_fits import build
 from support.tiny_mllms import evaluation_records, training_records
 
 from hpa_lightning.callbacks import (
+    AllowChanges,
     CalibrationSettings,
     HarmoniousFusion,
     RetentionSettings,
@@ -26,6 +29,7 @@ from hpa_lightning.callbacks import (
 )
 from hpa_lightning.data import CVITDataModule
 from hpa_lightning.data.record import Record, assistant_turn
+from hpa_lightning.modules import MLLMModule
 from hpa_lightning.results.result_file import read_results
 
 SMALL = {"safety_samples": 4, "task_samples": 4, "batch_size": 4}
@@ -117,6 +121,24 @@ def test_refusals_that_are_given_are_taken_without_asking_the_model(tmp_path: Pa
     assert not asked
     (event,) = [e for e in read_results(tmp_path / "results.jsonl") if e["event"] == "safety_calibration"]
     assert (event["answers"], event["refused"], event["used"]) == ("given", 3, 4)
+
+
+def test_a_set_that_a_checkpoint_holds_is_not_asked_for_again(tmp_path: Path) -> None:
+    def fit(folder: str, records: int, checkpoint: Path | None = None) -> MLLMModule:
+        tuned = module()
+        tuned.generate = lambda batch, **k: [REFUSAL] * len(batch["ids"])  # type: ignore[method-assign]
+        every: list[L.Callback] = [SequentialTuning(), HarmoniousFusion(calibration=CalibrationSettings(**SMALL))]
+        every.append(AllowChanges() if checkpoint else ModelCheckpoint(tmp_path / folder, "{epoch}", save_top_k=-1))
+        data = with_harmful(harmful_calibration=harmful([REFUSAL] * records))
+        fitted = stream_trainer(tmp_path / folder, every, enable_checkpointing=checkpoint is None)
+        fitted.fit(tuned, data, ckpt_path=checkpoint, weights_only=False)
+        return tuned
+
+    first = fit("first", 4).state_dict()
+    resumed = fit("second", 3, tmp_path / "first" / "epoch=0.ckpt").state_dict()
+    assert all(torch.equal(weight, resumed[name]) for name, weight in first.items())
+    with pytest.raises(MisconfigurationException, match="harmful_calibration holds 3 records"):
+        fit("third", 3)
 
 
 def test_a_file_of_refusals_is_safety_data(tmp_path: Path) -> None:
