@@ -49,6 +49,9 @@ class Part:
     def on_before_step(self) -> None:
         """Called before every optimizer step of a task."""
 
+    def on_task_trained(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        """Called before the callbacks' ``on_task_end``: the model is as training has left it."""
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs: tensors and plain values."""
         return {}

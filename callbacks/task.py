@@ -44,7 +44,12 @@ from hpa_lightning.callbacks.processes import (
     warn_of_summed_gradients,
 )
 from hpa_lightning.callbacks.running import on_its_device
-from hpa_lightning.callbacks.trainer_checks import check_begun, check_strategy, check_weight_writers
+from hpa_lightning.callbacks.trainer_checks import (
+    check_begun,
+    check_no_finder_resumes,
+    check_strategy,
+    check_weight_writers,
+)
 from hpa_lightning.data.needs import check_stream, fingerprint_of, task_stream
 from hpa_lightning.modules.mllm import MLLMModule
 from hpa_lightning.modules.task_state import TASK_STATE, unfinished_weights
@@ -405,6 +410,8 @@ class TaskCallback(L.Callback):
         """Start a fit where the checkpoint was written, if one was loaded."""
         callbacks = task_callbacks(trainer)
         restored = [callback for callback in callbacks if callback._restored]
+        if restored:
+            check_no_finder_resumes(trainer)
         check_optimizers(trainer, self._saved_optimizers)
         warn_of_frozen(pl_module)
         for callback in callbacks:
@@ -487,6 +494,9 @@ class TaskCallback(L.Callback):
             self._started_at = None
             self._record_time(trainer, task.index, "train", self._train_seconds)
         for callback in task_callbacks(trainer):
+            if not callback._ended:
+                for part in callback.parts:
+                    part.on_task_trained(trainer, pl_module, task)
             callback._ending = True
         self._dispatch(trainer, pl_module, "on_task_end", task)
         for callback in task_callbacks(trainer):

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from hpa_lightning.data.needs import task_stream
 from hpa_lightning.redaction import masked_text
-from hpa_lightning.trainer_attributes import callbacks_of, resumed_from
+from hpa_lightning.trainer_attributes import callbacks_of, loaded_by_finder, resumed_from
 
 if TYPE_CHECKING:
     from hpa_lightning.callbacks.task import TaskCallback
@@ -94,6 +94,20 @@ def check_weight_writers(trainer: L.Trainer, caller: TaskCallback) -> None:
                 "left there (fusion, merge, frozen columns, the model that was scored) would be lost. Remove it from "
                 "the trainer's callbacks."
             )
+
+
+def check_no_finder_resumes(trainer: L.Trainer) -> None:
+    """To be called where a checkpoint was loaded: a finder's own file after it takes the training state's place.
+
+    Raises:
+        MisconfigurationException: a finder has loaded its file.
+    """
+    if loaded_by_finder(trainer):
+        raise MisconfigurationException(
+            "A finder of Lightning's (LearningRateFinder, BatchSizeFinder) has loaded a file of its own, and Lightning "
+            "leaves out the training state of the checkpoint that the fit goes on from: it would begin at step 0, on "
+            "weights that are trained already. Take the finder out of the trainer's callbacks to go on."
+        )
 
 
 def check_begun(trainer: L.Trainer, callbacks: Sequence[TaskCallback]) -> None:

@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from hpa_lightning.callbacks.current_task import CurrentTask
 from hpa_lightning.callbacks.parts import Part
 from hpa_lightning.callbacks.task import TaskCallback
-from hpa_lightning.modules.fsdp import cpu_state, reshard_
+from hpa_lightning.modules.fsdp import cpu_state, is_sharded, reshard_
 from hpa_lightning.modules.tuned_linear import TunedLinear, check_linears, find_tuned_linears
+from hpa_lightning.trainer_attributes import is_dev_run
 from hpa_lightning.values import first_of
 
 
@@ -102,6 +105,23 @@ class TunedLayers(Part):
                 f"{self.caller}: frozen when the task began, and trained now, without it: {first_of(unfrozen)}. Let a "
                 "task train the same layers from its start to its end; a callback that unfreezes layers by and by "
                 "(Lightning's BaseFinetuning, LISA) cannot stand beside this one."
+            )
+
+    def on_task_trained(self, trainer: L.Trainer, pl_module: L.LightningModule, task: CurrentTask) -> None:
+        """Name trained layers that have not moved; in the same words from every callback, so that it shows once."""
+        if is_dev_run(trainer):
+            return  # its one step may be a warm-up's, of rate 0
+        still = [linear.name for linear in self.linears if linear.trained.requires_grad and not linear.has_moved()]
+        if trainer.world_size > 1 and is_sharded(pl_module):  # each process has seen its own rows
+            everyone: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, still)
+            still = [name for name in still if all(name in one for one in everyone)]
+        if still:
+            rank_zero_warn(
+                f"Task {task.index} ({task.name}): {len(still)} of {len(self.linears)} tuned layers are as they were "
+                f"before it: {first_of(still)}. No gradient reached them (checkpointing with use_reentrant=True behind "
+                "frozen embeddings, experts without a token), their steps were too small for the weights' dtype, or "
+                "all of their columns or directions are held."
             )
 
     def keep_weights(self) -> None:

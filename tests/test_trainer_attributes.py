@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.foreign_module import ForeignModule, foreign_module, quiet_trainer, token_loader
 from support.method_fits import OPTIMIZERS, calibration_data
 from support.method_registry import METHODS
@@ -52,3 +53,20 @@ def test_a_finder_s_own_checkpoint_resumes_nothing(finder: str, first: bool, tmp
     module = Tunable(foreign_module(OPTIMIZERS["sgd_momentum"], lora=True).model, OPTIMIZERS["sgd_momentum"])
     quiet_trainer(tmp_path, callbacks, max_epochs=1).fit(module)
     assert resumed == [False]
+
+
+@pytest.mark.parametrize("finder", FINDERS)
+def test_a_finder_on_a_resumed_fit_is_refused(finder: str, tmp_path: Path) -> None:
+    """Lightning leaves the checkpoint's training state out then: the fit would begin anew on trained weights."""
+
+    def fit(*more: Callback, checkpoint: Path | None = None) -> None:
+        module = Tunable(foreign_module(OPTIMIZERS["sgd_momentum"], lora=True).model, OPTIMIZERS["sgd_momentum"])
+        trainer = quiet_trainer(
+            tmp_path, [*METHODS["linear_merging"]({}), *more], max_epochs=2, enable_checkpointing=True
+        )
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=False)
+
+    fit(ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1))
+    fit(checkpoint=tmp_path / "epoch=0.ckpt")
+    with pytest.raises(MisconfigurationException, match=r"A finder of .* leaves out the training state of"):
+        fit(FINDERS[finder](), checkpoint=tmp_path / "epoch=0.ckpt")

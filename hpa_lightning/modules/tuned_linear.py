@@ -99,6 +99,10 @@ class TunedLinear(ABC):
         return False
 
     @abstractmethod
+    def has_moved(self) -> bool:
+        """Whether this process's rows differ from those before the task; taken for granted where none were kept."""
+
+    @abstractmethod
     def write_(self, weight: Tensor, local: bool = False) -> None:
         """Make ``weight`` the layer's, in one cast; with LoRA in the base, leaving an empty adapter (B = 0).
 
@@ -145,6 +149,9 @@ class FullLinear(TunedLinear):
 
     def origin(self) -> Tensor:
         return self.before(local=True)
+
+    def has_moved(self) -> bool:
+        return self.anchor is None or not torch.equal(self.after(local=True), self.before(local=True))
 
     @torch.no_grad()
     def write_(self, weight: Tensor, local: bool = False) -> None:
@@ -209,6 +216,9 @@ class LoraLinear(TunedLinear):
 
     def is_adapted(self) -> bool:
         return bool(local_tensor(self.factors.lora_b.detach()).any())
+
+    def has_moved(self) -> bool:
+        return self.is_adapted()
 
     @torch.no_grad()
     def write_(self, weight: Tensor, local: bool = False) -> None:

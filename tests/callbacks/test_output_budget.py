@@ -12,41 +12,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from support.foreign_module import foreign_module, quiet_trainer, token_loader
 from support.layer_inputs import inputs_of
+from support.llama_module import LlamaModule
 from support.method_fits import OPTIMIZERS, TRAINERS, calibration_data, dense, fit
 from support.protected_outputs import output_changes
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from hpa_lightning.callbacks import NullSpaceProjection, SequentialTuning
-from hpa_lightning.modules.lora import LoraSettings, add_lora
 from hpa_lightning.results.result_file import read_results
-
-
-class LlamaModule(L.LightningModule):
-    """A causal language model of transformers' as somebody tunes it."""
-
-    def __init__(self, lora: bool) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=23,
-                hidden_size=32,
-                intermediate_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                initializer_range=0.2,
-            )
-        )
-        if lora:
-            add_lora(self.model, LoraSettings(rank=4, alpha=8.0))
-
-    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        loss: torch.Tensor = self.model(**batch, labels=batch["input_ids"]).loss
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1)
 
 
 class Worst(L.Callback):

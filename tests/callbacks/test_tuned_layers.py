@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import LoraConfig, inject_adapter_in_model
 from support.calibrated_fits import fit_with
 from support.foreign_module import foreign_module, quiet_trainer, token_loader
+from support.llama_module import LlamaModule
 from support.method_fits import OPTIMIZERS, calibration_data, fit, settings
 from support.method_registry import METHODS
 from support.multimodal_fits import module, stream
@@ -138,3 +139,29 @@ def test_an_adapter_that_holds_an_update_already_is_told(tmp_path: Path) -> None
             tmp_path,
             [SequentialTuning(), HarmoniousFusion(**{**calibration_data(), "safety_data": training_records(8)})],
         ).fit(module(), stream())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_layers_that_no_gradient_reaches_are_named(
+    reentrant: bool, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Reentrant checkpoints behind frozen embeddings; the trained head hides it, and no hook of transformers' helps."""
+    tuned = LlamaModule(lora=True)
+    tuned.model.lm_head.weight.requires_grad_(True)
+    tuned.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    tuned.model.disable_input_require_grads()
+    fit(tuned, [SequentialTuning(), HarmoniousFusion(**settings())], tmp_path)
+    told = [str(one.message) for one in recwarn if "are as they were before it" in str(one.message)]
+    assert len(told) == reentrant
+    if reentrant:
+        assert told[0].startswith("Task 0 (fit): 14 of 14 tuned layers")
+        assert "model.model.layers.0.self_attn.q_proj, " in told[0]
+
+
+def test_steps_too_small_for_the_weights_are_told(tmp_path: Path) -> None:
+    tuned = LlamaModule(lora=False).to(torch.bfloat16)
+    tuned.configure_optimizers = lambda: torch.optim.AdamW(tuned.parameters(), lr=1e-7, weight_decay=0.0)  # type: ignore
+    with pytest.warns(
+        UserWarning, match=r"tuned layers are as they were before it: .*too small for the weights' dtype"
+    ):
+        fit(tuned, [HarmoniousFusion(**settings())], tmp_path)
