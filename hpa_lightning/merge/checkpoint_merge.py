@@ -175,7 +175,7 @@ def _merged(
             continue
         place = models.task.stored(pair.name)
         try:
-            merged = settings.merge(task, safety, base, named_generator(settings.seed, "dare", pair.name))
+            merged = settings.merge(task, safety, base, named_generator(settings.seed, "dare", models.drawn_as(pair)))
             written = merged.to(place.dtype)
             require_finite(pair.name, written, models.task.folder)  # the cast to half precision may overflow
         except ValueError as error:

@@ -79,6 +79,10 @@ class PairedModels:
         found = {"task": self.task.tensor(pair.name, device)}
         return found | {role: self.others[role].tensor(name, device) for role, name in pair.sources.items()}
 
+    def drawn_as(self, pair: PairedTensor) -> str:
+        """The name by which random entries of a tensor are drawn: one for all copies of a tied weight."""
+        return min(one for one in (pair.name, *self._ties["task"].get(pair.name, ())) if one in self.task)
+
     def _stays(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._keep)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.merged_checkpoints import SETTINGS, changed, merge, tiny_llama
 from support.model_folders import load
 from torch import Tensor
@@ -83,6 +84,21 @@ def test_tied_weights(task_ties: bool, safety_ties: bool, tmp_path: Path) -> Non
         ValueError, match=r"the safety model .* ties lm_head.weight .* stores them with different values"
     ):
         merge_checkpoints(folders["task"], torn, tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])
+def test_tied_weights_that_are_stored_twice_stay_equal(name: str, tmp_path: Path) -> None:
+    """mergekit writes the head beside the embedding that it is tied to; each was given entries of its own."""
+    folders = {}
+    twice = lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()})  # noqa: E731
+    for seed, role in enumerate(("base", "task", "safety")):
+        tiny_llama(tied=True, seed=seed).save_pretrained(tmp_path / f"{role} once")
+        folders[role] = changed(tmp_path / f"{role} once", tmp_path / role, twice)
+    merge(folders, tmp_path / "out", SETTINGS[name])
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"])
+    merge({role: tmp_path / f"{role} once" for role in folders}, tmp_path / "once", SETTINGS[name])
+    assert len(load_file(tmp_path / "once" / "model.safetensors")) == len(found) - 1
 
 
 def test_models_that_do_not_belong_together(folders: dict[str, Path], tmp_path: Path) -> None:
