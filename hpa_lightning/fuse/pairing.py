@@ -13,6 +13,8 @@ from hpa_lightning.modules.tuned_linear import TunedLinear
 
 # Entries of a configuration that say how a weight is read: equal shapes with other entries are other functions.
 _SHAPE_THE_MODEL = {"num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "hidden_activation"}
+# Before the name of a class that FSDP2 has sharded; transformers 4.56 and others write it into config.json.
+_SHARDED = "FSDP"
 # Entries that tuning, tokens that were added and the program that saved the model change without harm.
 _MAY_DIFFER = re.compile(
     r"_.*|transformers_version|dtype|torch_dtype|use_cache|vocab_size|.*_token_(id|index)|.*dropout.*|id2label|label2id"
@@ -48,6 +50,8 @@ def check_layers(linears: Sequence[Sequence[TunedLinear]], blocks: Sequence[int]
 def check_architectures(configs: Sequence[PretrainedConfig], names: Sequence[str]) -> None:
     """Check that the configurations of two models are one architecture's.
 
+    A configuration that names no class is that of its model type.
+
     Args:
         configs: of both.
         names: what they are called in messages.
@@ -56,12 +60,16 @@ def check_architectures(configs: Sequence[PretrainedConfig], names: Sequence[str
         ValueError: another architecture.
     """
     kinds = [(config.model_type, config.architectures) for config in configs]
-    if kinds[0] != kinds[1]:
+    named = [[name.removeprefix(_SHARDED) for name in names_of or ()] for _, names_of in kinds]
+    if kinds[0][0] != kinds[1][0] or (all(named) and named[0] != named[1]):
         raise ValueError(f"{names[0]} and {names[1]} are different models: {kinds[0]} and {kinds[1]}.")
 
 
 def check_settings(configs: Sequence[PretrainedConfig], names: Sequence[str], outcome: str) -> None:
     """Warn where the configurations of two models of one architecture differ, and refuse what makes another function.
+
+    An entry that one of them leaves open (``None``) is no difference where it is the number that follows from the
+    others, and only warned of elsewhere: programs differ in what they write out.
 
     Args:
         configs: of both.
@@ -71,14 +79,18 @@ def check_settings(configs: Sequence[PretrainedConfig], names: Sequence[str], ou
     Raises:
         ValueError: an entry differs that says how weights of the same shapes are read.
     """
-    entries = [dict(_entries(config.to_dict())) for config in configs]
+    entries = [dict(_entries(_filled(config.to_dict()))) for config in configs]
     changed = {
         name: (entries[0].get(name), entries[1].get(name))
         for name in sorted({**entries[0], **entries[1]})
         if entries[0].get(name) != entries[1].get(name)
     }
     listed = [f"{name} ({old!r} {names[0]}, {new!r} {names[1]})" for name, (old, new) in changed.items()]
-    fatal = [text for name, text in zip(changed, listed, strict=True) if name.rsplit(".", 1)[-1] in _SHAPE_THE_MODEL]
+    fatal = [
+        text
+        for (name, values), text in zip(changed.items(), listed, strict=True)
+        if name.rsplit(".", 1)[-1] in _SHAPE_THE_MODEL and None not in values
+    ]
     if fatal:
         raise ValueError(
             f"the weights {names[0]} and {names[1]} mean different things: config.json differs in {fatal[0]}."
@@ -88,6 +100,15 @@ def check_settings(configs: Sequence[PretrainedConfig], names: Sequence[str], ou
             f"config.json differs between {names[0]} and {names[1]} in {', '.join(listed)[:500]}; {outcome}",
             stacklevel=2,
         )
+
+
+def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the size of a head written out where it is left open."""
+    filled = {name: _filled(value) if isinstance(value, Mapping) else value for name, value in config.items()}
+    size, heads = filled.get("hidden_size"), filled.get("num_attention_heads")
+    if filled.get("head_dim") is None and isinstance(size, int) and isinstance(heads, int) and heads > 0:
+        filled["head_dim"] = size // heads
+    return filled
 
 
 def _entries(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
