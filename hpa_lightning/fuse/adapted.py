@@ -16,12 +16,14 @@ from hpa_lightning.fuse.adapter_settings import check_plain_lora
 from hpa_lightning.fuse.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json, rename_keys, tied_weights
 from hpa_lightning.fuse.folder import file_inside, weights_left_out
 from hpa_lightning.fuse.tensor_files import TensorFiles, require_finite
+from hpa_lightning.modules.linear_names import uncompiled_name
 from hpa_lightning.values import names
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
+_FACTOR = re.compile(r"\.lora_[AB]\.")
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -53,6 +55,7 @@ class AdaptedCheckpoint(Checkpoint):
         self.left_out = weights_left_out(self.adapter, {WEIGHTS_FILE}, "adapter")
         self._factors = TensorFiles(self.adapter, [WEIGHTS_FILE])
         self._modules: dict[str, str] = {}
+        self._keys: dict[str, str] = {}  # name of a factor as peft writes it -> its key in the file
         self._warned = False
 
     @property
@@ -67,14 +70,17 @@ class AdaptedCheckpoint(Checkpoint):
     def bind(self, model: nn.Module) -> None:
         super().bind(model)
         parts: dict[str, set[str]] = {}
+        named: dict[str, str] = {}
         for key in self._factors.stored:
-            match = _KEY.match(key)
+            match = _KEY.match(uncompiled_name(key))
             if match is None:
-                raise ValueError(
-                    f"{self.adapter} holds {key}; expected lora_A and lora_B of linear layers alone (no DoRA, trained "
-                    "biases, embeddings or modules_to_save). Merge the adapter with peft and pass the merged folder."
-                )
+                raise ValueError(f"{self.adapter} holds {key}; {_expected_of(key)}")
+            factor = _factor_key(match["module"], match["factor"])
+            if factor in named:
+                raise ValueError(f"{self.adapter} holds {named[factor]} and {key}, which are one tensor; remove one.")
+            named[factor] = key
             parts.setdefault(match["module"], set()).add(match["factor"])
+        self._keys = named
         renamed = rename_keys(model, [f"{module}.weight" for module in parts])
         order = {name: position for position, name in enumerate(model.state_dict())}
         tied = tied_weights(model)
@@ -88,6 +94,8 @@ class AdaptedCheckpoint(Checkpoint):
                     f"{self.adapter} adapts {module}, whose weight {self.folder} shares with another layer; expected "
                     "layers with weights of their own. Untie them in the base, or merge the adapter with peft."
                 )
+            if name in found:
+                raise ValueError(f"{self.adapter} adapts {found[name]} and {module}, which are one layer; remove one.")
             if factors != {"A", "B"}:
                 raise ValueError(f"{self.adapter} holds lora_{factors.pop()} of {module} alone; expected A and B.")
             (rows, columns), a, b = self.stored(name).shape, self._shape(module, "A"), self._shape(module, "B")
@@ -103,7 +111,7 @@ class AdaptedCheckpoint(Checkpoint):
         module = self._modules.get(name)
         if module is None:
             return weight
-        a, b = (self._factors.read(self._factor_key(module, factor)).to(device) for factor in "AB")
+        a, b = (self._factors.read(self._keys[_factor_key(module, factor)]).to(device) for factor in "AB")
         return F.lora_update(a, b, self._scaling(module, a.shape[0])).add_(weight)
 
     def check_finite(self) -> None:
@@ -134,8 +142,23 @@ class AdaptedCheckpoint(Checkpoint):
         found: float = alpha / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
         return found
 
-    def _factor_key(self, module: str, factor: str) -> str:
-        return f"base_model.model.{module}.lora_{factor}.weight"
-
     def _shape(self, module: str, factor: str) -> tuple[int, ...]:
-        return self._factors.stored[self._factor_key(module, factor)].shape
+        return self._factors.stored[self._keys[_factor_key(module, factor)]].shape
+
+
+def _factor_key(module: str, factor: str) -> str:
+    return f"base_model.model.{module}.lora_{factor}.weight"
+
+
+def _expected_of(key: str) -> str:
+    """What is expected in the place of a key that is none of peft's factors, and the way out."""
+    if _FACTOR.search(key):
+        return (
+            "expected base_model.model.LAYER.lora_A.weight and lora_B.weight, which are peft's names: of others peft "
+            "loads nothing, and merges nothing with no more than a warning. Save the adapter with the PeftModel's own "
+            "save_pretrained, or rename its tensors."
+        )
+    return (
+        "expected lora_A and lora_B of linear layers alone (no DoRA, trained biases, embeddings or modules_to_save). "
+        "Merge the adapter with peft and pass the merged folder."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,60 @@ def test_an_alpha_that_no_layer_goes_by_is_told(tmp_path: Path) -> None:
         for _ in range(2):
             checkpoint.bind(empty_model(checkpoint.config, checkpoint.dtype))
     assert len([one for one in told if "alpha_pattern" in str(one.message)]) == 1
+
+
+def renamed(adapter: Path, name: Callable[[str], str], target: Path) -> Path:
+    """A copy of an adapter whose tensors have other names."""
+    target.mkdir()
+    (target / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
+    factors = load_file(adapter / "adapter_model.safetensors")
+    save_file({name(key): factor for key, factor in factors.items()}, target / "adapter_model.safetensors")
+    return target
+
+
+def test_names_that_programs_write_other_than_peft(tmp_path: Path) -> None:
+    """Of each peft loads nothing: the way out is not to merge with it, which gives the base."""
+    model, _ = tiny_llava(1)
+    model.save_pretrained(tmp_path / "base")
+    config = LoraConfig(r=2, target_modules=r".*language_model.*q_proj", init_lora_weights=False)
+    adapted = get_peft_model(model, config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    weight = "model.language_model.layers.0.self_attn.q_proj.weight"
+
+    def opened(number: int, name: Callable[[str], str]) -> AdaptedCheckpoint:
+        folder = renamed(tmp_path / "adapter", name, tmp_path / str(number))
+        checkpoint = AdaptedCheckpoint(tmp_path / "base", folder)
+        checkpoint.bind(empty_model(checkpoint.config, checkpoint.dtype))
+        return checkpoint
+
+    compiled = [lambda key: f"_orig_mod.{key}", lambda key: key.replace("model.model.", "model._orig_mod.model.", 1)]
+    found = [opened(number, name).tensor(weight) for number, name in enumerate(compiled)]
+    merged = adapted.merge_and_unload().state_dict()[weight]
+    for tensor in found:
+        torch.testing.assert_close(tensor, merged)
+    for number, name in enumerate(
+        [
+            lambda key: key.removeprefix("base_model.model."),
+            lambda key: key.replace(".weight", ".default.weight"),
+            lambda key: f"module.{key}",
+        ],
+        start=2,
+    ):
+        with pytest.raises(ValueError, match=r"lora_[AB]\..*expected base_model.model.LAYER.*loads nothing.*rename"):
+            opened(number, name)
+    factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    for number, name in enumerate([lambda key: f"_orig_mod.{key}", old_layout], start=5):
+        folder = renamed(tmp_path / "adapter", name, tmp_path / str(number))
+        both = factors | load_file(folder / "adapter_model.safetensors")
+        save_file(both, folder / "adapter_model.safetensors")
+        checkpoint = AdaptedCheckpoint(tmp_path / "base", folder)
+        with pytest.raises(ValueError, match=r"which are one (tensor|layer); remove one"):
+            checkpoint.bind(empty_model(checkpoint.config, checkpoint.dtype))
+
+
+def old_layout(key: str) -> str:
+    """A name in LLaVA as transformers before 4.52 has it."""
+    return key.replace("model.language_model.", "language_model.model.")
 
 
 def test_adapters_on_tied_weights_and_damaged_ones_are_refused(tmp_path: Path) -> None:
