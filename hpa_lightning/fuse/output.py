@@ -19,11 +19,10 @@ from typing_extensions import Self
 from hpa_lightning.files import flush, name_folder, naming_path, whole_file, write_text
 from hpa_lightning.fuse.checkpoint import Checkpoint
 from hpa_lightning.fuse.processor_files import (
-    MODEL_FILES,
     borrowed_image_files,
     check_adapter_tokenizer,
-    copy_small_files,
-    has_processor,
+    copy_processor,
+    lacks_tokenizer,
 )
 from hpa_lightning.fuse.tensor_files import StoredTensor, require_finite
 
@@ -154,16 +153,21 @@ class PartialOutput:
     def copy_small(self, other: Checkpoint, kept: Checkpoint) -> None:
         """Copy processor, templates and the like of ``kept``; where it has no processor, that of ``other`` too.
 
-        Of a processor without its image processor that part is taken from ``other``, with a warning.
+        Of a processor without its image processor, or without its tokenizer, that part is taken from ``other``, with a
+        warning.
 
         Raises:
             ValueError: a file that is a link out of its folder, or an adapter's tokenizer that does not fit its base.
         """
         for checkpoint in (other, kept):
             check_adapter_tokenizer(checkpoint)
-        if not has_processor(kept):
-            copy_small_files(other, self.folder, {*MODEL_FILES, *_OWN_FILES})
-        copy_small_files(kept, self.folder, _OWN_FILES)
+        copy_processor(kept, other, self.folder, _OWN_FILES)
+        if lacks_tokenizer(kept):
+            warnings.warn(
+                f"{kept.folder} holds an image processor and no tokenizer; tokenizer and template are taken from "
+                f"{other.folder}. If the tuning used others, put their files into the folder.",
+                stacklevel=3,
+            )
         if borrowed := borrowed_image_files(kept, other):
             for file in borrowed:
                 shutil.copyfile(file, self.folder / file.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -20,7 +21,10 @@ MODEL_FILES = frozenset({"config.json", "generation_config.json", INDEX_FILE})
 _TEXT = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
 _NOT_COPIED = {"config.json", "trainer_state.json", "adapter_config.json"}
 _PROCESSOR_FILES = {"tokenizer_config.json", "processor_config.json", "preprocessor_config.json", PROCESSOR_FILE}
-_IMAGE_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json", PROCESSOR_FILE)
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+_PROCESSOR_CONFIG = "processor_config.json"
+_PARTS = {"preprocessor_config.json": "image_processor", "video_preprocessor_config.json": "video_processor"}
+_IMAGE_FILES = (*_PARTS, _PROCESSOR_CONFIG, PROCESSOR_FILE)
 _NAMED_TEMPLATES = "additional_chat_templates"
 _TEMPLATES = ("chat_template.jinja", "chat_template.json", _NAMED_TEMPLATES)
 
@@ -42,6 +46,26 @@ def copy_small_files(checkpoint: Checkpoint, target: Path, without: Collection[s
         _copy(folder, target, {*without, *MODEL_FILES})
 
 
+def lacks_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether an image processor is in the checkpoint's folders and no tokenizer."""
+    return has_processor(checkpoint) and not any(
+        (folder / name).is_file() for folder in checkpoint.processor_folders for name in _TOKENIZER_FILES
+    )
+
+
+def copy_processor(checkpoint: Checkpoint, other: Checkpoint, target: Path, without: Collection[str] = ()) -> None:
+    """Copy the small files of a checkpoint; where it has no processor or no tokenizer, those of ``other`` below them.
+
+    Raises:
+        ValueError: a file that is a link out of its folder.
+    """
+    if not has_processor(checkpoint) or lacks_tokenizer(checkpoint):
+        templates = _TEMPLATES if any(map(_has_template, checkpoint.processor_folders)) else ()
+        copy_small_files(other, target, {*MODEL_FILES, *without, *templates})
+        _leave_out_parts(target / _PROCESSOR_CONFIG, {file.name for file in _image_files(checkpoint)})
+    copy_small_files(checkpoint, target, without)
+
+
 def borrowed_image_files(checkpoint: Checkpoint, other: Checkpoint) -> list[Path]:
     """Return the files of the other model's image processor, where a checkpoint has a tokenizer and no such files.
 
@@ -58,16 +82,18 @@ def read_processor(checkpoint: Checkpoint, other: Checkpoint | None = None) -> A
 
     Args:
         checkpoint: whose processor it is.
-        other: a model whose image processor is taken where the checkpoint has a tokenizer alone.
+        other: a model whose image processor is taken where the checkpoint has a tokenizer alone, and whose tokenizer
+            where it has an image processor alone.
 
     Raises:
         OSError, ValueError: there is none; or an adapter's tokenizer has more tokens than the model has embeddings.
     """
     borrowed = [] if other is None else borrowed_image_files(checkpoint, other)
-    if not borrowed and not any(map(_has_own, checkpoint.processor_folders[1:])):
+    lacking = other is not None and lacks_tokenizer(checkpoint)
+    if not borrowed and not lacking and not any(map(_has_own, checkpoint.processor_folders[1:])):
         return load_processor(str(checkpoint.folder), None, None)
     with TemporaryDirectory() as folder:
-        copy_small_files(checkpoint, Path(folder))
+        copy_processor(checkpoint, other or checkpoint, Path(folder))
         for file in (*borrowed, checkpoint.folder / "config.json"):
             shutil.copyfile(file, Path(folder) / file.name)
         return load_processor(folder, None, None)
@@ -101,6 +127,14 @@ def _image_files(checkpoint: Checkpoint) -> list[Path]:
         name: folder for folder in checkpoint.processor_folders for name in _IMAGE_FILES if (folder / name).is_file()
     }
     return [file_inside(folder, name, "the folder") for name, folder in found.items()]
+
+
+def _leave_out_parts(processor: Path, files: Collection[str]) -> None:
+    """Take out of a processor's file what files beside it say: transformers would read it there and not in them."""
+    parts = {part for file, part in _PARTS.items() if file in files}
+    if parts and processor.is_file():
+        kept = {name: value for name, value in read_json(processor).items() if name not in parts}
+        processor.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def _has_own(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from support.fused_checkpoints import LAYERS, SAFETY, SETTINGS, TASK, copy
 from support.model_folders import load
-from transformers import AutoProcessor, MixtralConfig, MixtralForCausalLM
+from transformers import AutoProcessor, CLIPImageProcessor, MixtralConfig, MixtralForCausalLM
 
 from hpa_lightning.fuse import fuse_checkpoints
 from hpa_lightning.fuse.checkpoint import Checkpoint
@@ -36,6 +36,23 @@ def test_an_image_processor_that_was_not_saved_is_taken_from_before(pair: tuple[
     before, bare = Checkpoint(pair[0]), Checkpoint(after)
     assert read_processor(bare, before).chat_template == found.chat_template
     assert borrowed_image_files(before, bare) == borrowed_image_files(bare, bare) == []
+
+
+def test_a_tokenizer_that_was_not_saved_is_taken_from_before(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Some programs save the image processor alone; the output had no tokenizer."""
+    after = copy(pair[1], tmp_path / "after")
+    for file in (*after.glob("tokenizer*"), after / "processor_config.json", after / "chat_template.jinja"):
+        file.unlink()
+    size = {"height": 28, "width": 28}
+    CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=size, image_mean=[0.25] * 3).save_pretrained(after)
+    with pytest.warns(UserWarning, match=r"after holds an image processor and no tokenizer; tokenizer and template"):
+        fuse_checkpoints(pair[0], after, tmp_path / "out", SAFETY, TASK, **SETTINGS)
+    expected = AutoProcessor.from_pretrained(pair[0])
+    used = read_processor(Checkpoint(after), Checkpoint(pair[0]))
+    for found in (AutoProcessor.from_pretrained(tmp_path / "out"), used):
+        assert list(found.image_processor.image_mean) == [0.25] * 3
+        assert found.chat_template == expected.chat_template
+        assert found.tokenizer.get_vocab() == expected.tokenizer.get_vocab()
 
 
 def test_models_that_do_not_belong_together_are_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
