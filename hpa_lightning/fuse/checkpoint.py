@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,20 @@ class Checkpoint:
         """Keys of the stored tensors that the configuration builds no tensor for; known once bound."""
         bound = set(self._key.values())
         return [key for key in self.tensors.stored if key not in bound]
+
+    def unstored(self, model: nn.Module) -> list[str]:
+        """Names of the parameters of a bound model of which no name is stored, and none of what they are tied to."""
+        ignored = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_missing", None) or ()]
+        names: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        ties = {name: group for group in tied_groups(model) for name in group}
+        return [
+            same[0]
+            for same in names.values()
+            if not any(one in self for name in same for one in (name, *ties.get(name, ())))
+            and not any(pattern.search(name) for name in same for pattern in ignored)
+        ]
 
     def __contains__(self, name: str) -> bool:
         return name in self._key

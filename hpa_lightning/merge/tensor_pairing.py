@@ -47,8 +47,8 @@ class PairedModels:
         kept: names of the tensors that stay because of ``keep``.
 
     Raises:
-        ValueError: other architectures, tensors that are missing, beside the others, of another shape or kind, tied in
-            one model and not in another, or a pattern that matches none.
+        ValueError: other architectures, tensors that are missing (in all of them, too), beside the others, of another
+            shape or kind, tied in one model and not in another, or a pattern that matches none.
     """
 
     def __init__(self, task: Checkpoint, others: Mapping[str, Checkpoint], keep: Sequence[str] = ()) -> None:
@@ -59,12 +59,15 @@ class PairedModels:
         models = {"task": task, **self.others}
         for role, other in self.others.items():
             check_architectures((task.config, other.config), ("task", role))
-        self._ties = {role: _ties(_bound(checkpoint)) for role, checkpoint in models.items()}
+        built = {role: _bound(checkpoint) for role, checkpoint in models.items()}
+        self._ties = {role: _ties(model) for role, model in built.items()}
         for role, other in self.others.items():
             outcome = "the merged model gets the task-tuned one's."
             check_settings((task.config, other.config), ("task", role), outcome)
         for role, checkpoint in models.items():
             self._check_ties(role, checkpoint)
+        unstored = [set(checkpoint.unstored(built[role])) for role, checkpoint in models.items()]
+        task.need(sorted(set.intersection(*unstored)))  # what one of them holds is told below
         self.kept = [name for name in (*task.names, *task.unbuilt) if self._stays(name)]
         self.merged = list(self._pairs())
         for role, other in self.others.items():

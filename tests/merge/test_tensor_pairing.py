@@ -36,6 +36,16 @@ def test_missing_and_stray_tensors(
     assert not list(tmp_path.glob("out*"))
 
 
+def test_a_tensor_that_all_models_lack_is_missing(tmp_path: Path) -> None:
+    """transformers draws it at random when the merged model is loaded."""
+    for name, seed in (("task", 1), ("safety", 2)):
+        tiny_llama(seed=seed).save_pretrained(tmp_path / f"{name} whole")
+        changed(tmp_path / f"{name} whole", tmp_path / name, lambda tensors: tensors.pop("lm_head.weight"))
+    with pytest.raises(ValueError, match=r"task holds no tensor for \['lm_head.weight'\] \(1 in all\); expected every"):
+        merge_checkpoints(tmp_path / "task", tmp_path / "safety", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_what_is_kept_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
     def blind(tensors: dict[str, Tensor]) -> None:
         for key in [key for key in tensors if "vision" in key or "projector" in key]:
