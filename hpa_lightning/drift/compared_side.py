@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from hpa_lightning import functional as F
 from hpa_lightning.exporting.source import TunedCheckpoint
 from hpa_lightning.fuse.adapted import AdaptedCheckpoint
 from hpa_lightning.fuse.checkpoint import tied_groups
-from hpa_lightning.fuse.opening import open_checkpoint
+from hpa_lightning.fuse.opening import open_checkpoint, warn_of_left_out, warn_of_unbuilt
+from hpa_lightning.fuse.processor_files import read_processor
 from hpa_lightning.fuse.streaming import empty_model
 from hpa_lightning.modules import MLLMModule
 from hpa_lightning.modules.blocks import find_decoder_blocks
@@ -75,8 +77,16 @@ class ComparedSide(ABC):
         """Read one tensor, on the CPU."""
 
     @abstractmethod
-    def module(self) -> MLLMModule:
-        """Build the model in float32, with its processor."""
+    def processor(self) -> Any:
+        """Load the processor.
+
+        Raises:
+            OSError, ValueError: there is none.
+        """
+
+    @abstractmethod
+    def module(self, processor: Any) -> MLLMModule:
+        """Build the model in float32, with that processor."""
 
     def holds(self, name: str) -> str | None:
         """The name under which a tensor is stored: its own, or that of a weight that it is tied to."""
@@ -96,7 +106,8 @@ class FolderSide(ComparedSide):
         blocks: dotted name of the list of decoder blocks; found by itself when ``None``.
 
     Raises:
-        ValueError: what :class:`Checkpoint` and :class:`AdaptedCheckpoint` refuse, or an adapter without a base.
+        ValueError: what :class:`Checkpoint` and :class:`AdaptedCheckpoint` refuse, an adapter without a base, or
+            weights that are not stored.
     """
 
     def __init__(self, path: Path, base: Path | None, blocks: str | None = None) -> None:
@@ -104,6 +115,9 @@ class FolderSide(ComparedSide):
         self._checkpoint = open_checkpoint(path, base)
         model = empty_model(self._checkpoint.config, self._checkpoint.dtype)
         self._checkpoint.bind(model)
+        self._checkpoint.need(self._checkpoint.unstored(model))
+        warn_of_left_out([self._checkpoint])
+        warn_of_unbuilt(self._checkpoint, "compared")
         self.layout = layout_of(model, blocks)
         stored = self._checkpoint.stored
         self.names = [name for name in self._checkpoint.names if stored(name).dtype.is_floating_point]
@@ -111,8 +125,11 @@ class FolderSide(ComparedSide):
     def tensor(self, name: str) -> Tensor:
         return self._checkpoint.tensor(name)
 
-    def module(self) -> MLLMModule:
-        module = MLLMModule(model=str(self._checkpoint.folder))
+    def processor(self) -> Any:
+        return read_processor(self._checkpoint)
+
+    def module(self, processor: Any) -> MLLMModule:
+        module = MLLMModule(model=str(self._checkpoint.folder), processor=processor)
         if isinstance(self._checkpoint, AdaptedCheckpoint):
             weights = module.model.state_dict()
             with torch.no_grad():
@@ -141,6 +158,7 @@ class LightningSide(ComparedSide):
         if has_mixtures(module.model):
             raise ValueError(f"{path} holds mixtures of LoRA experts, which are no single weight; expected plain LoRA.")
         self.layout = layout_of(module.model, blocks)
+        self._processor = module.processor
         self._scaling = {name: factors.scaling for name, factors in lora_layers(module.model)}
         weights: dict[str, Tensor] = self._source.content["state_dict"]
         self._keys = {
@@ -159,7 +177,10 @@ class LightningSide(ComparedSide):
         a, b = (self._weights[f"{_MODEL}{layer}.lora_{factor}.default.weight"] for factor in "AB")
         return F.lora_update(a, b, self._scaling[layer]).add_(weight)
 
-    def module(self) -> MLLMModule:
+    def processor(self) -> Any:
+        return self._processor
+
+    def module(self, processor: Any) -> MLLMModule:
         return self._source.module()
 
 

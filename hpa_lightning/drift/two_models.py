@@ -104,9 +104,9 @@ def compare_models(
     first: dict[str, Tensor] = {}
     cosines: dict[str, list[float]] = {}
     if prompts:
+        processor = _processor(old, new)
         options = (batch_size, blocks, device, progress)
-        first, processor = _states(old, None, prompts, *options)
-        second, _ = _states(new, processor, prompts, *options)
+        first, second = (_states(side, processor, prompts, *options) for side in (old, new))
         cosines = {name: state_cosines(first[name], second[name]).mean(dim=0).tolist() for name in prompts}
     gap, found = None, None
     if {HARMLESS, HARMFUL} <= set(first) and len(first[HARMLESS]) > 1:
@@ -133,8 +133,8 @@ def _compare_weights(old: ComparedSide, new: ComparedSide, progress: bool) -> di
     inside, outside = WeightDrift(), WeightDrift()
     parts: dict[str, str] = {}
     columns = {block: [0, 0] for block in range(1, layout.count + 1)}
-    for name, other in tqdm(_pairs(old, new), desc="Weights", unit="tensor", disable=not progress):
-        one, two = old.tensor(name), new.tensor(other)
+    for name, mine, other in tqdm(_pairs(old, new), desc="Weights", unit="tensor", disable=not progress):
+        one, two = old.tensor(mine), new.tensor(other)
         layer = name.removesuffix(".weight")
         block = layout.linears.get(layer) if name.endswith(".weight") else None
         if block is None:
@@ -153,8 +153,10 @@ def _compare_weights(old: ComparedSide, new: ComparedSide, progress: bool) -> di
     }
 
 
-def _pairs(old: ComparedSide, new: ComparedSide) -> list[tuple[str, str]]:
-    """Names of every tensor in both models.
+def _pairs(old: ComparedSide, new: ComparedSide) -> list[tuple[str, str, str]]:
+    """Name of every tensor, and under which it is stored in either model.
+
+    A weight that one of them ties to another and the other stores by itself is compared with the one it is tied to.
 
     Raises:
         ValueError: other blocks or layers, a tensor that one of them lacks, or one of another shape.
@@ -173,8 +175,14 @@ def _pairs(old: ComparedSide, new: ComparedSide) -> list[tuple[str, str]]:
         if other is None:
             lacking.append(f"{name} (not in {new.path})")
         else:
-            pairs.append((name, other))
-    lacking += [f"{name} (not in {old.path})" for name in new.names if old.holds(name) is None]
+            pairs.append((name, name, other))
+    paired = {other for _, _, other in pairs}
+    for name in new.names:
+        mine = old.holds(name)
+        if mine is None:
+            lacking.append(f"{name} (not in {old.path})")
+        elif name not in paired:
+            pairs.append((name, mine, name))
     if lacking:
         raise ValueError(
             f"{len(lacking)} tensors are in one of the models alone: {', '.join(lacking[:_NAMED])}; expected two "
@@ -194,6 +202,16 @@ def _part(name: str, prefix: str) -> str:
     return "embeddings and head" if any("embed" in word or "head" in word for word in words) else "other"
 
 
+def _processor(old: ComparedSide, new: ComparedSide) -> Any:
+    """The processor of the model before, or that of the one after where it has none."""
+    for side in (old, new):
+        try:
+            return side.processor()
+        except (OSError, ValueError) as error:
+            failure = error
+    raise ValueError(f"neither {old.path} nor {new.path} holds a processor, which prompts need: {failure}") from failure
+
+
 def _states(
     side: ComparedSide,
     processor: Any,
@@ -202,10 +220,9 @@ def _states(
     blocks: str | None,
     device: str,
     progress: bool,
-) -> tuple[dict[str, Tensor], Any]:
-    """Hidden states of all prompts in one of the models, in memory for as long; and the processor used."""
-    module = side.module().to(device).eval()
-    processor = processor or module.processor
+) -> dict[str, Tensor]:
+    """Hidden states of all prompts in one of the models, in memory for as long."""
+    module = side.module(processor).to(device).eval()
     found = {}
     with tqdm(total=sum(map(len, prompts.values())), desc=side.path.name, unit="prompt", disable=not progress) as bar:
         for name, records in prompts.items():
@@ -214,4 +231,4 @@ def _states(
             except ValueError as error:
                 raise ValueError(f"{side.path}, prompts {name!r}: {error}") from error
             bar.update(len(records))
-    return found, processor
+    return found

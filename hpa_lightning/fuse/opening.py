@@ -41,14 +41,20 @@ def warn_of_left_out(checkpoints: Iterable[Checkpoint]) -> None:
         )
 
 
-def warn_of_unbuilt(checkpoint: Checkpoint) -> None:
-    """Warn once of the stored matrices that the configuration builds no layer for: they are copied and not fused."""
+def warn_of_unbuilt(checkpoint: Checkpoint, done: str = "fused") -> None:
+    """Warn once of the stored matrices that the configuration builds no layer for.
+
+    Args:
+        checkpoint: bound.
+        done: what is not done with them: ``"fused"``, or ``"compared"``.
+    """
     unbuilt = [key for key in checkpoint.unbuilt if len(checkpoint.tensors.stored[key].shape) == 2]
     if unbuilt:
         warnings.warn(
             f"{checkpoint.folder}: {len(unbuilt)} stored matrices belong to no layer of the model that config.json "
-            f"describes ({', '.join(unbuilt[:3])}{', ...' if unbuilt[3:] else ''}): they are copied as they are, and "
-            "not fused. Where they are decoder blocks, look at the number of layers in config.json.",
+            f"describes ({', '.join(unbuilt[:3])}{', ...' if unbuilt[3:] else ''}): they are "
+            f"{'copied as they are, and ' if done == 'fused' else ''}not {done}. Where they are decoder blocks, look "
+            "at the number of layers in config.json.",
             stacklevel=3,
         )
 

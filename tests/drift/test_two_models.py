@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from support.exported_runs import EVALUATION, SEQUENTIAL, fitted
-from support.merged_checkpoints import tiny_llama
+from support.merged_checkpoints import changed, tiny_llama
 from support.model_folders import load, tuned, write
 from support.tiny_mllms import evaluation_records, tiny_llava, training_records, write_llava_json
 from torch import Tensor, nn
@@ -180,6 +181,45 @@ def test_what_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match=f"hpa-lightning drift: .*{message}"):
             main(["drift", *arguments, "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_head_that_is_no_longer_tied_counts(tmp_path: Path) -> None:
+    """It was compared the other way round alone: before, it is stored as the embedding."""
+    tied, untied = tiny_llama(tied=True), tiny_llama()
+    weights = dict(tied.state_dict())
+    untied.load_state_dict(weights | {"lm_head.weight": 3 * weights["lm_head.weight"]})
+    tied.save_pretrained(tmp_path / "tied")
+    untied.save_pretrained(tmp_path / "untied")
+    found = compare_models(tmp_path / "tied", tmp_path / "untied").elsewhere
+    assert found["embeddings and head"] == pytest.approx(2**0.5)  # of two equal weights the one has moved by twice
+    found = compare_models(tmp_path / "untied", tmp_path / "tied").elsewhere
+    assert found["embeddings and head"] == pytest.approx(2 / 10**0.5)
+
+
+def test_what_is_not_compared_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
+    more = lambda tensors: tensors.update({"mtp.layers.0.up_proj.weight": torch.ones(4, 4)})  # noqa: E731
+    after = changed(folders["after"], tmp_path / "after", more)
+    (after / "pytorch_model.bin").touch()
+    with (
+        pytest.warns(UserWarning, match=r"after: 1 stored matrices belong to no layer .*mtp.*they are not compared"),
+        pytest.warns(UserWarning, match=r"not read and not in the output.*pytorch_model.bin"),
+    ):
+        compare_models(folders["before"], after)
+    key = next(key for key in load_file(after / "model.safetensors") if key.endswith("lm_head.weight"))
+    headless = [changed(folders[name], tmp_path / f"no {name}", lambda tensors: tensors.pop(key)) for name in folders]
+    with pytest.raises(ValueError, match=r"no before holds no tensor for \['lm_head.weight'\]"):
+        compare_models(*headless)
+
+
+@pytest.mark.parametrize("without", ["before", "after"])
+def test_one_processor_is_enough(without: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    bare = {**folders, without: tmp_path / "bare"}
+    load(folders[without]).save_pretrained(bare[without])
+    prompts = {"harmful": evaluation_records(2, seed=4)}
+    found, expected = (compare_models(one["before"], one["after"], prompts=prompts) for one in (bare, folders))
+    assert found.cosines == expected.cosines
+    with pytest.raises(ValueError, match=r"neither .*bare nor .*bare holds a processor, which prompts need"):
+        compare_models(bare[without], bare[without], prompts=prompts)
 
 
 def test_the_figures_of_a_comparison_are_json() -> None:
