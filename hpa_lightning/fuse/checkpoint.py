@@ -47,7 +47,11 @@ class Checkpoint:
         self.config = AutoConfig.from_pretrained(self.folder)
         parts = (self.config, self.config.get_text_config())  # some programs write it for the language model alone
         if any(getattr(part, "quantization_config", None) is not None for part in parts):
-            raise ValueError(f"{self.folder} holds a quantised model; expected float32, float16 or bfloat16.")
+            raise ValueError(
+                f"{self.folder} holds a quantised model: config.json has a quantization_config; expected float32, "
+                "float16 or bfloat16. Where the weights are none and a program that merged them has left the entry, "
+                "delete it."
+            )
         files = self._weight_files()
         self.tensors = TensorFiles(self.folder, files)
         self.left_out = weights_left_out(self.folder, files, "model")
