@@ -16,6 +16,7 @@ from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.drift.compared_side import ComparedSide, open_side
 from hpa_lightning.drift.drift_inputs import read_kept
 from hpa_lightning.functional import state_cosines
+from hpa_lightning.fuse.adapted import is_adapter
 from hpa_lightning.modules.trainable import PROJECTORS, VISION
 from hpa_lightning.prompt_states import prompt_states
 from hpa_lightning.safety_layers import shown_by_states
@@ -95,9 +96,14 @@ def compare_models(
         progress: show progress bars.
 
     Raises:
-        ValueError: not two states of one model (other blocks, layers, shapes, tensors), weights that are not finite, or
-            what :func:`open_side` refuses.
+        ValueError: not two states of one model (other blocks, layers, shapes, tensors), weights that are not finite, a
+            base without an adapter, or what :func:`open_side` refuses.
     """
+    if base is not None and not (is_adapter(before) or is_adapter(after)):
+        raise ValueError(
+            f"base is {base}, and neither {before} nor {after} is a peft adapter's folder; leave it out, or name the "
+            "adapter's folder."
+        )
     old, new = open_side(before, base, blocks), open_side(after, base, blocks)
     kept = None if kept_from is None else read_kept(kept_from, old.layout.count)  # before what takes long
     weights = _compare_weights(old, new, progress)

@@ -92,7 +92,7 @@ class AdaptedCheckpoint(Checkpoint):
             if name in tied:
                 raise ValueError(
                     f"{self.adapter} adapts {module}, whose weight {self.folder} shares with another layer; expected "
-                    "layers with weights of their own. Untie them in the base, or merge the adapter with peft."
+                    "layers with weights of their own. Untie them in the base first; peft's merge changes both layers."
                 )
             if name in found:
                 raise ValueError(f"{self.adapter} adapts {found[name]} and {module}, which are one layer; remove one.")

@@ -176,6 +176,7 @@ def test_what_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
         ([before, str(tmp_path / "nothing")], "there is no folder .*nothing"),
         ([before, str(tmp_path / "no.ckpt")], "there is no checkpoint .*no.ckpt"),
         ([before, before, "--prompts", "{harmful: no.json}"], "prompts 'harmful': there is no file 'no.json'"),
+        ([before, before, "--base", before], "base is .*before, and neither .* nor .* is a peft adapter's folder"),
         ([before, before, "--most", "0"], "--most is 0; expected at least 1"),
     ):
         with pytest.raises(SystemExit, match=f"hpa-lightning drift: .*{message}"):
