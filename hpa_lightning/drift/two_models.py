@@ -209,13 +209,22 @@ def _part(name: str, prefix: str) -> str:
 
 
 def _processor(old: ComparedSide, new: ComparedSide) -> Any:
-    """The processor of the model before, or that of the one after where it has none."""
-    for side in (old, new):
-        try:
-            return side.processor()
-        except (OSError, ValueError) as error:
-            failure = error
-    raise ValueError(f"neither {old.path} nor {new.path} holds a processor, which prompts need: {failure}") from failure
+    """The processor of the model before; where it cannot be read, that of the one after, with a warning."""
+    try:
+        return old.processor()
+    except (OSError, ValueError) as error:
+        lacking = error
+    try:
+        found = new.processor()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"neither {old.path} nor {new.path} holds a processor, which prompts need: {lacking}; {error}"
+        ) from error
+    warnings.warn(
+        f"the processor of {old.path} cannot be read ({lacking}); the prompts are written by that of {new.path}.",
+        stacklevel=3,
+    )
+    return found
 
 
 def _states(

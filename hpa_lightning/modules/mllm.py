@@ -235,8 +235,11 @@ class MLLMModule(TokenWeightedModule):
         return found
 
     def on_train_start(self) -> None:
-        """Make optimizer and schedule again after a finder's trials: the schedule had the length of other batches."""
-        if loaded_by_finder(self.trainer):
+        """Make a schedule and its optimizer again after a finder's trials: it had the length of other batches.
+
+        Without a schedule the optimizer stays, with the rate that ``LearningRateFinder`` has set in it.
+        """
+        if self.make_lr_scheduler is not None and loaded_by_finder(self.trainer):
             self.trainer.strategy.setup_optimizers(self.trainer)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

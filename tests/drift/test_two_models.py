@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +218,13 @@ def test_one_processor_is_enough(without: str, folders: dict[str, Path], tmp_pat
     bare = {**folders, without: tmp_path / "bare"}
     load(folders[without]).save_pretrained(bare[without])
     prompts = {"harmful": evaluation_records(2, seed=4)}
-    found, expected = (compare_models(one["before"], one["after"], prompts=prompts) for one in (bare, folders))
+    expected = compare_models(folders["before"], folders["after"], prompts=prompts)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = compare_models(bare["before"], bare["after"], prompts=prompts)
     assert found.cosines == expected.cosines
+    taken = [str(one.message) for one in told if "the prompts are written by that of" in str(one.message)]
+    assert len(taken) == (without == "before")
     with pytest.raises(ValueError, match=r"neither .*bare nor .*bare holds a processor, which prompts need"):
         compare_models(bare[without], bare[without], prompts=prompts)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from support import multimodal_fits as fits
 from support.muted_modules import muted
 from support.tiny_mllms import evaluation_records, tiny_idefics3, tiny_llava, tiny_qwen, tiny_timm, training_records
 
@@ -228,3 +230,15 @@ def test_a_fit_from_yaml(tmp_path: Path) -> None:
     main(["test", "--config", str(tmp_path / "fit.yaml"), "--ckpt_path", str(tmp_path / "ck" / "last.ckpt")])
     again = MLLMModule.load_from_checkpoint(tmp_path / "ck" / "last.ckpt")
     assert isinstance(again.configure_optimizers(), torch.optim.SGD) and again.lora == LoraSettings(rank=2)
+
+
+@pytest.mark.parametrize("schedule", [None, {"name": "linear"}])
+def test_a_finder_s_trials_renew_a_schedule_and_leave_an_optimizer_alone(schedule: dict[str, str] | None) -> None:
+    """Without a schedule the rate that LearningRateFinder has set in the optimizer is the one to train with."""
+    renewed: list[object] = []
+    tuned = fits.module(lr_scheduler=schedule)
+    tuned._trainer = SimpleNamespace(  # type: ignore[assignment]
+        ckpt_path=".lr_find_0.ckpt", strategy=SimpleNamespace(setup_optimizers=renewed.append)
+    )
+    tuned.on_train_start()
+    assert len(renewed) == (schedule is not None)
