@@ -355,6 +355,7 @@ class TaskCallback(L.Callback):
         if self._of_a_finder:
             return
         if trainer.state.fn == "fit":
+            check_no_finder_resumes(trainer)
             saved = checkpoint.get(FIT) or {}
             check_settings(trainer, saved.get("settings"), self._settings or {})
             self._saved_optimizers = saved.get("optimizers")
@@ -410,8 +411,7 @@ class TaskCallback(L.Callback):
         """Start a fit where the checkpoint was written, if one was loaded."""
         callbacks = task_callbacks(trainer)
         restored = [callback for callback in callbacks if callback._restored]
-        if restored:
-            check_no_finder_resumes(trainer)
+        check_no_finder_resumes(trainer, bool(restored))
         check_optimizers(trainer, self._saved_optimizers)
         warn_of_frozen(pl_module)
         for callback in callbacks:

@@ -33,7 +33,7 @@ from hpa_lightning.data.tasks import EvaluationSet
 from hpa_lightning.decoding import decoding_of
 from hpa_lightning.evaluation import ScoredSet, SetScoring, check_scoring
 from hpa_lightning.files import whole_file
-from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
+from hpa_lightning.metrics.scoring import broken_not_safe, listed
 from hpa_lightning.modules.emulated_bfloat16 import precision_of
 from hpa_lightning.modules.fsdp import is_sharded
 from hpa_lightning.peak_memory import peak_memory
@@ -243,8 +243,11 @@ class TaskEvaluation(TaskCallback):
         self._warn_about_empty(step, after)
 
     def mostly_empty(self, step: int) -> dict[str, str]:
-        """Sets most of whose answers are empty after task ``step`` (-1: the aligned model) -> ``"9 of 10"``."""
-        return mostly_empty(RunResults(list(self._events)).answers(step))
+        """Sets most of whose answers are empty after task ``step`` (-1: the aligned model) -> ``"9 of 10"``.
+
+        The sets of tasks that are not taught yet are left out.
+        """
+        return RunResults(list(self._events)).mostly_empty(step)
 
     def _warn_about_empty(self, step: int, after: str | None) -> None:
         """A judge may take an empty answer for a refusal; a model that says nothing is broken, not safe."""

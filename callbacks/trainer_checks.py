@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from hpa_lightning.data.needs import task_stream
 from hpa_lightning.redaction import masked_text
-from hpa_lightning.trainer_attributes import callbacks_of, loaded_by_finder, resumed_from
+from hpa_lightning.trainer_attributes import callbacks_of, is_dev_run, loaded_by_finder, resumed_from
 
 if TYPE_CHECKING:
     from hpa_lightning.callbacks.task import TaskCallback
@@ -96,15 +96,23 @@ def check_weight_writers(trainer: L.Trainer, caller: TaskCallback) -> None:
             )
 
 
-def check_no_finder_resumes(trainer: L.Trainer) -> None:
-    """To be called where a checkpoint was loaded: a finder's own file after it takes the training state's place.
+def check_no_finder_resumes(trainer: L.Trainer, restored: bool = False) -> None:
+    """Refuse Lightning's finders in a fit that goes on from a checkpoint: their own file takes its place.
+
+    A class of one's own that is derived from theirs may run at another time, and is known by that file alone.
+
+    Args:
+        trainer: whose checkpoint is being loaded, or was.
+        restored: whether a checkpoint was loaded into the callbacks.
 
     Raises:
-        MisconfigurationException: a finder has loaded its file.
+        MisconfigurationException: a finder will load its file, or has loaded it.
     """
-    if loaded_by_finder(trainer):
+    kinds = (lightning_callbacks.LearningRateFinder, lightning_callbacks.BatchSizeFinder)
+    has_one = any(type(callback) in kinds for callback in callbacks_of(trainer)) and not is_dev_run(trainer)
+    if (has_one and resumed_from(trainer) is not None) or (restored and loaded_by_finder(trainer)):
         raise MisconfigurationException(
-            "A finder of Lightning's (LearningRateFinder, BatchSizeFinder) has loaded a file of its own, and Lightning "
+            "A finder of Lightning's (LearningRateFinder, BatchSizeFinder) loads a file of its own, and Lightning "
             "leaves out the training state of the checkpoint that the fit goes on from: it would begin at step 0, on "
             "weights that are trained already. Take the finder out of the trainer's callbacks to go on."
         )

@@ -86,6 +86,15 @@ def check_processor(processor: Any) -> None:
             )
 
 
+def quantisation(config: Any) -> dict[str, Any] | None:
+    """The ``quantization_config`` of a model's configuration, or of its language model's; ``None`` without one."""
+    for part in (config, config.get_text_config()):  # some programs write it for the language model alone
+        found = getattr(part, "quantization_config", None)
+        if found is not None:
+            return dict(found if isinstance(found, dict) else found.to_dict())
+    return None
+
+
 def auto_class_of(config: Any) -> Any:
     """Return ``AutoModelForImageTextToText``, or ``AutoModelForCausalLM`` for a model that reads text alone.
 

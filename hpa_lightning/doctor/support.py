@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import strategies
 from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
+from hpa_lightning.architectures import quantisation
 from hpa_lightning.callbacks.task import TaskCallback
 from hpa_lightning.callbacks.trainer_checks import strategy_refusal
 from hpa_lightning.doctor.fit_plan import FitPlan
@@ -41,6 +42,8 @@ def supported(plan: FitPlan, strategy: str | None = None) -> list[Verdict]:
     found = [Verdict(f"architecture {config.model_type}, {type(model).__name__}, {kind}")]
     found.append(_tried(lambda: _blocks(plan), "decoder blocks"))
     found.append(_tried(lambda: _layers(plan), "tuned linear layers"))
+    if (quantised := quantisation(config)) is not None:
+        found.append(_stored(quantised))
     named = strategy or plan.strategy
     kind_of_strategy = strategy_class(named)
     for callback in plan.callbacks:
@@ -48,6 +51,19 @@ def supported(plan: FitPlan, strategy: str | None = None) -> list[Verdict]:
             what = f"{type(callback).__name__} with {'one device' if named == 'auto' else named}"
             found.append(Verdict(what, strategy_refusal(kind_of_strategy, callback) or ""))
     return found
+
+
+def _stored(quantised: Mapping[str, Any]) -> Verdict:
+    """Of weights that are stored in a few bits; MXFP4 is of experts alone, which are no linear layers."""
+    method = str(quantised.get("quant_method", "unknown"))
+    what = f"weights quantised by {method}"
+    if quantised.get("dequantize") or method == "mxfp4":
+        return Verdict(f"{what}; not in the memory below, which counts whole weights")
+    return Verdict(
+        what,
+        "tuned layers with quantised weights are refused (docs/strategies.md), and the memory below counts whole ones. "
+        "Take the model's unquantised weights; where a program that merged them has left the entry, delete it",
+    )
 
 
 def _blocks(plan: FitPlan) -> str:

@@ -116,7 +116,7 @@ class FolderSide(ComparedSide):
         model = empty_model(self._checkpoint.config, self._checkpoint.dtype)
         self._checkpoint.bind(model)
         self._checkpoint.need(self._checkpoint.unstored(model))
-        warn_of_left_out([self._checkpoint])
+        warn_of_left_out([self._checkpoint], writes=False)
         warn_of_unbuilt(self._checkpoint, "compared")
         self.layout = layout_of(model, blocks)
         stored = self._checkpoint.stored

@@ -15,6 +15,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 import hpa_lightning.modules.load_pretrained  # noqa: F401 - registers the timm-built architecture with the auto classes
+from hpa_lightning.architectures import quantisation
 from hpa_lightning.fuse.folder import file_inside, weights_left_out
 from hpa_lightning.fuse.tensor_files import StoredTensor, TensorFiles, require_finite
 
@@ -45,8 +46,7 @@ class Checkpoint:
             raise ValueError(f"{self.folder} holds no config.json; expected a Hugging Face model folder.")
         file_inside(self.folder, "config.json", "transformers")
         self.config = AutoConfig.from_pretrained(self.folder)
-        parts = (self.config, self.config.get_text_config())  # some programs write it for the language model alone
-        if any(getattr(part, "quantization_config", None) is not None for part in parts):
+        if quantisation(self.config) is not None:
             raise ValueError(
                 f"{self.folder} holds a quantised model: config.json has a quantization_config; expected float32, "
                 "float16 or bfloat16. Where the weights are none and a program that merged them has left the entry, "

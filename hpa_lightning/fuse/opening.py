@@ -30,12 +30,17 @@ def open_checkpoint(folder: str | Path, base: str | Path | None) -> Checkpoint:
     return AdaptedCheckpoint(base, folder)
 
 
-def warn_of_left_out(checkpoints: Iterable[Checkpoint]) -> None:
-    """Warn once of the weight files beside those that are read."""
+def warn_of_left_out(checkpoints: Iterable[Checkpoint], writes: bool = True) -> None:
+    """Warn once of the weight files beside those that are read.
+
+    Args:
+        checkpoints: opened.
+        writes: whether an output is made of them, which lacks those files.
+    """
     left_out = dict.fromkeys(path for checkpoint in checkpoints for path in checkpoint.left_out)
     if left_out:
         warnings.warn(
-            f"not read and not in the output, as transformers and peft do not read them either: "
+            f"not read{' and not in the output' if writes else ''}, as transformers and peft do not read them either: "
             f"{', '.join(map(str, left_out))}.",
             stacklevel=3,
         )

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from hpa_lightning.metrics.scoring import broken_not_safe, listed, mostly_empty
+from hpa_lightning.metrics.scoring import broken_not_safe, listed
 from hpa_lightning.report.significance import estimate
 from hpa_lightning.results.events import GateEvent, ScoreEvent, TestedEvent
 from hpa_lightning.results.run_results import KINDS, RunResults
@@ -273,7 +273,7 @@ def row_name(run: RunResults, step: int) -> str:
 
 def mostly_empty_steps(run: RunResults) -> str:
     """After which steps most answers to which sets were empty, in words; ``""`` if after none."""
-    found = {row_name(run, step): listed(sets) for step in run.steps if (sets := mostly_empty(run.answers(step)))}
+    found = {row_name(run, step): listed(sets) for step in run.steps if (sets := run.mostly_empty(step))}
     return "; ".join(f"{step}: {sets}" for step, sets in found.items())
 
 

@@ -23,6 +23,7 @@ from hpa_lightning.metrics import (
     mean_attack_success_rate,
     mean_over_refusal_rate,
 )
+from hpa_lightning.metrics.scoring import mostly_empty
 from hpa_lightning.metrics.tasks import CHOICE_METRICS, METRICS, NO_SHARES
 from hpa_lightning.redaction import masked_arguments
 from hpa_lightning.results.events import (
@@ -382,6 +383,15 @@ class RunResults:
             if event.step == step and event.n is not None and counts:
                 found[event.set] = {"n": event.n, **counts}
         return found
+
+    def mostly_empty(self, step: int) -> dict[str, str]:
+        """Sets most of whose answers were empty at a step -> ``"9 of 10"``.
+
+        A task's set counts after that task alone, and of the aligned model: what is not taught yet may well stay
+        without an answer.
+        """
+        ahead = set(self.tasks[step + 1 :]) & set(self.names("task")) if step >= 0 else ()
+        return mostly_empty({name: one for name, one in self.answers(step).items() if name not in ahead})
 
     def scored(self, step: int) -> dict[str, ScoreEvent]:
         """Set name -> its score event at a step."""

@@ -2,12 +2,15 @@
 
 import csv
 import io
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from hpa_lightning.report import matrix_table, method_table, run_table, safety_table
-from hpa_lightning.report.run_tables import run_labels, score_table
+from hpa_lightning.report.run_tables import mostly_empty_steps, run_labels, score_table
+from hpa_lightning.results.result_file import ResultWriter
 from hpa_lightning.results.run_results import RunResults
 
 
@@ -53,3 +56,18 @@ def test_long_form_holds_every_score(write_run) -> None:
     for row, event in zip(rows, run.events("score"), strict=True):
         assert (int(row["step"]), row["kind"], row["set"]) == (event["step"], event["kind"], event["set"])
         assert float(row["score_percent"]) == pytest.approx(100 * event["score"], abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("step", "told"), [(4, ""), (5, "after TextVQA: TextVQA 300 of 500"), (-1, "aligned: TextVQA 300 of 500")]
+)
+def test_answers_of_a_task_still_ahead_may_be_empty(write_run, tmp_path: Path, step: int, told: str) -> None:
+    """No score of it counts yet, so neither does silence; of the aligned model it does."""
+    folder = write_run("run")
+    writer = ResultWriter(folder / "results.jsonl")
+    lines = [json.loads(line) for line in writer.path.read_text().splitlines()]
+    for line in lines:
+        if line["event"] == "score" and line["set"] == "TextVQA":
+            line["empty"] = 300 if line["step"] == step else 0
+    writer.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert mostly_empty_steps(RunResults.from_file(folder)) == told
