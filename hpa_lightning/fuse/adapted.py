@@ -16,6 +16,7 @@ from hpa_lightning.fuse.adapter_settings import check_plain_lora
 from hpa_lightning.fuse.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json, rename_keys, tied_weights
 from hpa_lightning.fuse.folder import file_inside, weights_left_out
 from hpa_lightning.fuse.tensor_files import TensorFiles, require_finite
+from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.linear_names import uncompiled_name
 from hpa_lightning.values import names
 
@@ -88,7 +89,10 @@ class AdaptedCheckpoint(Checkpoint):
         for module, factors in parts.items():
             name = renamed[f"{module}.weight"]
             if name not in self or len(self.stored(name).shape) != 2:
-                raise ValueError(f"{self.adapter} adapts {module}, which is not a linear layer of {self.folder}.")
+                raise ValueError(
+                    f"{self.adapter} adapts {module}, which is not a linear layer of {self.folder}"
+                    f"{_of_the_language_model(module, model)}."
+                )
             if name in tied:
                 raise ValueError(
                     f"{self.adapter} adapts {module}, whose weight {self.folder} shares with another layer; expected "
@@ -148,6 +152,21 @@ class AdaptedCheckpoint(Checkpoint):
 
 def _factor_key(module: str, factor: str) -> str:
     return f"base_model.model.{module}.lora_{factor}.weight"
+
+
+def _of_the_language_model(module: str, model: nn.Module) -> str:
+    """What follows on the name of a layer that ``model`` has in its language model's blocks alone; ``""`` if not."""
+    found = re.fullmatch(r"(?P<list>.+?)\.(?P<layer>\d+\..+)", module)
+    try:
+        blocks, _ = find_decoder_blocks(model)
+    except ValueError:  # none that this package knows, and so none to name
+        return ""
+    if found is None or f"{blocks}.{found['layer']}.weight" not in model.state_dict():
+        return ""
+    return (
+        f"; that one has {blocks}.{found['layer']}. Where the adapter was tuned on its language model alone, rename "
+        f"its tensors from 'base_model.model.{found['list']}.' to 'base_model.model.{blocks}.'"
+    )
 
 
 def _expected_of(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from support.fused_checkpoints import LAYERS, SAFETY, SETTINGS, TASK
 from support.model_folders import load, write
 from support.tiny_mllms import tiny_llava
 from torch import Tensor
-from transformers import AutoProcessor
+from transformers import AutoProcessor, LlamaForCausalLM
 
 from hpa_lightning.fuse import fuse_checkpoints, fusion_calibration
 from hpa_lightning.fuse.adapted import AdaptedCheckpoint
@@ -195,6 +196,25 @@ def test_names_that_programs_write_other_than_peft(tmp_path: Path) -> None:
         checkpoint = AdaptedCheckpoint(tmp_path / "base", folder)
         with pytest.raises(ValueError, match=r"which are one (tensor|layer); remove one"):
             checkpoint.bind(empty_model(checkpoint.config, checkpoint.dtype))
+
+
+def test_an_adapter_of_the_language_model_alone_says_what_to_rename(tmp_path: Path) -> None:
+    """As tuned on the text model before it got its vision tower; so renamed it gives what peft merges there."""
+    model, _ = tiny_llava(1)
+    model.save_pretrained(tmp_path / "base")
+    text = LlamaForCausalLM(model.config.text_config)
+    text.model.load_state_dict(model.model.language_model.state_dict())
+    adapted = get_peft_model(text, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    checkpoint = AdaptedCheckpoint(tmp_path / "base", tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"adapts model\.layers\.0.*rename its tensors from '(.+)' to '(.+)'") as told:
+        checkpoint.bind(empty_model(checkpoint.config, checkpoint.dtype))
+    old, new = re.findall(r"'(base_model[^']+)'", str(told.value))
+    folder = renamed(tmp_path / "adapter", lambda key: key.replace(old, new), tmp_path / "renamed")
+    checkpoint = AdaptedCheckpoint(tmp_path / "base", folder)
+    checkpoint.bind(empty_model(checkpoint.config, checkpoint.dtype))
+    merged = adapted.merge_and_unload().state_dict()["model.layers.0.self_attn.q_proj.weight"]
+    torch.testing.assert_close(checkpoint.tensor("model.language_model.layers.0.self_attn.q_proj.weight"), merged)
 
 
 def old_layout(key: str) -> str:
