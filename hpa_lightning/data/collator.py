@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from hpa_lightning.architectures import check_processor
@@ -16,6 +17,7 @@ from hpa_lightning.data.labels import carry_over, labelled_tokens
 from hpa_lightning.data.padding import cut_right, pad_on, padding_on
 from hpa_lightning.data.pairs import PAIR_NUMBERS, answered, check_same_prompt, number_of
 from hpa_lightning.data.processor_settings import processor_settings
+from hpa_lightning.data.readers.row_fields import DataWarning
 from hpa_lightning.data.record import Record, check_pair, check_record, is_learnt, message_text, open_image, user_turn
 from hpa_lightning.data.reply_tokens import tokens_behind_prompt
 from hpa_lightning.data.special_tokens import added_around, adding_in_front_alone
@@ -76,6 +78,7 @@ class MLLMCollator:
         self.max_length = max_length
         self.chat_template = chat_template
         self.max_image_pixels = max_image_pixels
+        self._told_of_control_tokens = False
         if not getattr(tokenizer_of(processor), "is_fast", False):
             raise ValueError(
                 f"{type(tokenizer_of(processor)).__name__} is not a fast tokenizer; answers are found through "
@@ -201,7 +204,7 @@ class MLLMCollator:
             check_record(record)
             self.check_text(record)
             messages, answers = record.prompt_and_references()
-            texts.append(self.template.prompt(messages))
+            texts.append(self.template.prompt(messages, record.where))
             references.append(tuple(answers))
         inputs = self._process(records, texts, padding_side="left")
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
@@ -303,7 +306,9 @@ class MLLMCollator:
         """Check that no text of the record holds the processor's token of an image, and that it takes the images.
 
         Looked at are the turns, the rejected answer and the choices. A token of a video or a sound counts too: the
-        processor looks for one in its place, or lets the model read it as one.
+        processor looks for one in its place, or lets the model read it as one. Of the special tokens that part turns or
+        end a sequence, which the tokenizer reads as such in any text, the first one found is warned of, in references
+        too.
 
         Raises:
             ValueError: named by the record.
@@ -320,6 +325,24 @@ class MLLMCollator:
                 raise ValueError(
                     f"{record.where}: the text holds the {kind} token {token!r}; expected images as parts of the "
                     "message, and no other media."
+                )
+        if not self._told_of_control_tokens:
+            held = next(
+                (
+                    token
+                    for token in self.template.control_tokens
+                    for text in (*texts, *record.answers)
+                    if token in text
+                ),
+                None,
+            )
+            if held is not None:
+                self._told_of_control_tokens = True
+                rank_zero_warn(
+                    f"{record.where}: a text, answer or reference holds {held!r}, a special token of the chat template "
+                    "or the tokenizer: the model reads it as the bounds of a turn or of the sequence, and no answer "
+                    "has it. Take it out unless it is meant. Only the first such record is told.",
+                    category=DataWarning,
                 )
 
     def _cut(self, batch: dict[str, Tensor], records: Sequence[Record]) -> dict[str, Tensor]:

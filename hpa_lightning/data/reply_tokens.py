@@ -26,7 +26,10 @@ def tokens_behind_prompt(
         ValueError: named by the record, if the tokens of its prompt depend on the reply.
     """
     messages = record.prompt_and_references()[0]
-    texts = [template.prompt(messages), *(template.begun(messages, reply, record.where) for reply in replies)]
+    texts = [
+        template.prompt(messages, record.where),
+        *(template.begun(messages, reply, record.where) for reply in replies),
+    ]
     prompt, *begun = tokenizer(texts, add_special_tokens=False)["input_ids"]
     for reply, ids in zip(replies, begun, strict=True):
         if ids[: len(prompt)] != prompt or len(ids) == len(prompt):

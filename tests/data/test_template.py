@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from support.chat_files import TURNS, read
-from support.tiny_mllms import picture, tiny_llava, tiny_qwen, tiny_tokenizer
+from support.tiny_mllms import CHATML_TEMPLATE, picture, tiny_llava, tiny_qwen, tiny_tokenizer
 from tokenizers import AddedToken
 
 from hpa_lightning.data import MLLMCollator, Record
@@ -47,3 +50,52 @@ def test_an_added_token_behind_the_answer_ends_the_turn(special: bool, thought: 
     assert collator.template.stop_token_ids() == sorted([end, tokenizer.eos_token_id])
     tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "")
     assert MLLMCollator(tokenizer).template.end_of_turn == "</s>"
+
+
+@pytest.mark.parametrize("content", ["{{ message.content }}", "{{ '' + message.content }}"])
+def test_a_template_that_prints_the_parts_of_a_turn_is_refused(content: str) -> None:
+    """It expects strings; the model would read a list as Python writes it."""
+    _, processor = tiny_qwen()
+    processor.chat_template = f"{{% for message in messages %}}<|im_start|>{content}<|im_end|>{{% endfor %}}"
+    with pytest.raises(ValueError, match=r"the chat template (writes|fails with TypeError).* parts .*chat_template"):
+        MLLMCollator(processor)
+
+
+def test_a_turn_that_the_template_leaves_out_is_refused() -> None:
+    """Phi-3's first template passed over the system's turn."""
+    _, processor = tiny_qwen()
+    processor.chat_template = CHATML_TEMPLATE.replace("in messages %}", "in messages if message.role != 'system' %}")
+    collator = MLLMCollator(processor)
+    system = {"role": "system", "content": [{"type": "text", "text": "Be\nbrief."}]}
+    record = Record("r", (system, *user_turn("hi"), *assistant_turn("yes")), source="a.json[3]")
+    told = r"a\.json\[3\]: the chat template leaves out or changes .* system's turn, 'Be\\nbrief\.'"
+    for make in (collator.train, collator.generate):
+        with pytest.raises(ValueError, match=told):
+            make([record])
+    assert collator.generate([Record("r", record.messages[1:])])["prompts"][0].endswith("assistant\n")
+
+
+def test_what_a_template_writes_before_answers_ends_prompts() -> None:
+    """Also where it does not know `add_generation_prompt`; models had to write it, and answers began with it."""
+    _, processor = tiny_qwen()
+    known, _, _ = CHATML_TEMPLATE.partition("{% if add_generation_prompt %}")
+    record = Record("r", (*user_turn("a"), *assistant_turn("b"), *user_turn("hi"), *assistant_turn("yes")))
+    expected = MLLMCollator(processor)
+    with pytest.warns(UserWarning, match=r"does not know add_generation_prompt: '<\|im_start\|>assistant\\n'"):
+        found = MLLMCollator(processor, chat_template=known)
+    assert found.generate([record])["prompts"] == expected.generate([record])["prompts"]
+    batches = [collator.train([record]) for collator in (found, expected)]
+    assert all(torch.equal(batches[0][key], batches[1][key]) for key in ("input_ids", "labels"))
+
+
+def test_a_template_that_writes_the_date_is_told() -> None:
+    """Llama 3.2's and Granite's do."""
+    _, processor = tiny_qwen()
+    dated = "{% if strftime_now is defined %}Today: {{ strftime_now('%d %b %Y') }}\n{% endif %}" + CHATML_TEMPLATE
+    with pytest.warns(UserWarning, match="writes today's date") as told:
+        MLLMCollator(processor, chat_template=dated)
+    (advice,) = re.findall(r"'(\{%- macro .*?endmacro -%\})'", str(told[0].message))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        collator = MLLMCollator(processor, chat_template=advice + dated)
+    assert collator.generate([Record("r", user_turn("hi"))])["prompts"][0].startswith("Today: 26 Jul 2024\n")
