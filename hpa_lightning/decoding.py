@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from hpa_lightning.metrics.judges.judged_text import marks_thoughts
+
 #: Longest answers in tokens, by the kind of the evaluation set, where neither the set nor the module names one.
 LONGEST_ANSWER: dict[str, int] = {"task": 16, "safety": 64, "over_refusal": 64, "helpfulness": 16}
 
@@ -163,14 +165,20 @@ def set_aside(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
 def decoded(tokens: Tensor, tokenizer: Any, decoding: Mapping[str, Any]) -> list[str]:
     """Return the answers as text, without special tokens and without added tokens that end an answer.
 
+    Special tokens that part thoughts from the answer stay: without them nothing could tell the two.
+
     Args:
         tokens: what was generated, ``(answers, tokens)``.
         tokenizer: its added tokens need not be marked as special.
         decoding: as :func:`resolve` made it.
     """
-    left_out = set(_stop_ids(decoding)) & set(tokenizer.added_tokens_decoder)
+    added = tokenizer.added_tokens_decoder
+    left_out = set(_stop_ids(decoding)) & set(added)
+    special = {number for number, token in added.items() if token.special}
+    if parting := {number for number in special - left_out if marks_thoughts(str(added[number]))}:
+        left_out |= special - parting
     rows = [[token for token in row if token not in left_out] for row in tokens.tolist()]
-    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True)
+    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=not parting)
     return texts
 
 

@@ -24,6 +24,8 @@ from hpa_lightning.callbacks import SequentialTuning, TaskEvaluation
 from hpa_lightning.command_results import CommandResults
 from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
 from hpa_lightning.decoding import decoded, decoding_of, ended
+from hpa_lightning.metrics import exact_match, option_accuracy
+from hpa_lightning.metrics.judges.judged_text import given_answer
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.report import method_table
 from hpa_lightning.report.run_tables import answers_table, matrix_table, run_table, safety_table, score_table
@@ -232,3 +234,39 @@ def test_empty_and_cut_answers_stand_in_every_table(tmp_path: Path) -> None:
     assert "Empty and cut answers" in page and "repetition_penalty 1.0" in page
     rows = {(item.step, item.set): item.rows for item in read_predictions(tmp_path)}
     assert rows[-1, "harm"][0]["cut"] is True and rows[-1, "harm"][0]["decoding"] == module.decoding(2)
+
+
+@pytest.mark.parametrize(
+    ("marks", "thoughts"),
+    [
+        (("<think>", "</think>"), "<think>Is it A?</think>"),
+        (("[THINK]", "[/THINK]"), "[THINK]Is it A?[/THINK]"),
+        (("\u25c1think\u25b7", "\u25c1/think\u25b7"), "\u25c1think\u25b7Is it A?\u25c1/think\u25b7"),
+        (
+            ("<|channel|>", "<|message|>", "<|start|>", "<|end|>"),
+            "<|channel|>analysis<|message|>Is it A?<|end|><|start|>assistant<|channel|>final<|message|>",
+        ),
+    ],
+    ids=["think", "Magistral", "Kimi", "gpt-oss"],
+)
+def test_special_tokens_that_end_thoughts_stay_in_answers(marks: tuple[str, ...], thoughts: str) -> None:
+    """Without them "Is it A?B" was the answer."""
+    tokenizer = tiny_tokenizer({"eos_token": "</s>", "pad_token": "<pad>"}, marks)
+    tokens = torch.tensor([tokenizer(f"{thoughts}B</s><pad>", add_special_tokens=False)["input_ids"]])
+    (text,) = decoded(tokens, tokenizer, {"eos_token_id": [tokenizer.eos_token_id]})
+    assert text.endswith("B") and "<pad>" not in text
+    assert float(option_accuracy([text], [("B",)])) == float(exact_match([text], [("B",)])) == 1
+
+
+def test_thoughts_that_the_prompt_begins_are_known_as_thoughts() -> None:
+    """Templates of reasoning models write the first mark themselves, so that it is not in the answer."""
+    model, processor = tiny_qwen()
+    processor.chat_template = processor.chat_template.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    module = MLLMModule.from_objects(model, processor)
+    batch = MLLMCollator(processor).generate(evaluation_records(2))
+    assert batch["prompts"][0].endswith("<think>\n")
+    with pytest.warns(UserWarning, match="2 of 2 answers .* cut within their thoughts, at max_new_tokens=3") as told:
+        answers = [module.generate(batch, max_new_tokens=3) for _ in range(2)][1]
+    assert len([one for one in told if "within their thoughts" in str(one.message)]) == 1
+    assert answers.cut == [True, True]
+    assert all(answer.startswith("<think>") and given_answer(answer) == "" for answer in answers)

@@ -35,6 +35,7 @@ from hpa_lightning.decoding import (
     set_aside,
 )
 from hpa_lightning.evaluation import ScoredSet, SetScoring, means
+from hpa_lightning.metrics.judges.judged_text import given_answer, opened_thoughts
 from hpa_lightning.modules.assembly import ModelParts, load_weights_
 from hpa_lightning.modules.blocks import find_decoder_blocks
 from hpa_lightning.modules.emulated_bfloat16 import advice
@@ -171,6 +172,7 @@ class MLLMModule(TokenWeightedModule):
         self._in_training = False
         self._stop_token_ids: list[int] | None = None
         self._warned_defaults = False
+        self._warned_thoughts = False
         self._scoring: list[SetScoring] = []  # of the running loop's sets
         self.scored: list[ScoredSet] = []  # by the last validation or test
         self._kept_state: dict[str, Any] | None = None  # of the weights: a checkpoint's, or that of a fit that is over
@@ -289,7 +291,8 @@ class MLLMModule(TokenWeightedModule):
 
         An answer ends at the chat template's end-of-turn token, at the end of the sequence, or at one of
         ``generation``'s ``stop_strings``, which is not part of it. Training mode and random state are the caller's
-        afterwards, unless it samples.
+        afterwards, unless it samples. Where the prompt ends with a mark that begins thoughts (``<think>``), the answer
+        begins with it if it was cut or ends its thoughts, so that the two are told apart.
 
         Args:
             batch: on the module's device.
@@ -315,7 +318,26 @@ class MLLMModule(TokenWeightedModule):
             tokens = self.model.generate(**inputs, **arguments)
         new = tokens[:, inputs["input_ids"].shape[1] :]
         texts, cut = ended(new, decoded(new, tokenizer, decoding), decoding)
-        return Answers([text.strip() for text in texts], cut)
+        texts = [text.strip() for text in texts]
+        for row, mark in enumerate(map(opened_thoughts, batch.get("prompts", ()))):
+            if cut[row] or given_answer(mark + texts[row]):
+                texts[row] = mark + texts[row]
+        answers = Answers(texts, cut)
+        self._warn_about_thoughts(answers, decoding["max_new_tokens"])
+        return answers
+
+    def _warn_about_thoughts(self, answers: Answers, limit: int) -> None:
+        """Tell once that answers end within their thoughts: nothing is answered, and a judge reads the thoughts."""
+        ends = zip(answers, answers.cut, strict=True)
+        count = sum(cut and bool(text.strip()) and not given_answer(text) for text, cut in ends)
+        if 2 * count > len(answers) and not self._warned_thoughts:
+            self._warned_thoughts = True
+            rank_zero_warn(
+                f"{count} of {len(answers)} answers of a batch were cut within their thoughts, at "
+                f"max_new_tokens={limit}: tasks score them as wrong, and judges read the thoughts. Raise "
+                "max_new_tokens until few answers are cut, or switch thoughts off: for Qwen3 by a chat_template that "
+                "begins with '{%- set enable_thinking = false -%}'."
+            )
 
     def _warn_about_defaults(self) -> None:
         """Tell once what the model's file of decoding settings asks for and does not get."""

@@ -11,13 +11,27 @@ _CHARACTERS = 1000  # of an answer that are read for them
 _LONGEST = 300  # characters of a sentence
 
 _THINK = "think|thinking|thought|thoughts|reasoning|analysis|scratchpad"
-# A chat template often writes the opening tag itself, so that only the closing one is in the response.
-_THOUGHTS = re.compile(rf"^.*</(?:{_THINK})\s*>", re.DOTALL | re.IGNORECASE)
-_BEGUN = re.compile(rf"\s*<(?:{_THINK})\s*>", re.IGNORECASE)
-_CHANNEL = re.compile(r"^.*<\|channel\|>\s*final\s*<\|message\|>", re.DOTALL)
-_TAG = re.compile(
-    rf"<\|[^|<>\n]{{1,40}}\|>|\[/?INST\]|</?s>|<(?:end|start)_of_turn>|</?(?:{_THINK}|answer|response)\s*>", re.I
+# Those of most models; of Seed, Magistral, Kimi, Cohere's, Sky-T1 and Gemma 4; and the channels of gpt-oss.
+_OPENED = (
+    rf"(?:<(?:seed:)?(?:{_THINK})\s*>|\[think(?:ing)?\]|\u25c1think(?:ing)?\u25b7"
+    r"|<\|(?:start_thinking|begin_of_thought)\|>|<\|channel>(?:\s*thought\b)?"
+    r"|<\|channel\|>\s*(?:analysis|commentary)\b[^<]*<\|message\|>)"
 )
+_CLOSED = (
+    rf"(?:</(?:seed:)?(?:{_THINK})\s*>|\[/think(?:ing)?\]|\u25c1/think(?:ing)?\u25b7"
+    r"|<\|(?:end_thinking|end_of_thought)\|>|<channel\|>)"
+)
+# A chat template often writes the opening tag itself, so that only the closing one is in the response.
+_THOUGHTS = re.compile(rf"^.*{_CLOSED}", re.DOTALL | re.IGNORECASE)
+_BEGUN = re.compile(rf"\s*{_OPENED}", re.IGNORECASE)
+_OPEN_AT_THE_END = re.compile(rf"({_OPENED})\s*\Z", re.IGNORECASE)
+_CHANNEL = re.compile(r"^.*<\|channel\|>\s*final\s*<\|message\|>", re.DOTALL)
+_MARKS_OF_THOUGHTS = re.compile(rf"{_OPENED}|{_CLOSED}|<\|channel\|>|<\|message\|>", re.IGNORECASE)
+_TAG = re.compile(
+    rf"<\|[^|<>\n]{{1,40}}\|>|\[/?INST\]|</?s>|<(?:end|start)_of_turn>|{_OPENED}|{_CLOSED}|</?(?:answer|response)\s*>",
+    re.I,
+)
+_FIRST_OF_A_MARK = "<[\u25c1"
 _EMOJI = re.compile(
     "[\U0001f000-\U0001faff\u2190-\u21ff\u2300-\u23ff\u2460-\u24ff\u2600-\u27bf\u2b00-\u2bff\ufe0e\ufe0f\u200b-\u200d\ufffd]+"
 )
@@ -56,7 +70,30 @@ def without_thoughts(response: str) -> str:
         >>> without_thoughts("<think>A? No, B.</think>B")
         'B'
     """
-    return _THOUGHTS.sub("", _CHANNEL.sub("", response)) if "<" in response else response
+    if not any(character in response for character in _FIRST_OF_A_MARK):
+        return response
+    return _THOUGHTS.sub("", _CHANNEL.sub("", response))
+
+
+def marks_thoughts(token: str) -> bool:
+    """Whether a token of a tokenizer is one that thoughts are told from the answer by.
+
+    Example:
+        >>> marks_thoughts("</think>"), marks_thoughts("[THINK]"), marks_thoughts("<|im_end|>")
+        (True, True, False)
+    """
+    return _MARKS_OF_THOUGHTS.fullmatch(token) is not None
+
+
+def opened_thoughts(prompt: str) -> str:
+    """The mark that a prompt ends with where its chat template has begun the model's thoughts; ``""`` where not.
+
+    Example:
+        >>> opened_thoughts("<|im_start|>assistant\\n<think>\\n"), opened_thoughts("<think></think>")
+        ('<think>', '')
+    """
+    match = _OPEN_AT_THE_END.search(prompt)
+    return match[1] if match else ""
 
 
 def given_answer(response: str) -> str:
@@ -82,7 +119,7 @@ def answer_of(response: str) -> str:
         'No.'
     """
     answer = without_thoughts(response)
-    if "<" in answer or "[" in answer:
+    if any(character in answer for character in _FIRST_OF_A_MARK):
         answer = _TAG.sub(" ", answer)
     answer = _EMOJI.sub(" ", answer)
     for name in (_SPEAKER, _BRACKETED_SPEAKER, _SPEAKER):

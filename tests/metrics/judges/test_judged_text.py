@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from hpa_lightning.metrics.judges.judged_text import SENTENCES, answer_of, opening, read, without_thoughts
+from hpa_lightning.metrics.judges.judged_text import (
+    SENTENCES,
+    answer_of,
+    given_answer,
+    opening,
+    read,
+    without_thoughts,
+)
 
 
 @pytest.mark.parametrize(
@@ -15,6 +22,11 @@ from hpa_lightning.metrics.judges.judged_text import SENTENCES, answer_of, openi
         ("<|channel|>analysis<|message|>hm<|channel|>final<|message|>No.", "No."),
         ("<think>it never ends", "it never ends"),
         ("<think>nothing behind</think>", ""),
+        ("[THINK]Is it allowed?[/THINK]No.", "No."),
+        ("\u25c1think\u25b7Is it allowed?\u25c1/think\u25b7No.", "No."),
+        ("<|START_THINKING|>Is it allowed?<|END_THINKING|><|START_RESPONSE|>No.<|END_RESPONSE|>", "No."),
+        ("<|channel>thought\nIs it allowed?<channel|>No.", "No."),
+        ("<seed:think>Is it allowed?</seed:think>No.", "No."),
         ("### Response: No.", "No."),
         ("**Answer:** No.", "No."),
         ("[BasedGPT]: No.", "No."),
@@ -25,6 +37,21 @@ from hpa_lightning.metrics.judges.judged_text import SENTENCES, answer_of, openi
 )
 def test_the_answer_stands_alone(response: str, answer: str) -> None:
     assert answer_of(response) == answer
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        "<think>",
+        "[THINK]",
+        "\u25c1think\u25b7",
+        "<|channel|>analysis<|message|>",
+        "<|channel>thought\n",
+        "<|START_THINKING|>",
+    ],
+)
+def test_thoughts_that_never_end_are_no_answer(begun: str) -> None:
+    assert given_answer(f"{begun}B? Or A?") == ""
 
 
 def test_text_without_thoughts_is_left_as_it_is() -> None:
