@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from hpa_lightning.data.images import image_of_cell
 from hpa_lightning.data.published_files import categories_of, conversation, find_file, text_of
+from hpa_lightning.data.readers.row_fields import DataWarning
 from hpa_lightning.data.readers.table_files import Row, read_table
 from hpa_lightning.data.record import Record
 from hpa_lightning.data.record_set import RecordSet
@@ -26,6 +31,8 @@ PROMPT_COLUMNS = (
     "vanilla",
 )
 """Names of columns, in lower case, that hold prompts."""
+
+_IMAGE_NAME = re.compile(r"image|(?:^|[_\W])(?:img|picture|photo)s?(?:$|[_\W])", re.IGNORECASE)
 
 ID_COLUMNS = ("id", "question_id", "BehaviorID")
 
@@ -46,7 +53,8 @@ class PromptFile(RecordSet):
     Args:
         file: chosen by its suffix.
         prompt_column: see above.
-        image_column: column of a path (or of the hub's image); a row without one is text only.
+        image_column: column of a path (or of the hub's image); a row without one is text only. Columns that are called
+            as images are, and hold something, are warned of where this is ``None``.
         answer_column: column of a response that the record ends with, such as ``completion`` of WildJailbreak.
         filters: column -> the value, or list of values, of the rows to keep; compared as text, whatever the case.
         image_folder: folder that image paths start from; the file's own folder when ``None``.
@@ -75,6 +83,7 @@ class PromptFile(RecordSet):
         kept = {column: _values(value) for column, value in (self.filters or {}).items()}
         records = []
         prompt_columns: tuple[str, ...] = ()
+        unread: Counter[str] = Counter()
         for index, (where, row) in enumerate(read_table(path)):
             if index == 0:
                 prompt_columns = self._check_columns(list(row), path.name)
@@ -83,12 +92,32 @@ class PromptFile(RecordSet):
                 images = [image_of_cell(row[c], folder, where) for c in [self.image_column] if c and row.get(c)]
                 response = None if self.answer_column is None else text_of(row, self.answer_column, where)
                 prompt = in_context(_prompt(row, prompt_columns, where), row, self.context_column, where)
+                unread.update(self._unread_images(row, prompt_columns))
                 record = conversation(identity, prompt, images, response, where)
                 schemes = {column: column for column in self.category_columns or ()}
                 records.append(replace(record, categories=categories_of(row, schemes, where)))
         if not records:
             raise ValueError(f"{path.name} holds no prompts{f' with {shown(self.filters)}' if self.filters else ''}.")
+        if unread:
+            rank_zero_warn(
+                f"{path.name}: {names(unread)} {'is' if len(unread) == 1 else 'are'} not read, which "
+                f"{max(unread.values())} of {len(records)} prompts have: they are asked without a picture. Pass "
+                "image_column= (and image_folder=), or leave the column out of the file.",
+                category=DataWarning,
+            )
         return records
+
+    def _unread_images(self, row: Row, prompts: tuple[str, ...]) -> list[str]:
+        """The columns that are called as images are, and hold something, where no image is read."""
+        read = {
+            *prompts,
+            self.answer_column,
+            self.context_column,
+            *(self.category_columns or ()),
+            *(self.filters or ()),
+        }
+        called = [] if self.image_column else [column for column in row if _IMAGE_NAME.search(column)]
+        return [column for column in called if column not in read and row.get(column)]
 
     def _check_columns(self, columns: list[str], name: str) -> tuple[str, ...]:
         """Return the columns of the prompts, the first that is not empty counts."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,18 @@ def test_errors(tmp_path: Path) -> None:
     lines.write_text('{"prompt": "a"}\n"b"\n')
     with pytest.raises(ValueError, match=r"^p\.jsonl\[1\] \(line 2\): a str; expected an object"):
         PromptFile(str(lines)).read()
+
+
+@pytest.mark.parametrize("column", ["image_path", "ImageFileName", "img"])
+def test_an_image_column_that_is_not_read_is_told(tmp_path: Path, column: str) -> None:
+    """As in JailBreakV-28K and HarmBench's multimodal behaviours: without the picture it is another question."""
+    file = write_csv(tmp_path / "set.csv", [{"prompt": "Do it.", column: "a.png"}, {"prompt": "Or not.", column: ""}])
+    with pytest.warns(
+        UserWarning, match=rf"set\.csv: .*{column}.* is not read, which 1 of 2 prompts have.*image_column="
+    ):
+        records = PromptFile(str(file)).read()
+    assert [record.images for record in records] == [(), ()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        records = PromptFile(str(file), image_column=column).read()
+    assert [len(record.images) for record in records] == [1, 0]
