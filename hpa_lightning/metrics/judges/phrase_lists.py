@@ -50,15 +50,15 @@ class Phrases:
         return re.compile("|".join(map(_as_words, longest_first)))
 
 
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 """Thai, Lao, Burmese, Khmer, Japanese and Chinese, whose words have no spaces between them."""
 
 
 def _as_words(phrase: str) -> str:
     """The pattern of a phrase; its ends are those of words where its script has spaces between words."""
     said = phrase.strip()
-    begins = "" if _UNSPACED.match(said[:1]) else r"(?<!\w)"
-    ends = "" if _UNSPACED.match(said[-1:]) else r"(?!\w)"
+    begins = "" if UNSPACED.match(said[:1]) else r"(?<!\w)"
+    ends = "" if UNSPACED.match(said[-1:]) else r"(?!\w)"
     return begins + r"\s+".join(map(re.escape, said.split())) + ends
 
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
+
+from torchmetrics.utilities import rank_zero_warn
+
+from hpa_lightning.metrics.judges.phrase_lists import UNSPACED
 
 # "10²" would become "102", and "101₂" "1012".
 _EXPONENT = re.compile("(?<=\\d)(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b])")
@@ -13,6 +18,24 @@ _TYPED = str.maketrans(
     | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
 )
+
+_NO_WORD = re.compile(f"{UNSPACED.pattern}{{10,}}")  # longer than nearly all words of these languages
+
+
+def warn_of_unspaced(references: Iterable[str], name: str) -> None:
+    """Warn where references are in a script without spaces: a scorer of words takes a whole sentence for one word.
+
+    Args:
+        references: of a set.
+        name: what scores them.
+    """
+    if any(_NO_WORD.search(text) for text in references):
+        rank_zero_warn(
+            f"{name} counts words between spaces, and references are in a script without spaces (Chinese, Japanese, "
+            "Thai, ...), where a whole sentence is one word: nearly every answer is wrong. Part the words of "
+            "references and training answers by spaces, or take another metric.",
+            UserWarning,
+        )
 
 
 def plain_characters(text: str) -> str:

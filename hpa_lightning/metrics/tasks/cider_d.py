@@ -18,6 +18,7 @@ from torchmetrics.utilities.plot import _AX_TYPE, _PLOT_OUT_TYPE
 
 from hpa_lightning.metrics.judges.judged_text import given_answer
 from hpa_lightning.metrics.tasks.caption_tokens import caption_tokens
+from hpa_lightning.metrics.tasks.characters import warn_of_unspaced
 from hpa_lightning.metrics.tasks.record_metric import References, check_records
 
 _LONGEST = 4
@@ -86,6 +87,7 @@ def _mean(records: Sequence[Sequence[str]], name: str) -> float:
         return math.nan
     if len(records) == 1:
         rank_zero_warn(f"{name} has seen one record, where every word is in all records: it is 0.", UserWarning)
+    warn_of_unspaced((text for record in records for text in record[1:]), name)
     tokens: dict[str, list[str]] = {}
     for record in records:
         tokens |= {text: caption_tokens(text) for text in record if text not in tokens}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from hpa_lightning.metrics.tasks.characters import plain_characters
+from hpa_lightning.metrics.tasks.characters import plain_characters, warn_of_unspaced
 from hpa_lightning.metrics.tasks.record_metric import MeanScore, References, best_of, mean_score
 
 # Beside the marks of English the Chinese and Japanese stop and comma, the Arabic question mark, comma, semicolon and
@@ -47,6 +47,7 @@ def _contains(prediction: str, reference: str) -> float:
 
 
 def _f1(prediction: str, reference: str) -> float:
+    warn_of_unspaced([reference], "The token F1")
     predicted, expected = Counter(_tokens(prediction)), Counter(_tokens(reference))
     common = (predicted & expected).total()
     return 2 * common / (predicted.total() + expected.total()) if common else 0.0

@@ -1,5 +1,6 @@
 """One form of the characters that are typed in several ways: no score depends on which of them a model writes."""
 
+import warnings
 from itertools import product
 
 import pytest
@@ -63,3 +64,17 @@ def test_an_option_ends_at_an_em_dash(text: str) -> None:
 def test_a_subscript_behind_a_number_is_its_base() -> None:
     assert plain_characters("101\u2082 log\u2081\u2080 H\u2082O") == "101_2 log10 H2O"
     assert float(metrics.relaxed_match(["101\u2082"], [("1012",)])) == 0.0
+
+
+@pytest.mark.parametrize("name", ["cider", "token_f1"])
+def test_scorers_of_words_tell_of_scripts_without_spaces(name: str) -> None:
+    """A whole sentence would be one word: 0 for a caption that is nearly right."""
+    scorer = getattr(metrics, name)
+    written = ["一只猫坐在木桌子上休息", "一只狗在绿草地上奔跑"]
+    said = [text.replace("木", "").replace("绿", "") for text in written]
+    with pytest.warns(UserWarning, match="script without spaces"):
+        assert float(scorer(said, [(text,) for text in written])) == 0
+    parted = [" ".join(text[start : start + 2] for start in range(0, len(text), 2)) for text in written]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert float(scorer(parted, [(text,) for text in parted])) > 0
