@@ -164,7 +164,8 @@ class ChatTemplate:
         missing = whole[len(prompt) :].rstrip(" ")
         rank_zero_warn(
             f"the chat template does not know add_generation_prompt: {missing!r}, which it writes in front of an "
-            "answer, is put at the end of every prompt, so that answers begin behind it.",
+            "answer, is put at the end of every prompt, so that answers begin behind it. Programs that serve the model "
+            "with this template do not put it there: give them one that knows add_generation_prompt.",
             category=UserWarning,
         )
         return missing
