@@ -38,6 +38,16 @@ _QUOTED = r"(?:'[^'\n]*'|\"[^\"\n]*\")"
 _WRITTEN_LIST = re.compile(rf"\[\s*{_QUOTED}(?:\s*,\s*{_QUOTED})*\s*\]")
 
 
+#: What is doubtful of answers -> what a file's warning says of them, behind their number.
+_DOUBTFUL = {
+    "list": "are a list that is written as a text, the first is {}: each is taken as one answer. Write a JSON list of "
+    "texts where several are meant.",
+    "whole": "are whole numbers with a decimal point, the first is {}: each is learnt and expected as it stands, and a "
+    "whole number without the point is another answer. Tables with empty cells write numbers so; take the point away "
+    "where it is not meant.",
+}
+
+
 class DataWarning(UserWarning):
     """Something doubtful in a data file."""
 
@@ -62,8 +72,8 @@ class Reading:
     _found: set[str] = field(default_factory=set)
     _addresses: dict[int, str] = field(default_factory=dict)  # hash of a file's path -> the address it stands for
     _shared: list[tuple[str, str, str]] = field(default_factory=list)
-    _lists: int = 0  # answers that are a list written as a text
-    _first_list: str = ""
+    _doubtful: Counter[str] = field(default_factory=Counter)  # of answers
+    _first_doubtful: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_image_place(self.image_place)
@@ -139,16 +149,20 @@ class Reading:
             self._found.update(f"mark {mark} (expected: {IMAGE_MARK}) in the text" for mark in marks)
 
     def answers(self, row: Row, where: str) -> tuple[str, ...]:
-        """Return the accepted answers, see :func:`answers_of`; lists that are written as a text are noted.
+        """Return the accepted answers, see :func:`answers_of`; what is doubtful of them is noted.
 
         Raises:
             ValueError: named by ``where``: no answers.
         """
         found = answers_of(row, where)
-        for text in found:
-            if _WRITTEN_LIST.fullmatch(text.strip()):
-                self._lists += 1
-                self._first_list = self._first_list or f"{shown(text)} of {where}"
+        for text, value in zip(found, _listed(_value_of_answers(row)), strict=True):
+            if isinstance(value, float):
+                doubt = "whole" if value.is_integer() and row.get("answer_bbox") is None else None
+            else:
+                doubt = "list" if _WRITTEN_LIST.fullmatch(text.strip()) else None
+            if doubt is not None:
+                self._doubtful[doubt] += 1
+                self._first_doubtful.setdefault(doubt, f"{shown(text)} of {where}")
         return found
 
     def warn(self, name: str) -> None:
@@ -160,13 +174,11 @@ class Reading:
             reported = [f"{what} in {count} of {self.records} records" for what, count in counts]
             more = f" and {len(reported) - 10} more" if len(reported) > 10 else ""
             rank_zero_warn(f"{name}: {', '.join(reported[:10])}{more}; not read.", category=DataWarning)
-        if self._lists:
-            rank_zero_warn(
-                f"{name}: {self._lists} answers are a list that is written as a text, the first is "
-                f"{self._first_list}: each is taken as one answer. Write a JSON list of texts where several are meant.",
-                category=DataWarning,
-            )
-            self._lists, self._first_list = 0, ""
+        for doubt, count in self._doubtful.items():
+            said = _DOUBTFUL[doubt].replace("{}", self._first_doubtful[doubt])
+            rank_zero_warn(f"{name}: {count} answers {said}", category=DataWarning)
+        self._doubtful.clear()
+        self._first_doubtful.clear()
         if self._shared:
             one, other, file = self._shared[0]
             rank_zero_warn(
@@ -226,11 +238,15 @@ def answers_of(row: Row, where: str) -> tuple[str, ...]:
         ValueError: named by ``where``: an answer that is neither a text nor a finite number. What pandas writes where
             a table has nothing is NaN, and ``true`` could be meant as "true", "True" or "yes".
     """
-    value: Any = next((row[key] for key in ("answers", "answer", "answer_bbox") if row.get(key) is not None), [])
+    value = _value_of_answers(row)
     answers = _listed(value)
     if not all(map(_is_text_or_number, answers)):
         raise ValueError(f"{where}: the answer is {shown(value)}; expected a string or a list of strings.")
     return tuple(str(answer) for answer in answers)
+
+
+def _value_of_answers(row: Row) -> Any:
+    return next((row[key] for key in ("answers", "answer", "answer_bbox") if row.get(key) is not None), [])
 
 
 def turns_of(row: Row, key: str, where: str) -> list[Any]:

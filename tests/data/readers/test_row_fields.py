@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,23 @@ def test_a_list_that_is_written_as_a_text_is_told(tmp_path: Path) -> None:
     with pytest.warns(DataWarning, match=r"t.json: 2 answers are a list .* the first is .*yes.* of t.json.0.:") as told:
         records = read_records(tmp_path / "t.json")
     assert len(told) == 1 and records[1].answers == ('["no"]',)
+
+
+def test_whole_numbers_as_a_table_with_empty_cells_writes_them_are_told(tmp_path: Path) -> None:
+    """pandas makes a column of whole numbers one of floats where a cell is empty; a box has such numbers by right."""
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"question_id": [1, 2, 3], "text": ["a"] * 3, "answer": [3, None, 12]})
+    table.dropna().to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    with pytest.warns(
+        DataWarning, match=r"t.jsonl: 2 answers are whole numbers .* the first is '3.0' of t.jsonl"
+    ) as told:
+        records = read_records(tmp_path / "t.jsonl")
+    assert len(told) == 1 and [record.answers for record in records] == [("3.0",), ("12.0",)]
+    box = {"question_id": 1, "text": "a", "answer_bbox": [0.0, 0.5, 1.0, 1.0]}
+    (tmp_path / "box.json").write_text(json.dumps([box, {"question_id": 2, "text": "a", "answer": 2.5}]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_records(tmp_path / "box.json")
 
 
 def test_numbers_are_answers(tmp_path: Path) -> None:
