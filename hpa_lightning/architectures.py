@@ -91,7 +91,7 @@ def quantisation(config: Any) -> dict[str, Any] | None:
     for part in (config, config.get_text_config()):  # some programs write it for the language model alone
         found = getattr(part, "quantization_config", None)
         if found is not None:
-            return dict(found if isinstance(found, dict) else found.to_dict())
+            return dict(found if isinstance(found, dict) else vars(found))
     return None
 
 

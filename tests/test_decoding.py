@@ -26,6 +26,7 @@ from hpa_lightning.data import CVITDataModule, EvaluationSet, MLLMCollator, Task
 from hpa_lightning.decoding import decoded, decoding_of, ended
 from hpa_lightning.metrics import exact_match, option_accuracy
 from hpa_lightning.metrics.judges.judged_text import given_answer
+from hpa_lightning.metrics.scoring import is_blank
 from hpa_lightning.modules import LoraSettings, MLLMModule
 from hpa_lightning.report import method_table
 from hpa_lightning.report.run_tables import answers_table, matrix_table, run_table, safety_table, score_table
@@ -270,3 +271,13 @@ def test_thoughts_that_the_prompt_begins_are_known_as_thoughts() -> None:
     assert len([one for one in told if "within their thoughts" in str(one.message)]) == 1
     assert answers.cut == [True, True]
     assert all(answer.startswith("<think>") and given_answer(answer) == "" for answer in answers)
+
+
+def test_silence_behind_a_mark_of_thoughts_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = tiny_qwen()
+    processor.chat_template = processor.chat_template.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    silence = torch.full((2, 3), processor.tokenizer.pad_token_id)
+    monkeypatch.setattr(model, "generate", lambda **inputs: torch.cat([inputs["input_ids"], silence], dim=1))
+    batch = MLLMCollator(processor).generate(evaluation_records(2))
+    answers = MLLMModule.from_objects(model, processor).generate(batch, max_new_tokens=3)
+    assert list(answers) == ["", ""] and is_blank("[THINK][/THINK]")

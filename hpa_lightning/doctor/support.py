@@ -55,7 +55,8 @@ def supported(plan: FitPlan, strategy: str | None = None) -> list[Verdict]:
 
 def _stored(quantised: Mapping[str, Any]) -> Verdict:
     """Of weights that are stored in a few bits; MXFP4 is of experts alone, which are no linear layers."""
-    method = str(quantised.get("quant_method", "unknown"))
+    named = quantised.get("quant_method", "unknown")
+    method = str(getattr(named, "value", named))
     what = f"weights quantised by {method}"
     if quantised.get("dequantize") or method == "mxfp4":
         return Verdict(f"{what}; not in the memory below, which counts whole weights")

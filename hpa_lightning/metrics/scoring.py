@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from hpa_lightning.metrics.by_category import category_scores, further_figures
 from hpa_lightning.metrics.judges import RefusalJudge, Verdict, judge_name, partial_refusals
-from hpa_lightning.metrics.judges.judged_text import given_answer
+from hpa_lightning.metrics.judges.judged_text import given_answer, without_marks
 from hpa_lightning.metrics.safety import OverRefusalRate, judged
 from hpa_lightning.metrics.tasks import CHOICE_METRICS, build_metric
 from hpa_lightning.metrics.tasks.choice_accuracy import likeliest
@@ -163,13 +163,13 @@ def score_fields(
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text holds neither a letter nor a digit, of any script.
+    """Whether a text holds neither a letter nor a digit, of any script, beside special tokens and marks of thoughts.
 
     Example:
         >>> [is_blank(text) for text in (" ", "!!!!!!", "\ufffd\ufffd", "42", "\u662f")]
         [True, True, True, False, False]
     """
-    return not any(character.isalnum() for character in text)
+    return not any(character.isalnum() for character in without_marks(text))
 
 
 def mostly_empty(counts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -320,7 +320,7 @@ class MLLMModule(TokenWeightedModule):
         texts, cut = ended(new, decoded(new, tokenizer, decoding), decoding)
         texts = [text.strip() for text in texts]
         for row, mark in enumerate(map(opened_thoughts, batch.get("prompts", ()))):
-            if cut[row] or given_answer(mark + texts[row]):
+            if texts[row] and (cut[row] or given_answer(mark + texts[row])):
                 texts[row] = mark + texts[row]
         answers = Answers(texts, cut)
         self._warn_about_thoughts(answers, decoding["max_new_tokens"])
@@ -335,8 +335,8 @@ class MLLMModule(TokenWeightedModule):
             rank_zero_warn(
                 f"{count} of {len(answers)} answers of a batch were cut within their thoughts, at "
                 f"max_new_tokens={limit}: tasks score them as wrong, and judges read the thoughts. Raise "
-                "max_new_tokens until few answers are cut, or switch thoughts off: for Qwen3 by a chat_template that "
-                "begins with '{%- set enable_thinking = false -%}'."
+                "max_new_tokens until few answers are cut, or switch thoughts off: for Qwen3, with records "
+                "of one turn, by a chat_template that begins with '{%- set enable_thinking = false -%}'."
             )
 
     def _warn_about_defaults(self) -> None:

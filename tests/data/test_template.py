@@ -14,6 +14,7 @@ from tokenizers import AddedToken
 
 from hpa_lightning.data import MLLMCollator, Record
 from hpa_lightning.data.record import assistant_turn, user_turn
+from hpa_lightning.data.template import ChatTemplate
 
 
 def test_what_the_model_is_shown(tmp_path: Path) -> None:
@@ -73,6 +74,33 @@ def test_a_turn_that_the_template_leaves_out_is_refused() -> None:
         with pytest.raises(ValueError, match=told):
             make([record])
     assert collator.generate([Record("r", record.messages[1:])])["prompts"][0].endswith("assistant\n")
+
+
+def test_the_same_words_in_another_turn_do_not_stand_for_a_lost_one() -> None:
+    _, processor = tiny_qwen()
+    processor.chat_template = CHATML_TEMPLATE.replace("in messages %}", "in messages if message.role != 'system' %}")
+    system = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    with pytest.raises(ValueError, match=r"changes the text of the system's turn, 'Be brief\.'"):
+        ChatTemplate(processor).prompt((system, *user_turn("Be brief. What?")))
+
+
+def test_switches_of_thoughts_are_read_and_not_lost() -> None:
+    """SmolLM3's template takes them out of the system's turn, and trims it."""
+    _, processor = tiny_qwen()
+    taken = "{{ part.text | replace('/no_think', '') | trim }}"
+    processor.chat_template = CHATML_TEMPLATE.replace("{{ part['text'] }}", taken)
+    assert taken in processor.chat_template
+    system = {"role": "system", "content": [{"type": "text", "text": "Be nice. /no_think "}]}
+    text, spans = ChatTemplate(processor).training_text((system, *user_turn("hi"), *assistant_turn("yes")), "r")
+    assert "Be nice.<" in text and len(spans) == 1
+
+
+def test_a_template_of_one_question_and_one_answer_is_taken() -> None:
+    _, processor = tiny_qwen()
+    refuses = "{% if messages | length > 2 %}{{ raise_exception('one of each') }}{% endif %}"
+    processor.chat_template = refuses + CHATML_TEMPLATE
+    template = ChatTemplate(processor)
+    assert "<|im_start|>" in template.control_tokens and template.prompt(user_turn("hi"))
 
 
 def test_what_a_template_writes_before_answers_ends_prompts() -> None:

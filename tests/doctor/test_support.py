@@ -14,7 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from hpa_lightning.cli import main
 from hpa_lightning.doctor import FitPlan
 from hpa_lightning.doctor.support import strategy_class, supported
-from hpa_lightning.modules import LoraSettings
+from hpa_lightning.modules import LoraSettings, MLLMModule
 
 
 def test_a_strategy_is_known_by_the_trainer_s_name_and_by_its_class() -> None:
@@ -55,3 +55,18 @@ def test_quantised_weights_are_told(
             main(["doctor", "--model", str(tmp_path)])
         said = capsys.readouterr().out
         assert f"no   {told.what}: tuned layers" in said and "at most at one time" in said
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Mxfp4Config(), FineGrainedFP8Config(dequantize=True), FineGrainedFP8Config()],
+    ids=lambda one: repr(one)[:8],
+)
+def test_settings_of_a_loaded_model_are_told_as_those_of_a_file(settings: QuantizationConfigMixin) -> None:
+    """They are objects there, and the method is a member of an enumeration."""
+    model, _ = tiny_llava()
+    model.config.quantization_config = settings
+    plan = FitPlan(MLLMModule(model=model, processor=object(), lora=LoraSettings(rank=2)))
+    (told,) = (verdict for verdict in supported(plan) if "quantised by" in verdict.what)
+    assert told.what.split(";")[0] == f"weights quantised by {settings.quant_method.value}"
+    assert bool(told.reason) is (type(settings) is FineGrainedFP8Config and not settings.dequantize)

@@ -42,9 +42,9 @@ _WRITTEN_LIST = re.compile(rf"\[\s*{_QUOTED}(?:\s*,\s*{_QUOTED})*\s*\]")
 _DOUBTFUL = {
     "list": "are a list that is written as a text, the first is {}: each is taken as one answer. Write a JSON list of "
     "texts where several are meant.",
-    "whole": "are whole numbers with a decimal point, the first is {}: each is learnt and expected as it stands, and a "
-    "whole number without the point is another answer. Tables with empty cells write numbers so; take the point away "
-    "where it is not meant.",
+    "whole": "are whole numbers with a decimal point, the first is {}: each is learnt as it stands, and to metrics "
+    "that compare texts a whole number without the point is another answer. Tables with empty cells write numbers so; "
+    "take the point away where it is not meant.",
 }
 
 
@@ -155,9 +155,10 @@ class Reading:
             ValueError: named by ``where``: no answers.
         """
         found = answers_of(row, where)
-        for text, value in zip(found, _listed(_value_of_answers(row)), strict=True):
+        key, given = _given_answers(row)
+        for text, value in zip(found, _listed(given), strict=True):
             if isinstance(value, float):
-                doubt = "whole" if value.is_integer() and row.get("answer_bbox") is None else None
+                doubt = "whole" if value.is_integer() and key != "answer_bbox" else None
             else:
                 doubt = "list" if _WRITTEN_LIST.fullmatch(text.strip()) else None
             if doubt is not None:
@@ -238,15 +239,17 @@ def answers_of(row: Row, where: str) -> tuple[str, ...]:
         ValueError: named by ``where``: an answer that is neither a text nor a finite number. What pandas writes where
             a table has nothing is NaN, and ``true`` could be meant as "true", "True" or "yes".
     """
-    value = _value_of_answers(row)
+    _, value = _given_answers(row)
     answers = _listed(value)
     if not all(map(_is_text_or_number, answers)):
         raise ValueError(f"{where}: the answer is {shown(value)}; expected a string or a list of strings.")
     return tuple(str(answer) for answer in answers)
 
 
-def _value_of_answers(row: Row) -> Any:
-    return next((row[key] for key in ("answers", "answer", "answer_bbox") if row.get(key) is not None), [])
+def _given_answers(row: Row) -> tuple[str, Any]:
+    """The key and what stands there."""
+    keys = ("answers", "answer", "answer_bbox")
+    return next(((key, row[key]) for key in keys if row.get(key) is not None), ("", []))
 
 
 def turns_of(row: Row, key: str, where: str) -> list[Any]:

@@ -117,7 +117,7 @@ class PromptFile(RecordSet):
             *(self.filters or ()),
         }
         called = [] if self.image_column else [column for column in row if _IMAGE_NAME.search(column)]
-        return [column for column in called if column not in read and row.get(column)]
+        return [column for column in called if column not in read and _may_be_image(row.get(column))]
 
     def _check_columns(self, columns: list[str], name: str) -> tuple[str, ...]:
         """Return the columns of the prompts, the first that is not empty counts."""
@@ -165,3 +165,10 @@ def _values(value: Value | list[Value]) -> set[str]:
 
 def _comparable(value: Any) -> str:
     return str(value).strip().lower()
+
+
+def _may_be_image(cell: Any) -> bool:
+    """Not a number, or whether there is one."""
+    if isinstance(cell, str):
+        return bool(cell) and not re.fullmatch(r"\s*(?:[-+]?[\d.]+|true|false|yes|no)\s*", cell, re.IGNORECASE)
+    return bool(cell) and not isinstance(cell, Value)

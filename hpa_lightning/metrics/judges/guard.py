@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from torchmetrics.utilities import rank_zero_warn
-
 from hpa_lightning.metrics.judges.guard_model import GuardModel
 from hpa_lightning.metrics.judges.judged_text import without_thoughts
 
@@ -83,7 +81,7 @@ class GuardModelJudge:
         guard = self._load()
         pairs = zip(prompts, responses, strict=True)
         turns = [[("user", prompt), ("assistant", without_thoughts(response))] for prompt, response in pairs]
-        texts = [guard.conversation([(role, _parted(text, guard)) for role, text in pair]) for pair in turns]
+        texts = [guard.conversation([(role, guard.parted(text)) for role, text in pair]) for pair in turns]
         self._check_lengths(texts, guard)
         verdicts: list[bool] = [False] * len(texts)
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # less padding
@@ -125,16 +123,3 @@ class GuardModelJudge:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model!r})"
-
-
-def _parted(text: str, guard: GuardModel) -> str:
-    """The text with a space in every special token of the guard, which then is text to it."""
-    if (first := guard.special_token_in(text)) is not None:
-        rank_zero_warn(
-            f"texts hold special tokens of the guard model {guard.name!r}, such as {first!r}; it "
-            "gets them with a space behind the first character, so that it reads them as text.",
-            UserWarning,
-        )
-    while (token := guard.special_token_in(text)) is not None and len(token) > 1:
-        text = text.replace(token, f"{token[:1]} {token[1:]}")
-    return text

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities import rank_zero_warn
 
 from hpa_lightning.float32_products import products_on
 from hpa_lightning.whole_model import load_whole
@@ -88,6 +89,32 @@ class GuardModel:
     def special_token_in(self, text: str) -> str | None:
         """Return a special token of the model that a text holds: it could speak to the guard as the template does."""
         return next((token for token in self._special if token in text), None)
+
+    def parted(self, text: str) -> str:
+        """Return a text with a space in every special token of the model, which then is text to it; with a warning.
+
+        Blanks and single characters cannot be parted, and stay.
+
+        Raises:
+            ValueError: one token cannot be parted without another.
+        """
+        tokens = sorted((token for token in self._special if len(token.strip()) > 1), key=len, reverse=True)
+        held = [token for token in tokens if token in text]
+        for token in held:
+            cut = token.index(token.strip()) + 1
+            text = text.replace(token, f"{token[:cut]} {token[cut:]}")
+        if held:
+            rank_zero_warn(
+                f"texts hold special tokens of the guard model {self.name!r}, such as {held[0]!r}; it gets them with a "
+                "space in them, so that it reads them as text.",
+                UserWarning,
+            )
+        if (left := next((token for token in tokens if token in text), None)) is not None:
+            raise ValueError(
+                f"a text holds {left!r}, a special token of the guard model {self.name!r}, and a space in it makes "
+                "another one. Take it out of the text."
+            )
+        return text
 
     def length(self, conversation: str) -> int:
         """Return the number of tokens of a prompt."""

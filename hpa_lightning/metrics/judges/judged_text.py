@@ -13,12 +13,12 @@ _LONGEST = 300  # characters of a sentence
 _THINK = "think|thinking|thought|thoughts|reasoning|analysis|scratchpad"
 # Those of most models; of Seed, Magistral, Kimi, Cohere's, Sky-T1 and Gemma 4; and the channels of gpt-oss.
 _OPENED = (
-    rf"(?:<(?:seed:)?(?:{_THINK})\s*>|\[think(?:ing)?\]|\u25c1think(?:ing)?\u25b7"
+    rf"(?:<(?:seed:)?(?:{_THINK})\s*>|(?-i:\[THINK\])|\u25c1think(?:ing)?\u25b7"
     r"|<\|(?:start_thinking|begin_of_thought)\|>|<\|channel>(?:\s*thought\b)?"
     r"|<\|channel\|>\s*(?:analysis|commentary)\b[^<]*<\|message\|>)"
 )
 _CLOSED = (
-    rf"(?:</(?:seed:)?(?:{_THINK})\s*>|\[/think(?:ing)?\]|\u25c1/think(?:ing)?\u25b7"
+    rf"(?:</(?:seed:)?(?:{_THINK})\s*>|(?-i:\[/THINK\])|\u25c1/think(?:ing)?\u25b7"
     r"|<\|(?:end_thinking|end_of_thought)\|>|<channel\|>)"
 )
 # A chat template often writes the opening tag itself, so that only the closing one is in the response.
@@ -109,6 +109,16 @@ def given_answer(response: str) -> str:
     return response if answer == response else answer.strip()
 
 
+def without_marks(text: str) -> str:
+    """The text with a space for each special token, mark of thoughts and tag of an answer.
+
+    Example:
+        >>> without_marks("[THINK][/THINK]Yes</s>").split()
+        ['Yes']
+    """
+    return _TAG.sub(" ", text) if any(character in text for character in _FIRST_OF_A_MARK) else text
+
+
 def answer_of(response: str) -> str:
     """The answer in a response: what follows the thoughts, without special tokens, emojis and the speaker's name.
 
@@ -118,9 +128,7 @@ def answer_of(response: str) -> str:
         >>> answer_of("<think>Is that allowed?</think>ASSISTANT: No.")
         'No.'
     """
-    answer = without_thoughts(response)
-    if any(character in answer for character in _FIRST_OF_A_MARK):
-        answer = _TAG.sub(" ", answer)
+    answer = without_marks(without_thoughts(response))
     answer = _EMOJI.sub(" ", answer)
     for name in (_SPEAKER, _BRACKETED_SPEAKER, _SPEAKER):
         answer = answer.lstrip()

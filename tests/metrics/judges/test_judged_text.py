@@ -69,3 +69,9 @@ def test_the_first_sentences_are_judged_and_no_more() -> None:
     assert opening("?!") == [] == opening("")
     (cut,) = opening("x" * 5000)
     assert len(cut) == 300
+
+
+@pytest.mark.parametrize("answer", ["[think] about it", "[Thinking] is hard", "The tag [/think] closes them: 5"])
+def test_brackets_in_a_text_are_no_marks(answer: str) -> None:
+    """Magistral's are in capitals."""
+    assert given_answer(answer) == answer
