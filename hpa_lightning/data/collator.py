@@ -340,8 +340,8 @@ class MLLMCollator:
                 self._told_of_control_tokens = True
                 rank_zero_warn(
                     f"{record.where}: a text, answer or reference holds {held!r}, a special token of the chat template "
-                    "or the tokenizer: the model reads it as such, and not as text. Take it out "
-                    "unless it is meant. Only the first such record is told.",
+                    "or the tokenizer: the model reads it as such, and not as text. Take it out unless it is "
+                    "meant. Only the first such record is told.",
                     category=DataWarning,
                 )
 

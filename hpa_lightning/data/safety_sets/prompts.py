@@ -168,7 +168,7 @@ def _comparable(value: Any) -> str:
 
 
 def _may_be_image(cell: Any) -> bool:
-    """Not a number, or whether there is one."""
+    """Whether a cell may hold a picture or its path: it holds something, and no number or truth value."""
     if isinstance(cell, str):
         return bool(cell) and not re.fullmatch(r"\s*(?:[-+]?[\d.]+|true|false|yes|no)\s*", cell, re.IGNORECASE)
     return bool(cell) and not isinstance(cell, Value)

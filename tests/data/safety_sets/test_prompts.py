@@ -164,3 +164,12 @@ def test_an_image_column_that_is_not_read_is_told(tmp_path: Path, column: str) -
         warnings.simplefilter("error")
         records = PromptFile(str(file), image_column=column).read()
     assert [len(record.images) for record in records] == [1, 0]
+
+
+def test_numbers_of_images_are_no_pictures(tmp_path: Path) -> None:
+    row = {"prompt": "Do it.", "image_id": "5", "has_image": "True"}
+    (tmp_path / "set.json").write_text(json.dumps([row | {"image_id": 5, "has_image": True}]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for file in (write_csv(tmp_path / "set.csv", [row]), tmp_path / "set.json"):
+            assert PromptFile(str(file)).read()[0].images == ()

@@ -188,3 +188,27 @@ def test_a_model_of_this_package_is_known_where_nothing_else_has_been_imported(t
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["TimmMLLM"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("special", "text", "expected"),
+    [
+        (["\n", "<|eot|>"], "a\nb<|eot|>", "a\nb< |eot|>"),
+        (["  ", "</s>"], "x  y</s>", "x  y< /s>"),
+        (["<s", "<s>"], "<s>", "< s>"),
+    ],
+)
+def test_special_tokens_are_parted_and_blanks_stay(
+    guard: str, special: list[str], text: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = GuardModel(guard, "float32", "cpu")
+    monkeypatch.setattr(model, "_special", special)
+    with pytest.warns(UserWarning, match="special tokens of the guard model"):
+        assert model.parted(text) == expected
+
+
+def test_a_token_that_a_space_makes_another_one_of_is_refused(guard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GuardModel(guard, "float32", "cpu")
+    monkeypatch.setattr(model, "_special", ["<s>", "< s>"])
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"holds '< s>', .* makes another one"):
+        model.parted("<s>")
